@@ -1,0 +1,79 @@
+"""The video autoencoder as the engine uses it, and its checkpoint format."""
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from errors import ConfigError
+from sgm.util import instantiate_from_config
+from torch import Tensor, nn
+
+
+def decode_schedule(latent_frames: int) -> list[int]:
+    """Latent frames per decoding chunk: two each, the remainder joined to the first (13 -> 3, 2, 2, 2, 2, 2).
+
+    GroupNorm sees one chunk at a time, so this schedule is part of the trained model. A leading chunk of odd length
+    holds the video's first frame, which stands alone in time, so an even count cannot be decoded.
+    """
+    if latent_frames < 1 or latent_frames % 2 == 0:
+        raise ValueError(f"{latent_frames} latent frames cannot be decoded: an odd count is needed "
+                         "(drop the padding latent of temporally patched models first)")
+    if latent_frames == 1:
+        return [1]
+    return [3] + [2] * ((latent_frames - 3) // 2)
+
+
+class VideoAutoencodingEngine(nn.Module):
+    """Encoder, regularizer and decoder. Videos are (B, 3, T, H, W) in [-1, 1], T = 4 k + 1, H and W multiples of 8."""
+
+    def __init__(self, *, encoder_config: dict, decoder_config: dict, regularizer_config: dict,
+                 loss_config: dict | None = None, ckpt_path: str | None = None, ignore_keys: Sequence[str] = (),
+                 cp_size: int = 1):
+        super().__init__()
+        if cp_size > 1:
+            raise ConfigError(f"cp_size is {cp_size}: decoding split in time over several processes is not supported; set 1")
+        self.encoder = instantiate_from_config(encoder_config)
+        self.decoder = instantiate_from_config(decoder_config)
+        self.regularization = instantiate_from_config(regularizer_config)
+        self.loss = instantiate_from_config(loss_config or {"target": "torch.nn.Identity"})
+        if ckpt_path is not None:
+            self.load_weights(ckpt_path, ignore_keys)
+
+    def load_weights(self, path: str, ignore_keys: Iterable[str] = ()) -> None:
+        """Load `{"state_dict": ...}` (or a bare state dict); keys that start with one of `ignore_keys` are left out."""
+        from checkpoint import load_module, read_state_dict
+        state = {k: v for k, v in read_state_dict(path).items() if not k.startswith(tuple(ignore_keys) or ("\0",))}
+        load_module(self, state, path)
+
+    def encode(self, x: Tensor, unregularized: bool = False, generator: torch.Generator | None = None,
+               sample_posterior: bool = True) -> Tensor:
+        """Latent (B, z, k + 1, H / 8, W / 8): a posterior draw, the mean without `sample_posterior`, or with
+        `unregularized` the moments themselves (twice the channels)."""
+        self._check_size(x)
+        moments = self.encoder(x)
+        if unregularized:
+            return moments
+        z, posterior = self.regularization(moments, generator)
+        return z if sample_posterior else posterior.mean
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Frames (B, 3, 4 (t - 1) + 1, 8 h, 8 w) of latents (B, z, t, h, w), t odd, by the trained chunk schedule."""
+        return torch.cat(list(self.decode_chunks(z)), dim=2)
+
+    def decode_chunks(self, z: Tensor) -> Iterator[Tensor]:
+        """The same frames chunk by chunk, so that they can be written while the next are computed."""
+        before = None
+        for chunk in z.split(decode_schedule(z.shape[2]), dim=2):
+            frames, before = self.decoder(chunk, before)
+            yield frames
+
+    @staticmethod
+    def _check_size(x: Tensor) -> None:
+        frames, height, width = x.shape[2:]
+        if (frames - 1) % 4 or height % 8 or width % 8:
+            raise ValueError(f"a video of {frames} frames of {height} x {width} cannot be encoded: "
+                             "4 k + 1 frames and sides in multiples of 8 are needed")
+
+
+class VideoAutoencoderInferenceWrapper(VideoAutoencodingEngine):
+    """The name under which released configurations ask for the autoencoder when they sample."""

@@ -1,0 +1,103 @@
+"""Encoder and decoder of the causal 3D VAE (CogVideoX, arXiv 2408.06072, section 2.1): 8x in space, 4x in time."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vae_modules.layers import CausalConv3d, Downsample3D, Past, ResnetBlock3D, Upsample3D, make_norm
+
+
+def _check(ch: int, attn_resolutions: Sequence[int], temporal_compress_times: int, ch_mult: Sequence[int]) -> int:
+    """Refuse what the architecture does not have; return how many levels halve time."""
+    if ch % 32:
+        raise ValueError(f"ch is {ch}: GroupNorm of 32 groups needs a multiple of 32")
+    if len(attn_resolutions):
+        raise ValueError(f"attn_resolutions is {list(attn_resolutions)}: this VAE has no attention, give []")
+    levels = temporal_compress_times.bit_length() - 1
+    if 1 << levels != temporal_compress_times or levels >= len(ch_mult):
+        raise ValueError(f"temporal_compress_times is {temporal_compress_times}: a power of 2 below 2^{len(ch_mult)} is needed")
+    return levels
+
+
+class ContextParallelEncoder3D(nn.Module):
+    """Video (B, 3, T, H, W), T = 4k + 1, to moments (B, 2 z, k + 1, H / 8, W / 8): mean, then log-variance."""
+
+    def __init__(self, *, ch: int, z_channels: int, num_res_blocks: int, ch_mult: Sequence[int] = (1, 2, 2, 4),
+                 in_channels: int = 3, out_ch: int = 3, double_z: bool = True, dropout: float = 0.0,
+                 attn_resolutions: Sequence[int] = (), resolution: int = 256, gather_norm: bool = True,
+                 temporal_compress_times: int = 4):
+        super().__init__()
+        in_time = _check(ch, attn_resolutions, temporal_compress_times, ch_mult)
+        widths = [ch * m for m in ch_mult]
+        self.conv_in = CausalConv3d(in_channels, ch, 3)
+        self.down = nn.ModuleList()
+        before = ch
+        for i, width in enumerate(widths):
+            level = nn.Module()
+            level.block = nn.ModuleList(
+                ResnetBlock3D(before if j == 0 else width, width, dropout) for j in range(num_res_blocks))
+            if i < len(widths) - 1:
+                level.downsample = Downsample3D(width, in_time=i < in_time)
+            self.down.append(level)
+            before = width
+        self.mid = nn.Module()
+        self.mid.block_1 = ResnetBlock3D(before, before, dropout)
+        self.mid.block_2 = ResnetBlock3D(before, before, dropout)
+        self.norm_out = make_norm(before, None)
+        self.conv_out = CausalConv3d(before, 2 * z_channels if double_z else z_channels, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        past = Past()
+        h = self.conv_in(x, past)
+        for level in self.down:
+            for block in level.block:
+                h = block(h, None, past)
+            if hasattr(level, "downsample"):
+                h = level.downsample(h)
+        h = self.mid.block_2(self.mid.block_1(h, None, past), None, past)
+        return self.conv_out(F.silu(self.norm_out(h, None, past)), past)
+
+
+class ContextParallelDecoder3D(nn.Module):
+    """Latents (B, z, t, h, w) of one chunk to frames (B, 3, T, 8 h, 8 w): T = 4 (t - 1) + 1 for the first chunk, 4 t after it."""
+
+    def __init__(self, *, ch: int, z_channels: int, num_res_blocks: int, ch_mult: Sequence[int] = (1, 2, 2, 4),
+                 in_channels: int = 3, out_ch: int = 3, double_z: bool = True, dropout: float = 0.0,
+                 attn_resolutions: Sequence[int] = (), resolution: int = 256, gather_norm: bool = False,
+                 temporal_compress_times: int = 4):
+        super().__init__()
+        in_time = _check(ch, attn_resolutions, temporal_compress_times, ch_mult)
+        widths = [ch * m for m in ch_mult]
+        before = widths[-1]
+        self.conv_in = CausalConv3d(z_channels, before, 3)
+        self.mid = nn.Module()
+        self.mid.block_1 = ResnetBlock3D(before, before, dropout, z_channels)
+        self.mid.block_2 = ResnetBlock3D(before, before, dropout, z_channels)
+        levels = []
+        for i in reversed(range(len(widths))):
+            level = nn.Module()
+            level.block = nn.ModuleList(
+                ResnetBlock3D(before if j == 0 else widths[i], widths[i], dropout, z_channels)
+                for j in range(num_res_blocks + 1))
+            if i > 0:
+                level.upsample = Upsample3D(widths[i], in_time=i >= len(widths) - in_time)
+            levels.append(level)
+            before = widths[i]
+        self.up = nn.ModuleList(reversed(levels))
+        self.norm_out = make_norm(before, z_channels)
+        self.conv_out = CausalConv3d(before, out_ch, 3)
+
+    def forward(self, z: Tensor, before: dict | None = None) -> tuple[Tensor, dict]:
+        """Frames of this chunk, and the state to hand to the next one. `before` is None for a video's first chunk."""
+        past = Past(before)
+        h = self.conv_in(z, past)
+        h = self.mid.block_2(self.mid.block_1(h, z, past), z, past)
+        for level in reversed(self.up):
+            for block in level.block:
+                h = block(h, z, past)
+            if hasattr(level, "upsample"):
+                h = level.upsample(h, past)
+        h = self.conv_out(F.silu(self.norm_out(h, z, past)), past)
+        return h, past.after

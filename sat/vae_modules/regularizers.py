@@ -1,0 +1,43 @@
+"""The latent's distribution: a diagonal Gaussian given by its moments."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class DiagonalGaussian:
+    """Mean and log-variance (B, z, t, h, w); the log-variance is held within [-30, 20]."""
+
+    mean: Tensor
+    logvar: Tensor
+
+    @classmethod
+    def from_moments(cls, moments: Tensor) -> DiagonalGaussian:
+        mean, logvar = moments.chunk(2, dim=1)
+        return cls(mean, logvar.clamp(-30.0, 20.0))
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        if generator is None:
+            noise = torch.randn_like(self.mean)
+        else:
+            noise = torch.randn(self.mean.shape, generator=generator, device=generator.device).to(self.mean)
+        return self.mean + (0.5 * self.logvar).exp() * noise
+
+    def kl(self) -> Tensor:
+        """KL divergence from the standard normal, summed over everything but the batch: (B,)."""
+        return 0.5 * (self.mean**2 + self.logvar.exp() - 1.0 - self.logvar).flatten(1).sum(1)
+
+
+class DiagonalGaussianRegularizer(nn.Module):
+    """Moments to a latent: a draw from the posterior, or its mean when `sample` is off."""
+
+    def __init__(self, sample: bool = True):
+        super().__init__()
+        self.sample = sample
+
+    def forward(self, moments: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, DiagonalGaussian]:
+        posterior = DiagonalGaussian.from_moments(moments)
+        return (posterior.sample(generator) if self.sample else posterior.mean), posterior
