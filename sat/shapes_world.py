@@ -1,0 +1,124 @@
+"""A small world of captioned clips: one plain shape that moves, grows or shrinks on a plain background.
+
+It is small enough for a model of a few million parameters to learn in hours on a CPU, and composed (colour, shape,
+motion) so that combinations left out of training show whether a model composes or only remembers.
+
+A clip is ``(17, 64, 64, 3)`` uint8, 8 frames a second. A shape's radius `r` (7 to 13 pixels on every frame) is half
+its width, whatever the shape: a circle of radius `r`, an upright square of side `2r`, an equilateral triangle of
+side `2r` standing on its base. Positions are those of the shape's centroid, so growing moves nothing.
+"""
+
+import itertools
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+COLORS = {
+    "red": (230, 40, 40),
+    "green": (40, 190, 60),
+    "blue": (50, 90, 240),
+    "yellow": (240, 220, 50),
+    "white": (245, 245, 245),
+    "purple": (160, 60, 200),
+}
+BACKGROUNDS = {"black": (0, 0, 0), "gray": (90, 90, 90)}
+SHAPES = ("circle", "square", "triangle")
+DIRECTIONS = {"moves left": (-1, 0), "moves right": (1, 0), "moves up": (0, -1), "moves down": (0, 1)}  # (x, y)
+MOTIONS = (*DIRECTIONS, "grows", "shrinks")
+
+SIZE = 64
+NUM_FRAMES = 17
+FPS = 8
+RADIUS_RANGE = (7.0, 13.0)
+SPEED_RANGE = (1.1, 1.8)  # pixels a frame; the fastest still fits the largest shape
+MIN_GROWTH = 1.62  # ratio of the last to the first radius, a little above the 1.6 that the world promises
+MARGIN = 1.0  # pixels between the shape and the border of the picture
+
+_CAPTION = re.compile(
+    rf"a ({'|'.join(COLORS)}) ({'|'.join(SHAPES)}) ({'|'.join(MOTIONS)}) on a ({'|'.join(BACKGROUNDS)}) background"
+)
+
+
+def is_held_out(color: str, shape: str, motion: str) -> bool:
+    """Whether this combination (18 of the 108) never occurs in training; the background does not matter."""
+    return (list(COLORS).index(color) + SHAPES.index(shape) + MOTIONS.index(motion)) % 6 == 0
+
+
+@dataclass(frozen=True)
+class Combination:
+    """What a caption says; everything else about a clip (place, size, speed) is drawn at random."""
+
+    color: str
+    shape: str
+    motion: str
+    background: str
+
+    @property
+    def caption(self) -> str:
+        return f"a {self.color} {self.shape} {self.motion} on a {self.background} background"
+
+    @property
+    def held_out(self) -> bool:
+        return is_held_out(self.color, self.shape, self.motion)
+
+
+def parse_caption(text: str) -> Combination:
+    """The combination that a caption names. Raises ValueError when the text is not of the grammar."""
+    match = _CAPTION.fullmatch(" ".join(text.lower().split()).rstrip("."))
+    if match is None:
+        raise ValueError(f"not a caption of the shapes world: {text!r}")
+    return Combination(*match.groups())
+
+
+def all_combinations() -> list[Combination]:
+    """All 216: colour, shape and motion (108), each on both backgrounds, in the order of the grammar."""
+    return [Combination(*parts) for parts in itertools.product(COLORS, SHAPES, MOTIONS, BACKGROUNDS)]
+
+
+def render(combination: Combination, rng: np.random.Generator) -> np.ndarray:
+    """One clip, (17, 64, 64, 3) uint8; the same combination and generator state give the same pixels."""
+    radius = _draw_radius(combination.motion, rng)
+    center = _draw_path(combination, radius.max(), rng)
+    coverage = _coverage(combination.shape, center, radius)[..., None]
+    color = np.asarray(COLORS[combination.color], np.float32)
+    background = np.asarray(BACKGROUNDS[combination.background], np.float32)
+    return np.rint(background + coverage * (color - background)).astype(np.uint8)
+
+
+def _draw_radius(motion: str, rng: np.random.Generator) -> np.ndarray:
+    """Radius on each frame, (17,)."""
+    low, high = RADIUS_RANGE
+    if motion in DIRECTIONS:
+        return np.full(NUM_FRAMES, rng.uniform(low, high))
+    start = rng.uniform(low, high / MIN_GROWTH)
+    growing = np.linspace(start, start * rng.uniform(MIN_GROWTH, high / start), NUM_FRAMES)
+    return growing if motion == "grows" else growing[::-1]
+
+
+def _draw_path(combination: Combination, radius: float, rng: np.random.Generator) -> np.ndarray:
+    """Centroid on each frame, (17, 2) as (x, y), such that the shape at its largest stays in view."""
+    direction = np.asarray(DIRECTIONS.get(combination.motion, (0, 0)))
+    travel = direction * rng.uniform(*SPEED_RANGE) * (NUM_FRAMES - 1)
+    above = below = radius
+    if combination.shape == "triangle":
+        above, below = radius * 2 / np.sqrt(3), radius / np.sqrt(3)
+    low = np.array([radius, above]) + MARGIN - np.minimum(travel, 0)
+    high = SIZE - np.array([radius, below]) - MARGIN - np.maximum(travel, 0)
+    start = rng.uniform(low, high)
+    return start + np.linspace(0, 1, NUM_FRAMES)[:, None] * travel
+
+
+def _coverage(shape: str, center: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    """Share of each pixel inside the shape, (17, 64, 64): one pixel of ramp about the exact outline."""
+    pixels = np.arange(SIZE, dtype=np.float32) + 0.5
+    x = pixels[None, None, :] - center[:, 0, None, None].astype(np.float32)
+    y = pixels[None, :, None] - center[:, 1, None, None].astype(np.float32)
+    r = radius[:, None, None].astype(np.float32)
+    if shape == "circle":
+        return np.clip(0.5 + r - np.sqrt(x * x + y * y), 0, 1)
+    if shape == "square":
+        return np.clip(0.5 + r - np.abs(x), 0, 1) * np.clip(0.5 + r - np.abs(y), 0, 1)
+    # The three sides of the triangle lie r / sqrt(3) from its centroid; y points down, so the base is below.
+    side = np.abs(x) * np.float32(np.sqrt(3) / 2) - y / 2
+    return np.clip(0.5 + r / np.float32(np.sqrt(3)) - np.maximum(side, y), 0, 1)
