@@ -1,0 +1,217 @@
+"""Data sets of captioned videos: a folder of mp4 files with captions, or WebDataset shards of them.
+
+An item is ``{"mp4": (T, 3, H, W) float32 in [-1, 1], "txt": str, "num_frames": int, "fps": number}``, where
+`num_frames` counts the real frames and the rest of the T repeat the last one.
+"""
+
+import io
+import json
+import logging
+import tarfile
+from argparse import Namespace
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import webdataset
+from braceexpand import braceexpand
+from torch.utils.data import Dataset
+
+from errors import DataError
+from video_clips import ClipFormat, UnreadableClip, read_clip
+
+logger = logging.getLogger(__name__)
+
+NAMES_IN_A_REPORT = 3
+MAX_BAD_IN_A_ROW = 1000  # an endless stream of shards never ends by itself when nothing in it can be read
+
+
+class SFTDataset(Dataset):
+    """Every mp4 file below `data_dir`, at any depth; the caption of `videos/NAME.mp4` is in `labels/NAME.txt`.
+
+    A clip that cannot be read is reported once and stands aside for the next one that can, always the same one.
+    """
+
+    def __init__(
+        self, data_dir: str, video_size: Sequence[int], fps: float, max_num_frames: int, skip_frms_num: int = 0
+    ):
+        """`video_size` (height, width); `skip_frms_num` frames of each file are left out at each end."""
+        self.form = ClipFormat(video_size, fps, max_num_frames, skip_frms_num)
+        self.videos = find_videos(Path(data_dir))
+        self.captions = [read_caption(label_path(video)) for video in self.videos]
+        self.unreadable: set[int] = set()
+        without = [video.name for video, caption in zip(self.videos, self.captions, strict=True) if not caption]
+        if without:
+            named = ", ".join(without[:NAMES_IN_A_REPORT]) + (", …" if len(without) > NAMES_IN_A_REPORT else "")
+            logger.warning(
+                "%d of %d clips in %s have no caption, an empty one is used: %s",
+                len(without), len(self.videos), data_dir, named,
+            )  # fmt: skip
+
+    @classmethod
+    def create_dataset_function(cls, path: str, args: Namespace | None, **kwargs) -> "SFTDataset":
+        """The call that SwissArmyTransformer's loaders make; `kwargs` are this class's parameters."""
+        return cls(data_dir=path, **kwargs)
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, index: int) -> dict:
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        for offset in range(len(self)):
+            candidate = (index + offset) % len(self)
+            if candidate in self.unreadable:
+                continue
+            try:
+                clip, num_frames = read_clip(str(self.videos[candidate]), self.form)
+            except UnreadableClip as problem:
+                self.unreadable.add(candidate)
+                logger.warning("clip %s skipped: %s", self.videos[candidate], problem)
+                continue
+            return make_item(clip, self.captions[candidate], num_frames, self.form)
+        raise DataError(f"none of the {len(self)} clips can be read, the first is {self.videos[0]}: replace them")
+
+
+class VideoDataset(webdataset.DataPipeline):
+    """WebDataset shards, an endless shuffled stream: each sample has `.mp4` and `.txt`, or `.json` with the caption.
+
+    Shards are drawn with replacement, so that any number of processes may read any number of shards.
+    """
+
+    def __init__(
+        self,
+        path: str | Iterable[str],
+        video_size: Sequence[int],
+        fps: float,
+        max_num_frames: int,
+        skip_frms_num: int = 0,
+        txt_key: str = "caption",
+        shuffle_buffer: int = 1000,
+        seed: int = 1,
+    ):
+        """`path`: a folder, a tar file, a brace pattern such as `{000..127}.tar`, or a list of these.
+
+        `txt_key` is the caption's key in the `.json`; `shuffle_buffer` 1 keeps the order within a shard.
+        """
+        form = ClipFormat(video_size, fps, max_num_frames, skip_frms_num)
+        failures = _Failures()
+        super().__init__(
+            webdataset.ResampledShards(find_shards(path), seed=seed, deterministic=True),
+            webdataset.tarfile_to_samples(handler=failures.skip_shard),
+            webdataset.detshuffle(shuffle_buffer, initial=min(shuffle_buffer, 100), seed=seed),
+            partial(_read_samples, form=form, txt_key=txt_key, failures=failures),
+        )
+
+    @classmethod
+    def create_dataset_function(cls, path: str, args: Namespace | None, **kwargs) -> "VideoDataset":
+        """The call that SwissArmyTransformer's loaders make; `kwargs` are this class's parameters."""
+        return cls(path=path, **{"seed": getattr(args, "seed", None) or 1, **kwargs})
+
+
+class _Failures:
+    """Reports each clip and shard that cannot be read, and gives up when nothing else comes."""
+
+    def __init__(self):
+        self.reported: set[str] = set()
+        self.in_a_row = 0
+
+    def report(self, what: str, problem: Exception) -> None:
+        if what not in self.reported:
+            self.reported.add(what)
+            logger.warning("%s skipped: %s", what, problem)
+        self.in_a_row += 1
+        if self.in_a_row >= MAX_BAD_IN_A_ROW:
+            raise DataError(f"{self.in_a_row} clips in a row cannot be read, the last is {what}: replace the shards")
+
+    def skip_shard(self, problem: Exception) -> bool:
+        """webdataset's handler: True to go on with the next shard."""
+        if isinstance(problem, DataError) or not isinstance(problem, (OSError, tarfile.TarError, ValueError, EOFError)):
+            raise problem
+        self.report(f"rest of shard {problem.args[-1]}", problem)
+        return True
+
+
+def _read_samples(samples: Iterable[dict], form: ClipFormat, txt_key: str, failures: _Failures) -> Iterator[dict]:
+    for sample in samples:
+        name = f"clip {sample['__key__']} of {sample['__url__']}"
+        try:
+            if "mp4" not in sample:
+                raise UnreadableClip("no .mp4 in the sample")
+            clip, num_frames = read_clip(io.BytesIO(sample["mp4"]), form)
+            caption = _caption_of(sample, txt_key)
+        except UnreadableClip as problem:
+            failures.report(name, problem)
+            continue
+        failures.in_a_row = 0
+        if not caption and name not in failures.reported:
+            failures.reported.add(name)
+            logger.warning("%s has no caption, an empty one is used", name)
+        yield make_item(clip, caption, num_frames, form)
+
+
+def _caption_of(sample: dict, txt_key: str) -> str:
+    if "txt" in sample:
+        return _first_line(sample["txt"])
+    try:
+        described = json.loads(sample.get("json", b"{}"))
+    except ValueError as problem:
+        raise UnreadableClip(f"its .json is damaged ({problem})") from problem
+    return str(described.get(txt_key) or "") if isinstance(described, dict) else ""
+
+
+def make_item(clip, caption: str, num_frames: int, form: ClipFormat) -> dict:
+    return {"mp4": clip, "txt": caption, "num_frames": num_frames, "fps": form.fps}
+
+
+def find_videos(folder: Path) -> list[Path]:
+    """All mp4 files at any depth, in an order that does not depend on the file system; hidden files are not clips."""
+    if not folder.is_dir():
+        raise DataError(f"training data {folder} is not a folder: give one that holds videos/ and labels/")
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".mp4" and path.name[0] != ".")
+    if not found:
+        raise DataError(f"training data {folder} holds no .mp4 file: put the clips into {folder / 'videos'}")
+    return found
+
+
+def label_path(video: Path) -> Path:
+    """`…/videos/a/NAME.mp4` -> `…/labels/a/NAME.txt`; outside of a `videos` folder the label is beside the clip."""
+    parts = list(video.absolute().with_suffix(".txt").parts)
+    for position in range(len(parts) - 2, -1, -1):
+        if parts[position] == "videos":
+            parts[position] = "labels"
+            break
+    return Path(*parts)
+
+
+def read_caption(path: Path) -> str:
+    """First line of the file, empty when there is no such file."""
+    return _first_line(path.read_bytes()) if path.is_file() else ""
+
+
+def _first_line(text: bytes) -> str:
+    lines = text.decode("utf-8-sig", errors="replace").splitlines()
+    return lines[0].strip() if lines else ""
+
+
+def find_shards(path: str | Iterable[str]) -> list[str]:
+    """The tar files that a path (or several) names, those that hold nothing left out and reported."""
+    patterns = [path] if isinstance(path, (str, Path)) else list(path)
+    named = [Path(name) for pattern in patterns for name in braceexpand(str(pattern))]
+    shards = [shard for name in named for shard in (sorted(name.rglob("*.tar")) if name.is_dir() else [name])]
+    good = [str(shard) for shard in shards if _holds_something(shard)]
+    if not good:
+        raise DataError(f"no readable tar shard in {path}: give a folder, a file or a pattern such as {{000..127}}.tar")
+    return good
+
+
+def _holds_something(shard: Path) -> bool:
+    try:
+        with tarfile.open(shard) as archive:
+            if archive.next() is not None:
+                return True
+        reason = "it is empty"
+    except (OSError, tarfile.TarError) as problem:
+        reason = str(problem)
+    logger.warning("shard %s skipped: %s", shard, reason)
+    return False

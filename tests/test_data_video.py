@@ -1,0 +1,187 @@
+import io
+import json
+import logging
+import tarfile
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+import data_video
+from data_video import SFTDataset, VideoDataset, label_path
+from errors import ConfigError, DataError
+from video_clips import ClipFormat, wanted_frames
+
+FORM = {"video_size": [32, 32], "fps": 8, "max_num_frames": 9, "skip_frms_num": 0}
+
+
+def write_video(path: Path, levels, fps=8, size=(32, 32)) -> Path:
+    """A video whose frame `i` is plain gray of `levels[i]`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = imageio_ffmpeg.write_frames(
+        str(path), size[::-1], fps=fps, codec="libx264", pix_fmt_out="yuv444p", macro_block_size=1,
+        output_params=["-crf", "1", "-preset", "ultrafast"],
+    )  # fmt: skip
+    writer.send(None)
+    for level in levels:
+        writer.send(np.full((*size, 3), level, np.uint8))
+    writer.close()
+    return path
+
+
+def levels_of(item) -> list[int]:
+    """The gray level of each frame in 0..255."""
+    return ((item["mp4"].mean((1, 2, 3)) + 1) * 127.5).round().int().tolist()
+
+
+def ramp(count):
+    return [10 * (1 + index) for index in range(count)]
+
+
+def close(found, expected):
+    return len(found) == len(expected) and all(abs(a - b) <= 3 for a, b in zip(found, expected, strict=True))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Four clips: two deep with a caption, one without, one that is damaged."""
+    root = tmp_path_factory.mktemp("data")
+    write_video(root / "videos" / "a.mp4", ramp(17))
+    write_video(root / "more" / "videos" / "deep" / "b.mp4", ramp(5), size=(32, 64))
+    damaged = write_video(root / "videos" / "c.mp4", ramp(9))
+    damaged.write_bytes(damaged.read_bytes()[:900])
+    write_video(root / "videos" / "d.mp4", [200] * 9)
+    (root / "videos" / ".hidden.mp4").write_bytes(b"not a clip")
+    labels = {"labels/a.txt": "the first\nsecond line\n", "more/labels/deep/b.txt": "ünder", "labels/c.txt": "x"}
+    for name, text in labels.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text, encoding="utf-8")
+    return root
+
+
+def test_items_of_a_folder(folder, caplog):
+    with caplog.at_level(logging.WARNING):
+        dataset = SFTDataset(str(folder), **FORM)
+    assert [video.stem for video in dataset.videos] == ["b", "a", "c", "d"]
+    assert "1 of 4 clips" in caplog.text and "d.mp4" in caplog.text
+    short, long = dataset[0], dataset[1]
+    assert short["mp4"].shape == (9, 3, 32, 32) and short["mp4"].dtype == torch.float32
+    assert short["txt"] == "ünder" and long["txt"] == "the first" and dataset[3]["txt"] == ""
+    assert (short["num_frames"], long["num_frames"], long["fps"]) == (5, 9, 8)
+    assert close(levels_of(long), ramp(9))
+    assert close(levels_of(short), ramp(5) + [50] * 4) and torch.equal(short["mp4"][4], short["mp4"][8])
+    assert long["mp4"].min() >= -1 and long["mp4"].max() <= 1
+
+
+def test_a_damaged_clip_is_reported_once_and_replaced_by_the_next(folder, caplog):
+    dataset = SFTDataset.create_dataset_function(str(folder), None, **FORM)
+    caplog.clear()
+    assert dataset[2]["txt"] == dataset[3]["txt"] == ""
+    assert torch.equal(dataset[2]["mp4"], dataset[3]["mp4"])
+    assert [record.levelname for record in caplog.records] == ["WARNING"] and "c.mp4" in caplog.text
+    assert len(list(dataset)) == 4
+
+
+def test_no_clip_left_is_an_error(tmp_path):
+    (tmp_path / "videos").mkdir()
+    for name in "ab":
+        (tmp_path / "videos" / f"{name}.mp4").write_bytes(b"junk" * 100)
+    with pytest.raises(DataError, match="none of the 2 clips"):
+        SFTDataset(str(tmp_path), **FORM)[0]
+    with pytest.raises(DataError, match="not a folder"):
+        SFTDataset(str(tmp_path / "missing"), **FORM)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no .mp4 file"):
+        SFTDataset(str(tmp_path / "empty"), **FORM)
+
+
+def test_batches_from_worker_processes(folder):
+    batch = next(iter(DataLoader(SFTDataset(str(folder), **FORM), batch_size=2, num_workers=1)))
+    assert batch["mp4"].shape == (2, 9, 3, 32, 32) and batch["txt"] == ["ünder", "the first"]
+
+
+@pytest.mark.parametrize("rate", [3, 8, 12, 24, 29.97, 30, 60])
+def test_frames_are_taken_at_the_wanted_times(rate):
+    starts = np.arange(int(4 * rate)) / rate
+    timestamps = np.stack([starts, starts + 1 / rate], 1).astype(np.float32).astype(np.float64)
+    form = ClipFormat((32, 32), 8, 17, 2)
+    shown = starts[wanted_frames(timestamps, form)] - starts[2]
+    times = np.arange(17) / 8
+    assert len(shown) == 17
+    assert ((times - shown > -2e-3) & (times - shown < 1 / rate)).all()
+
+
+def test_uneven_frames_play_at_their_own_times():
+    starts = np.array([0, 0.1, 0.2, 1.0, 1.05])
+    timestamps = np.stack([starts, [0.1, 0.2, 1.0, 1.05, 1.5]], 1)
+    assert wanted_frames(timestamps, ClipFormat((32, 32), 4, 9)) == [0, 2, 2, 2, 3, 4]
+
+
+def test_another_rate_keeps_the_speed(tmp_path):
+    write_video(tmp_path / "a.mp4", ramp(24), fps=12)
+    item = SFTDataset(str(tmp_path), **FORM)[0]
+    assert close(levels_of(item), [10 * (1 + index) for index in (0, 1, 3, 4, 6, 7, 9, 10, 12)])
+
+
+def test_skipped_ends(tmp_path, caplog):
+    write_video(tmp_path / "a.mp4", ramp(9))
+    item = SFTDataset(str(tmp_path), **{**FORM, "skip_frms_num": 3})[0]
+    assert item["num_frames"] == 3 and close(levels_of(item), [40, 50] + [60] * 7)
+    with pytest.raises(DataError):
+        SFTDataset(str(tmp_path), **{**FORM, "skip_frms_num": 5})[0]
+    assert "only 9 frames" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [({"max_num_frames": 16}, "use 17"), ({"fps": 0}, "fps"), ({"video_size": [64]}, "video_size"),
+     ({"skip_frms_num": -1}, "skip_frms_num")],
+)  # fmt: skip
+def test_wrong_parameters_are_named(folder, wrong, said):
+    with pytest.raises(ConfigError, match=said):
+        SFTDataset(str(folder), **{**FORM, **wrong})
+
+
+def test_label_beside_a_clip_outside_of_a_videos_folder():
+    assert label_path(Path("/x/videos/y/videos/z/n.mp4")) == Path("/x/videos/y/labels/z/n.txt")
+    assert label_path(Path("/x/y/n.mp4")) == Path("/x/y/n.txt")
+
+
+def write_shard(path, members):
+    with tarfile.open(path, "w") as archive:
+        for name, data in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+
+
+def test_shards_stream_items(folder, tmp_path, caplog):
+    clip = (folder / "videos" / "a.mp4").read_bytes()
+    broken = (folder / "videos" / "c.mp4").read_bytes()
+    described = json.dumps({"caption": "told"}).encode()
+    write_shard(tmp_path / "0.tar", {"0.mp4": clip, "0.txt": b"first\n", "1.mp4": broken, "1.txt": b"bad"})
+    write_shard(tmp_path / "1.tar", {"2.mp4": clip, "2.json": described, "3.mp4": clip})
+    (tmp_path / "2.tar").write_bytes(b"")
+
+    def captions():
+        stream = VideoDataset.create_dataset_function(str(tmp_path), None, **FORM, shuffle_buffer=4)
+        items = [item for item, _ in zip(stream, range(12), strict=False)]
+        assert all(item["mp4"].shape == (9, 3, 32, 32) and item["num_frames"] == 9 for item in items)
+        return [item["txt"] for item in items]
+
+    first = captions()
+    assert set(first) == {"first", "told", ""} and first == captions()
+    for said in ("2.tar skipped", "clip 1 of", "clip 3 of"):
+        assert said in caplog.text
+
+
+def test_shards_without_a_readable_clip_are_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(data_video, "MAX_BAD_IN_A_ROW", 20)
+    write_shard(tmp_path / "a.tar", {"0.mp4": b"junk", "0.txt": b"x"})
+    with pytest.raises(DataError, match="in a row"):
+        next(iter(VideoDataset(str(tmp_path / "{a,a}.tar"), **FORM)))
+    with pytest.raises(DataError, match="no readable tar shard"):
+        VideoDataset(str(tmp_path / "missing.tar"), **FORM)
