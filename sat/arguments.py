@@ -1,0 +1,308 @@
+"""Configuration files and the command line to one `Arguments`: every key declared here, device and dtype resolved once."""
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from config_files import (
+    anchor_model_paths,
+    as_mapping,
+    existing_path,
+    merge,
+    nearest,
+    parse_override,
+    read_file,
+    resolved,
+    set_key,
+)
+from errors import ConfigError
+from files import REPOSITORY
+from omegaconf import DictConfig, OmegaConf
+
+if TYPE_CHECKING:
+    import torch
+
+MODES = ("inference", "pretrain", "finetune")
+INPUT_TYPES = ("txt", "cli", "latents")
+
+
+def _key(default, kind: str, help: str, choices: Sequence[str] = ()):
+    """A key of section `args`. Kinds: int, float, bool, str, ints, input (path), inputs (paths), output (path)."""
+    return field(default=default, metadata={"kind": kind, "help": help, "choices": tuple(choices)})
+
+
+@dataclass
+class Arguments:
+    """The keys of section `args` (each is also a plain argument, `--output-dir` for `output_dir`).
+
+    A default of None means that the model decides or the feature is off; `device` is resolved to a torch.device.
+    """
+
+    mode: str = _key("inference", "str", "what the run is for", MODES)
+    load: str | None = _key(None, "input", "transformer weights: a folder with `latest`, or one .pt or .safetensors file")
+    seed: int = _key(0, "int", "with prompt and sample index, the seed of each video's own noise")
+    device: "str | torch.device | None" = _key(None, "str", "where to compute; the accelerator that is there, else the CPU")
+    fp16: bool = _key(False, "bool", "compute in float16")
+    bf16: bool = _key(False, "bool", "compute in bfloat16")
+
+    # sampling
+    input_type: str = _key("txt", "str", "txt: a file with a prompt a line, cli: asked for, latents: saved ones", INPUT_TYPES)
+    input_file: str | None = _key(None, "input", "the prompts (txt), or a file or folder of saved latents (latents)")
+    image2video: bool = _key(False, "bool", "prompts name an image: `prompt@@path/to/image.png`")
+    negative_prompt: str | None = _key(None, "str", "what to steer away from; None steers away from no text at all")
+    output_dir: str = _key("outputs", "output", "where the videos go")
+    resume: bool = _key(False, "bool", "skip videos that an earlier run finished")
+    only_save_latents: bool = _key(False, "bool", "stop before decoding and write latents.safetensors")
+    batch_size: int = _key(1, "int", "videos sampled at a time")
+    num_samples: int = _key(1, "int", "videos per prompt")
+    num_frames: int | None = _key(None, "int", "frames of the video; takes precedence over sampling_num_frames")
+    sampling_num_frames: int | None = _key(None, "int", "latent frames, as released files count, or frames of the video")
+    sampling_image_size: list[int] | None = _key(None, "ints", "height and width in pixels")
+    sampling_fps: int = _key(8, "int", "frames a second of the written video")
+    latent_channels: int = _key(16, "int", "channels of the VAE's latent")
+    force_inference: bool = _key(True, "bool", "accepted for released files, which need it; inference is never refused")
+
+    # training
+    experiment_name: str = _key("train", "str", "names the run's folder")
+    model_parallel_size: int = _key(1, "int", "processes that share one transformer")
+    checkpoint_activations: bool = _key(False, "bool", "recompute activations in the backward pass to save memory")
+    no_load_rng: bool = _key(False, "bool", "do not restore random states when resuming")
+    train_iters: int | None = _key(None, "int", "optimizer steps")
+    eval_iters: int = _key(1, "int", "batches per evaluation")
+    eval_interval: int | None = _key(None, "int", "steps between evaluations")
+    eval_batch_size: int | None = _key(None, "int", "clips per evaluation batch")
+    save: str | None = _key(None, "output", "where checkpoints go")
+    save_interval: int = _key(1000, "int", "steps between checkpoints")
+    log_interval: int = _key(50, "int", "steps between log lines")
+    train_data: list[str] | None = _key(None, "inputs", "folders of training clips")
+    valid_data: list[str] | None = _key(None, "inputs", "folders of held-out clips")
+    split: str = _key("1,0,0", "str", "shares of the data for training, validation and test")
+    num_workers: int = _key(0, "int", "processes that read data")
+    force_train: bool = _key(False, "bool", "start from a checkpoint that lacks some of the model's parameters")
+    only_log_video_latents: bool = _key(False, "bool", "do not decode the samples made while training")
+    wandb: bool = _key(False, "bool", "log to Weights & Biases as well")
+    wandb_project_name: str = _key("cogvideox", "str", "its project")
+
+    # the merged files; not a key
+    config: DictConfig = field(default_factory=lambda: OmegaConf.create({}))
+
+    @property
+    def model_config(self) -> DictConfig:
+        return self.config.model
+
+    @property
+    def data_config(self) -> DictConfig:
+        return self.config.data
+
+    @property
+    def deepspeed_config(self) -> DictConfig:
+        return self.config.deepspeed
+
+
+KEYS = {f.name: f for f in fields(Arguments) if f.metadata}
+
+GUIDER = "model.sampler_config.params.guider_config"
+STEPS = "model.sampler_config.params.num_steps"
+# Plain arguments that set keys below `model`: name -> (type, keys, help). A key in parentheses is set where it exists.
+MODEL_KNOBS = {
+    "num_inference_steps": (int, (STEPS, f"({GUIDER}.params.num_steps)"), "sampling steps (presets: 50)"),
+    "guidance_scale": (float, (f"{GUIDER}.params.scale",), "classifier-free guidance (presets: 6.0)"),
+}
+
+
+def get_args(argv: Sequence[str] | None = None, description: str = "") -> Arguments:
+    """The command line and the files it names, merged: files left to right, then plain arguments, then `key=value`.
+
+    Raises ConfigError for a file, section, key or value that is wrong; nothing below `model` is imported or built.
+    """
+    options, overrides = _read_command_line(argv, description)
+    loaded = []
+    for path in options.pop("base") or []:
+        loaded.append(read_file(path))
+        _check_keys(loaded[-1].get("args"), path)
+        _anchor(loaded[-1], REPOSITORY, Path.cwd())
+    config = merge(loaded)
+    _apply_options(config, options)
+    for text in overrides:
+        set_key(config, *parse_override(text))
+    _check_keys(config.args, "command line")
+    _anchor(config, Path.cwd(), REPOSITORY)
+    plain = resolved(config)
+    for section in ("model", "data", "deepspeed"):
+        as_mapping(plain[section], section)
+    args = Arguments(**{k: _converted(k, v) for k, v in plain["args"].items()}, config=OmegaConf.create(plain))
+    _check_values(args)
+    args.device = resolve_device(args.device)
+    resolve_dtype(args.fp16, args.bf16)
+    return args
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise ConfigError(f"command line: {message}")
+
+
+def _read_command_line(argv: Sequence[str] | None, description: str) -> tuple[dict, list[str]]:
+    """Given options by name (absent ones are not in the result), and the `key=value` words."""
+    parser = _Parser(description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS,
+                     epilog="Any key of the files can follow as key=value, such as args.sampling_fps=16.")
+    parser.add_argument("--base", nargs="+", default=None, metavar="YAML", help="files, merged left to right")
+    parser.add_argument("--use-dynamic-cfg", action="store_true",
+                        help="guidance that changes from step to step (presets: on)")
+    parser.add_argument("--no-dynamic-cfg", dest="use_dynamic_cfg", action="store_false", help="constant guidance")
+    for name, (kind, _, text) in MODEL_KNOBS.items():
+        parser.add_argument(_flag(name), type=kind, help=text)
+    for name, key in KEYS.items():
+        parser.add_argument(_flag(name), help=f"{key.metadata['help']} (default: {key.default})", **_option_kind(key))
+    known, rest = parser.parse_known_args(argv)
+    options = vars(known)
+    words = [*(options["base"] or []), *rest]
+    overrides = [w for w in words if "=" in w and not w.startswith("-")]
+    options["base"] = [w for w in options["base"] or [] if w not in overrides]
+    unknown = [w for w in rest if w not in overrides]
+    if unknown:
+        flags = [flag for action in parser._actions for flag in action.option_strings]
+        raise ConfigError(f"command line: unknown argument {unknown[0]}{nearest(unknown[0], flags)}")
+    if not options["base"]:
+        raise ConfigError("command line: no configuration; give --base MODEL.yaml configs/inference.yaml")
+    return options, overrides
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _option_kind(key) -> dict:
+    kind, choices = key.metadata["kind"], key.metadata["choices"]
+    if kind == "bool":
+        return {"action": argparse.BooleanOptionalAction}
+    types = {"int": int, "float": float, "ints": int}
+    return {"type": types.get(kind, str), "nargs": "+" if kind in ("ints", "inputs") else None,
+            "choices": choices or None}
+
+
+def _apply_options(config: DictConfig, options: Mapping) -> None:
+    for name, value in options.items():
+        if name == "use_dynamic_cfg":
+            _switch_guider(config, value)
+        elif name in MODEL_KNOBS:
+            for key in MODEL_KNOBS[name][1]:
+                _set_model_key(config, _flag(name), key, value)
+        else:
+            kind = KEYS[name].metadata["kind"]
+            set_key(config, f"args.{name}", _anchored(kind, value, Path.cwd(), REPOSITORY))
+
+
+def _set_model_key(config: DictConfig, flag: str, key: str, value) -> None:
+    optional, key = key.startswith("("), key.strip("()")
+    if optional and OmegaConf.select(config, key) is None:
+        return
+    _section_of(config, flag, key.rsplit(".params.", 1)[0])
+    set_key(config, key, value)
+
+
+def _section_of(config: DictConfig, flag: str, key: str) -> DictConfig:
+    section = OmegaConf.select(config, key)
+    if not isinstance(section, DictConfig):
+        raise ConfigError(f"{flag} has nothing to set: no file of --base has {key}")
+    return section
+
+
+def _switch_guider(config: DictConfig, dynamic: bool) -> None:
+    """DynamicCFG or VanillaCFG in place of the guider there is, at its scale; one that already fits is left alone."""
+    guider = _section_of(config, "--use-dynamic-cfg" if dynamic else "--no-dynamic-cfg", GUIDER)
+    wanted = "DynamicCFG" if dynamic else "VanillaCFG"
+    module, _, name = str(guider.get("target")).rpartition(".")
+    if name == wanted:
+        return
+    params = {"scale": (guider.get("params") or {}).get("scale", 6.0)}
+    if dynamic:
+        params |= {"exp": 5, "num_steps": OmegaConf.select(config, STEPS)}
+    config.model.sampler_config.params.guider_config = {"target": f"{module}.{wanted}", "params": params}
+
+
+def _check_keys(section, source: str) -> None:
+    for key in section or ():
+        if key not in KEYS:
+            raise ConfigError(f"{source}: unknown key args.{key}{nearest(key, KEYS)}")
+
+
+def _anchor(config: DictConfig, first: Path, second: Path) -> None:
+    """Paths in a file start at the repository's root, paths on the command line where the user stands."""
+    anchor_model_paths(config.get("model"), first, second)
+    section = config.get("args")
+    for key in section or ():
+        if not OmegaConf.is_interpolation(section, key):
+            section[key] = _anchored(KEYS[key].metadata["kind"], section[key], first, second)
+
+
+def _anchored(kind: str, value, first: Path, second: Path):
+    if kind == "output" and isinstance(value, str):
+        return str(first / Path(value).expanduser())
+    if kind == "input" and isinstance(value, str):
+        return existing_path(value, first, second)
+    if kind == "inputs" and not isinstance(value, str) and value is not None:
+        return [existing_path(str(v), first, second) for v in value]
+    return value
+
+
+def _converted(name: str, value):
+    """A value of the declared kind, or ConfigError; None stays None where that is the default."""
+    key = KEYS[name]
+    kind, choices = key.metadata["kind"], key.metadata["choices"]
+    if value is None and key.default is None:
+        return None
+    if choices and value not in choices:
+        raise ConfigError(f"args.{name} is {value!r}; it can be {', '.join(choices)}{nearest(value, choices)}")
+    if not _CHECKS[kind][0](value):
+        raise ConfigError(f"args.{name} is {value!r}; it must be {_CHECKS[kind][1]}")
+    return [value] if kind == "inputs" and isinstance(value, str) else value
+
+
+def _is_int(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_list_of(check, value) -> bool:
+    return isinstance(value, list) and all(map(check, value))
+
+
+_CHECKS = {
+    "int": (_is_int, "a whole number"),
+    "float": (lambda v: _is_int(v) or isinstance(v, float), "a number"),
+    "bool": (lambda v: isinstance(v, bool), "true or false"),
+    "str": (lambda v: isinstance(v, str), "text"),
+    "input": (lambda v: isinstance(v, str), "a path"),
+    "output": (lambda v: isinstance(v, str), "a path"),
+    "ints": (lambda v: _is_list_of(_is_int, v), "a list of whole numbers"),
+    "inputs": (lambda v: isinstance(v, str) or _is_list_of(lambda p: isinstance(p, str), v), "a list of paths"),
+}
+
+
+def _check_values(args: Arguments) -> None:
+    for name in ("batch_size", "num_samples", "sampling_fps", "latent_channels", "model_parallel_size"):
+        if getattr(args, name) < 1:
+            raise ConfigError(f"args.{name} is {getattr(args, name)}; it must be 1 or more")
+    if args.sampling_image_size is not None and len(args.sampling_image_size) != 2:
+        raise ConfigError(f"args.sampling_image_size is {args.sampling_image_size}; give [height, width]")
+
+
+def resolve_device(name: str | None = None) -> "torch.device":
+    """The named device, else the accelerator that torch finds, else the CPU."""
+    import torch
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if name is None:
+        return accelerator or torch.device("cpu")
+    there = ["cpu"] if accelerator is None else ["cpu", accelerator.type]
+    if str(name).split(":")[0] not in there:
+        raise ConfigError(f"args.device is {name!r}; on this machine it can be {' or '.join(there)}, or left out")
+    return torch.device(name)
+
+
+def resolve_dtype(fp16: bool, bf16: bool) -> "torch.dtype":
+    """The dtype of weights and activations."""
+    import torch
+    if fp16 and bf16:
+        raise ConfigError("args.fp16 and args.bf16 are both true; set one of them to false")
+    return torch.float16 if fp16 else torch.bfloat16 if bf16 else torch.float32

@@ -1,0 +1,214 @@
+"""Checkpoints in and out: SwissArmyTransformer folders, `.pt` and safetensors files, memory-mapped, no code executed.
+
+A folder holds `latest` (an iteration, or `release`) and `<iteration>/mp_rank_00_model_states.pt`, which holds
+`{"module": state_dict, ...}`; transformer weights carry the prefix `model.diffusion_model.`.
+"""
+import logging
+import os
+import pickle
+import shutil
+import zipfile
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from errors import CheckpointError
+from files import REPOSITORY, sync_folder, whole_file
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+STATES = "mp_rank_00_model_states.pt"
+NETWORK_PREFIX = "model.diffusion_model."
+WRAPPERS = ("module", "state_dict")
+# Beside tensors, SwissArmyTransformer stores numpy's random state and its arguments. None of these runs code.
+HARMLESS = [
+    Namespace, np.ndarray, np.dtype, np._core.multiarray._reconstruct,
+    (np._core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
+    *{type(np.dtype(t)) for t in (np.uint32, np.int64, np.float32, np.float64)},
+]
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The weights file that a path means: itself, or the newest one of a folder. Raises CheckpointError for none."""
+    path = Path(path)
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise CheckpointError(f"checkpoint {path} does not exist; see the header of the model's configuration for what "
+                              "belongs there, or set its path (args.load, ckpt_path)")
+    if (path / STATES).is_file():
+        return path / STATES
+    latest = path / "latest"
+    if not latest.is_file():
+        raise CheckpointError(f"checkpoint folder {path} has no file `latest` that names an iteration, and no {STATES}")
+    iteration = latest.read_text(errors="replace").strip()
+    states = path / iteration / STATES
+    if not iteration or not states.is_file():
+        raise CheckpointError(f"{latest} names iteration {iteration!r}, but {path.name}/{iteration}/{STATES} is missing")
+    return states
+
+
+def check_readable(path: str | Path) -> Path:
+    """What can be told of a checkpoint without reading its tensors: it is there, whole, and of a known format."""
+    file = find_checkpoint(path)
+    with open(file, "rb") as stream:
+        head = stream.read(2)
+    if file.suffix == ".safetensors":
+        _open_safetensors(file)
+    elif not head:
+        raise CheckpointError(f"checkpoint {file} is empty; copy it again")
+    elif head == b"PK" and not zipfile.is_zipfile(file):
+        raise CheckpointError(f"checkpoint {file} is truncated ({file.stat().st_size} bytes); copy it again")
+    return file
+
+
+def read_checkpoint(path: str | Path) -> dict:
+    """Everything in a checkpoint file, tensors memory-mapped.
+
+    Raises CheckpointError for a file that is missing, truncated, or whose pickle names anything but tensors and plain
+    values (nothing of it is executed).
+    """
+    file = check_readable(path)
+    if file.suffix == ".safetensors":
+        return _read_safetensors(file)
+    try:
+        with torch.serialization.safe_globals(HARMLESS):
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"checkpoint {file} is refused: {_refusal(error)}") from error
+    except (RuntimeError, EOFError, ValueError, OSError, KeyError, AttributeError, IndexError, TypeError) as error:
+        # What torch raises for damage depends on where the damage is.
+        raise CheckpointError(f"checkpoint {file} is damaged ({_one_line(error)}); copy it again") from error
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"checkpoint {file} holds a {type(content).__name__}, not a dictionary of tensors")
+    return dict(content)
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name, unwrapped from `module` or `state_dict`."""
+    content = read_checkpoint(path)
+    for wrapper in WRAPPERS:
+        if isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+            break
+    state = {k: v for k, v in content.items() if isinstance(v, Tensor)}
+    if not state:
+        raise CheckpointError(f"checkpoint {find_checkpoint(path)} holds no tensors")
+    return state
+
+
+def load_module(module: nn.Module, state: Mapping[str, Tensor], source: str | Path, hint: str = "") -> None:
+    """Copies a state dict into a module, converting to its dtype and device. Every name and shape must fit.
+
+    `hint` is added to the CheckpointError that names what does not.
+    """
+    own = module.state_dict()
+    misfits = [f"{k} is {_shape(state[k])}, wanted {_shape(v)}" for k, v in own.items()
+               if k in state and state[k].shape != v.shape]
+    missing = [k for k in own if k not in state]
+    extra = [k for k in state if k not in own]
+    faults = [_listed("shapes differ: ", misfits), _listed("missing: ", missing), _listed("not in the model: ", extra)]
+    if any(faults):
+        raise CheckpointError(f"checkpoint {source} does not fit the configuration; {'; '.join(filter(None, faults))}{hint}")
+    module.load_state_dict(state, strict=True)
+
+
+def load_network(network: nn.Module, path: str | Path) -> None:
+    """Loads a transformer; raises CheckpointError with the preset that would fit when this configuration does not."""
+    file = find_checkpoint(path)
+    state = _without_prefix(read_state_dict(file))
+    try:
+        load_module(network, state, file)
+    except CheckpointError as error:
+        # Presets are built only now: loading what fits does not pay for them.
+        raise CheckpointError(f"{error}; {_preset_hint(state)}") from error
+    logger.info("loaded %d tensors from %s", len(state), file)
+
+
+def save_checkpoint(folder: str | Path, iteration: int | str, content: Mapping) -> Path:
+    """Writes `<folder>/<iteration>/mp_rank_00_model_states.pt`, then points `latest` at it.
+
+    At every moment `latest` names a checkpoint that is whole: the states are on disk before it changes.
+    """
+    folder = Path(folder)
+    partial, final = folder / f".{iteration}.partial", folder / str(iteration)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    with open(partial / STATES, "wb") as stream:
+        torch.save(dict(content), stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    sync_folder(partial)
+    if final.exists():  # saved before, perhaps by another run: swap the file inside, which is atomic
+        os.replace(partial / STATES, final / STATES)
+        partial.rmdir()
+    else:
+        os.replace(partial, final)
+    sync_folder(folder)
+    with whole_file(folder / "latest") as latest:
+        latest.write_text(str(iteration))
+    return final / STATES
+
+
+def fitting_presets(shapes: Mapping[str, torch.Size], folder: Path = REPOSITORY / "configs") -> list[str]:
+    """The presets whose transformer has exactly these tensors, compared on the meta device."""
+    from omegaconf import OmegaConf
+    from sgm.util import instantiate_from_config
+    fitting = []
+    for preset in sorted(folder.glob("*.yaml")):
+        config = OmegaConf.select(OmegaConf.load(preset), "model.network_config")
+        if config is None:
+            continue
+        with torch.device("meta"):
+            network = instantiate_from_config(config)
+        if {k: v.shape for k, v in network.state_dict().items()} == shapes:
+            fitting.append(f"{folder.name}/{preset.name}")
+    return fitting
+
+
+def _preset_hint(state: Mapping[str, Tensor]) -> str:
+    presets = fitting_presets({k: v.shape for k, v in state.items()})
+    return f"{' or '.join(presets)} would fit it" if presets else "no preset in configs/ fits it"
+
+
+def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The transformer's tensors of a whole model's; a file that holds only a transformer is taken as it is."""
+    network = {k.removeprefix(NETWORK_PREFIX): v for k, v in state.items() if k.startswith(NETWORK_PREFIX)}
+    return network or dict(state)
+
+
+def _open_safetensors(file: Path):
+    from safetensors import SafetensorError, safe_open
+    try:
+        return safe_open(file, framework="pt")
+    except SafetensorError as error:
+        raise CheckpointError(f"checkpoint {file} is truncated or no safetensors file ({_one_line(error)}); "
+                              "copy it again") from error
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    with _open_safetensors(file) as opened:
+        return {key: opened.get_tensor(key) for key in opened.keys()}
+
+
+def _refusal(error: Exception) -> str:
+    reason = str(error).partition("WeightsUnpickler error:")[2].split("\n")[0].strip()
+    return ("its pickle holds more than tensors and plain values, or is damaged; nothing of it was executed"
+            f"{f' ({reason[:120]})' if reason else ''}; use a file of tensors, such as safetensors")
+
+
+def _listed(title: str, items: list[str], most: int = 3) -> str:
+    if not items:
+        return ""
+    return title + ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a number"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__
