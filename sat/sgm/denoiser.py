@@ -1,0 +1,145 @@
+"""From a network to a denoised estimate, and from one parameterization of noise to the other."""
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from errors import ConfigError
+from sgm.noise_schedule import VE, VP
+from sgm.tensors import append_dims
+from sgm.util import instantiate_from_config
+
+UNIT_WEIGHTING = {"target": "sgm.denoiser_weighting.UnitWeighting"}
+
+
+class Denoiser:
+    """denoised = c_skip * x + c_out * network(c_in * x, c_noise, cond), one level per row.
+
+    `sigma_max` is the highest sigma that a VE network was trained at: beyond it (zero terminal SNR) the network is
+    asked there.
+    """
+
+    def __init__(self, scaling_config: Mapping, weighting_config: Mapping | None = None, sigma_max: float = 80.0):
+        self.scaling = instantiate_from_config(scaling_config)
+        self.weighting = instantiate_from_config(weighting_config or UNIT_WEIGHTING)
+        self.sigma_max = sigma_max
+
+    @property
+    def parameterization(self) -> str:
+        return self.scaling.parameterization
+
+    def w(self, level: torch.Tensor) -> torch.Tensor:
+        """Loss weight (B,) at these levels."""
+        return self.weighting(level)
+
+    def timestep_at(self, level: torch.Tensor) -> torch.Tensor | None:
+        """The training timestep (B,) of these levels; None without a table of timesteps."""
+        return None
+
+    def __call__(self, network: Callable, x: torch.Tensor, level: torch.Tensor, cond: Mapping,
+                 idx: torch.Tensor | None = None, **network_inputs) -> torch.Tensor:
+        """x (B, T, C, H, W) at `level` (B,) -> denoised estimate; `idx` (B,) is the timestep, where there is one."""
+        level = self._snap(level)
+        c_skip, c_out, c_in, c_noise = self.scaling(level, self.timestep_at(level) if idx is None else idx)
+        c_skip, c_out, c_in = (append_dims(c, x.ndim) for c in (c_skip, c_out, c_in))
+        return network(x * c_in, self._snap_noise(c_noise), cond, **network_inputs) * c_out + x * c_skip
+
+    def bind(self, network: Callable, parameterization: str) -> "BoundDenoiser":
+        """This denoiser of this network for a sampler whose schedule is VE or VP.
+
+        Raises ConfigError where the levels of one cannot be told in terms of the other.
+        """
+        if parameterization == VE and self.parameterization == VP and self.timestep_at(torch.ones(1)) is None:
+            raise ConfigError("denoiser_config: Denoiser with VideoScaling has no timesteps for the sigmas of a VE "
+                              "schedule; use DiscreteDenoiser, or a ZeroSNRDDPMDiscretization in the sampler")
+        return BoundDenoiser(self, network, parameterization)
+
+    def _snap(self, level: torch.Tensor) -> torch.Tensor:
+        return level
+
+    def _snap_noise(self, c_noise: torch.Tensor) -> torch.Tensor:
+        return c_noise
+
+
+class DiscreteDenoiser(Denoiser):
+    """A denoiser for a network trained on a table of `num_idx` levels: the level is snapped to the nearest entry.
+
+    `c_noise` stays what the scaling says, or becomes an index of the table with `quantize_c_noise`.
+    """
+
+    def __init__(self, scaling_config: Mapping, num_idx: int, discretization_config: Mapping,
+                 weighting_config: Mapping | None = None, do_append_zero: bool = False, quantize_c_noise: bool = True,
+                 flip: bool = True):
+        super().__init__(scaling_config, weighting_config)
+        discretization = instantiate_from_config(discretization_config)
+        if discretization.parameterization != self.parameterization:
+            raise ConfigError(f"denoiser_config: {type(self.scaling).__name__} works on {self.parameterization} "
+                              f"levels, {type(discretization).__name__} gives {discretization.parameterization} ones; "
+                              "VideoScaling goes with ZeroSNRDDPMDiscretization, the other scalings with the others")
+        # float32 whatever the network's dtype becomes, so not a module's buffer.
+        self.sigmas = discretization(num_idx, do_append_zero=do_append_zero, flip=flip)
+        self.quantize_c_noise = quantize_c_noise
+        # Noise rising with the timestep, in increasing numbers: sigma, or minus alphas_cumprod_sqrt.
+        table = discretization(num_idx, do_append_zero=False, flip=True).double()
+        self._rising = table if self.parameterization == VE else -table
+        if self.parameterization == VE:
+            self.sigma_max = float(table[-1])
+
+    def sigma_to_idx(self, level: torch.Tensor) -> torch.Tensor:
+        """Index (B,) of the nearest entry of the table."""
+        table = self.sigmas.to(level)
+        return (level[None] - table[:, None]).abs().argmin(dim=0)
+
+    def timestep_at(self, level: torch.Tensor) -> torch.Tensor:
+        """The training timestep (B,), fractional between the entries and held at the table's ends."""
+        rising = self._rising.to(level.device)
+        value = level.double() if self.parameterization == VE else -level.double()
+        value = value.clamp(rising[0], rising[-1])
+        right = torch.searchsorted(rising, value).clamp(1, len(rising) - 1)
+        low, high = rising[right - 1], rising[right]
+        return (right - 1 + (value - low) / (high - low)).to(level.dtype)
+
+    def _snap(self, level: torch.Tensor) -> torch.Tensor:
+        return self.sigmas.to(level)[self.sigma_to_idx(level)]
+
+    def _snap_noise(self, c_noise: torch.Tensor) -> torch.Tensor:
+        return self.sigma_to_idx(c_noise) if self.quantize_c_noise else c_noise
+
+
+@dataclass(frozen=True)
+class BoundDenoiser:
+    """denoiser(x, level, cond, idx=None, **network_inputs) for a schedule of the given parameterization.
+
+    Where the network was trained on the other one, it is asked at the level of equal signal-to-noise ratio, its input
+    scaled to match.
+    """
+
+    denoiser: Denoiser
+    network: Callable
+    parameterization: str
+
+    def __call__(self, x: torch.Tensor, level: torch.Tensor, cond: Mapping, idx: torch.Tensor | None = None,
+                 **network_inputs) -> torch.Tensor:
+        if self.parameterization != self.denoiser.parameterization:
+            x, level = self._translate(x, level)
+            idx = None
+        return self.denoiser(self.network, x, level, cond, idx=idx, **network_inputs)
+
+    def timestep_at(self, ratio: float) -> float | None:
+        """The network's training timestep at this sigma / alpha; None without a table of timesteps."""
+        level = min(ratio, self.denoiser.sigma_max) if self.denoiser.parameterization == VE else _alpha_of(ratio)
+        timestep = self.denoiser.timestep_at(torch.tensor([level], dtype=torch.float64))
+        return None if timestep is None else float(timestep)
+
+    def _translate(self, x: torch.Tensor, level: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.parameterization == VE:
+            alpha = 1 / (1 + level**2).sqrt()
+            return x * append_dims(alpha, x.ndim), alpha
+        # At zero SNR the ratio is infinite: the network is asked at its highest level, x keeping its scale.
+        sigma = ((1 - level**2).sqrt() / level).clamp(max=self.denoiser.sigma_max)
+        return x * append_dims((1 + sigma**2).sqrt(), x.ndim), sigma
+
+
+def _alpha_of(ratio: float) -> float:
+    return 1 / math.hypot(1.0, ratio)

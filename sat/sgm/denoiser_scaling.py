@@ -1,0 +1,86 @@
+"""How a network's output becomes a denoised estimate: denoised = c_skip * x + c_out * network(c_in * x, c_noise).
+
+The four coefficients of Karras et al. 2022, table 1, for one level per row; `parameterization` says whether the level
+is sigma (VE) or alphas_cumprod_sqrt (VP).
+"""
+from typing import NamedTuple
+
+import torch
+
+from sgm.noise_schedule import VE, VP
+
+
+class Coefficients(NamedTuple):
+    c_skip: torch.Tensor
+    c_out: torch.Tensor
+    c_in: torch.Tensor
+    c_noise: torch.Tensor
+
+
+class EDMScaling:
+    """Preconditioning of EDM (Karras et al. 2022, eq. 7 and table 1)."""
+
+    parameterization = VE
+
+    def __init__(self, sigma_data: float = 0.5):
+        self.sigma_data = sigma_data
+
+    def __call__(self, sigma: torch.Tensor, idx: torch.Tensor | None = None) -> Coefficients:
+        total = sigma**2 + self.sigma_data**2
+        return Coefficients(
+            c_skip=self.sigma_data**2 / total,
+            c_out=sigma * self.sigma_data / total.sqrt(),
+            c_in=1 / total.sqrt(),
+            c_noise=0.25 * sigma.log(),
+        )
+
+
+class EpsScaling:
+    """A network that predicts the noise (Ho et al. 2020)."""
+
+    parameterization = VE
+
+    def __call__(self, sigma: torch.Tensor, idx: torch.Tensor | None = None) -> Coefficients:
+        return Coefficients(
+            c_skip=torch.ones_like(sigma),
+            c_out=-sigma,
+            c_in=1 / (sigma**2 + 1).sqrt(),
+            c_noise=sigma,
+        )
+
+
+class VScaling:
+    """A network that predicts v (Salimans and Ho 2022, appendix D), in terms of sigma."""
+
+    parameterization = VE
+
+    def __call__(self, sigma: torch.Tensor, idx: torch.Tensor | None = None) -> Coefficients:
+        return Coefficients(
+            c_skip=1 / (sigma**2 + 1),
+            c_out=-sigma / (sigma**2 + 1).sqrt(),
+            c_in=1 / (sigma**2 + 1).sqrt(),
+            c_noise=sigma,
+        )
+
+
+class VScalingWithEDMcNoise(VScaling):
+    """v-prediction whose network is told 0.25 log(sigma)."""
+
+    def __call__(self, sigma: torch.Tensor, idx: torch.Tensor | None = None) -> Coefficients:
+        return super().__call__(sigma)._replace(c_noise=0.25 * sigma.log())
+
+
+class VideoScaling:
+    """v-prediction on x = alphas_cumprod_sqrt * x0 + ...; the network is told the timestep `idx`."""
+
+    parameterization = VP
+
+    def __call__(self, alphas_cumprod_sqrt: torch.Tensor, idx: torch.Tensor | None = None) -> Coefficients:
+        if idx is None:
+            raise ValueError("VideoScaling needs the timestep: pass idx")
+        return Coefficients(
+            c_skip=alphas_cumprod_sqrt,
+            c_out=-(1 - alphas_cumprod_sqrt**2).sqrt(),
+            c_in=torch.ones_like(alphas_cumprod_sqrt),
+            c_noise=idx.clone(),
+        )

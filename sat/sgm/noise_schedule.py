@@ -1,0 +1,80 @@
+"""The notion of noise that denoisers, guiders and samplers share: x = alpha * x0 + sigma * noise."""
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+VE, VP = "VE", "VP"
+
+
+@dataclass(frozen=True)
+class NoiseLevel:
+    """One point of a schedule, as float64 numbers.
+
+    `index` is the place among `num_steps` (fractional between two steps); `timestep` is the training timestep, None
+    where the schedule has none.
+    """
+
+    alpha: float
+    sigma: float
+    timestep: float | None
+    index: float
+    num_steps: int
+    parameterization: str
+
+    @property
+    def level(self) -> float:
+        """What a denoiser is called with: sigma on a VE schedule, alphas_cumprod_sqrt (alpha) on a VP one."""
+        return self.sigma if self.parameterization == VE else self.alpha
+
+    @property
+    def ratio(self) -> float:
+        """sigma / alpha, the noise level in the sense of EDM (Karras et al. 2022); infinite at zero SNR."""
+        return self.sigma / self.alpha if self.alpha > 0 else math.inf
+
+    @property
+    def lamb(self) -> float:
+        """Half the log-SNR, log(alpha / sigma) (DPM-Solver, Lu et al. 2022): -inf at zero SNR, inf when clean."""
+        return -math.log(self.ratio) if self.ratio > 0 else math.inf
+
+    @property
+    def clean(self) -> bool:
+        return self.sigma == 0
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """n steps as n + 1 levels from noise to clean (alpha 1, sigma 0); float64 tensors of shape (n + 1,).
+
+    `timesteps` are training timesteps (0 at the clean end) or None. `timestep_at` gives the one of equal SNR for a
+    ratio sigma / alpha between the steps.
+    """
+
+    alpha: torch.Tensor
+    sigma: torch.Tensor
+    timesteps: torch.Tensor | None
+    parameterization: str
+    timestep_at: Callable[[float], float] | None = None
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.alpha) - 1
+
+    @property
+    def level(self) -> torch.Tensor:
+        return self.sigma if self.parameterization == VE else self.alpha
+
+    def levels(self) -> list[NoiseLevel]:
+        timesteps = [None] * len(self.alpha) if self.timesteps is None else self.timesteps.tolist()
+        points = zip(self.alpha.tolist(), self.sigma.tolist(), timesteps, strict=True)
+        return [self._level(a, s, t, i) for i, (a, s, t) in enumerate(points)]
+
+    def at_ratio(self, ratio: float, index: float) -> NoiseLevel:
+        """The level with this sigma / alpha, for solvers that evaluate between the steps."""
+        alpha = 1.0 if self.parameterization == VE else 1.0 / math.hypot(1.0, ratio)
+        timestep = None if self.timestep_at is None else self.timestep_at(ratio)
+        return self._level(alpha, ratio * alpha, timestep, index)
+
+    def _level(self, alpha: float, sigma: float, timestep: float | None, index: float) -> NoiseLevel:
+        return NoiseLevel(alpha, sigma, timestep, index, self.num_steps, self.parameterization)
