@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from config_files import (
     anchor_model_paths,
-    as_mapping,
     existing_path,
     merge,
     nearest,
@@ -129,8 +128,6 @@ def get_args(argv: Sequence[str] | None = None, description: str = "") -> Argume
     _check_keys(config.args, "command line")
     _anchor(config, Path.cwd(), REPOSITORY)
     plain = resolved(config)
-    for section in ("model", "data", "deepspeed"):
-        as_mapping(plain[section], section)
     args = Arguments(**{k: _converted(k, v) for k, v in plain["args"].items()}, config=OmegaConf.create(plain))
     _check_values(args)
     args.device = resolve_device(args.device)

@@ -1,6 +1,6 @@
 """YAML files to one configuration: reading, merging left to right, dotted overrides, paths made independent of the cwd."""
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import yaml
@@ -60,6 +60,8 @@ def set_key(config: DictConfig, key: str, value) -> None:
         OmegaConf.update(config, key, value, merge=True, force_add=True)
     except (OmegaConfBaseException, ValueError, IndexError, TypeError) as error:
         raise ConfigError(f"{key} cannot be set: {_first_line(error)}") from error
+    if not isinstance(config[root], DictConfig):
+        raise ConfigError(f"{key} cannot be set: {root} is a section with keys of its own")
 
 
 def parse_override(text: str) -> tuple[str, object]:
@@ -100,13 +102,6 @@ def anchor_model_paths(model, *bases: Path) -> None:
         if key in MODEL_PATHS and isinstance(value, str):
             model[key] = existing_path(value, *bases)
         anchor_model_paths(value, *bases)
-
-
-def as_mapping(section, name: str) -> Mapping:
-    """A section of a merged configuration, or ConfigError if an override made it something else."""
-    if not isinstance(section, Mapping | DictConfig):
-        raise ConfigError(f"{name} must be a mapping of keys to values, not {section!r}")
-    return section
 
 
 def _first_line(error: Exception) -> str:
