@@ -1,0 +1,167 @@
+"""The transformer's blocks as hooks: patch embedding, expert adaptive LayerNorm, joint attention, SwiGLU, final layer.
+
+Shapes: B batch, S tokens [text, video], D hidden size, E time embedding (rows B, or 1 when all rows agree).
+"""
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import nn
+
+from dit_attention import attention, rotate
+from dit_context import Grid, VideoContext, patchify, unpatchify
+from sat.model.base_model import BaseMixin
+from sat.mpu import ColumnParallelLinear
+
+Terms = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Modulation:
+    """(1 or B, 1, D) each: normalised x becomes x·scale + shift (the 1 is in the scale), the branch's output ·gate."""
+    shift: torch.Tensor
+    scale: torch.Tensor
+    gate: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Experts:
+    """One modulation for the text tokens and one for the video tokens of the same sequence."""
+    text: Modulation
+    video: Modulation
+    text_length: int
+
+    def modulate(self, x: torch.Tensor) -> torch.Tensor:
+        n, text, video = self.text_length, self.text, self.video
+        return joint_addcmul((text.shift, x[:, :n], text.scale), (video.shift, x[:, n:], video.scale))
+
+    def add_gated(self, x: torch.Tensor, branch: torch.Tensor) -> torch.Tensor:
+        n = self.text_length
+        return joint_addcmul((x[:, :n], branch[:, :n], self.text.gate), (x[:, n:], branch[:, n:], self.video.gate))
+
+
+def joint_addcmul(text: Terms, video: Terms) -> torch.Tensor:
+    """a + b·c for text and for video, joined along the tokens (axis 1)."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return torch.cat((torch.addcmul(*text), torch.addcmul(*video)), dim=1)
+    # Where no gradient is recorded both write into their place: no copy for joining them.
+    n = text[1].shape[1]
+    batch, _, width = torch.broadcast_shapes(*(x.shape for x in text))
+    dtype = torch.promote_types(video[0].dtype, torch.promote_types(video[1].dtype, video[2].dtype))
+    out = video[1].new_empty(batch, n + video[1].shape[1], width, dtype=dtype)
+    torch.addcmul(*text, out=out[:, :n])
+    torch.addcmul(*video, out=out[:, n:])
+    return out
+
+
+class ImagePatchEmbeddingMixin(BaseMixin):
+    """Patches of the latent video and text embeddings to tokens: (B, T, C, H, W), (B, N, text width) -> (B, S, D)."""
+
+    def __init__(self, in_channels: int, hidden_size: int, patch_size: Grid, text_hidden_size: int | None = None):
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Linear(in_channels * prod(patch_size), hidden_size)
+        self.text_proj = None if text_hidden_size is None else nn.Linear(text_hidden_size, hidden_size)
+
+    def reinit(self, parent_model=None) -> None:
+        nn.init.xavier_uniform_(self.proj.weight)
+        nn.init.zeros_(self.proj.bias)
+
+    def word_embedding_forward(self, input_ids, context: VideoContext, **hook) -> torch.Tensor:
+        video = self.proj(patchify(context.latents, self.patch_size))
+        text = context.text if self.text_proj is None else self.text_proj(context.text)
+        return torch.cat((text.expand(video.shape[0], -1, -1), video), dim=1)
+
+
+class AdaLNMixin(BaseMixin):
+    """Expert adaptive LayerNorm (CogVideoX, Yang et al. 2024, section 2.2) around joint attention and the MLP.
+
+    Each layer's modulations come from the time embedding; text and video share the LayerNorm and have their own
+    shift, scale and gate. `qk_ln`: LayerNorm of queries and keys per head, before rotation.
+    """
+
+    def __init__(self, hidden_size: int, num_layers: int, time_embed_dim: int, hidden_size_head: int,
+                 qk_ln: bool = True, elementwise_affine: bool = True):
+        super().__init__()
+        self.adaLN_modulations = nn.ModuleList(
+            nn.Sequential(nn.SiLU(), nn.Linear(time_embed_dim, 12 * hidden_size)) for _ in range(num_layers))
+        self.qk_ln = qk_ln
+        if qk_ln:
+            self.query_layernorm_list, self.key_layernorm_list = (
+                nn.ModuleList(nn.LayerNorm(hidden_size_head, eps=1e-6, elementwise_affine=elementwise_affine)
+                              for _ in range(num_layers)) for _ in range(2))
+
+    def reinit(self, parent_model=None) -> None:
+        for _, linear in self.adaLN_modulations:  # closed gates: every block starts as the identity
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def modulations(self, layer_id: int, context: VideoContext) -> tuple[Experts, Experts]:
+        """For attention and for the MLP, from the embedding, whose SiLU is already taken."""
+        parts = self.adaLN_modulations[layer_id][1](context.embedding).unflatten(-1, (4, 3, 1, -1)).unbind(1)
+        attention_video, mlp_video, attention_text, mlp_text = (
+            Modulation(shift, 1 + scale, gate) for shift, scale, gate in (part.unbind(1) for part in parts))
+        n = context.text_length
+        return Experts(attention_text, attention_video, n), Experts(mlp_text, mlp_video, n)
+
+    def layer_forward(self, hidden_states, mask, layer_id: int, context: VideoContext, **hook) -> torch.Tensor:
+        layer, x = self.transformer.layers[layer_id], hidden_states
+        sandwich = layer.layernorm_order == "sandwich"
+        around_attention, around_mlp = self.modulations(layer_id, context)
+
+        normed = around_attention.modulate(layer.input_layernorm(x))
+        branch = layer.attention(normed, mask, layer_id=layer_id, context=context)
+        x = around_attention.add_gated(x, layer.third_layernorm(branch) if sandwich else branch)
+
+        normed = around_mlp.modulate(layer.post_attention_layernorm(x))
+        branch = layer.mlp(normed, layer_id=layer_id, context=context)
+        return around_mlp.add_gated(x, layer.fourth_layernorm(branch) if sandwich else branch)
+
+    def attention_forward(self, hidden_states, mask, layer_id: int, context: VideoContext, **hook) -> torch.Tensor:
+        layer = self.transformer.layers[layer_id].attention
+        head_dim = layer.hidden_size_per_attention_head
+        q, k, v = layer.query_key_value(hidden_states).unflatten(-1, (3, -1, head_dim)).unbind(2)  # (B, S, h, d) each
+        if self.qk_ln:
+            q, k = self.query_layernorm_list[layer_id](q), self.key_layernorm_list[layer_id](k)
+        if context.rotary is not None:
+            q, k = rotate(q, context.rotary), rotate(k, context.rotary)
+        # Under autocast the norms and the rotation leave float32 behind; attention runs in the product's type.
+        out = attention(q.to(v.dtype), k.to(v.dtype), v, layer.attention_dropout.p if self.training else 0.0)
+        return layer.output_dropout(layer.dense(out))
+
+
+class SwiGLUMixin(BaseMixin):
+    """A gate beside the MLP's first layer: w2 is SiLU'd and multiplied in (Shazeer 2020, equation 5)."""
+
+    def __init__(self, num_layers: int, in_features: int, hidden_features: int, bias: bool = False):
+        super().__init__()
+        self.w2 = nn.ModuleList(ColumnParallelLinear(in_features, hidden_features, gather_output=False, bias=bias,
+                                                     module=self, name="w2", device=torch.get_default_device())
+                                for _ in range(num_layers))
+
+    def mlp_forward(self, hidden_states, layer_id: int, **hook) -> torch.Tensor:
+        mlp = self.transformer.layers[layer_id].mlp
+        gate = mlp.activation_func(self.w2[layer_id](hidden_states))
+        return mlp.dense_4h_to_h(gate * mlp.dense_h_to_4h(hidden_states))
+
+
+class FinalLayerMixin(BaseMixin):
+    """Video tokens back to latents: modulated LayerNorm, linear, unpatch: (B, S, D) -> (B, T, C_out, H, W)."""
+
+    def __init__(self, hidden_size: int, time_embed_dim: int, patch_size: Grid, out_channels: int,
+                 elementwise_affine: bool = True):
+        super().__init__()
+        self.patch_size = patch_size
+        self.norm_final = nn.LayerNorm(hidden_size, elementwise_affine=elementwise_affine, eps=1e-6)
+        self.linear = nn.Linear(hidden_size, out_channels * prod(patch_size))
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(time_embed_dim, 2 * hidden_size))
+
+    def reinit(self, parent_model=None) -> None:
+        for linear in (self.linear, self.adaLN_modulation[1]):  # the first prediction is zero everywhere
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def final_forward(self, logits, context: VideoContext, **hook) -> torch.Tensor:
+        shift, scale = self.adaLN_modulation[1](context.embedding)[:, None].chunk(2, dim=-1)
+        video = torch.addcmul(shift, self.norm_final(logits[:, context.text_length:]), 1 + scale)
+        return unpatchify(self.linear(video), context.grid, self.patch_size)

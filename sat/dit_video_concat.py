@@ -1,0 +1,180 @@
+"""The video transformer: hooks on SwissArmyTransformer's BaseModel over the joint tokens [text, video].
+
+CogVideoX (Yang et al. 2024). Latents are (B, T, C, H, W); an image latent is joined on the channels before.
+"""
+import difflib
+from collections.abc import Mapping, MutableMapping
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import parallel  # first: it speaks up when SwissArmyTransformer is missing
+from dit_blocks import AdaLNMixin, FinalLayerMixin, ImagePatchEmbeddingMixin, SwiGLUMixin
+from dit_context import VideoContext, parse_patch_size, patch_grid
+from dit_embedding import SinusoidMLP, label_embedding
+from dit_positions import (
+    RELEASED_TABLES,
+    Basic2DPositionEmbeddingMixin,
+    Basic3DPositionEmbeddingMixin,
+    Rotary3DPositionEmbeddingMixin,
+)
+from dit_transformer import VideoTransformer, read_transformer_args
+from errors import ConfigError
+from sat.model.base_model import BaseModel
+from sat.ops.layernorm import RMSNorm
+from sgm.util import instantiate_from_config
+
+__all__ = ["AdaLNMixin", "Basic2DPositionEmbeddingMixin", "Basic3DPositionEmbeddingMixin", "DiffusionTransformer",
+           "FinalLayerMixin", "ImagePatchEmbeddingMixin", "Rotary3DPositionEmbeddingMixin", "SwiGLUMixin", "modernize"]
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+PARTS = ("pos_embed_config", "patch_embed_config", "adaln_layer_config", "final_layer_config")
+OPTIONAL_PARTS = ("lora_config",)
+
+
+def modernize(state_dict: MutableMapping[str, torch.Tensor], prefix: str = "") -> None:
+    """Bring a released transformer's weights, whose keys start with `prefix`, to this module's keys, in place.
+
+    Position tables that are computed or were never used go; a patch embedding stored as a convolution,
+    (D, C, [pt,] ph, pw), becomes a linear layer's matrix (D, C·pt·ph·pw): the same numbers in the same order.
+    """
+    for key in ("transformer.position_embeddings.weight", "transformer.word_embeddings.weight",
+                *(f"mixins.pos_embed.{table}" for table in RELEASED_TABLES)):
+        state_dict.pop(prefix + key, None)
+    key = prefix + "mixins.patch_embed.proj.weight"
+    if key in state_dict:
+        state_dict[key] = state_dict[key].flatten(1)
+
+
+def _modernize_before_loading(module: nn.Module, state_dict: dict, prefix: str, *rest) -> None:
+    modernize(state_dict, prefix)
+
+
+class DiffusionTransformer(BaseModel):
+    """The network that a denoiser calls: latents, timesteps and text to a prediction of the latents' shape.
+
+    patch_size: (t, h, w), or one number p for (1, p, p). latent_width, latent_height, num_frames (video frames),
+    time_compressed_rate: the largest video that there are positions for. modules: `{target, params}` of
+    pos_embed_config, patch_embed_config, adaln_layer_config, final_layer_config and optionally lora_config.
+    num_classes: None, a number of labels, "continuous", "timestep" or "sequential" (vectors of adm_in_channels).
+    The interpolations of sin-cos positions may stand here or in pos_embed_config's params. dtype: of the weights.
+    Raises ConfigError for values that do not fit each other.
+    """
+
+    def __init__(self, transformer_args: Mapping, num_frames: int, time_compressed_rate: int, latent_width: int,
+                 latent_height: int, patch_size: int | list[int], in_channels: int, out_channels: int, hidden_size: int,
+                 num_layers: int, num_attention_heads: int, modules: Mapping, elementwise_affine: bool = True,
+                 time_embed_dim: int | None = None, ofs_embed_dim: int | None = None,
+                 num_classes: int | str | None = None, adm_in_channels: int | None = None, input_time: str = "adaln",
+                 parallel_output: bool = True, height_interpolation: float | None = None,
+                 width_interpolation: float | None = None, time_interpolation: float | None = None,
+                 use_SwiGLU: bool = False, use_RMSNorm: bool = False, dtype: str | torch.dtype = "fp32"):
+        args = read_transformer_args(transformer_args)
+        _check_values(hidden_size, num_attention_heads, input_time, modules)
+        parallel.initialize(args["model_parallel_size"])
+        super().__init__(None, VideoTransformer(
+            num_layers, hidden_size, num_attention_heads, args, parallel_output=parallel_output,
+            layernorm=RMSNorm if use_RMSNorm else partial(nn.LayerNorm, elementwise_affine=elementwise_affine),
+            activation=F.silu if use_SwiGLU else nn.GELU(approximate="tanh"), dtype=DTYPES.get(dtype, dtype)))
+        self.patch_size = parse_patch_size(patch_size)
+        self.in_channels, self.hidden_size = in_channels, hidden_size
+        self._build_embeddings(time_embed_dim or hidden_size, ofs_embed_dim, num_classes, adm_in_channels)
+
+        head_dim = hidden_size // num_attention_heads
+        shared = dict(hidden_size=hidden_size, time_embed_dim=time_embed_dim or hidden_size,
+                      elementwise_affine=elementwise_affine)
+        frames = (num_frames - 1) // time_compressed_rate + 1
+        self._add_positions(modules, (frames, latent_height, latent_width), head_dim, dict(
+            height_interpolation=height_interpolation, width_interpolation=width_interpolation,
+            time_interpolation=time_interpolation))
+        self._add("patch_embed", modules, hidden_size=hidden_size, in_channels=in_channels, patch_size=self.patch_size)
+        self._add("adaln_layer", modules, **shared, num_layers=num_layers, hidden_size_head=head_dim)
+        self._add("final_layer", modules, **shared, patch_size=self.patch_size, out_channels=out_channels)
+        if use_SwiGLU:
+            inner = self.transformer.layers[0].mlp.inner_hidden_size
+            self.add_mixin("swiglu", SwiGLUMixin(num_layers, hidden_size, inner))
+        if "lora_config" in modules:
+            self._add("lora", modules, layer_num=num_layers)
+        parallel.use_plain_linears(self)
+        self.to(DTYPES.get(dtype, dtype))
+        self.register_load_state_dict_pre_hook(_modernize_before_loading)
+
+    def _build_embeddings(self, time_dim: int, ofs_dim: int | None, num_classes: int | str | None,
+                          adm_in_channels: int | None) -> None:
+        if ofs_dim not in (None, time_dim):
+            raise ConfigError(f"ofs_embed_dim {ofs_dim} differs from time_embed_dim {time_dim}, to which it is added")
+        self.time_embed = SinusoidMLP(self.hidden_size, time_dim)
+        self.ofs_embed = None if ofs_dim is None else SinusoidMLP(ofs_dim, ofs_dim)
+        self.label_emb = None if num_classes is None else (
+            label_embedding(num_classes, self.hidden_size, time_dim, adm_in_channels))
+
+    def _add(self, name: str, modules: Mapping, **sizes) -> None:
+        self.add_mixin(name, instantiate_from_config(modules[f"{name}_config"], **sizes), reinit=True)
+
+    def _add_positions(self, modules: Mapping, latent: tuple[int, int, int], head_dim: int, interpolations: dict) -> None:
+        """Positions for a latent of (frames, height, width); frames are counted before patching in time, as released."""
+        frames, height, width = latent
+        _, ph, pw = self.patch_size
+        if height % ph or width % pw:
+            raise ConfigError(f"latent_height {height}, latent_width {width} are not multiples of patch_size {ph}, {pw}")
+        given = (modules["pos_embed_config"].get("params") or {})
+        for name, value in list(interpolations.items()):
+            if value is None:
+                interpolations.pop(name)
+            elif given.get(name, value) != value:
+                raise ConfigError(f"{name}: {value} for the network, {given[name]} in pos_embed_config; name it once")
+        if given.get("hidden_size_head", head_dim) != head_dim:
+            raise ConfigError(f"pos_embed_config.params.hidden_size_head: {given['hidden_size_head']} differs from "
+                              f"hidden_size / num_attention_heads = {head_dim}")
+        self._add("pos_embed", modules, compressed_num_frames=frames, height=height // ph, width=width // pw,
+                  hidden_size=self.hidden_size, **interpolations)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.time_embed[0].weight.dtype
+
+    def forward(self, x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor, y: torch.Tensor | None = None,
+                ofs: torch.Tensor | None = None) -> torch.Tensor:
+        """Predict from noisy latents x (B, T, C_in, H, W); returns (B, T, C_out, H, W) in x's dtype.
+
+        timesteps: (B,), or (1,) when all rows share one, which then are embedded and modulated once; fractions are
+        allowed. context: text (B or 1, N, text width). y: labels of a model with num_classes. ofs: (B,) or (1,), for a
+        model with ofs_embed_dim; others ignore it. Raises ConfigError for a video that does not fit the model.
+        """
+        if x.shape[2] != self.in_channels:
+            raise ConfigError(f"latents of {x.shape[2]} channels, but the transformer's in_channels is {self.in_channels}; "
+                              "a model with image input takes the image latent as well, one without it does not")
+        grid = patch_grid(x, self.patch_size)
+        rotary = self.mixins["pos_embed"].rotary(grid, context.shape[1], x.device)
+        out = super().forward(VideoContext(x.to(self.dtype), context.to(self.dtype),
+                                           F.silu(self.embed(timesteps, y, ofs)), grid, rotary))
+        return out.to(x.dtype)
+
+    def embed(self, timesteps: torch.Tensor, y: torch.Tensor | None, ofs: torch.Tensor | None) -> torch.Tensor:
+        """Time embedding with label and `ofs` added: (B, time_embed_dim), or one row when all are shared."""
+        if (y is None) != (self.label_emb is None):
+            raise ValueError(f"labels y {'missing' if y is None else 'given'}: they belong to models with num_classes alone")
+        embedding = self.time_embed(timesteps)
+        if y is not None:
+            embedding = embedding + self.label_emb(y if isinstance(self.label_emb, nn.Embedding) else y.to(self.dtype))
+        if self.ofs_embed is not None:
+            if ofs is None:
+                raise ValueError("ofs is missing; a model with ofs_embed_dim is given 2.0 as trained")
+            embedding = embedding + self.ofs_embed(ofs)
+        return embedding
+
+
+def _check_values(hidden_size: int, num_attention_heads: int, input_time: str, modules: Mapping) -> None:
+    if hidden_size % num_attention_heads:
+        raise ConfigError(f"hidden_size {hidden_size} is not a multiple of num_attention_heads {num_attention_heads}")
+    if input_time != "adaln":
+        raise ConfigError(f"input_time: {input_time!r}, but time enters by adaln only")
+    for name in PARTS:
+        if name not in modules:
+            raise ConfigError(f"modules.{name} is missing")
+    for name in modules:
+        if name not in PARTS + OPTIONAL_PARTS:
+            near = difflib.get_close_matches(name, PARTS + OPTIONAL_PARTS, n=1)
+            raise ConfigError(f"modules.{name}: no such part" + (f"; did you mean {near[0]}?" if near else ""))
