@@ -75,7 +75,7 @@ class IdentityGuider:
 class DynamicCFG(VanillaCFG):
     """Guidance whose scale moves between 1 and 1 + `scale` over the run: 1 + scale * weight.
 
-    With n steps, step i and c(p) = (1 - cos(pi p^exp)) / 2 the weight is, by `schedule`:
+    With n steps, step i counted from 1 and c(p) = (1 - cos(pi p^exp)) / 2 the weight is, by `schedule`:
 
     - release: c(k / n), k = n - timestep (negative, so that it jumps from step to step), as the release runs it;
     - increasing: c(i / n), close to 0 for most steps and rising late;
@@ -113,12 +113,14 @@ class DynamicCFG(VanillaCFG):
                                   "sampler's discretization nor the denoiser has; choose another schedule")
             weight = self._weight(noise.num_steps - noise.timestep, noise.num_steps)
         else:
-            weight = self._weight(noise.index, noise.num_steps)
+            weight = self._weight(noise.index + 1, noise.num_steps)
         return self._scale(weight, scale)
 
     def __call__(self, x: torch.Tensor, sigma: torch.Tensor | None, step_index: int | None = None,
                  scale: Scale | None = None) -> torch.Tensor:
-        """Guide a doubled batch at step k (release: num_steps - timestep; interval: read from `sigma`, sigma/alpha)."""
+        """Guide a doubled batch `x` (2B, ...) at `step_index`: num_steps - timestep for the release schedule, the step
+        counted from 1 for the smooth ones; the interval schedule reads `sigma` (sigma / alpha) instead.
+        """
         if self.schedule == "interval":
             if sigma is None:
                 raise ValueError("the interval schedule needs sigma")

@@ -1,5 +1,9 @@
 """Small tensor helpers that several parts share."""
+from collections.abc import Sequence
+
 import torch
+
+Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 def append_dims(x: torch.Tensor, ndim: int) -> torch.Tensor:
@@ -7,3 +11,20 @@ def append_dims(x: torch.Tensor, ndim: int) -> torch.Tensor:
     if x.ndim > ndim:
         raise ValueError(f"a tensor of {x.ndim} dimensions cannot be extended to {ndim}")
     return x.reshape(*x.shape, *(1,) * (ndim - x.ndim))
+
+
+def at_least_float32(x: torch.Tensor) -> torch.Tensor:
+    """x in float32, or in float64 where it is already."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def draw_noise(like: torch.Tensor, generator: Generators = None) -> torch.Tensor:
+    """Unit noise shaped like `like`: from torch's global state, one generator, or one generator per row."""
+    if generator is None:
+        return torch.randn_like(like)
+    if isinstance(generator, torch.Generator):
+        noise = torch.randn(like.shape, generator=generator, dtype=like.dtype, device=generator.device)
+        return noise.to(like.device)
+    if len(generator) != len(like):
+        raise ValueError(f"{len(generator)} generators for a batch of {len(like)}")
+    return torch.stack([draw_noise(row, g) for row, g in zip(like, generator, strict=True)])

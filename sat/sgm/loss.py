@@ -1,0 +1,112 @@
+"""The training objective: the weighted error of the denoised estimate at a drawn noise level."""
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from errors import ConfigError
+from sgm.noise_schedule import VE, VP
+from sgm.tensors import append_dims, at_least_float32, draw_noise
+from sgm.util import instantiate_from_config
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """One entry per sample, each (B,): the loss, its weight, the level, the timestep (None without a table)."""
+
+    loss: torch.Tensor
+    weight: torch.Tensor
+    level: torch.Tensor
+    timesteps: torch.Tensor | None
+
+
+class StandardDiffusionLoss:
+    """w(sigma) * |denoised - x0|^2 on x0 + sigma * noise, with the denoiser's weighting (Karras et al. 2022, eq. 2).
+
+    `type` is l2 or l1. `offset_noise_level` adds one more normal draw per sample, shared by all its elements, to the
+    noise. `batch2model_keys` are entries of the batch that the network is given as inputs, where the batch has them.
+    """
+
+    parameterization = VE
+
+    def __init__(self, sigma_sampler_config: Mapping, type: str = "l2", offset_noise_level: float = 0.0,
+                 batch2model_keys: str | Sequence[str] = ("ofs",)):
+        if type not in ("l2", "l1"):
+            raise ConfigError(f"loss_fn_config.params.type: {type!r} is neither l2 nor l1")
+        self.sigma_sampler = instantiate_from_config(sigma_sampler_config)
+        given = getattr(self.sigma_sampler, "parameterization", VE)
+        if given != self.parameterization:
+            raise ConfigError(f"loss_fn_config: {self.__class__.__name__} needs {self.parameterization} levels, its "
+                              f"sigma sampler draws {given} ones; use VideoDiffusionLoss with ZeroSNRDDPMDiscretization"
+                              ", StandardDiffusionLoss with the others")
+        self.type = type
+        self.offset_noise_level = offset_noise_level
+        self.batch2model_keys = (batch2model_keys,) if isinstance(batch2model_keys, str) else tuple(batch2model_keys)
+
+    def __call__(self, network: Callable, denoiser: Callable, conditioner: Callable, input: torch.Tensor,
+                 batch: Mapping, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Latents `input` (B, T, C, H, W) -> loss (B,); see `terms`."""
+        return self.terms(network, denoiser, conditioner, input, batch, generator).loss
+
+    def terms(self, network: Callable, denoiser: Callable, conditioner: Callable, input: torch.Tensor,
+              batch: Mapping, generator: torch.Generator | None = None) -> LossTerms:
+        """The loss per sample with the levels and timesteps it was taken at.
+
+        `batch` goes to the conditioner; its `concat_images`, where present, is the image latent that the network is
+        given beside x. Raises ConfigError for a denoiser of the other parameterization.
+        """
+        if denoiser.parameterization != self.parameterization:
+            raise ConfigError(f"loss_fn_config: {self.__class__.__name__} needs a denoiser on {self.parameterization} "
+                              f"levels, this one works on {denoiser.parameterization}; change one of the two")
+        cond = dict(conditioner(batch))
+        if "concat_images" in batch:
+            cond["concat"] = batch["concat_images"]
+        inputs = {k: batch[k] for k in self.batch2model_keys if k in batch}
+        level, timesteps = self.sigma_sampler(len(input), return_idx=True, generator=generator)
+        level = level.to(input.device)
+        timesteps = None if timesteps is None else timesteps.to(input.device)
+        x = at_least_float32(input)
+        noised = self._add_noise(x, level, generator)
+        denoised = denoiser(network, noised, level, cond, idx=timesteps, **inputs)
+        weight = self.weight(denoiser, level)
+        return LossTerms(self._error(denoised.to(x.dtype), x, weight), weight, level, timesteps)
+
+    def alpha_sigma(self, level: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.ones_like(level), level
+
+    def weight(self, denoiser: Callable, level: torch.Tensor) -> torch.Tensor:
+        """(B,) weight of the error in the denoised estimate."""
+        return denoiser.w(level)
+
+    def _add_noise(self, x: torch.Tensor, level: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        noise = draw_noise(x, generator)
+        if self.offset_noise_level > 0:
+            noise = noise + append_dims(self.offset_noise_level * draw_noise(level, generator), x.ndim)
+        alpha, sigma = (append_dims(v, x.ndim) for v in self.alpha_sigma(level))
+        return alpha * x + sigma * noise
+
+    def _error(self, denoised: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        error = (denoised - target).abs() if self.type == "l1" else (denoised - target) ** 2
+        return weight * error.flatten(1).mean(1)
+
+
+class VideoDiffusionLoss(StandardDiffusionLoss):
+    """The v-objective written on the denoised estimate: weight 1 / (1 - alphas_cumprod) on x0's error.
+
+    (Salimans and Ho 2022, section 4.) `min_snr_value` is the greatest weight (Hang et al. 2023).
+    """
+
+    parameterization = VP
+
+    def __init__(self, sigma_sampler_config: Mapping, type: str = "l2", offset_noise_level: float = 0.0,
+                 batch2model_keys: str | Sequence[str] = ("ofs",), min_snr_value: float | None = None):
+        super().__init__(sigma_sampler_config, type, offset_noise_level, batch2model_keys)
+        self.min_snr_value = min_snr_value
+
+    def alpha_sigma(self, level: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return level, (1 - level**2).sqrt()
+
+    def weight(self, denoiser: Callable, level: torch.Tensor) -> torch.Tensor:
+        weight = 1 / (1 - level**2)
+        return weight if self.min_snr_value is None else weight.clamp(max=self.min_snr_value)
+

@@ -1,0 +1,118 @@
+"""What all samplers share: the run from unit noise to latents, noise from given generators, a report per step."""
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import torch
+
+from errors import ConfigError, NumericalError
+from sgm.noise_schedule import NoiseLevel, NoiseSchedule
+from sgm.sampling.guided import Guided
+from sgm.tensors import Generators, at_least_float32, draw_noise
+from sgm.util import instantiate_from_config
+
+NO_GUIDANCE = {"target": "sgm.guiders.IdentityGuider"}
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """One finished step: `x` at (alpha, sigma) is where it started, `denoised` the guided estimate from there."""
+
+    index: int
+    num_steps: int
+    x: torch.Tensor
+    denoised: torch.Tensor
+    alpha: float
+    sigma: float
+    timestep: float | None
+    scale: float | torch.Tensor
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a step may ask for: `predict(x, noise)` is the guided estimate of x0, `draw()` noise shaped like x."""
+
+    schedule: NoiseSchedule
+    predict: Callable[[torch.Tensor, NoiseLevel], torch.Tensor]
+    draw: Callable[[], torch.Tensor]
+
+
+@dataclass(kw_only=True)
+class Sampler:
+    """Base of the samplers: a subclass is one `step`, its convergence `order` and `nfe`, network evaluations a step.
+
+    `order` is that of the deterministic method (strong order 1 or less where noise is added). `fixed_frames` keeps the
+    first frames of the given x, which hold clean latents, in place; with `sdedit` they are noised to each level.
+    `verbose` and `device` of the released configurations are accepted and not used.
+    """
+
+    order: ClassVar[int]
+    nfe: ClassVar[int]
+    starts_from_image: ClassVar[bool] = False
+
+    discretization_config: Mapping
+    num_steps: int | None = None
+    guider_config: Mapping | None = None
+    verbose: bool = False
+    device: str = "cpu"
+    fixed_frames: int = 0
+    sdedit: bool = False
+    discretization: Any = field(init=False, repr=False)
+    guider: Any = field(init=False, repr=False)
+
+    def __post_init__(self):
+        self.discretization = instantiate_from_config(self.discretization_config)
+        self.guider = instantiate_from_config(self.guider_config or NO_GUIDANCE)
+        if self.num_steps is not None:
+            self.schedule(self.num_steps)
+
+    def step(self, x: torch.Tensor, now: NoiseLevel, then: NoiseLevel, run: Run, history):
+        """From x at `now` to `then`: returns (x, the denoised estimate at `now`, history for the next step)."""
+        raise NotImplementedError
+
+    def schedule(self, num_steps: int | None = None, device: torch.device | str = "cpu") -> NoiseSchedule:
+        """The levels of a run; `num_steps` replaces the configured count. Raises ConfigError for a bad count."""
+        num_steps = self.num_steps if num_steps is None else num_steps
+        if num_steps is None:
+            raise ConfigError("sampler_config.params.num_steps: missing; give it there or per call")
+        return self.discretization.schedule(num_steps, device)
+
+    def __call__(self, denoiser: Callable, x: torch.Tensor, cond: Mapping, uc: Mapping | None = None,
+                 num_steps: int | None = None, scale=None, generator: Generators = None,
+                 callback: Callable[[StepInfo], None] | None = None, **model_inputs) -> torch.Tensor:
+        """Unit noise x (B, T, C, H, W), left as it is -> latents of the same shape, float32 at least.
+
+        `scale` replaces the guider's (exactly 1: unguided). Noise comes from torch's global state, from one generator,
+        or from one per row. Raises NumericalError naming the step where the latents are no longer finite.
+        """
+        schedule = self.schedule(num_steps)
+        x = at_least_float32(x)
+        first = schedule.levels()[0]
+        start = x * (first.alpha**2 + first.sigma**2) ** 0.5
+        guided = Guided(denoiser, self.guider, cond, uc, scale, model_inputs)
+        return self._solve(start, x[:, :self.fixed_frames], schedule, 0, guided, generator, callback)
+
+    def _solve(self, x: torch.Tensor, prefix: torch.Tensor, schedule: NoiseSchedule, first: int, guided: Guided,
+               generator: Generators, callback: Callable | None) -> torch.Tensor:
+        history = None
+        run = Run(schedule, guided, lambda: draw_noise(x, generator))
+        for now, then in list(pairwise(schedule.levels()))[first:]:
+            x = self._hold(x, prefix, now, generator)
+            before = x
+            x, denoised, history = self.step(x, now, then, run, history)
+            if not torch.isfinite(x).all():
+                raise NumericalError(f"sampling step {now.index + 1} of {now.num_steps}: the latents are no longer "
+                                     "finite; use a wider dtype (bf16 or fp32), fewer steps or less guidance")
+            if callback is not None:
+                callback(StepInfo(now.index, now.num_steps, before, denoised, now.alpha, now.sigma,
+                                  guided.timestep(now), guided.scale_at(now)))
+        return torch.cat([prefix, x[:, prefix.shape[1]:]], dim=1)
+
+    def _hold(self, x: torch.Tensor, prefix: torch.Tensor, now: NoiseLevel, generator: Generators) -> torch.Tensor:
+        if self.fixed_frames == 0:
+            return x
+        if self.sdedit:
+            prefix = now.alpha * prefix + now.sigma * draw_noise(prefix, generator)
+        return torch.cat([prefix, x[:, prefix.shape[1]:]], dim=1)
+

@@ -1,0 +1,20 @@
+"""Combinations that cannot work are refused when they are built, with the reason."""
+from errors import ConfigError
+from sgm.denoiser import Denoiser
+from sgm.sampling.base import Sampler
+
+
+def check_compatible(sampler: Sampler, denoiser: Denoiser, image_given: bool = False) -> None:
+    """Raise ConfigError where this sampler (schedule and guider included) cannot run with this denoiser.
+
+    `image_given`: whether runs start from a latent image, as SDEdit does.
+    """
+    if sampler.starts_from_image and not image_given:
+        raise ConfigError(f"sampler_config: {type(sampler).__name__} starts from a clip, and none is given; choose "
+                          "another sampler")
+    bound = denoiser.bind(lambda *args, **kwargs: None, sampler.discretization.parameterization)
+    levels = sampler.schedule(1 if sampler.num_steps is None else sampler.num_steps).levels()
+    if sampler.guider.needs_timestep() and levels[0].timestep is None and bound.timestep_at(levels[0].ratio) is None:
+        raise ConfigError(f"guider_config: {type(sampler.guider).__name__}'s schedule release needs timesteps, and "
+                          f"neither {type(sampler.discretization).__name__} nor {type(denoiser).__name__} has any; "
+                          "choose another schedule, or DiscreteDenoiser")

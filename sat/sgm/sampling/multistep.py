@@ -1,0 +1,92 @@
+"""Samplers that reuse earlier estimates, kept in a visible history."""
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from errors import ConfigError
+from sgm.sampling.base import Sampler
+from sgm.sampling.steps import decay, euler, second_order
+
+
+@dataclass(kw_only=True)
+class DPMPP2MSampler(Sampler):
+    """DPM-Solver++(2M) (Lu et al. 2022b, algorithm 2): Euler's step with the estimate extrapolated in lambda."""
+
+    order, nfe = 2, 1
+
+    def step(self, x, now, then, run, history):
+        denoised = run.predict(x, now)
+        x = euler(x, now, then, second_order(denoised, history, now, then))
+        return x, denoised, (denoised, now.lamb)
+
+
+@dataclass(kw_only=True)
+class SDEDPMPP2MSampler(Sampler):
+    """SDE-DPM-Solver++(2M) (Lu et al. 2022b, section 5.2).
+
+    The released samplers draw noise for the first-order formula and again for the second-order one, which alone is
+    used: both draws are made, so that seeds reproduce.
+    """
+
+    order, nfe = 1, 1
+
+    def step(self, x, now, then, run, history):
+        denoised = run.predict(x, now)
+        if then.clean:
+            return denoised, denoised, None
+        noise = run.draw()
+        if history is not None:
+            noise = run.draw()
+        estimate = second_order(denoised, history, now, then)
+        kept = decay(now, then)
+        x = (then.sigma / now.sigma * kept * x + then.alpha * (1 - kept**2) * estimate
+             + then.sigma * math.sqrt(1 - kept**2) * noise)
+        return x, denoised, (denoised, now.lamb)
+
+
+@dataclass(kw_only=True)
+class VPSDEDPMPP2MSampler(SDEDPMPP2MSampler):
+    """The released models' sampler: SDEDPMPP2MSampler, which is written for VE and VP alike."""
+
+
+@dataclass(kw_only=True)
+class VPODEDPMPP2MSampler(DPMPP2MSampler):
+    """DPMPP2MSampler, which is written for VE and VP alike, under its released VP name."""
+
+
+@dataclass(kw_only=True)
+class LinearMultistepSampler(Sampler):
+    """Adams-Bashforth in sigma / alpha over up to `order` noise estimates (Liu et al. 2022, eq. 12, variable steps).
+
+    A noise estimate from zero SNR stands at an infinite level and is not reused.
+    """
+
+    nfe = 1
+    order: int = 4
+
+    def __post_init__(self):
+        if self.order < 1:
+            raise ConfigError(f"sampler_config.params.order: {self.order} must be at least 1")
+        super().__post_init__()
+
+    def step(self, x, now, then, run, history):
+        denoised = run.predict(x, now)
+        if math.isinf(now.ratio):
+            return euler(x, now, then, denoised), denoised, []
+        history = [*(history or []), (now.ratio, (x - now.alpha * denoised) / now.sigma)][-self.order:]
+        weights = _adams_bashforth([ratio for ratio, _ in history], now.ratio, then.ratio)
+        moved = sum(weight * noise for weight, (_, noise) in zip(weights, history, strict=True))
+        return then.alpha * (x / now.alpha + moved), denoised, history
+
+
+def _adams_bashforth(nodes: list[float], start: float, end: float) -> list[float]:
+    """Integrals from start to end of the Lagrange polynomials on `nodes`, by Gauss-Legendre (exact for them)."""
+    points, weights = np.polynomial.legendre.leggauss(len(nodes))
+    t = (end - start) / 2 * points + (end + start) / 2
+    integrals = []
+    for i, node in enumerate(nodes):
+        others = nodes[:i] + nodes[i + 1:]
+        basis = np.prod([(t - other) / (node - other) for other in others], axis=0)
+        integrals.append(float(np.sum(weights * basis) * (end - start) / 2))
+    return integrals

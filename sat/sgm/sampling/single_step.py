@@ -1,0 +1,162 @@
+"""Samplers that look at one step alone: Euler, Heun, ancestral, DDIM and DDPM forms."""
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from errors import ConfigError
+from sgm.sampling.base import Sampler, StepInfo
+from sgm.sampling.guided import Guided
+from sgm.sampling.steps import ancestral_split, churn, euler
+from sgm.tensors import Generators, at_least_float32
+
+
+@dataclass(kw_only=True)
+class EulerEDMSampler(Sampler):
+    """Euler with churn (Karras et al. 2022, algorithm 2, without the second-order correction).
+
+    Churn raises the noise by at most sqrt(2) where s_tmin <= sigma / alpha <= s_tmax; there is none at zero SNR.
+    """
+
+    order, nfe = 1, 1
+    s_churn: float = 0.0
+    s_tmin: float = 0.0
+    s_tmax: float = math.inf
+    s_noise: float = 1.0
+
+    def churned(self, x, now, run):
+        churns = self.s_churn > 0 and self.s_tmin <= now.ratio <= self.s_tmax and not math.isinf(now.ratio)
+        if not churns:
+            return x, now
+        gamma = min(self.s_churn / now.num_steps, math.sqrt(2) - 1)
+        return churn(x, now, gamma, self.s_noise * run.draw(), run.schedule)
+
+    def step(self, x, now, then, run, history):
+        x, hat = self.churned(x, now, run)
+        denoised = run.predict(x, hat)
+        return euler(x, hat, then, denoised), denoised, None
+
+
+@dataclass(kw_only=True)
+class HeunEDMSampler(EulerEDMSampler):
+    """Heun's trapezoid in sigma / alpha, with churn (Karras et al. 2022, algorithm 2).
+
+    Written as Euler's step with a corrected estimate. From zero SNR the interval is infinite, and to the clean end the
+    derivative is unknown: those steps are Euler's, as line 9 of the algorithm has it for the last.
+    """
+
+    order, nfe = 2, 2
+
+    def step(self, x, now, then, run, history):
+        x, hat = self.churned(x, now, run)
+        denoised = run.predict(x, hat)
+        x_euler = euler(x, hat, then, denoised)
+        if then.clean or math.isinf(hat.ratio):
+            return x_euler, denoised, None
+        corrected = denoised + (run.predict(x_euler, then) - denoised) * hat.ratio / (2 * then.ratio)
+        return euler(x, hat, then, corrected), denoised, None
+
+
+@dataclass(kw_only=True)
+class EulerAncestralSampler(Sampler):
+    """Euler down to part of the next noise, the rest added afresh; `eta` 0 is Euler, 1 is DDPM (Song et al. 2021)."""
+
+    order, nfe = 1, 1
+    eta: float = 1.0
+    s_noise: float = 1.0
+
+    def add_noise(self, x, then, up, run):
+        return x if up == 0 else x + self.s_noise * then.alpha * up * run.draw()
+
+    def below(self, now, then):
+        """The level to step down to, on then's alpha, and the noise to add after it."""
+        down, up = ancestral_split(now, then, self.eta)
+        return replace(then, sigma=then.alpha * down), up
+
+    def step(self, x, now, then, run, history):
+        denoised = run.predict(x, now)
+        below, up = self.below(now, then)
+        return self.add_noise(euler(x, now, below, denoised), then, up, run), denoised, None
+
+
+@dataclass(kw_only=True)
+class DPMPP2SAncestralSampler(EulerAncestralSampler):
+    """DPM-Solver++(2S) (Lu et al. 2022b, algorithm 1, midpoint in lambda) with ancestral noise.
+
+    Euler's step from zero SNR, where lambda has no midpoint, and to the clean end.
+    """
+
+    order, nfe = 2, 2
+
+    def step(self, x, now, then, run, history):
+        denoised = run.predict(x, now)
+        below, up = self.below(now, then)
+        estimate = denoised
+        if not (below.clean or math.isinf(now.ratio)):
+            middle = run.schedule.at_ratio(math.sqrt(now.ratio * below.ratio), now.index + 0.5)
+            estimate = run.predict(euler(x, now, middle, denoised), middle)
+        return self.add_noise(euler(x, now, below, estimate), then, up, run), denoised, None
+
+
+@dataclass(kw_only=True)
+class DDIMSampler(Sampler):
+    """DDIM (Song et al. 2021, eq. 12) whose noise term has the share `s_noise` of the next sigma."""
+
+    order, nfe = 1, 1
+    s_noise: float = 0.1
+
+    def step(self, x, now, then, run, history):
+        denoised = run.predict(x, now)
+        x = euler(x, now, replace(then, sigma=then.sigma * math.sqrt(1 - self.s_noise**2)), denoised)
+        if not then.clean and self.s_noise > 0:
+            x = x + self.s_noise * then.sigma * run.draw()
+        return x, denoised, None
+
+
+@dataclass(kw_only=True)
+class VideoDDIMSampler(Sampler):
+    """DDIM without noise (Song et al. 2021, eq. 12)."""
+
+    order, nfe = 1, 1
+
+    def step(self, x, now, then, run, history):
+        denoised = run.predict(x, now)
+        return euler(x, now, then, denoised), denoised, None
+
+
+@dataclass(kw_only=True)
+class Image2VideoDDIMSampler(VideoDDIMSampler):
+    """VideoDDIMSampler under its released calling form, whose leading `image` is not used and may be left out."""
+
+    def __call__(self, *args, **kwargs) -> torch.Tensor:
+        return super().__call__(*(args if callable(args[0]) else args[1:]), **kwargs)
+
+
+@dataclass(kw_only=True)
+class VideoDDPMSampler(EulerAncestralSampler):
+    """DDPM's posterior between the chosen steps (Ho et al. 2020, eq. 6 and 7): ancestral with eta 1."""
+
+
+@dataclass(kw_only=True)
+class SdeditEDMSampler(EulerEDMSampler):
+    """SDEdit (Meng et al. 2022): the first `edit_ratio` of the steps is skipped by noising a given clean latent."""
+
+    starts_from_image = True
+    edit_ratio: float = 0.5
+
+    def __call__(self, denoiser: Callable, image: torch.Tensor, x: torch.Tensor, cond: Mapping,
+                 uc: Mapping | None = None, num_steps: int | None = None, scale=None, generator: Generators = None,
+                 callback: Callable[[StepInfo], None] | None = None, edit_ratio: float | None = None,
+                 **model_inputs) -> torch.Tensor:
+        """Latent `image` and unit noise x, both (B, T, C, H, W) -> latents; otherwise as Sampler."""
+        edit_ratio = self.edit_ratio if edit_ratio is None else edit_ratio
+        if not 0 <= edit_ratio < 1:
+            raise ConfigError(f"edit_ratio: {edit_ratio} must be at least 0 and below 1")
+        schedule = self.schedule(num_steps)
+        first = next(i for i in range(schedule.num_steps) if i / schedule.num_steps >= edit_ratio)
+        start = schedule.levels()[first]
+        x, image = at_least_float32(x), at_least_float32(image)
+        guided = Guided(denoiser, self.guider, cond, uc, scale, model_inputs)
+        return self._solve(start.alpha * image + start.sigma * x, image[:, :self.fixed_frames], schedule, first,
+                           guided, generator, callback)

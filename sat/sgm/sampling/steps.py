@@ -1,0 +1,48 @@
+"""Formulas that several samplers step with, over x = alpha * x0 + sigma * noise; all finite at alpha = 0."""
+import math
+
+import torch
+
+from sgm.noise_schedule import NoiseLevel, NoiseSchedule
+
+
+def euler(x: torch.Tensor, now: NoiseLevel, then: NoiseLevel, denoised: torch.Tensor) -> torch.Tensor:
+    """Euler's step of the probability-flow ODE: DDIM (Song et al. 2021, eq. 12) in (alpha, sigma).
+
+    alpha = 1 gives Euler's step of EDM (Karras et al. 2022, algorithm 1).
+    """
+    return then.alpha * denoised + then.sigma / now.sigma * (x - now.alpha * denoised)
+
+
+def decay(now: NoiseLevel, then: NoiseLevel) -> float:
+    """exp(-h) with h = lambda' - lambda: the factor by which sigma / alpha falls; 0 from zero SNR."""
+    return then.ratio / now.ratio
+
+
+def churn(x: torch.Tensor, now: NoiseLevel, gamma: float, noise: torch.Tensor,
+          schedule: NoiseSchedule) -> tuple[torch.Tensor, NoiseLevel]:
+    """Raise the noise by the factor 1 + gamma with fresh noise (Karras et al. 2022, algorithm 2, lines 4 to 6)."""
+    hat = schedule.at_ratio(now.ratio * (1 + gamma), now.index)
+    added = math.sqrt(hat.ratio**2 - now.ratio**2)
+    return hat.alpha * (x / now.alpha + added * noise), hat
+
+
+def ancestral_split(now: NoiseLevel, then: NoiseLevel, eta: float) -> tuple[float, float]:
+    """(down, up) with down^2 + up^2 = ratio'^2: go down to `down`, add noise of `up`; eta 1 is DDPM's posterior.
+
+    Song et al. 2021, eq. 16, in sigma / alpha.
+    """
+    up = min(then.ratio, eta * then.ratio * math.sqrt(1 - decay(now, then) ** 2))
+    return math.sqrt(then.ratio**2 - up**2), up
+
+
+def second_order(denoised: torch.Tensor, older: tuple[torch.Tensor, float] | None, now: NoiseLevel,
+                 then: NoiseLevel) -> torch.Tensor:
+    """DPM-Solver++(2M)'s extrapolated estimate from this one and the last with its lambda (Lu et al. 2022b, alg. 2).
+
+    First order on the first step, after an infinite step (from zero SNR) and on the last, infinite one.
+    """
+    if older is None or then.clean or math.isinf(older[1]):
+        return denoised
+    last, last_lamb = older
+    return denoised + (denoised - last) * (then.lamb - now.lamb) / (2 * (now.lamb - last_lamb))

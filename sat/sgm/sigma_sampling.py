@@ -1,0 +1,79 @@
+"""Noise levels drawn for training."""
+from collections.abc import Mapping
+
+import torch
+
+from errors import ConfigError
+from sgm.util import instantiate_from_config
+
+
+class EDMSampling:
+    """log sigma ~ N(p_mean, p_std) (Karras et al. 2022, table 1)."""
+
+    def __init__(self, p_mean: float = -1.2, p_std: float = 1.2):
+        self.p_mean, self.p_std = p_mean, p_std
+
+    def __call__(self, n_samples: int, rand: torch.Tensor | None = None, return_idx: bool = False,
+                 generator: torch.Generator | None = None):
+        """(n,) sigmas; with `return_idx` also None, for there are no timesteps. `rand` replaces the draw."""
+        rand = torch.randn((n_samples,), generator=generator, device=_device(generator)) if rand is None else rand
+        sigma = (self.p_mean + self.p_std * rand).exp()
+        return (sigma, None) if return_idx else sigma
+
+
+class DiscreteSampling:
+    """Timesteps drawn uniformly from a table of `num_idx` levels.
+
+    With `uniform_sampling` the table is cut into intervals and each data-parallel rank draws from its own, which
+    lowers the variance of the loss across ranks (explicit uniform sampling, CogVideoX, Yang et al. 2024, section 3.2).
+    There are `group_num` intervals where the ranks divide into that many groups, else one for each rank.
+    """
+
+    def __init__(self, discretization_config: Mapping, num_idx: int, do_append_zero: bool = False, flip: bool = True,
+                 uniform_sampling: bool = False, group_num: int = 0):
+        if uniform_sampling and group_num < 0:
+            raise ConfigError(f"sigma_sampler_config.params.group_num: {group_num} must not be negative")
+        discretization = instantiate_from_config(discretization_config)
+        self.parameterization = discretization.parameterization
+        self.sigmas = discretization(num_idx, do_append_zero=do_append_zero, flip=flip)
+        self.num_idx = num_idx
+        self.uniform_sampling, self.group_num = uniform_sampling, group_num
+
+    def interval(self, rank: int, size: int) -> tuple[int, int]:
+        """[low, high) of the timesteps that rank `rank` of `size` draws from."""
+        if not self.uniform_sampling or size == 1:
+            return 0, self.num_idx
+        grouped = self.group_num > 0 and size % self.group_num == 0
+        groups = self.group_num if grouped else size
+        group = rank * groups // size
+        return self.num_idx * group // groups, self.num_idx * (group + 1) // groups
+
+    def __call__(self, n_samples: int, rand: torch.Tensor | None = None, return_idx: bool = False,
+                 generator: torch.Generator | None = None):
+        """(n,) levels, with `return_idx` also their timesteps (n,) int64. `rand` replaces the drawn timesteps."""
+        if rand is None:
+            low, high = self.interval(*_data_rank_and_size()) if self.uniform_sampling else (0, self.num_idx)
+            rand = torch.randint(low, high, (n_samples,), generator=generator, device=_device(generator)).cpu()
+        return (self.sigmas[rand], rand) if return_idx else self.sigmas[rand]
+
+
+class PartialDiscreteSampling(DiscreteSampling):
+    """Timesteps drawn from the least noisy `partial_num_idx` of a table of `total_num_idx` levels."""
+
+    def __init__(self, discretization_config: Mapping, total_num_idx: int, partial_num_idx: int,
+                 do_append_zero: bool = False, flip: bool = True):
+        if not 1 <= partial_num_idx <= total_num_idx:
+            raise ConfigError(f"sigma_sampler_config.params.partial_num_idx: {partial_num_idx} is not between 1 and "
+                              f"total_num_idx {total_num_idx}")
+        super().__init__(discretization_config, total_num_idx, do_append_zero, flip)
+        self.num_idx = partial_num_idx
+
+
+def _data_rank_and_size() -> tuple[int, int]:
+    from parallel import data_rank_and_size  # here, for it brings SwissArmyTransformer and DeepSpeed: seconds
+
+    return data_rank_and_size()
+
+
+def _device(generator: torch.Generator | None) -> torch.device | None:
+    return None if generator is None else generator.device
