@@ -118,8 +118,10 @@ def load_module(module: nn.Module, state: Mapping[str, Tensor], source: str | Pa
 
 def load_network(network: nn.Module, path: str | Path) -> None:
     """Loads a transformer; raises CheckpointError with the preset that would fit when this configuration does not."""
+    from dit_video_concat import modernize
     file = find_checkpoint(path)
     state = _without_prefix(read_state_dict(file))
+    modernize(state)
     try:
         load_module(network, state, file)
     except CheckpointError as error:

@@ -47,6 +47,11 @@ class FrozenT5Embedder(AbstractEmbModel):
         if freeze:
             self.freeze()
 
+    @property
+    def width(self) -> int:
+        """Numbers per token."""
+        return self.transformer.config.d_model
+
     def freeze(self) -> None:
         self.transformer.eval().requires_grad_(False)
 

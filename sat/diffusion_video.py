@@ -1,0 +1,236 @@
+"""The engine: a video diffusion model composed from YAML; samples latents, computes the training loss."""
+import logging
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from arguments import resolve_dtype
+from config_files import nearest
+from dit_context import parse_patch_size
+from errors import ConfigError
+from latent_codec import LatentCodec
+from omegaconf import OmegaConf
+from sgm.encoders import FrozenT5Embedder
+from sgm.sampling import StepInfo, check_compatible
+from sgm.sampling.base import draw_noise
+from sgm.util import check_config, get_obj_from_str, instantiate_from_config
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+OFS = 2.0  # the value that the models with an `ofs` embedding were trained and are sampled with
+FIRST_FRAME_NOISE = (-3.0, 0.5)  # mean and deviation of log(sigma) for the noise on the conditioning image in training
+LORA_WEIGHTS = ("matrix_A", "matrix_B")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The keys of a configuration's `model` section. Every `*_config` is a `{target, params}`."""
+
+    network_config: Mapping
+    denoiser_config: Mapping
+    conditioner_config: Mapping
+    first_stage_config: Mapping
+    sampler_config: Mapping | None = None
+    loss_fn_config: Mapping | None = None
+    network_wrapper: str | None = None  # dotted path of what adapts the network; OpenAIWrapper if None
+    scale_factor: float = 1.0
+    # Times the VAE's latent of the conditioning image; None: as released, 1 for models that patch time, else scale_factor.
+    image_latent_scale: float | None = None
+    input_key: str = "mp4"
+    latent_input: bool = False  # batches may hold latents (B, t, C, H, W), not yet scaled, in place of videos
+    noised_image_input: bool = False  # image-to-video
+    noised_image_all_concat: bool = False  # the image latent beside every latent frame, not just the first
+    noised_image_dropout: float = 0.0  # share of training clips whose image latent is zeroed
+    not_trainable_prefixes: Sequence[str] = ("first_stage_model", "conditioner")  # "all": everything but LoRA
+    en_and_decode_n_samples_a_time: int | None = None
+    disable_first_stage_autocast: bool = True
+    compile_model: bool = False
+    log_keys: Sequence[str] = ()  # entries of a batch to log beside samples
+    # Accepted in released files, which set them to these values or never read them.
+    lr_scale: None = None
+    lora_train: bool = False
+    use_pd: bool = False
+    augmentation_dropout: float = 0.0
+
+    @classmethod
+    def read(cls, config) -> "ModelConfig":
+        """Raises ConfigError for keys that are unknown (with the nearest), missing, or without support."""
+        plain = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else dict(config)
+        known = [f.name for f in fields(cls)]
+        for key in plain:
+            if key not in known:
+                raise ConfigError(f"model.{key}: unknown key{nearest(key, known)}")
+        for part in ("network_config", "denoiser_config", "conditioner_config", "first_stage_config"):
+            if not isinstance(plain.get(part), Mapping):
+                raise ConfigError(f"model.{part} is missing; give its target and params (is a file missing in --base?)")
+        if plain.get("lr_scale") is not None:
+            raise ConfigError("model.lr_scale: super-resolution from a smaller video is not supported; leave it out")
+        return cls(**plain)
+
+
+def check_model(config) -> None:
+    """Everything wrong with a `model` section that can be told without building it, as ConfigError."""
+    check_config({k: v for k, v in vars(ModelConfig.read(config)).items() if k.endswith("_config")}, "model")
+
+
+class DiffusionEngine(LatentCodec):
+    """Conditioner, network, denoiser, sampler, loss and first stage, as `args.model_config` names them.
+
+    `args` also has `fp16`, `bf16` (dtype of all weights) and `device`. State-dict prefixes: `model.diffusion_model.`,
+    `conditioner.`, `first_stage_model.`. Raises ConfigError for parts that do not fit each other.
+    """
+
+    def __init__(self, args: Namespace):
+        config = ModelConfig.read(args.model_config)
+        super().__init__(config.first_stage_config, config.scale_factor, config.disable_first_stage_autocast,
+                         config.en_and_decode_n_samples_a_time)
+        self.config = config
+        network = instantiate_from_config(config.network_config)
+        wrapper = get_obj_from_str(config.network_wrapper or "sgm.wrappers.OpenAIWrapper", "model.network_wrapper")
+        self.model = wrapper(network, compile_model=config.compile_model)
+        self.conditioner = instantiate_from_config(config.conditioner_config)
+        self.denoiser = instantiate_from_config(config.denoiser_config)
+        self.sampler = config.sampler_config and instantiate_from_config(config.sampler_config)
+        self.loss_fn = config.loss_fn_config and instantiate_from_config(config.loss_fn_config)
+        _check_fit(config, self)
+        self.to(device=args.device, dtype=resolve_dtype(args.fp16, args.bf16))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def patch_t(self) -> int:
+        return parse_patch_size(self.config.network_config["params"]["patch_size"])[0]
+
+    @property
+    def image_latent_scale(self) -> float:
+        """What the VAE's latent of the conditioning image is multiplied with before the network sees it."""
+        if self.config.image_latent_scale is not None:
+            return self.config.image_latent_scale
+        return 1.0 if self.patch_t > 1 else self.scale_factor
+
+    def predict(self, x: Tensor, timesteps: Tensor, cond: Mapping[str, Tensor], **inputs) -> Tensor:
+        """The network in its own dtype, called and answering in x's; supplies `ofs` where the model has it."""
+        if self.config.network_config["params"].get("ofs_embed_dim") is not None and inputs.get("ofs") is None:
+            inputs["ofs"] = torch.full((1,), OFS, device=x.device)
+        cond = {key: value.to(self.dtype) for key, value in cond.items()}
+        return self.model(x.to(self.dtype), timesteps, cond, **inputs).to(x.dtype)
+
+    @torch.no_grad()
+    def sample(self, cond: Mapping[str, Tensor], uc: Mapping[str, Tensor] | None = None, batch_size: int = 1,
+               shape: Sequence[int] = (), generator: torch.Generator | Sequence[torch.Generator] | None = None,
+               num_steps: int | None = None, scale: float | Tensor | None = None,
+               callback: Callable[[StepInfo], None] | None = None, **network_inputs) -> Tensor:
+        """Latents (batch_size, T, C, H, W) from noise; `shape` is (T, C, H, W), padding latents included.
+
+        `uc` None samples without guidance. `generator`: torch's global state, one generator, or one per row (a row
+        then does not depend on its neighbours). Raises NumericalError naming the step that left the finite numbers.
+        """
+        if self.sampler is None:
+            raise ConfigError("model.sampler_config is missing; give the sampler's target and params")
+        noise = draw_noise(torch.empty(batch_size, *shape, device=self.device), generator)
+        denoiser = self.denoiser.bind(self.predict, self.sampler.discretization.parameterization)
+        return self.sampler(denoiser, noise, cond, uc=uc, num_steps=num_steps, scale=scale, generator=generator,
+                            callback=callback, **network_inputs)
+
+    def encode_image(self, image: Tensor, latent_frames: int, generator: torch.Generator | None = None) -> Tensor:
+        """`cond["concat"]` for images (B, 3, H, W): (B, latent_frames, C, h, w), the first the image's, the rest zeros."""
+        latent = self.encode_first_stage(image[:, :, None], generator) / self.scale_factor * self.image_latent_scale
+        return self._spread(latent.transpose(1, 2), latent_frames)
+
+    def shared_step(self, batch: Mapping) -> tuple[Tensor, dict[str, Tensor]]:
+        """The training loss of a batch and what to log.
+
+        `batch[input_key]` is a video (B, T, 3, H, W) in [-1, 1], or latents with `latent_input`; image-to-video on
+        latents needs the first frame beside them, `batch["image"]` (B, 3, H, W).
+        """
+        if self.loss_fn is None:
+            raise ConfigError("model.loss_fn_config is missing; give the loss's target and params")
+        batch = dict(batch)
+        video = batch[self.config.input_key].to(self.device)
+        is_latent = self.config.latent_input and video.shape[2] != 3
+        image = self._noised_image(batch, None if is_latent else video)
+        latents = video * self.scale_factor if is_latent else (
+            self.encode_first_stage(video.transpose(1, 2)).transpose(1, 2))
+        latents = self._padded(latents.float())
+        if image is not None:
+            batch["concat_images"] = self._dropped(self._spread(image, latents.shape[1]))
+        loss = self.loss_fn(self.predict, self.denoiser, self.conditioner, latents, batch).mean()
+        return loss, {"loss": loss.detach()}
+
+    def disable_untrainable_params(self) -> None:
+        """Freezes what `not_trainable_prefixes` names; LoRA's own matrices are always trained."""
+        for name, parameter in self.named_parameters():
+            frozen = any(prefix == "all" or name.startswith(prefix) for prefix in self.config.not_trainable_prefixes)
+            if frozen and not any(part in name for part in LORA_WEIGHTS):
+                parameter.requires_grad_(False)
+
+    def _noised_image(self, batch: Mapping, video: Tensor | None) -> Tensor | None:
+        """Latent (B, 1, C, h, w) of the first frame under noise of sigma = exp(N(-3, 0.5)), one sigma per clip."""
+        if not self.config.noised_image_input:
+            return None
+        if "image" not in batch and video is None:
+            raise ValueError("image-to-video training on latents needs the first frames as batch['image']")
+        image = (batch["image"].to(self.device) if "image" in batch else video[:, 0])[:, :, None]
+        sigma = torch.normal(*FIRST_FRAME_NOISE, size=(len(image),)).exp().to(image)
+        image = image + sigma.view(-1, 1, 1, 1, 1) * torch.randn_like(image)
+        return (self.encode_first_stage(image) / self.scale_factor * self.image_latent_scale).transpose(1, 2)
+
+    def _spread(self, image: Tensor, latent_frames: int) -> Tensor:
+        if self.config.noised_image_all_concat:
+            return image.repeat(1, latent_frames, 1, 1, 1)
+        rest = image.new_zeros(image.shape[0], latent_frames - 1, *image.shape[2:])
+        return torch.cat((image, rest), dim=1)
+
+    def _dropped(self, image: Tensor) -> Tensor:
+        rate = self.config.noised_image_dropout
+        if rate <= 0:
+            return image
+        keep = torch.rand(len(image), device=image.device) >= rate
+        return image * keep.view(-1, 1, 1, 1, 1)
+
+    def _padded(self, latents: Tensor) -> Tensor:
+        """Copies of the first latent in front, until time divides into patches."""
+        missing = -latents.shape[1] % self.patch_t
+        return torch.cat((latents[:, :1].repeat(1, missing, 1, 1, 1), latents), dim=1) if missing else latents
+
+
+SATVideoDiffusionEngine = DiffusionEngine
+
+
+def _check_fit(config: ModelConfig, engine: DiffusionEngine) -> None:
+    """Raises ConfigError where two parts disagree, naming both keys."""
+    network = config.network_config["params"]
+    joined = 2 if config.noised_image_input else 1
+    if network["in_channels"] != joined * network["out_channels"]:
+        raise ConfigError(f"model.network_config.params.in_channels is {network['in_channels']}; with noised_image_input "
+                          f"{str(config.noised_image_input).lower()} it must be {joined} x out_channels = "
+                          f"{joined * network['out_channels']}")
+    modules = network["modules"]
+    positions = modules["pos_embed_config"].get("params") or {}
+    patches = modules["patch_embed_config"].get("params") or {}
+    for embedder in engine.conditioner.embedders:
+        if isinstance(embedder, FrozenT5Embedder):
+            _check_equal("text tokens", "pos_embed_config's text_length", positions.get("text_length"),
+                         "the text encoder's max_length", embedder.max_length)
+            _check_equal("width of text", "patch_embed_config's text_hidden_size", patches.get("text_hidden_size"),
+                         "the text encoder's d_model", embedder.width)
+    if engine.sampler is not None:
+        check_compatible(engine.sampler, engine.denoiser)
+
+
+def _check_equal(what: str, one: str, one_value: int | None, other: str, other_value: int) -> None:
+    if one_value is not None and one_value != other_value:
+        raise ConfigError(f"{what}: {one} is {one_value}, but {other} is {other_value}; make them equal")
+
+
+def network_of(engine: DiffusionEngine) -> nn.Module:
+    """The bare transformer, whose weights a checkpoint holds under `model.diffusion_model.`."""
+    return engine.model.diffusion_model

@@ -1,0 +1,57 @@
+"""Between pixels and the latents that a diffusion model works on: the first stage and its scale."""
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from sgm.util import instantiate_from_config
+from torch import Tensor, nn
+
+
+class LatentCodec(nn.Module):
+    """Videos (B, 3, T, H, W) in [-1, 1] to latents (B, C, t, h, w) and back; latents are the VAE's times `scale_factor`.
+
+    `samples_at_a_time` bounds how many rows of a batch the VAE sees together (None: all).
+    """
+
+    def __init__(self, first_stage_config: Mapping, scale_factor: float = 1.0, disable_autocast: bool = True,
+                 samples_at_a_time: int | None = None):
+        super().__init__()
+        self.first_stage_model = instantiate_from_config(first_stage_config).eval().requires_grad_(False)
+        self.scale_factor = scale_factor
+        self.disable_autocast = disable_autocast
+        self.samples_at_a_time = samples_at_a_time
+
+    def train(self, mode: bool = True) -> "LatentCodec":
+        """The first stage is never trained here and stays in evaluation mode."""
+        super().train(mode)
+        self.first_stage_model.eval()
+        return self
+
+    @torch.no_grad()
+    def encode_first_stage(self, x: Tensor, generator: torch.Generator | None = None,
+                           sample_posterior: bool = True) -> Tensor:
+        """Scaled latents of a video; a draw from the posterior, or its mean."""
+        x = x.to(self._first_stage_dtype())
+        with self._precision(x):
+            parts = [self.first_stage_model.encode(part, generator=generator, sample_posterior=sample_posterior)
+                     for part in x.split(self.samples_at_a_time or len(x))]
+        return torch.cat(parts) * self.scale_factor
+
+    @torch.no_grad()
+    def decode_first_stage(self, z: Tensor) -> Tensor:
+        """The video of scaled latents, padding latents dropped before."""
+        return torch.cat([torch.cat(list(self.decode_chunks(part)), dim=2)
+                          for part in z.split(self.samples_at_a_time or len(z))])
+
+    @torch.no_grad()
+    def decode_chunks(self, z: Tensor) -> Iterator[Tensor]:
+        """The same video as consecutive pieces along time, each ready to be written while the next is computed."""
+        z = (z / self.scale_factor).to(self._first_stage_dtype())
+        with self._precision(z):
+            yield from self.first_stage_model.decode_chunks(z)
+
+    def _first_stage_dtype(self) -> torch.dtype:
+        return next(self.first_stage_model.parameters()).dtype
+
+    def _precision(self, x: Tensor) -> AbstractContextManager:
+        return torch.autocast(x.device.type, enabled=False) if self.disable_autocast else nullcontext()
