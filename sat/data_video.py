@@ -126,7 +126,7 @@ class _Failures:
 
     def skip_shard(self, problem: Exception) -> bool:
         """webdataset's handler: True to go on with the next shard."""
-        if isinstance(problem, DataError) or not isinstance(problem, (OSError, tarfile.TarError, ValueError, EOFError)):
+        if not isinstance(problem, (OSError, tarfile.TarError, ValueError, EOFError)):
             raise problem
         self.report(f"rest of shard {problem.args[-1]}", problem)
         return True

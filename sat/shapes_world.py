@@ -33,7 +33,7 @@ FPS = 8
 RADIUS_RANGE = (7.0, 13.0)
 SPEED_RANGE = (1.1, 1.8)  # pixels a frame; the fastest still fits the largest shape
 MIN_GROWTH = 1.62  # ratio of the last to the first radius, a little above the 1.6 that the world promises
-MARGIN = 1.0  # pixels between the shape and the border of the picture
+MARGIN = 1.5  # pixels between the shape and the border, which not even the ramp of a sharp corner reaches
 
 _CAPTION = re.compile(
     rf"a ({'|'.join(COLORS)}) ({'|'.join(SHAPES)}) ({'|'.join(MOTIONS)}) on a ({'|'.join(BACKGROUNDS)}) background"

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from errors import ConfigError, DataError, UserError
+from errors import ConfigError, DataError
 from images import resize_cover_crop
 
 _CLOCK_TOLERANCE = 1e-3  # seconds; decord's timestamps are float32, far finer than any frame
@@ -53,8 +53,6 @@ def read_clip(source: str | BinaryIO, form: ClipFormat) -> tuple[Tensor, int]:
         timestamps = np.asarray(reader.get_frame_timestamp(range(len(reader))), dtype=np.float64)
         frames = reader.get_batch(wanted_frames(timestamps, form)).asnumpy()
     except (RuntimeError, ValueError, IndexError, OSError, decord.DECORDError) as problem:
-        if isinstance(problem, UserError):
-            raise
         reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
         raise UnreadableClip(f"damaged or not a video ({reason})") from problem
     clip = torch.stack([_to_clip_frame(frame, form) for frame in frames])

@@ -79,7 +79,8 @@ def prepare_folder(out: Path, split: str, overwrite: bool) -> None:
             present = sorted((out / name).iterdir())
             if present and not overwrite:
                 raise DataError(
-                    f"{out / name} already holds {len(present)} files: name another --out, or replace them with --overwrite"
+                    f"{out / name} already holds {len(present)} files: "
+                    "name another --out, or replace the clips of this split with --overwrite"
                 )
             for path in present:
                 if path.name.startswith(f"{split}_"):
@@ -95,7 +96,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--split", choices=SPLITS, default="train")
     parser.add_argument("--processes", type=int, default=min(4, os.cpu_count() or 1))
-    parser.add_argument("--overwrite", action="store_true", help="replace the clips of this split that the folder holds")
+    parser.add_argument("--overwrite", action="store_true", help="replace the clips of this split")
     args = parser.parse_args(argv)
     if args.clips < 1 or args.processes < 1 or args.seed < 0:
         parser.error("--clips and --processes must be at least 1, --seed at least 0")

@@ -1,0 +1,43 @@
+import decord
+import numpy as np
+import pytest
+
+import shapes_world
+from data_video import SFTDataset
+from tools import make_shapes
+
+
+def test_clips_read_back_as_they_were_drawn(tmp_path, capfd):
+    arguments = ["--out", str(tmp_path), "--clips", "4", "--seed", "7", "--processes", "2"]
+    assert make_shapes.main(arguments) == 0
+    for name, combination, seed in make_shapes.plan_clips("train", 4, 7):
+        drawn = shapes_world.render(combination, np.random.default_rng(seed)).astype(float)
+        reader = decord.VideoReader(str(tmp_path / "videos" / f"{name}.mp4"))
+        assert reader.get_avg_fps() == 8
+        error = reader.get_batch(range(len(reader))).asnumpy() - drawn
+        assert 10 * np.log10(255**2 / (error**2).mean()) > 40
+        assert (tmp_path / "labels" / f"{name}.txt").read_text() == combination.caption + "\n"
+    assert len(list((tmp_path / "videos").iterdir())) == 4, "no temporary file is left"
+    item = SFTDataset(str(tmp_path), video_size=[64, 64], fps=8, max_num_frames=17)[0]
+    assert item["mp4"].shape == (17, 3, 64, 64) and item["num_frames"] == 17
+
+    assert make_shapes.main(arguments) == 2, "clips that are there are not overwritten"
+    assert capfd.readouterr().err.splitlines()[-1].startswith("error: ")
+    assert make_shapes.main([*arguments, "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize("split", make_shapes.SPLITS)
+def test_splits_hold_their_combinations_equally_often(split):
+    count = 36 if split == "unseen" else 180
+    clips = make_shapes.plan_clips(split, 2 * count, seed=0)
+    combinations = [combination for _, combination, _ in clips]
+    assert all(c.held_out == (split == "unseen") for c in combinations)
+    assert len(set(combinations[:count])) == len(set(combinations[count:])) == count
+    assert [c.caption for c in combinations[:count]] != [c.caption for c in combinations[count:]]
+
+
+def test_splits_share_no_clip_and_a_longer_list_begins_with_the_shorter():
+    plans = [make_shapes.plan_clips(split, 99, 0) for split in make_shapes.SPLITS]
+    assert len({tuple(seed.generate_state(4)) for plan in plans for _, _, seed in plan}) == 3 * 99
+    short, long = (make_shapes.plan_clips("train", count, 0) for count in (50, 400))
+    assert [clip[:2] for clip in short] == [clip[:2] for clip in long[:50]]
