@@ -15,8 +15,9 @@ from pathlib import Path
 
 import webdataset
 from braceexpand import braceexpand
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
+import parallel
 from errors import DataError
 from video_clips import ClipFormat, UnreadableClip, read_clip
 
@@ -97,7 +98,12 @@ class VideoDataset(webdataset.DataPipeline):
         form = ClipFormat(video_size, fps, max_num_frames, skip_frms_num)
         failures = _Failures()
         super().__init__(
-            webdataset.ResampledShards(find_shards(path), seed=seed, deterministic=True),
+            webdataset.ResampledShards(
+                find_shards(path),
+                seed=seed,
+                worker_seed=partial(_reader_seed, parallel.data_rank_and_size()[0]),
+                deterministic=True,
+            ),
             webdataset.tarfile_to_samples(handler=failures.skip_shard),
             webdataset.detshuffle(shuffle_buffer, initial=min(shuffle_buffer, 100), seed=seed),
             partial(_read_samples, form=form, txt_key=txt_key, failures=failures),
@@ -107,6 +113,12 @@ class VideoDataset(webdataset.DataPipeline):
     def create_dataset_function(cls, path: str, args: Namespace | None, **kwargs) -> "VideoDataset":
         """The call that SwissArmyTransformer's loaders make; `kwargs` are this class's parameters."""
         return cls(path=path, **{"seed": getattr(args, "seed", None) or 1, **kwargs})
+
+
+def _reader_seed(data_rank: int) -> int:
+    """Different for every reader, except that processes which share one copy of the model read the same clips."""
+    worker = get_worker_info()
+    return data_rank * 1000 + (worker.id if worker else 0)
 
 
 class _Failures:
