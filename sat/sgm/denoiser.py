@@ -37,22 +37,33 @@ class Denoiser:
         """The training timestep (B,) of these levels; None without a table of timesteps."""
         return None
 
+    def timestep_at_ratio(self, ratio: float) -> float | None:
+        """The training timestep at this sigma / alpha; None without a table of timesteps."""
+        level = min(ratio, self.sigma_max) if self.parameterization == VE else 1 / math.hypot(1.0, ratio)
+        timestep = self.timestep_at(torch.tensor([level], dtype=torch.float64))
+        return None if timestep is None else float(timestep)
+
     def __call__(self, network: Callable, x: torch.Tensor, level: torch.Tensor, cond: Mapping,
                  idx: torch.Tensor | None = None, **network_inputs) -> torch.Tensor:
         """x (B, T, C, H, W) at `level` (B,) -> denoised estimate; `idx` (B,) is the timestep, where there is one."""
-        level = self._snap(level)
+        return self.denoise(network, x, self._snap(level), cond, idx, **network_inputs)
+
+    def denoise(self, network: Callable, x: torch.Tensor, level: torch.Tensor, cond: Mapping,
+                idx: torch.Tensor | None = None, **network_inputs) -> torch.Tensor:
+        """As a call, at exactly this level."""
         c_skip, c_out, c_in, c_noise = self.scaling(level, self.timestep_at(level) if idx is None else idx)
         c_skip, c_out, c_in = (append_dims(c, x.ndim) for c in (c_skip, c_out, c_in))
         return network(x * c_in, self._snap_noise(c_noise), cond, **network_inputs) * c_out + x * c_skip
 
-    def bind(self, network: Callable, parameterization: str) -> "BoundDenoiser":
-        """This denoiser of this network for a sampler whose schedule is VE or VP.
-
-        Raises ConfigError where the levels of one cannot be told in terms of the other.
-        """
+    def check_schedule(self, parameterization: str) -> None:
+        """Raise ConfigError where levels of a VE or VP schedule cannot be told in terms of this denoiser's."""
         if parameterization == VE and self.parameterization == VP and self.timestep_at(torch.ones(1)) is None:
             raise ConfigError("denoiser_config: Denoiser with VideoScaling has no timesteps for the sigmas of a VE "
                               "schedule; use DiscreteDenoiser, or a ZeroSNRDDPMDiscretization in the sampler")
+
+    def bind(self, network: Callable, parameterization: str) -> "BoundDenoiser":
+        """This denoiser of this network for a sampler whose schedule is VE or VP; raises as `check_schedule`."""
+        self.check_schedule(parameterization)
         return BoundDenoiser(self, network, parameterization)
 
     def _snap(self, level: torch.Tensor) -> torch.Tensor:
@@ -112,7 +123,7 @@ class BoundDenoiser:
     """denoiser(x, level, cond, idx=None, **network_inputs) for a schedule of the given parameterization.
 
     Where the network was trained on the other one, it is asked at the level of equal signal-to-noise ratio, its input
-    scaled to match.
+    scaled to match, and that level is not snapped to a table.
     """
 
     denoiser: Denoiser
@@ -121,16 +132,14 @@ class BoundDenoiser:
 
     def __call__(self, x: torch.Tensor, level: torch.Tensor, cond: Mapping, idx: torch.Tensor | None = None,
                  **network_inputs) -> torch.Tensor:
-        if self.parameterization != self.denoiser.parameterization:
-            x, level = self._translate(x, level)
-            idx = None
-        return self.denoiser(self.network, x, level, cond, idx=idx, **network_inputs)
+        if self.parameterization == self.denoiser.parameterization:
+            return self.denoiser(self.network, x, level, cond, idx=idx, **network_inputs)
+        x, level = self._translate(x, level)
+        return self.denoiser.denoise(self.network, x, level, cond, **network_inputs)
 
     def timestep_at(self, ratio: float) -> float | None:
         """The network's training timestep at this sigma / alpha; None without a table of timesteps."""
-        level = min(ratio, self.denoiser.sigma_max) if self.denoiser.parameterization == VE else _alpha_of(ratio)
-        timestep = self.denoiser.timestep_at(torch.tensor([level], dtype=torch.float64))
-        return None if timestep is None else float(timestep)
+        return self.denoiser.timestep_at_ratio(ratio)
 
     def _translate(self, x: torch.Tensor, level: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if self.parameterization == VE:
@@ -140,6 +149,3 @@ class BoundDenoiser:
         sigma = ((1 - level**2).sqrt() / level).clamp(max=self.denoiser.sigma_max)
         return x * append_dims((1 + sigma**2).sqrt(), x.ndim), sigma
 
-
-def _alpha_of(ratio: float) -> float:
-    return 1 / math.hypot(1.0, ratio)

@@ -19,8 +19,7 @@ def test_only_classes_of_known_projects_may_be_named(path):
 
 def test_library_classes_and_released_paths_resolve():
     assert get_obj_from_str("torch.nn.Identity") is torch.nn.Identity
-    assert get_obj_from_str("transformers.T5Config").__name__ == "T5Config"
-    assert get_obj_from_str("sat.model.finetune.lora2.LoraMixin").__name__ == "LoraMixin"
+    assert get_obj_from_str("transformers.PretrainedConfig").__module__.startswith("transformers.")
     new = get_obj_from_str("sgm.discretizer.EDMDiscretization")
     assert get_obj_from_str("sgm.modules.diffusionmodules.discretizer.EDMDiscretization") is new
 

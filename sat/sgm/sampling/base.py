@@ -40,14 +40,15 @@ class Run:
 
 @dataclass(kw_only=True)
 class Sampler:
-    """Base of the samplers: a subclass is one `step`, its convergence `order` and `nfe`, network evaluations a step.
+    """Base of the samplers: a subclass is one `step`.
 
-    `order` is that of the deterministic method (strong order 1 or less where noise is added). `fixed_frames` keeps the
-    first frames of the given x, which hold clean latents, in place; with `sdedit` they are noised to each level.
-    `verbose` and `device` of the released configurations are accepted and not used.
+    It declares `convergence_order` (without noise, for a smooth estimate; None where noise is of its essence) and
+    `nfe`, evaluations of the guided estimate a step. `fixed_frames` keeps the first frames of the given x, which hold
+    clean latents, in place; with `sdedit` they are noised to each level. `verbose` and `device` of the released
+    configurations are accepted and not used.
     """
 
-    order: ClassVar[int]
+    convergence_order: ClassVar[int | None]
     nfe: ClassVar[int]
     starts_from_image: ClassVar[bool] = False
 

@@ -12,9 +12,10 @@ def check_compatible(sampler: Sampler, denoiser: Denoiser, image_given: bool = F
     if sampler.starts_from_image and not image_given:
         raise ConfigError(f"sampler_config: {type(sampler).__name__} starts from a clip, and none is given; choose "
                           "another sampler")
-    bound = denoiser.bind(lambda *args, **kwargs: None, sampler.discretization.parameterization)
-    levels = sampler.schedule(1 if sampler.num_steps is None else sampler.num_steps).levels()
-    if sampler.guider.needs_timestep() and levels[0].timestep is None and bound.timestep_at(levels[0].ratio) is None:
+    denoiser.check_schedule(sampler.discretization.parameterization)
+    first = sampler.schedule(1 if sampler.num_steps is None else sampler.num_steps).levels()[0]
+    untimed = first.timestep is None and denoiser.timestep_at_ratio(first.ratio) is None
+    if sampler.guider.needs_timestep() and untimed:
         raise ConfigError(f"guider_config: {type(sampler.guider).__name__}'s schedule release needs timesteps, and "
                           f"neither {type(sampler.discretization).__name__} nor {type(denoiser).__name__} has any; "
                           "choose another schedule, or DiscreteDenoiser")

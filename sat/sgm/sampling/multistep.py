@@ -13,7 +13,7 @@ from sgm.sampling.steps import decay, euler, second_order
 class DPMPP2MSampler(Sampler):
     """DPM-Solver++(2M) (Lu et al. 2022b, algorithm 2): Euler's step with the estimate extrapolated in lambda."""
 
-    order, nfe = 2, 1
+    convergence_order, nfe = 2, 1
 
     def step(self, x, now, then, run, history):
         denoised = run.predict(x, now)
@@ -29,7 +29,7 @@ class SDEDPMPP2MSampler(Sampler):
     used: both draws are made, so that seeds reproduce.
     """
 
-    order, nfe = 1, 1
+    convergence_order, nfe = None, 1
 
     def step(self, x, now, then, run, history):
         denoised = run.predict(x, now)
@@ -59,10 +59,11 @@ class VPODEDPMPP2MSampler(DPMPP2MSampler):
 class LinearMultistepSampler(Sampler):
     """Adams-Bashforth in sigma / alpha over up to `order` noise estimates (Liu et al. 2022, eq. 12, variable steps).
 
-    A noise estimate from zero SNR stands at an infinite level and is not reused.
+    A noise estimate from zero SNR stands at an infinite level and is not reused. Started with Euler's step, it
+    converges with order 2 at most.
     """
 
-    nfe = 1
+    convergence_order, nfe = 2, 1
     order: int = 4
 
     def __post_init__(self):

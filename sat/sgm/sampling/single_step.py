@@ -19,7 +19,7 @@ class EulerEDMSampler(Sampler):
     Churn raises the noise by at most sqrt(2) where s_tmin <= sigma / alpha <= s_tmax; there is none at zero SNR.
     """
 
-    order, nfe = 1, 1
+    convergence_order, nfe = 1, 1
     s_churn: float = 0.0
     s_tmin: float = 0.0
     s_tmax: float = math.inf
@@ -46,7 +46,7 @@ class HeunEDMSampler(EulerEDMSampler):
     derivative is unknown: those steps are Euler's, as line 9 of the algorithm has it for the last.
     """
 
-    order, nfe = 2, 2
+    convergence_order, nfe = 2, 2
 
     def step(self, x, now, then, run, history):
         x, hat = self.churned(x, now, run)
@@ -62,7 +62,7 @@ class HeunEDMSampler(EulerEDMSampler):
 class EulerAncestralSampler(Sampler):
     """Euler down to part of the next noise, the rest added afresh; `eta` 0 is Euler, 1 is DDPM (Song et al. 2021)."""
 
-    order, nfe = 1, 1
+    convergence_order, nfe = 1, 1
     eta: float = 1.0
     s_noise: float = 1.0
 
@@ -87,7 +87,7 @@ class DPMPP2SAncestralSampler(EulerAncestralSampler):
     Euler's step from zero SNR, where lambda has no midpoint, and to the clean end.
     """
 
-    order, nfe = 2, 2
+    convergence_order, nfe = 2, 2
 
     def step(self, x, now, then, run, history):
         denoised = run.predict(x, now)
@@ -103,8 +103,13 @@ class DPMPP2SAncestralSampler(EulerAncestralSampler):
 class DDIMSampler(Sampler):
     """DDIM (Song et al. 2021, eq. 12) whose noise term has the share `s_noise` of the next sigma."""
 
-    order, nfe = 1, 1
+    convergence_order, nfe = 1, 1
     s_noise: float = 0.1
+
+    def __post_init__(self):
+        if not 0 <= self.s_noise <= 1:
+            raise ConfigError(f"sampler_config.params.s_noise: {self.s_noise} is a share, between 0 and 1")
+        super().__post_init__()
 
     def step(self, x, now, then, run, history):
         denoised = run.predict(x, now)
@@ -118,7 +123,7 @@ class DDIMSampler(Sampler):
 class VideoDDIMSampler(Sampler):
     """DDIM without noise (Song et al. 2021, eq. 12)."""
 
-    order, nfe = 1, 1
+    convergence_order, nfe = 1, 1
 
     def step(self, x, now, then, run, history):
         denoised = run.predict(x, now)
