@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from vae_modules.layers import CausalConv3d, Downsample3D, Past, ResnetBlock3D, Upsample3D, make_norm
 
 
-def _check(ch: int, attn_resolutions: Sequence[int], temporal_compress_times: int, ch_mult: Sequence[int]) -> int:
+def _check(ch: int, groups: int, attn_resolutions: Sequence[int], temporal_compress_times: int,
+           ch_mult: Sequence[int]) -> int:
     """Refuse what the architecture does not have; return how many levels halve time."""
-    if ch % 32:
-        raise ValueError(f"ch is {ch}: GroupNorm of 32 groups needs a multiple of 32")
+    if ch % groups:
+        raise ValueError(f"ch is {ch}: GroupNorm of {groups} groups needs a multiple of {groups}")
     if len(attn_resolutions):
         raise ValueError(f"attn_resolutions is {list(attn_resolutions)}: this VAE has no attention, give []")
     levels = temporal_compress_times.bit_length() - 1
@@ -27,9 +28,9 @@ class ContextParallelEncoder3D(nn.Module):
     def __init__(self, *, ch: int, z_channels: int, num_res_blocks: int, ch_mult: Sequence[int] = (1, 2, 2, 4),
                  in_channels: int = 3, out_ch: int = 3, double_z: bool = True, dropout: float = 0.0,
                  attn_resolutions: Sequence[int] = (), resolution: int = 256, gather_norm: bool = True,
-                 temporal_compress_times: int = 4):
+                 temporal_compress_times: int = 4, norm_groups: int = 32):
         super().__init__()
-        in_time = _check(ch, attn_resolutions, temporal_compress_times, ch_mult)
+        in_time = _check(ch, norm_groups, attn_resolutions, temporal_compress_times, ch_mult)
         widths = [ch * m for m in ch_mult]
         self.conv_in = CausalConv3d(in_channels, ch, 3)
         self.down = nn.ModuleList()
@@ -37,15 +38,15 @@ class ContextParallelEncoder3D(nn.Module):
         for i, width in enumerate(widths):
             level = nn.Module()
             level.block = nn.ModuleList(
-                ResnetBlock3D(before if j == 0 else width, width, dropout) for j in range(num_res_blocks))
+                ResnetBlock3D(before if j == 0 else width, width, dropout, norm_groups) for j in range(num_res_blocks))
             if i < len(widths) - 1:
                 level.downsample = Downsample3D(width, in_time=i < in_time)
             self.down.append(level)
             before = width
         self.mid = nn.Module()
-        self.mid.block_1 = ResnetBlock3D(before, before, dropout)
-        self.mid.block_2 = ResnetBlock3D(before, before, dropout)
-        self.norm_out = make_norm(before, None)
+        self.mid.block_1 = ResnetBlock3D(before, before, dropout, norm_groups)
+        self.mid.block_2 = ResnetBlock3D(before, before, dropout, norm_groups)
+        self.norm_out = make_norm(before, None, norm_groups)
         self.conv_out = CausalConv3d(before, 2 * z_channels if double_z else z_channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,27 +67,27 @@ class ContextParallelDecoder3D(nn.Module):
     def __init__(self, *, ch: int, z_channels: int, num_res_blocks: int, ch_mult: Sequence[int] = (1, 2, 2, 4),
                  in_channels: int = 3, out_ch: int = 3, double_z: bool = True, dropout: float = 0.0,
                  attn_resolutions: Sequence[int] = (), resolution: int = 256, gather_norm: bool = False,
-                 temporal_compress_times: int = 4):
+                 temporal_compress_times: int = 4, norm_groups: int = 32):
         super().__init__()
-        in_time = _check(ch, attn_resolutions, temporal_compress_times, ch_mult)
+        in_time = _check(ch, norm_groups, attn_resolutions, temporal_compress_times, ch_mult)
         widths = [ch * m for m in ch_mult]
         before = widths[-1]
         self.conv_in = CausalConv3d(z_channels, before, 3)
         self.mid = nn.Module()
-        self.mid.block_1 = ResnetBlock3D(before, before, dropout, z_channels)
-        self.mid.block_2 = ResnetBlock3D(before, before, dropout, z_channels)
+        self.mid.block_1 = ResnetBlock3D(before, before, dropout, norm_groups, z_channels)
+        self.mid.block_2 = ResnetBlock3D(before, before, dropout, norm_groups, z_channels)
         levels = []
         for i in reversed(range(len(widths))):
             level = nn.Module()
             level.block = nn.ModuleList(
-                ResnetBlock3D(before if j == 0 else widths[i], widths[i], dropout, z_channels)
+                ResnetBlock3D(before if j == 0 else widths[i], widths[i], dropout, norm_groups, z_channels)
                 for j in range(num_res_blocks + 1))
             if i > 0:
                 level.upsample = Upsample3D(widths[i], in_time=i >= len(widths) - in_time)
             levels.append(level)
             before = widths[i]
         self.up = nn.ModuleList(reversed(levels))
-        self.norm_out = make_norm(before, z_channels)
+        self.norm_out = make_norm(before, z_channels, norm_groups)
         self.conv_out = CausalConv3d(before, out_ch, 3)
 
     def forward(self, z: Tensor, before: dict | None = None) -> tuple[Tensor, dict]:

@@ -61,9 +61,9 @@ class SpatialNorm(nn.Module):
     The 1x1x1 convolutions commute with nearest-neighbour resizing, so they run on the small latent.
     """
 
-    def __init__(self, channels: int, zq_channels: int):
+    def __init__(self, channels: int, zq_channels: int, groups: int):
         super().__init__()
-        self.norm_layer = nn.GroupNorm(32, channels, eps=1e-6)
+        self.norm_layer = nn.GroupNorm(groups, channels, eps=1e-6)
         self.conv_y = CausalConv3d(zq_channels, channels, 1)
         self.conv_b = CausalConv3d(zq_channels, channels, 1)
 
@@ -77,8 +77,8 @@ class SpatialNorm(nn.Module):
 class PlainNorm(nn.GroupNorm):
     """The encoder's norm, with SpatialNorm's call."""
 
-    def __init__(self, channels: int):
-        super().__init__(32, channels, eps=1e-6)
+    def __init__(self, channels: int, groups: int):
+        super().__init__(groups, channels, eps=1e-6)
 
     def forward(self, f: Tensor, zq: None, past: Past) -> Tensor:
         return super().forward(f)
@@ -87,11 +87,12 @@ class PlainNorm(nn.GroupNorm):
 class ResnetBlock3D(nn.Module):
     """norm, swish, convolution, twice, beside a shortcut."""
 
-    def __init__(self, in_channels: int, out_channels: int, dropout: float, zq_channels: int | None = None):
+    def __init__(self, in_channels: int, out_channels: int, dropout: float, groups: int,
+                 zq_channels: int | None = None):
         super().__init__()
-        self.norm1 = make_norm(in_channels, zq_channels)
+        self.norm1 = make_norm(in_channels, zq_channels, groups)
         self.conv1 = CausalConv3d(in_channels, out_channels, 3)
-        self.norm2 = make_norm(out_channels, zq_channels)
+        self.norm2 = make_norm(out_channels, zq_channels, groups)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = CausalConv3d(out_channels, out_channels, 3)
         if in_channels != out_channels:
@@ -104,8 +105,8 @@ class ResnetBlock3D(nn.Module):
         return shortcut + h
 
 
-def make_norm(channels: int, zq_channels: int | None) -> nn.Module:
-    return PlainNorm(channels) if zq_channels is None else SpatialNorm(channels, zq_channels)
+def make_norm(channels: int, zq_channels: int | None, groups: int) -> nn.Module:
+    return PlainNorm(channels, groups) if zq_channels is None else SpatialNorm(channels, zq_channels, groups)
 
 
 def per_frame(conv: nn.Conv2d, x: Tensor) -> Tensor:

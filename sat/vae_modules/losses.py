@@ -1,0 +1,21 @@
+"""What the autoencoder is trained on."""
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from vae_modules.regularizers import DiagonalGaussian
+
+
+class ReconstructionLoss(nn.Module):
+    """`l1_weight |x - y| + l2_weight (x - y)^2 + kl_weight KL`, means over all pixels; the KL per latent value."""
+
+    def __init__(self, l1_weight: float = 1.0, l2_weight: float = 1.0, kl_weight: float = 1e-6):
+        super().__init__()
+        self.l1_weight, self.l2_weight, self.kl_weight = l1_weight, l2_weight, kl_weight
+
+    def forward(self, video: Tensor, reconstruction: Tensor, posterior: DiagonalGaussian) -> tuple[Tensor, dict[str, Tensor]]:
+        error = reconstruction.float() - video
+        l1, l2 = error.abs().mean(), error.square().mean()
+        kl = posterior.kl().mean() / posterior.mean[0].numel()
+        loss = self.l1_weight * l1 + self.l2_weight * l2 + self.kl_weight * kl
+        return loss, {"l1": l1.detach(), "l2": l2.detach(), "kl": kl.detach()}

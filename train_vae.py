@@ -1,0 +1,178 @@
+"""Train the video autoencoder: `python train_vae.py --base configs/tiny_vae.yaml`.
+
+Configuration: `model.first_stage_config` (the autoencoder, its loss inside), `data` (a data set of clips, and `stages`:
+how many iterations with how many frames and clips a batch), `deepspeed.optimizer.params` (AdamW), `args` (folders,
+intervals, seed). Writes `<save>/3d-vae.pt` with averaged weights, in the layout released autoencoders have, and
+`state.pt`, from which `--resume` goes on.
+"""
+import json
+import logging
+import math
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "sat"))
+
+import torch
+from arguments import Arguments, get_args
+from checkpoint import load_module, read_checkpoint
+from console import run
+from errors import ConfigError, NumericalError
+from files import whole_file
+from sgm.util import check_config, get_obj_from_str, instantiate_from_config
+from torch import Tensor
+from vae_modules.autoencoder import VideoAutoencodingEngine
+from vae_modules.regularizers import DiagonalGaussian
+
+logger = logging.getLogger("train_vae")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of training on batches of one size."""
+
+    iters: int
+    frames: int
+    batch_size: int
+
+
+class Clips:
+    """All clips of the folders in memory as bytes, (N, 3, T, H, W): small worlds are read once."""
+
+    def __init__(self, data_config, folders: list[str]):
+        make = get_obj_from_str(data_config.target).create_dataset_function
+        items = [item["mp4"] for folder in folders for item in _all(make(folder, None, **data_config.params))]
+        self.videos = torch.stack([((v + 1) * 127.5).round().byte() for v in items]).transpose(1, 2).contiguous()
+
+    def batch(self, index: Tensor, start: int, frames: int) -> Tensor:
+        return self.videos[index, :, start:start + frames].float() / 127.5 - 1
+
+
+def _all(dataset) -> Iterator[dict]:
+    for i in range(len(dataset)):
+        yield dataset[i]
+
+
+@dataclass
+class Progress:
+    """Everything a stopped run needs to go on."""
+
+    model: VideoAutoencodingEngine
+    average: VideoAutoencodingEngine
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+    step: int = 0
+
+    def save(self, folder: Path) -> None:
+        with whole_file(folder / "state.pt") as path:
+            torch.save({"model": self.model.state_dict(), "average": self.average.state_dict(), "step": self.step,
+                        "optimizer": self.optimizer.state_dict(), "generator": self.generator.get_state()}, path)
+        with whole_file(folder / "3d-vae.pt") as path:
+            torch.save({"state_dict": {k: v.half() for k, v in self.average.state_dict().items()}}, path)
+
+    def load(self, folder: Path) -> None:
+        state = read_checkpoint(folder / "state.pt")
+        load_module(self.model, state["model"], folder)
+        load_module(self.average, state["average"], folder)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self.step = state["step"]
+
+
+def update_average(average: torch.nn.Module, model: torch.nn.Module, step: int, decay: float = 0.998) -> None:
+    """Exponential moving average of the weights, short while training is young."""
+    weight = 1 - min(decay, (1 + step) / (10 + step))
+    with torch.no_grad():
+        torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), weight)
+
+
+def learning_rate(step: int, total: int, peak: float, warmup: int = 50) -> float:
+    """Linear warm-up, then half a cosine to a hundredth of the peak."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup))))
+
+
+@torch.no_grad()
+def psnr(model: VideoAutoencodingEngine, clips: Clips, device: torch.device) -> float:
+    """Mean over clips of the peak signal-to-noise ratio of their reconstruction, in dB, values in [0, 255]."""
+    total = 0.0
+    for i in range(len(clips.videos)):
+        video = clips.batch(torch.tensor([i]), 0, clips.videos.shape[2]).to(device)
+        frames = model.decode(model.encode(video, sample_posterior=False)).clamp(-1, 1)
+        total += -10 * math.log10(((frames - video) / 2).square().mean().item())
+    return total / len(clips.videos)
+
+
+def train_step(p: Progress, video: Tensor, rate: float) -> dict[str, float]:
+    posterior = DiagonalGaussian.from_moments(p.model.encode(video, unregularized=True))
+    z, _ = p.model.regularization(torch.cat([posterior.mean, posterior.logvar], dim=1), p.generator)
+    loss, terms = p.model.loss(video, p.model.decode(z), posterior)
+    if not torch.isfinite(loss):
+        raise NumericalError(f"the loss is {loss.item()} at iteration {p.step}; lower deepspeed.optimizer.params.lr")
+    p.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(p.model.parameters(), 1.0)
+    for group in p.optimizer.param_groups:
+        group["lr"] = rate
+    p.optimizer.step()
+    p.step += 1
+    update_average(p.average, p.model, p.step)
+    return {"loss": loss.item(), **{k: v.item() for k, v in terms.items()}}
+
+
+def stage_at(stages: list[Stage], step: int) -> Stage:
+    for stage in stages:
+        if step < stage.iters:
+            return stage
+        step -= stage.iters
+    return stages[-1]
+
+
+def build(args: Arguments) -> tuple[Progress, list[Stage]]:
+    check_config(args.model_config, "model")
+    torch.manual_seed(args.seed)
+    model = instantiate_from_config(args.model_config.first_stage_config).to(args.device)
+    average = instantiate_from_config(args.model_config.first_stage_config).to(args.device).eval()
+    average.load_state_dict(model.state_dict())
+    optimizer = torch.optim.AdamW(model.parameters(), **args.deepspeed_config.optimizer.params, fused=True)
+    generator = torch.Generator().manual_seed(args.seed)
+    stages = [Stage(**stage) for stage in args.data_config.get("stages", ())]
+    if not stages or not args.save or not args.train_data:
+        raise ConfigError("training needs data.stages, args.train_data and args.save; see configs/tiny_vae.yaml")
+    return Progress(model, average, optimizer, generator), stages
+
+
+def main(argv=None) -> None:
+    args = get_args(argv, __doc__.splitlines()[0])
+    p, stages = build(args)
+    folder, total, peak = Path(args.save), sum(s.iters for s in stages), args.deepspeed_config.optimizer.params.lr
+    folder.mkdir(parents=True, exist_ok=True)
+    if args.resume:
+        p.load(folder)
+    train = Clips(args.data_config, args.train_data)
+    valid = Clips(args.data_config, args.valid_data) if args.valid_data else None
+    logger.info("%d clips; %.2f M parameters; %d iterations", len(train.videos),
+                sum(x.numel() for x in p.model.parameters()) / 1e6, total)
+    with open(folder / "log.jsonl", "a", buffering=1) as log:
+        while p.step < total:
+            stage = stage_at(stages, p.step)
+            index = torch.randint(len(train.videos), (stage.batch_size,), generator=p.generator)
+            start = torch.randint(train.videos.shape[2] - stage.frames + 1, (), generator=p.generator).item()
+            record = train_step(p, train.batch(index, start, stage.frames).to(args.device),
+                                learning_rate(p.step, total, peak))
+            record |= {"step": p.step, "frames": stage.frames}
+            last = p.step == total
+            if valid and (last or args.eval_interval and p.step % args.eval_interval == 0):
+                record["psnr"] = psnr(p.average, valid, args.device)
+            if last or p.step % args.log_interval == 0 or "psnr" in record:
+                logger.info("  ".join(f"{k} {v:.4g}" for k, v in record.items()))
+                log.write(json.dumps(record) + "\n")
+            if last or p.step % args.save_interval == 0:
+                p.save(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
