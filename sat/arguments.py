@@ -48,7 +48,7 @@ class Arguments:
     # sampling
     input_type: str = _key("txt", "str", "txt: a file with a prompt a line, cli: asked for, latents: saved ones", INPUT_TYPES)
     input_file: str | None = _key(None, "input", "the prompts (txt), or a file or folder of saved latents (latents)")
-    image2video: bool = _key(False, "bool", "prompts name an image: `prompt@@path/to/image.png`")
+    image2video: bool | None = _key(None, "bool", "prompts name an image, `prompt@@image.png`; None: as the model needs")
     negative_prompt: str | None = _key(None, "str", "what to steer away from; None steers away from no text at all")
     output_dir: str = _key("outputs", "output", "where the videos go")
     resume: bool = _key(False, "bool", "skip videos that an earlier run finished")

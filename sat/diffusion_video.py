@@ -6,14 +6,15 @@ from dataclasses import dataclass, fields
 
 import torch
 from arguments import resolve_dtype
+from checkpoint import check_readable
 from config_files import nearest
 from dit_context import parse_patch_size
 from errors import ConfigError
 from latent_codec import LatentCodec
 from omegaconf import OmegaConf
-from sgm.encoders import FrozenT5Embedder
+from sgm.encoders import FrozenT5Embedder, check_t5_folder
 from sgm.sampling import StepInfo, check_compatible
-from sgm.sampling.base import draw_noise
+from sgm.tensors import draw_noise
 from sgm.util import check_config, get_obj_from_str, instantiate_from_config
 from torch import Tensor, nn
 
@@ -70,9 +71,34 @@ class ModelConfig:
         return cls(**plain)
 
 
-def check_model(config) -> None:
-    """Everything wrong with a `model` section that can be told without building it, as ConfigError."""
-    check_config({k: v for k, v in vars(ModelConfig.read(config)).items() if k.endswith("_config")}, "model")
+def check_model(config) -> ModelConfig:
+    """The keys of a `model` section, after a look for all that can be wrong with it without building anything.
+
+    Raises ConfigError or CheckpointError: keys, targets, parameter names, and the files that parts will read.
+    """
+    model = ModelConfig.read(config)
+    check_config({k: v for k, v in vars(model).items() if k.endswith("_config")}, "model")
+    _check_files(model.conditioner_config)
+    _check_files(model.first_stage_config)
+    return model
+
+
+def _check_files(config) -> None:
+    if isinstance(config, Mapping):
+        params = config.get("params") or {}
+        if str(config.get("target")).endswith("FrozenT5Embedder"):
+            check_t5_folder(params.get("model_dir"), params.get("cache_dir"))
+        if params.get("ckpt_path") is not None:
+            check_readable(params["ckpt_path"])
+    for value in config.values() if isinstance(config, Mapping) else config if isinstance(config, list) else ():
+        _check_files(value)
+
+
+def build_codec(args: Namespace) -> LatentCodec:
+    """The first stage alone, for latents that were sampled earlier."""
+    model = ModelConfig.read(args.model_config)
+    codec = LatentCodec(model.first_stage_config, model.scale_factor, model.disable_first_stage_autocast)
+    return codec.to(device=args.device, dtype=resolve_dtype(args.fp16, args.bf16))
 
 
 class DiffusionEngine(LatentCodec):
@@ -96,6 +122,11 @@ class DiffusionEngine(LatentCodec):
         self.loss_fn = config.loss_fn_config and instantiate_from_config(config.loss_fn_config)
         _check_fit(config, self)
         self.to(device=args.device, dtype=resolve_dtype(args.fp16, args.bf16))
+
+    @property
+    def network(self) -> nn.Module:
+        """The bare transformer, whose weights a checkpoint holds under `model.diffusion_model.`."""
+        return self.model.diffusion_model
 
     @property
     def dtype(self) -> torch.dtype:
@@ -145,8 +176,8 @@ class DiffusionEngine(LatentCodec):
         latent = self.encode_first_stage(image[:, :, None], generator) / self.scale_factor * self.image_latent_scale
         return self._spread(latent.transpose(1, 2), latent_frames)
 
-    def shared_step(self, batch: Mapping) -> tuple[Tensor, dict[str, Tensor]]:
-        """The training loss of a batch and what to log.
+    def shared_step(self, batch: Mapping) -> tuple[Tensor, dict[str, Tensor | None]]:
+        """The training loss of a batch; and to log: `loss`, `loss_per_sample` (B,), `timesteps` (B,).
 
         `batch[input_key]` is a video (B, T, 3, H, W) in [-1, 1], or latents with `latent_input`; image-to-video on
         latents needs the first frame beside them, `batch["image"]` (B, 3, H, W).
@@ -162,8 +193,9 @@ class DiffusionEngine(LatentCodec):
         latents = self._padded(latents.float())
         if image is not None:
             batch["concat_images"] = self._dropped(self._spread(image, latents.shape[1]))
-        loss = self.loss_fn(self.predict, self.denoiser, self.conditioner, latents, batch).mean()
-        return loss, {"loss": loss.detach()}
+        terms = self.loss_fn.terms(self.predict, self.denoiser, self.conditioner, latents, batch)
+        loss = terms.loss.mean()
+        return loss, {"loss": loss.detach(), "loss_per_sample": terms.loss.detach(), "timesteps": terms.timesteps}
 
     def disable_untrainable_params(self) -> None:
         """Freezes what `not_trainable_prefixes` names; LoRA's own matrices are always trained."""
@@ -229,8 +261,3 @@ def _check_fit(config: ModelConfig, engine: DiffusionEngine) -> None:
 def _check_equal(what: str, one: str, one_value: int | None, other: str, other_value: int) -> None:
     if one_value is not None and one_value != other_value:
         raise ConfigError(f"{what}: {one} is {one_value}, but {other} is {other_value}; make them equal")
-
-
-def network_of(engine: DiffusionEngine) -> nn.Module:
-    """The bare transformer, whose weights a checkpoint holds under `model.diffusion_model.`."""
-    return engine.model.diffusion_model

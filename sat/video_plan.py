@@ -114,9 +114,7 @@ def choose_frames(limits: ModelLimits, num_frames: int | None, sampling_num_fram
         return limits.default_frames
     by_latents = {limits.sampled_latents(frames): frames for frames in limits.frame_counts}
     if sampling_num_frames in by_latents:
-        frames = by_latents[sampling_num_frames]
-        logger.info("sampling_num_frames %d counts latent frames: %d frames of video", sampling_num_frames, frames)
-        return frames
+        return by_latents[sampling_num_frames]
     return _one_of(limits, sampling_num_frames, "args.sampling_num_frames")
 
 
@@ -145,7 +143,7 @@ def choose_size(limits: ModelLimits, size: Sequence[int] | None) -> tuple[int, i
     return height, width
 
 
-def extend_positions(model, limits: ModelLimits, frames: int) -> None:
+def extend_positions(model, frames: int) -> None:
     """Lets the network's computed positions reach as far as the video (nothing to do for what it was trained at)."""
     network = model["network_config"]["params"]
     if frames > network["num_frames"]:

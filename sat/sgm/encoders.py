@@ -31,7 +31,7 @@ class FrozenT5Embedder(AbstractEmbModel):
     always follow them. Raises ConfigError for a folder that is missing or incomplete.
     """
 
-    def __init__(self, model_dir: str = "google/t5-v1_1-xxl", device: str = "cpu", max_length: int = 77,
+    def __init__(self, model_dir: str | None = None, device: str = "cpu", max_length: int = 77,
                  freeze: bool = True, cache_dir: str | None = None):
         super().__init__()
         folder = check_t5_folder(model_dir, cache_dir)
@@ -63,8 +63,10 @@ class FrozenT5Embedder(AbstractEmbModel):
         return self.transformer(input_ids=tokens.to(weight.device)).last_hidden_state
 
 
-def check_t5_folder(model_dir: str, cache_dir: str | None = None) -> Path:
+def check_t5_folder(model_dir: str | None, cache_dir: str | None = None) -> Path:
     """The folder of a text encoder, its files looked for but not read. Raises ConfigError for what is missing."""
+    if model_dir is None:
+        raise ConfigError("the text encoder's model_dir is missing; set it to a T5 folder")
     folder = Path(model_dir)
     if not folder.is_dir() and cache_dir is not None:
         folder = _in_hub_cache(model_dir, cache_dir)

@@ -1,0 +1,192 @@
+"""From prompts, or prompts and images, to video files, in five steps.
+
+    python sample_video.py --base configs/tiny_t2v.yaml configs/inference.yaml --seed 1
+"""
+import json
+import logging
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "sat"))
+
+import console  # noqa: E402
+import torch  # noqa: E402
+from arguments import Arguments, get_args  # noqa: E402
+from checkpoint import check_readable, load_network  # noqa: E402
+from diffusion_video import DiffusionEngine, build_codec, check_model  # noqa: E402
+from errors import CheckpointError, ConfigError, DataError  # noqa: E402
+from jobs import Job, in_batches, plan_jobs  # noqa: E402
+from omegaconf import OmegaConf  # noqa: E402
+from prompts import ask_prompts, read_prompts  # noqa: E402
+from sgm.util import check_config  # noqa: E402
+from torch import Tensor  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+from video_io import (  # noqa: E402
+    LATENTS,
+    RECORD,
+    check_writable,
+    find_latents,
+    load_latents,
+    save_latents,
+    versions,
+    write_outputs,
+    write_record,
+)
+from video_plan import extend_positions, model_limits, plan_video  # noqa: E402
+
+logger = logging.getLogger("sample_video")
+
+STEPS = ("configuration", "model load", "prompt encoding", "diffusion sampling", "decode and save")
+
+
+def sample_videos(argv: Sequence[str] | None = None) -> None:
+    steps = console.Steps(*STEPS)
+    with steps("configuration", announce=False):  # a mistake is answered by its one line alone
+        args = get_args(argv, __doc__)
+        if args.input_type == "latents":
+            return decode_saved_latents(args)
+        requests = plan_requests(args)
+    steps.announce("configuration", f": {summary(args)}")
+    if requests == [[]]:
+        return logger.info("every video of this run is finished already, in %s", args.output_dir)
+    with steps("model load"):
+        engine = load_engine(args)
+    made = 0
+    for jobs in requests:  # the prompts of a file all at once, typed ones one by one
+        with steps("prompt encoding"):
+            conditions = encode_prompts(engine, jobs, args)
+        for batch in in_batches(jobs, args.batch_size):
+            with steps("diffusion sampling") as sampling:
+                latents, trace = sample_latents(engine, batch, conditions, args)
+            for job, z in zip(batch, latents, strict=True):
+                with steps("decode and save") as saving:
+                    save(engine, job, z, args)
+                    seconds = steps.seconds | {STEPS[3]: sampling.seconds, STEPS[4]: saving.seconds}
+                    write_record(job.folder, record_of(job, args, trace) | {"seconds": seconds})
+                made += 1
+                logger.info("%s", job.folder)
+    logger.info("%d video(s) in %s; seconds: %s", made, args.output_dir, steps.seconds)
+
+
+def summary(args: Arguments) -> str:
+    plan = plan_video(model_limits(args.model_config), args)
+    return (f"{plan.frames} frames of {plan.height} x {plan.width} at {plan.fps} fps from {args.load}, seed {args.seed}, "
+            f"on {args.device}")
+
+
+def plan_requests(args: Arguments) -> Iterable[list[Job]]:
+    """Lists of videos to make, one list after the other.
+
+    All that can be wrong with configuration, checkpoint, prompts, images and sizes is looked for here, before any
+    weights are read.
+    """
+    model = check_model(args.model_config)
+    check_config(args.data_config, "data")
+    if args.image2video not in (None, model.noised_image_input):
+        raise ConfigError(f"args.image2video is {str(args.image2video).lower()}, but model.noised_image_input is "
+                          f"{str(model.noised_image_input).lower()}; leave args.image2video out")
+    if args.load is None:
+        raise CheckpointError("args.load is missing; set it to the folder or file of the transformer's weights")
+    check_readable(args.load)
+    limits = model_limits(args.model_config)
+    frames = plan_video(limits, args).frames
+    extend_positions(args.model_config, frames)
+    check_writable(args.output_dir)
+    if args.input_type == "cli":
+        return (plan_jobs([prompt], limits, args) for prompt in ask_prompts(model.noised_image_input))
+    return [plan_jobs(read_prompts(args.input_file, model.noised_image_input), limits, args)]
+
+
+def load_engine(args: Arguments) -> DiffusionEngine:
+    engine = DiffusionEngine(args).eval()
+    load_network(engine.network, args.load)
+    return engine
+
+
+@torch.no_grad()
+def encode_prompts(engine: DiffusionEngine, jobs: Sequence[Job], args: Arguments) -> dict[int, tuple[Mapping, Mapping]]:
+    """(cond, uncond) of one row each by prompt index. Without a negative prompt the unconditional text is zeros,
+    which is what training dropped to."""
+    conditions = {}
+    prompts = {job.prompt.index: job.prompt for job in jobs}
+    for index, prompt in tqdm(prompts.items(), "prompts", disable=len(prompts) < 2):
+        zeroed = ["txt"] if args.negative_prompt is None else []
+        conditions[index] = engine.conditioner.get_unconditional_conditioning(
+            {"txt": [prompt.text]}, {"txt": [args.negative_prompt or ""]}, force_uc_zero_embeddings=zeroed)
+    return conditions
+
+
+def sample_latents(engine: DiffusionEngine, batch: Sequence[Job], conditions: Mapping, args: Arguments
+                   ) -> tuple[Tensor, dict]:
+    """Latents (B, T, C, h, w) of a batch, padding dropped; and guidance scale and noise level of every step."""
+    cond, uncond = ({key: torch.cat([conditions[job.prompt.index][half][key] for job in batch])
+                     for key in conditions[batch[0].prompt.index][half]} for half in (0, 1))
+    shape = batch[0].plan.latent_shape
+    if batch[0].image is not None:
+        images = [engine.encode_image(job.image[None].to(engine.device), shape[0], job.generator(args.seed, "image"))
+                  for job in batch]
+        cond["concat"] = uncond["concat"] = torch.cat(images)
+    trace = {"guidance_scale": [], "noise": []}
+    with tqdm(desc=", ".join(str(job.prompt.index) for job in batch), unit="step") as bar:
+
+        def after_step(step) -> None:
+            bar.total = step.num_steps
+            bar.update()
+            trace["guidance_scale"].append(float(step.scale))
+            trace["noise"].append({"alpha": step.alpha, "sigma": step.sigma, "timestep": step.timestep})
+
+        latents = engine.sample(cond, uncond, batch_size=len(batch), shape=shape, callback=after_step,
+                                generator=[job.generator(args.seed) for job in batch])
+    return latents[:, batch[0].plan.pad_latents:], trace
+
+
+def save(engine: DiffusionEngine, job: Job, latents: Tensor, args: Arguments) -> None:
+    """Writes the video of latents (T, C, h, w) with its contact sheet, or only the latents."""
+    if args.only_save_latents:
+        save_latents(job.folder / LATENTS, latents, job.plan.fps)
+    else:
+        decode(engine, latents, job.folder, job.plan.fps)
+
+
+def decode(codec, latents: Tensor, folder: Path, fps: int) -> None:
+    pieces = codec.decode_chunks(latents[None].transpose(1, 2))
+    write_outputs(folder, (piece[0] for piece in tqdm(pieces, "decode", unit="chunk", leave=False)), fps)
+
+
+def record_of(job: Job, args: Arguments, trace: Mapping) -> dict:
+    """What it takes to make this video again, and what happened on the way."""
+    plan = job.plan
+    return {"prompt": job.prompt.text, "image": job.prompt.image, "negative_prompt": args.negative_prompt,
+            "seed": args.seed, "prompt_index": job.prompt.index, "sample": job.sample,
+            "frames": plan.frames, "height": plan.height, "width": plan.width, "fps": plan.fps,
+            "device": str(args.device), "versions": versions(), **trace,
+            "config": OmegaConf.to_container(args.config, resolve=True)}
+
+
+def decode_saved_latents(args: Arguments) -> None:
+    """Latents written with `only_save_latents` to the videos they would have become, in the same folders' names."""
+    check_model(args.model_config)
+    limits = model_limits(args.model_config)
+    found = find_latents(args.input_file)
+    check_writable(args.output_dir)
+    codec = build_codec(args).eval()
+    for path, relative in tqdm(found, "videos"):
+        latents, fps = load_latents(path)
+        if latents.dim() != 4 or latents.shape[1] != limits.channels or latents.shape[0] % 2 == 0:
+            raise DataError(f"{path} holds latents of shape {tuple(latents.shape)}; this model decodes "
+                            f"(odd frames, {limits.channels}, height, width)")
+        folder = Path(args.output_dir) / relative
+        decode(codec, latents.to(args.device), folder, fps)
+        beside = path.parent / RECORD
+        record = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+        write_record(folder, record | {"decoded_from": str(path)})
+    logger.info("%d video(s) in %s", len(found), args.output_dir)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return console.run(sample_videos, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
