@@ -1,0 +1,174 @@
+"""What the small models can do, judged from the mp4 files they write.
+
+    python -m benchmarks.small_model vae                      # PSNR on held-out clips
+    python -m benchmarks.small_model t2v --seeds 4            # every combination, seen and never seen
+    python -m benchmarks.small_model i2v --seeds 1            # the same from a first frame
+    python -m benchmarks.small_model table --every 4          # samplers x guidance on every fourth combination
+
+Any `key=value` after the options overrides the model's configuration. Videos, and a results table as Markdown, go to
+`--out` (default runs/small_model).
+"""
+import argparse
+import math
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__file__).resolve().parents[1])]
+
+import numpy as np
+import torch
+from arguments import Arguments, get_args
+from benchmarks.shapes_judge import Verdict, judge_file, wilson_interval
+from console import run
+from decord import VideoReader
+from diffusion_video import DiffusionEngine
+from omegaconf import OmegaConf
+from sample_video import load_engine
+from seeds import generator_for
+from sgm.util import instantiate_from_config
+from shapes_world import Combination, all_combinations, render
+from torch import Tensor
+from tqdm import tqdm
+from video_io import write_outputs
+from video_plan import model_limits, plan_video
+
+BATCH = 36
+ATTRIBUTES = ("color", "shape", "motion", "background")
+SAMPLERS = ("EulerEDMSampler", "VPSDEDPMPP2MSampler")
+GUIDANCE = {
+    "plain CFG": {"target": "sgm.modules.diffusionmodules.guiders.VanillaCFG", "params": {"scale": 6}},
+    **{f"DynamicCFG {name}": {"target": "sgm.modules.diffusionmodules.guiders.DynamicCFG",
+                              "params": {"scale": 6, "exp": 5, "num_steps": 50, "schedule": name}}
+       for name in ("release", "decreasing", "increasing")},
+}
+
+
+def configured(model: str, overrides: Sequence[str]) -> Arguments:
+    return get_args(["--base", f"configs/tiny_{model}.yaml", "configs/inference.yaml", *overrides])
+
+
+def chosen(every: int) -> list[Combination]:
+    """One background for each colour, shape and motion, alternating; every n-th of the seen, and of the never seen."""
+    picked = [c for i, c in enumerate(all_combinations()) if i % 2 == (i // 2) % 2]
+    seen, unseen = ([c for c in picked if c.held_out is held] for held in (False, True))
+    return seen[::every] + unseen[::every]
+
+
+def first_frame(combination: Combination, seed: int) -> np.ndarray:
+    return render(combination, np.random.default_rng([seed, 77]))[0]
+
+
+@torch.no_grad()
+def make_videos(engine: DiffusionEngine, args: Arguments, combinations: Sequence[Combination], seed: int, folder: Path
+                ) -> Iterator[tuple[Combination, Path]]:
+    """Samples one video of each combination and writes it; yields each with its folder."""
+    plan = plan_video(model_limits(args.model_config), args)
+    for start in tqdm(range(0, len(combinations), BATCH), folder.name, unit="batch"):
+        batch = combinations[start:start + BATCH]
+        texts = {"txt": [c.caption for c in batch]}
+        cond, uncond = engine.conditioner.get_unconditional_conditioning(texts, texts, force_uc_zero_embeddings=["txt"])
+        if engine.config.noised_image_input:
+            frames = np.stack([first_frame(c, seed) for c in batch])
+            images = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
+            cond["concat"] = uncond["concat"] = engine.encode_image(images, plan.latent_shape[0], generator_for(seed, start))
+        latents = engine.sample(cond, uncond, batch_size=len(batch), shape=plan.latent_shape,
+                                generator=[generator_for(seed, start + i) for i in range(len(batch))])
+        for i, (combination, z) in enumerate(zip(batch, latents, strict=True)):
+            target = folder / f"{start + i:03d}_{combination.caption}" / str(seed)
+            write_outputs(target, (piece[0] for piece in engine.decode_chunks(z[None].transpose(1, 2))), plan.fps)
+            yield combination, target / "000000.mp4"
+
+
+def score(results: Sequence[tuple[Combination, Verdict]]) -> dict[str, str]:
+    """Share of videos with each attribute right, and with all of them (95 % Wilson interval)."""
+    right = [verdict.matches(combination) for combination, verdict in results]
+    row = {name: f"{100 * np.mean([r[name] for r in right]):.1f}" for name in ATTRIBUTES}
+    whole = sum(all(r[name] for name in ATTRIBUTES) for r in right)
+    low, high = wilson_interval(whole, len(right))
+    return {"videos": str(len(right)), **row, "all": f"{100 * whole / len(right):.1f} ({100 * low:.1f}–{100 * high:.1f})"}
+
+
+def markdown(rows: Sequence[dict[str, str]]) -> str:
+    names = list(rows[0])
+    lines = [names, ["---"] * len(names), *([row[n] for n in names] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def split_rows(label: str, results: Sequence[tuple[Combination, Verdict]]) -> list[dict[str, str]]:
+    parts = {"seen": [r for r in results if not r[0].held_out], "never seen": [r for r in results if r[0].held_out]}
+    return [{"": label, "combinations": name, **score(part)} for name, part in parts.items() if part]
+
+
+def judge_model(model: str, args: Arguments, options: argparse.Namespace) -> list[dict[str, str]]:
+    engine, results, errors = load_engine(args), [], []
+    for seed in range(options.seeds):
+        for combination, video in make_videos(engine, args, chosen(options.every), seed, Path(options.out) / model):
+            results.append((combination, judge_file(video)))
+            if model == "i2v":
+                shown = VideoReader(str(video))[0].asnumpy().astype(float)
+                errors.append(np.square(shown - first_frame(combination, seed)).mean())
+    rows = split_rows(model, results)
+    if errors:
+        quality = [10 * math.log10(255**2 / max(e, 1e-9)) for e in errors]
+        rows[0]["first frame PSNR"] = f"{np.mean(quality):.2f} dB (worst {min(quality):.2f})"
+        rows[1:] = [row | {"first frame PSNR": ""} for row in rows[1:]]
+    return rows
+
+
+def compare_samplers(args: Arguments, options: argparse.Namespace) -> list[dict[str, str]]:
+    engine, rows = load_engine(args), []
+    for sampler in SAMPLERS:
+        for name, guider in GUIDANCE.items():
+            config = OmegaConf.merge(args.model_config.sampler_config, {"params": {"guider_config": None}})
+            config.target = f"sgm.modules.diffusionmodules.sampling.{sampler}"
+            config.params.guider_config = guider
+            engine.sampler = instantiate_from_config(config)
+            folder = Path(options.out) / "table" / f"{sampler} {name}"
+            results = [(c, judge_file(v)) for seed in range(options.seeds)
+                       for c, v in make_videos(engine, args, chosen(options.every), seed, folder)]
+            rows += [{"sampler": sampler, "guidance": name, **score(results)}]
+    return rows
+
+
+@torch.no_grad()
+def judge_vae(args: Arguments, clips: int = 64) -> list[dict[str, str]]:
+    """PSNR over the reconstruction of clips rendered for this, in 8-bit pixels, by the posterior's mean."""
+    vae = load_engine(args).first_stage_model
+    quality = []
+    for i, combination in enumerate(np.random.default_rng(5).permutation(np.array(all_combinations()))[:clips]):
+        video = torch.from_numpy(render(combination, np.random.default_rng([i, 5]))).permute(3, 0, 1, 2)[None].float()
+        frames = vae.decode(vae.encode(video / 127.5 - 1, sample_posterior=False))
+        quality.append(psnr(((frames.clamp(-1, 1) + 1) * 127.5).round(), video))
+    return [{"clips": str(clips), "PSNR": f"{np.mean(quality):.2f} dB", "worst": f"{min(quality):.2f} dB"}]
+
+
+def psnr(one: Tensor, other: Tensor) -> float:
+    return -10 * math.log10((one - other).square().mean().item() / 255**2)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["vae", "t2v", "i2v", "table"])
+    parser.add_argument("--seeds", type=int, default=1, help="videos per combination")
+    parser.add_argument("--every", type=int, default=1, help="use every n-th combination")
+    parser.add_argument("--out", default="runs/small_model")
+    options, overrides = parser.parse_known_args(argv)
+    started = time.time()
+    args = configured("i2v" if options.what == "i2v" else "t2v", overrides)
+    if options.what == "vae":
+        rows = judge_vae(args)
+    elif options.what == "table":
+        rows = compare_samplers(args, options)
+    else:
+        rows = judge_model(options.what, args, options)
+    text = markdown(rows)
+    folder = Path(options.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{options.what}.md").write_text(text + "\n")
+    sys.stdout.write(f"{text}\n{time.time() - started:.0f} s\n")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
