@@ -1,0 +1,82 @@
+"""Makes the text encoder of the small models: a sentencepiece model and a T5 v1.1 encoder of random weights.
+
+    python tools/make_tiny_t5.py --out checkpoints/tiny/t5
+
+A random transformer keeps words apart, which is all that the diffusion transformer needs to learn what each means;
+the small world has 25 of them. Each of these is one piece, so are some words beyond it, for later fine-tuning; other
+text falls into letters. Case does not matter. The same seed gives the same files. Takes seconds.
+"""
+import argparse
+import io
+import logging
+import string
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sat"))
+
+import sentencepiece
+import torch
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
+from shapes_world import all_combinations
+from transformers import T5Config, T5EncoderModel
+
+logger = logging.getLogger("make_tiny_t5")
+
+SPARE_WORDS = """
+the an of in at to and or with from into over under behind two three small large big tiny left-right fast slow slowly
+orange pink brown cyan magenta gold silver turquoise navy beige color dark light bright striped dotted plain
+star heart ring cross diamond pentagon hexagon oval rectangle cube ball dot line arrow moon shape
+rotates spins bounces stays stops jumps falls rises blinks fades turns waves rolls diagonally up-down still
+sky sea grass sand snow wall floor room scene video picture
+""".split()
+LETTERS = string.ascii_lowercase + string.digits + string.punctuation.replace("_", "")
+
+
+def write_pieces(folder: Path) -> int:
+    """Writes spiece.model with T5's special pieces (pad 0, eos 1, unk 2); returns the number of pieces.
+
+    Trained for its text normalization; on so few words training gives odd pieces, so they are then set: whole words,
+    likelier than the letters that any other text falls into.
+    """
+    captions = [c.caption for c in all_combinations()]
+    words = sorted({word for caption in captions for word in caption.split()})
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(captions), model_writer=model, model_type="unigram", vocab_size=60, num_threads=1,
+        normalization_rule_name="nmt_nfkc_cf", hard_vocab_limit=False, minloglevel=2,
+        pad_id=0, eos_id=1, unk_id=2, bos_id=-1, pad_piece="<pad>")
+    proto = ModelProto.FromString(model.getvalue())
+    del proto.pieces[3:]
+    scores = {f"\u2581{word}": -5.0 for word in [*words, *SPARE_WORDS]}
+    for piece, score in (scores | {letter: -10.0 for letter in "\u2581" + LETTERS if letter not in scores}).items():
+        proto.pieces.add(piece=piece, score=score)
+    proto.trainer_spec.vocab_size = len(proto.pieces)
+    (folder / "spiece.model").write_bytes(proto.SerializeToString())
+    return len(proto.pieces)
+
+
+def make_encoder(folder: Path, pieces: int, seed: int) -> None:
+    config = T5Config(
+        vocab_size=pieces + 100,  # the tokenizer adds T5's 100 sentinels
+        d_model=64, d_kv=16, num_heads=4, num_layers=2, d_ff=128, feed_forward_proj="gated-gelu", dropout_rate=0.0,
+        is_encoder_decoder=False, use_cache=False, tie_word_embeddings=False)
+    torch.manual_seed(seed)
+    T5EncoderModel(config).save_pretrained(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("checkpoints/tiny/t5"))
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    pieces = write_pieces(args.out)
+    make_encoder(args.out, pieces, args.seed)
+    size = sum(path.stat().st_size for path in args.out.iterdir())
+    logger.info("%d pieces, %d bytes in %s", pieces, size, args.out)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    main()
