@@ -10,8 +10,7 @@ from torch import nn
 
 from dit_attention import attention, rotate
 from dit_context import Grid, VideoContext, patchify, unpatchify
-from sat.model.base_model import BaseMixin
-from sat.mpu import ColumnParallelLinear
+from swiss_army import BaseMixin, mpu
 
 Terms = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -32,12 +31,16 @@ class Experts:
     text_length: int
 
     def modulate(self, x: torch.Tensor) -> torch.Tensor:
-        n, text, video = self.text_length, self.text, self.video
-        return joint_addcmul((text.shift, x[:, :n], text.scale), (video.shift, x[:, n:], video.scale))
+        text, video = self._parts(x)
+        return joint_addcmul((self.text.shift, text, self.text.scale), (self.video.shift, video, self.video.scale))
 
     def add_gated(self, x: torch.Tensor, branch: torch.Tensor) -> torch.Tensor:
-        n = self.text_length
-        return joint_addcmul((x[:, :n], branch[:, :n], self.text.gate), (x[:, n:], branch[:, n:], self.video.gate))
+        (text, video), (text_branch, video_branch) = self._parts(x), self._parts(branch)
+        return joint_addcmul((text, text_branch, self.text.gate), (video, video_branch, self.video.gate))
+
+    def _parts(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        # One split, not two slices: its gradient is one concatenation, theirs two full-size zero tensors and a sum.
+        return x.split((self.text_length, x.shape[1] - self.text_length), dim=1)
 
 
 def joint_addcmul(text: Terms, video: Terms) -> torch.Tensor:
@@ -135,9 +138,10 @@ class SwiGLUMixin(BaseMixin):
 
     def __init__(self, num_layers: int, in_features: int, hidden_features: int, bias: bool = False):
         super().__init__()
-        self.w2 = nn.ModuleList(ColumnParallelLinear(in_features, hidden_features, gather_output=False, bias=bias,
-                                                     module=self, name="w2", device=torch.get_default_device())
-                                for _ in range(num_layers))
+        device = torch.get_default_device()
+        self.w2 = nn.ModuleList(
+            mpu.ColumnParallelLinear(in_features, hidden_features, gather_output=False, bias=bias, device=device)
+            for _ in range(num_layers))
 
     def mlp_forward(self, hidden_states, layer_id: int, **hook) -> torch.Tensor:
         mlp = self.transformer.layers[layer_id].mlp

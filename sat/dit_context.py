@@ -33,7 +33,7 @@ def parse_patch_size(patch_size: int | list[int] | tuple[int, ...]) -> Grid:
     """(t, h, w); a single number p means (1, p, p)."""
     sizes = (1, patch_size, patch_size) if isinstance(patch_size, int) else tuple(patch_size)
     if len(sizes) != 3 or any(not isinstance(s, int) or s < 1 for s in sizes):
-        raise ConfigError(f"patch_size {patch_size!r} is neither a positive whole number nor three (time, height, width)")
+        raise ConfigError(f"patch_size {patch_size!r} is neither a whole number nor three (time, height, width)")
     return sizes
 
 

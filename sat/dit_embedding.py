@@ -29,6 +29,13 @@ class SinusoidMLP(nn.Sequential):
         return super().forward(timestep_embedding(values, self.dim).to(self[0].weight.dtype))
 
 
+class LabelLinear(nn.Linear):
+    """Takes labels (B, n) of any dtype."""
+
+    def forward(self, y: torch.Tensor) -> torch.Tensor:
+        return super().forward(y.to(self.weight.dtype))
+
+
 def label_embedding(num_classes: int | str, dim: int, out_dim: int, adm_in_channels: int | None) -> nn.Module:
     """The module that turns labels y into (B, out_dim), added to the time embedding.
 
@@ -38,12 +45,12 @@ def label_embedding(num_classes: int | str, dim: int, out_dim: int, adm_in_chann
     if isinstance(num_classes, int):
         return nn.Embedding(num_classes, out_dim)
     if num_classes == "continuous":
-        return nn.Linear(1, out_dim)
+        return LabelLinear(1, out_dim)
     if num_classes == "timestep":
         return nn.Sequential(nn.Identity(), SinusoidMLP(dim, out_dim))
     if num_classes == "sequential":
         if adm_in_channels is None:
             raise ConfigError("num_classes sequential: adm_in_channels, the width of the label vectors, is missing")
         return nn.Sequential(
-            nn.Sequential(nn.Linear(adm_in_channels, out_dim), nn.SiLU(), nn.Linear(out_dim, out_dim)))
+            nn.Sequential(LabelLinear(adm_in_channels, out_dim), nn.SiLU(), nn.Linear(out_dim, out_dim)))
     raise ConfigError(f"num_classes {num_classes!r} is neither a number nor continuous, timestep or sequential")

@@ -10,7 +10,7 @@ from torch import nn
 
 from dit_context import Grid, VideoContext
 from errors import ConfigError
-from sat.model.base_model import BaseMixin
+from swiss_army import BaseMixin
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +58,8 @@ class PositionMixin(BaseMixin):
         """The first rows of a (1, text + video, D) table, read flat: as trained, whatever the video's shape."""
         t, h, w = context.grid
         if context.text_length != self.text_length:
-            raise ConfigError(f"text of {context.text_length} tokens, but the position table holds "
-                              f"{self.text_length}; set text_length of pos_embed_config to max_length of the text encoder")
+            raise ConfigError(f"text of {context.text_length} tokens, but the position table holds {self.text_length}; "
+                              "set text_length of pos_embed_config to max_length of the text encoder")
         rows = self.text_length + t * h * w
         if rows > table.shape[1]:
             raise self.too_large(context.grid)
@@ -132,9 +132,9 @@ class Rotary3DPositionEmbeddingMixin(PositionMixin):
                  width_interpolation: float = 1.0, time_interpolation: float = 1.0, learnable_pos_embed: bool = False):
         super().__init__((compressed_num_frames, height, width), text_length)
         if hidden_size_head % 16:
-            raise ConfigError(f"hidden_size_head {hidden_size_head} is not a multiple of 16, which 3D rotary positions need")
+            raise ConfigError(f"hidden_size_head {hidden_size_head} is not a multiple of 16, which 3D rotation needs")
         if (height_interpolation, width_interpolation, time_interpolation) != (1.0, 1.0, 1.0):
-            logger.warning("rotary positions are not interpolated: height_, width_ and time_interpolation have no effect")
+            logger.warning("rotary positions are not interpolated; height_, width_, time_interpolation have no effect")
         self.hidden_size_head, self.theta, self.rot_v = hidden_size_head, theta, rot_v
         rows = text_length + compressed_num_frames * height * width
         self.pos_embedding = nn.Parameter(torch.zeros(1, rows, hidden_size)) if learnable_pos_embed else None
@@ -148,7 +148,7 @@ class Rotary3DPositionEmbeddingMixin(PositionMixin):
             raise self.too_large(grid)
         dims = (self.hidden_size_head // 4, self.hidden_size_head // 8 * 3, self.hidden_size_head // 8 * 3)
         t, h, w = (self._angles(size, dim, device) for size, dim in zip(grid, dims, strict=True))
-        video = torch.cat((t[:, None, None].expand(*grid, -1), h[:, None].expand(*grid, -1), w.expand(*grid, -1)), dim=-1)
+        video = torch.cat([x.expand(*grid, -1) for x in (t[:, None, None], h[:, None], w)], dim=-1)
         angles = torch.cat((video.new_zeros(text_length, self.hidden_size_head // 2), video.flatten(0, 2)))
         return angles.cos(), angles.sin()
 

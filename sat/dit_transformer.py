@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dit_context import VideoContext
 from errors import ConfigError
-from sat.model.transformer import BaseTransformer
+from swiss_army import BaseTransformer
 
 DEFAULTS = dict(layernorm_order="pre", layernorm_epsilon=1e-5, inner_hidden_size=None, hidden_dropout=0.0,
                 attention_dropout=0.0, checkpoint_activations=False, skip_init=False, model_parallel_size=1)
@@ -23,7 +23,7 @@ def read_transformer_args(given: Mapping | None) -> dict:
     for key in given:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
-            raise ConfigError(f"transformer_args.{key}: no such setting" + (f"; did you mean {near[0]}?" if near else ""))
+            raise ConfigError(f"transformer_args.{key}: unknown key" + (f"; did you mean {near[0]}?" if near else ""))
     if given.get("is_decoder"):
         raise ConfigError("transformer_args.is_decoder: this transformer has no cross attention; set it to false")
     args = DEFAULTS | {key: value for key, value in given.items() if key in DEFAULTS}

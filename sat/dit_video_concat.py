@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import parallel  # first: it speaks up when SwissArmyTransformer is missing
+import parallel
 from dit_blocks import AdaLNMixin, FinalLayerMixin, ImagePatchEmbeddingMixin, SwiGLUMixin
-from dit_context import VideoContext, parse_patch_size, patch_grid
+from dit_context import Grid, VideoContext, parse_patch_size, patch_grid
 from dit_embedding import SinusoidMLP, label_embedding
 from dit_positions import (
     RELEASED_TABLES,
@@ -22,9 +22,8 @@ from dit_positions import (
 )
 from dit_transformer import VideoTransformer, read_transformer_args
 from errors import ConfigError
-from sat.model.base_model import BaseModel
-from sat.ops.layernorm import RMSNorm
 from sgm.util import instantiate_from_config
+from swiss_army import BaseModel, RMSNorm
 
 __all__ = ["AdaLNMixin", "Basic2DPositionEmbeddingMixin", "Basic3DPositionEmbeddingMixin", "DiffusionTransformer",
            "FinalLayerMixin", "ImagePatchEmbeddingMixin", "Rotary3DPositionEmbeddingMixin", "SwiGLUMixin", "modernize"]
@@ -113,12 +112,12 @@ class DiffusionTransformer(BaseModel):
     def _add(self, name: str, modules: Mapping, **sizes) -> None:
         self.add_mixin(name, instantiate_from_config(modules[f"{name}_config"], **sizes), reinit=True)
 
-    def _add_positions(self, modules: Mapping, latent: tuple[int, int, int], head_dim: int, interpolations: dict) -> None:
-        """Positions for a latent of (frames, height, width); frames are counted before patching in time, as released."""
+    def _add_positions(self, modules: Mapping, latent: Grid, head_dim: int, interpolations: dict) -> None:
+        """Positions for a latent of (frames, height, width); frames count before patching in time, as released."""
         frames, height, width = latent
         _, ph, pw = self.patch_size
         if height % ph or width % pw:
-            raise ConfigError(f"latent_height {height}, latent_width {width} are not multiples of patch_size {ph}, {pw}")
+            raise ConfigError(f"latent_height {height}, latent_width {width} are no multiples of patch_size {ph}, {pw}")
         given = (modules["pos_embed_config"].get("params") or {})
         for name, value in list(interpolations.items()):
             if value is None:
@@ -144,8 +143,8 @@ class DiffusionTransformer(BaseModel):
         model with ofs_embed_dim; others ignore it. Raises ConfigError for a video that does not fit the model.
         """
         if x.shape[2] != self.in_channels:
-            raise ConfigError(f"latents of {x.shape[2]} channels, but the transformer's in_channels is {self.in_channels}; "
-                              "a model with image input takes the image latent as well, one without it does not")
+            raise ConfigError(f"latents of {x.shape[2]} channels, but the transformer's in_channels is "
+                              f"{self.in_channels}; only a model made for images takes an image latent, and it needs one")
         grid = patch_grid(x, self.patch_size)
         rotary = self.mixins["pos_embed"].rotary(grid, context.shape[1], x.device)
         out = super().forward(VideoContext(x.to(self.dtype), context.to(self.dtype),
@@ -155,10 +154,10 @@ class DiffusionTransformer(BaseModel):
     def embed(self, timesteps: torch.Tensor, y: torch.Tensor | None, ofs: torch.Tensor | None) -> torch.Tensor:
         """Time embedding with label and `ofs` added: (B, time_embed_dim), or one row when all are shared."""
         if (y is None) != (self.label_emb is None):
-            raise ValueError(f"labels y {'missing' if y is None else 'given'}: they belong to models with num_classes alone")
+            raise ValueError(f"labels y {'missing' if y is None else 'given'}: they belong to models with num_classes")
         embedding = self.time_embed(timesteps)
         if y is not None:
-            embedding = embedding + self.label_emb(y if isinstance(self.label_emb, nn.Embedding) else y.to(self.dtype))
+            embedding = embedding + self.label_emb(y)
         if self.ofs_embed is not None:
             if ofs is None:
                 raise ValueError("ofs is missing; a model with ofs_embed_dim is given 2.0 as trained")

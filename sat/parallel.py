@@ -3,28 +3,14 @@
 Ranks are laid out as SwissArmyTransformer does: neighbours share a model-parallel group, equal positions in those
 groups form the data-parallel groups.
 """
-import os
 import types
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 
-from errors import ConfigError, UserError
-
-# The library logs its start-up at INFO and a missing optional bitsandbytes as a warning; a user's own setting wins.
-os.environ.setdefault("SAT_LOGLEVEL", "ERROR")
-
-try:
-    import sat.mpu as mpu
-    import sat.mpu.initialize as sat_groups
-except ImportError as error:
-    import sat
-
-    if getattr(sat, "__file__", None) is not None:
-        raise
-    raise UserError("SwissArmyTransformer is not installed (`import sat` finds only a source folder of that name); "
-                    "run: pip install -r requirements.txt") from error
+from errors import ConfigError
+from precision import linear
+from swiss_army import mpu, process_groups
 
 
 class SingleProcess:
@@ -45,18 +31,18 @@ def initialize(model_parallel_size: int = 1) -> None:
     """
     if not dist.is_initialized():
         _check_size(model_parallel_size, processes=1)
-        if sat_groups._MODEL_PARALLEL_GROUP is None:
+        if process_groups._MODEL_PARALLEL_GROUP is None:
             group = SingleProcess()
-            sat_groups._MODEL_PARALLEL_GROUP = sat_groups._DATA_PARALLEL_GROUP = sat_groups._NODE_GROUP = group
+            process_groups._MODEL_PARALLEL_GROUP = process_groups._DATA_PARALLEL_GROUP = process_groups._NODE_GROUP = group
         return
     _check_size(model_parallel_size, processes=dist.get_world_size())
-    if isinstance(sat_groups._MODEL_PARALLEL_GROUP, SingleProcess):
+    if isinstance(process_groups._MODEL_PARALLEL_GROUP, SingleProcess):
         mpu.destroy_model_parallel()
     if not mpu.model_parallel_is_initialized():
         mpu.initialize_model_parallel(model_parallel_size)
     elif mpu.get_model_parallel_world_size() != model_parallel_size:
-        raise ConfigError(f"model_parallel_size {model_parallel_size} differs from {mpu.get_model_parallel_world_size()}"
-                          ", with which this process was started; use one value for the whole run")
+        raise ConfigError(f"model_parallel_size {model_parallel_size} differs from the "
+                          f"{mpu.get_model_parallel_world_size()} of an earlier model; use one value for the whole run")
 
 
 def _check_size(model_parallel_size: int, processes: int) -> None:
@@ -67,7 +53,7 @@ def _check_size(model_parallel_size: int, processes: int) -> None:
 
 def model_parallel_size() -> int:
     """How many processes share one copy of the transformer; 1 until `initialize` has made real groups."""
-    group = sat_groups._MODEL_PARALLEL_GROUP
+    group = process_groups._MODEL_PARALLEL_GROUP
     return 1 if group is None else group.size()
 
 
@@ -85,17 +71,22 @@ def is_main_process() -> bool:
 
 
 def use_plain_linears(module: torch.nn.Module) -> None:
-    """Let the parallel linear layers below `module` that hold their whole matrix compute a plain linear layer.
+    """Let the linear layers below `module` that hold their whole matrix compute `precision.linear`.
 
-    The same numbers without autograd functions around a collective that does nothing, with the bias inside the
-    matrix product, and in a form that torch.compile can follow. Layers divided among processes stay as they are.
+    For the library's parallel layers: the same numbers without autograd functions around a collective that does
+    nothing, with the bias inside the matrix product, and in a form that torch.compile can follow. Layers divided
+    among processes stay as they are.
     """
     for layer in module.modules():
-        whole_rows = isinstance(layer, mpu.ColumnParallelLinear) and layer.output_size_per_partition == layer.output_size
-        whole_columns = isinstance(layer, mpu.RowParallelLinear) and layer.input_size_per_partition == layer.input_size
-        if whole_rows or whole_columns:
-            layer.forward = types.MethodType(_plain_linear, layer)
+        if isinstance(layer, mpu.ColumnParallelLinear):
+            whole = layer.output_size_per_partition == layer.output_size
+        elif isinstance(layer, mpu.RowParallelLinear):
+            whole = layer.input_size_per_partition == layer.input_size
+        else:
+            whole = type(layer) is torch.nn.Linear
+        if whole:
+            layer.forward = types.MethodType(_whole_linear, layer)
 
 
-def _plain_linear(self: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
-    return F.linear(x, self.weight, self.bias)
+def _whole_linear(self: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return linear(x, self.weight, self.bias)

@@ -1,0 +1,95 @@
+"""Parallel state: nothing needed on one process; two processes share one transformer with the same result."""
+import importlib.util
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+import parallel
+import swiss_army
+from errors import ConfigError, UserError
+from tests.dit_models import build, inputs
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_one_process_needs_no_process_group():
+    parallel.initialize()
+    assert not dist.is_initialized()
+    assert parallel.model_parallel_size() == 1
+    assert parallel.data_rank_and_size() == (0, 1) and parallel.is_main_process()
+
+
+def test_more_parts_than_processes_are_refused():
+    with pytest.raises(ConfigError, match="model_parallel_size 2 does not divide the 1 process"):
+        parallel.initialize(2)
+
+
+def test_plain_linears_compute_the_same():
+    parallel.initialize()
+    layers = torch.nn.Sequential(parallel.mpu.ColumnParallelLinear(4, 6, gather_output=False),
+                                 parallel.mpu.RowParallelLinear(6, 4, input_is_parallel=True))
+    torch.nn.init.normal_(layers[1].bias)
+    x = torch.randn(3, 4)
+    before = layers(x)
+    parallel.use_plain_linears(layers)
+    torch.testing.assert_close(layers(x), before)
+
+
+def test_missing_swissarmytransformer_is_named(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("sat.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "sat", types.ModuleType("sat"))  # as a source folder of that name is imported
+    spec = importlib.util.spec_from_file_location("fresh_import", swiss_army.__file__)
+    with pytest.raises(UserError, match="SwissArmyTransformer is not installed.*requirements.txt"):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+WORKER = """
+import sys, torch, torch.distributed as dist
+sys.path[:0] = sys.argv[1:3]
+rank, store, out = int(sys.argv[3]), *sys.argv[4:]
+torch.set_num_threads(1)
+dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+import parallel
+from sgm.util import instantiate_from_config
+from tests.dit_models import config, inputs
+parallel.initialize(2)
+assert parallel.data_rank_and_size() == (0, 1) and parallel.is_main_process() == (rank == 0)
+model = instantiate_from_config(config(transformer_args={"model_parallel_size": 2})).eval()
+whole = torch.load(out + ".weights")
+cut = {}
+for name, p in model.named_parameters():
+    full = whole[name]
+    if full.shape != p.shape:
+        axis = next(i for i in range(full.dim()) if full.shape[i] != p.shape[i])
+        parts = full.chunk(3) if "query_key_value" in name else [full]
+        full = torch.cat([part.chunk(2, axis)[rank] for part in parts], axis if len(parts) == 1 else 0)
+    cut[name] = full
+model.load_state_dict(cut, strict=True)
+with torch.no_grad():
+    result = model(*inputs())
+if rank == 0:
+    torch.save(result, out)
+dist.destroy_process_group()
+"""
+
+
+def test_two_processes_share_one_transformer(tmp_path):
+    model, out = build(), tmp_path / "out.pt"
+    torch.save(dict(model.named_parameters()), f"{out}.weights")
+    command = [sys.executable, "-c", WORKER, str(ROOT / "sat"), str(ROOT)]
+    workers = [subprocess.Popen([*command, str(rank), str(tmp_path / "store"), str(out)],
+                                env={**os.environ, "LOCAL_WORLD_SIZE": "2"}) for rank in range(2)]
+    try:
+        assert [worker.wait(timeout=300) for worker in workers] == [0, 0]
+    finally:  # one that failed leaves the other waiting
+        for worker in workers:
+            worker.kill()
+    with torch.no_grad():
+        torch.testing.assert_close(torch.load(out), model(*inputs()), atol=1e-5, rtol=1e-5)
