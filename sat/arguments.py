@@ -1,11 +1,14 @@
-"""Configuration files and the command line to one `Arguments`: every key declared here, device and dtype resolved once."""
+"""Configuration files and the command line to one `Arguments`: every key declared here, the device resolved once."""
 import argparse
+import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config_files import (
+    SECTIONS,
     anchor_model_paths,
     existing_path,
     merge,
@@ -39,24 +42,24 @@ class Arguments:
     """
 
     mode: str = _key("inference", "str", "what the run is for", MODES)
-    load: str | None = _key(None, "input", "transformer weights: a folder with `latest`, or one .pt or .safetensors file")
+    load: str | None = _key(None, "input", "transformer weights: a folder with `latest`, or a .pt or .safetensors file")
     seed: int = _key(0, "int", "with prompt and sample index, the seed of each video's own noise")
-    device: "str | torch.device | None" = _key(None, "str", "where to compute; the accelerator that is there, else the CPU")
+    device: "str | torch.device | None" = _key(None, "str", "where to compute; None: the accelerator, else the CPU")
     fp16: bool = _key(False, "bool", "compute in float16")
     bf16: bool = _key(False, "bool", "compute in bfloat16")
 
     # sampling
-    input_type: str = _key("txt", "str", "txt: a file with a prompt a line, cli: asked for, latents: saved ones", INPUT_TYPES)
+    input_type: str = _key("txt", "str", "txt: a prompt a line, cli: asked for, latents: saved ones", INPUT_TYPES)
     input_file: str | None = _key(None, "input", "the prompts (txt), or a file or folder of saved latents (latents)")
-    image2video: bool | None = _key(None, "bool", "prompts name an image, `prompt@@image.png`; None: as the model needs")
+    image2video: bool | None = _key(None, "bool", "prompts name images, `prompt@@a.png`; None: as the model needs")
     negative_prompt: str | None = _key(None, "str", "what to steer away from; None steers away from no text at all")
     output_dir: str = _key("outputs", "output", "where the videos go")
-    resume: bool = _key(False, "bool", "skip videos that an earlier run finished")
+    resume: bool = _key(False, "bool", "skip videos that an earlier run finished; training: go on where it stopped")
     only_save_latents: bool = _key(False, "bool", "stop before decoding and write latents.safetensors")
     batch_size: int = _key(1, "int", "videos sampled at a time")
     num_samples: int = _key(1, "int", "videos per prompt")
     num_frames: int | None = _key(None, "int", "frames of the video; takes precedence over sampling_num_frames")
-    sampling_num_frames: int | None = _key(None, "int", "latent frames, as released files count, or frames of the video")
+    sampling_num_frames: int | None = _key(None, "int", "latent frames, as released files count, or video frames")
     sampling_image_size: list[int] | None = _key(None, "ints", "height and width in pixels")
     sampling_fps: int = _key(8, "int", "frames a second of the written video")
     latent_channels: int = _key(16, "int", "channels of the VAE's latent")
@@ -68,6 +71,16 @@ class Arguments:
     checkpoint_activations: bool = _key(False, "bool", "recompute activations in the backward pass to save memory")
     no_load_rng: bool = _key(False, "bool", "do not restore random states when resuming")
     train_iters: int | None = _key(None, "int", "optimizer steps")
+    warmup_iters: int = _key(0, "int", "steps over which the learning rate rises")
+    lr_decay: str = _key("cosine", "str", "course of the learning rate after the warm-up", ("cosine", "constant"))
+    final_lr_share: float = _key(0.01, "float", "last learning rate of a cosine, as a share of the highest")
+    ema_decay: float = _key(0.999, "float", "of the average of the weights that checkpoints hold; 0 for none")
+    latent_cache: str | None = _key(None, "output", "folder of latents computed once; made when it is not there")
+    first_frame_variants: int = _key(4, "int", "cached draws of the noise on each clip's first frame (image-to-video)")
+    grow_input: bool = _key(False, "bool", "args.load has fewer input channels; the new ones start at zero")
+    sample_interval: int | None = _key(None, "int", "steps between samples")
+    sample_count: int = _key(4, "int", "samples each time")
+    keep_checkpoints: int = _key(3, "int", "the last so many checkpoints stay")
     eval_iters: int = _key(1, "int", "batches per evaluation")
     eval_interval: int | None = _key(None, "int", "steps between evaluations")
     eval_batch_size: int | None = _key(None, "int", "clips per evaluation batch")
@@ -101,6 +114,7 @@ class Arguments:
 
 KEYS = {f.name: f for f in fields(Arguments) if f.metadata}
 
+OVERRIDE = re.compile(rf"({'|'.join(SECTIONS)})([.\[][^\s=]*)?=")
 GUIDER = "model.sampler_config.params.guider_config"
 STEPS = "model.sampler_config.params.num_steps"
 # Plain arguments that set keys below `model`: name -> (type, keys, help). A key in parentheses is set where it exists.
@@ -152,11 +166,13 @@ def _read_command_line(argv: Sequence[str] | None, description: str) -> tuple[di
         parser.add_argument(_flag(name), type=kind, help=text)
     for name, key in KEYS.items():
         parser.add_argument(_flag(name), help=f"{key.metadata['help']} (default: {key.default})", **_option_kind(key))
-    known, rest = parser.parse_known_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    certain = [w for w in words if OVERRIDE.match(w)]  # out first: an argument that takes a list would swallow them
+    known, rest = parser.parse_known_args([w for w in words if w not in certain])
     options = vars(known)
-    words = [*(options["base"] or []), *rest]
-    overrides = [w for w in words if "=" in w and not w.startswith("-")]
-    options["base"] = [w for w in options["base"] or [] if w not in overrides]
+    possible = [w for w in [*(options["base"] or []), *rest] if "=" in w and not w.startswith("-")]
+    options["base"] = [w for w in options["base"] or [] if w not in possible]
+    overrides = [w for w in words if w in certain or w in possible]
     unknown = [w for w in rest if w not in overrides]
     if unknown:
         flags = [flag for action in parser._actions for flag in action.option_strings]

@@ -12,7 +12,7 @@ from dit_context import parse_patch_size
 from errors import ConfigError
 from latent_codec import LatentCodec
 from omegaconf import OmegaConf
-from sgm.encoders import FrozenT5Embedder, check_t5_folder
+from sgm.encoders import FrozenT5Embedder, check_t5_folder, t5_width
 from sgm.sampling import StepInfo, check_compatible
 from sgm.tensors import draw_noise
 from sgm.util import check_config, get_obj_from_str, instantiate_from_config
@@ -37,7 +37,7 @@ class ModelConfig:
     loss_fn_config: Mapping | None = None
     network_wrapper: str | None = None  # dotted path of what adapts the network; OpenAIWrapper if None
     scale_factor: float = 1.0
-    # Times the VAE's latent of the conditioning image; None: as released, 1 for models that patch time, else scale_factor.
+    # Factor on the VAE's latent of the conditioning image; None: as released, 1 with time patches, else scale_factor.
     image_latent_scale: float | None = None
     input_key: str = "mp4"
     latent_input: bool = False  # batches may hold latents (B, t, C, H, W), not yet scaled, in place of videos
@@ -78,20 +78,13 @@ def check_model(config) -> ModelConfig:
     """
     model = ModelConfig.read(config)
     check_config({k: v for k, v in vars(model).items() if k.endswith("_config")}, "model")
-    _check_files(model.conditioner_config)
-    _check_files(model.first_stage_config)
+    for embedder in _t5_configs(model):
+        check_t5_folder(**_folder(embedder))
+    first_stage = (model.first_stage_config.get("params") or {}).get("ckpt_path")
+    if first_stage is not None:
+        check_readable(first_stage)
+    _check_fit(model)
     return model
-
-
-def _check_files(config) -> None:
-    if isinstance(config, Mapping):
-        params = config.get("params") or {}
-        if str(config.get("target")).endswith("FrozenT5Embedder"):
-            check_t5_folder(params.get("model_dir"), params.get("cache_dir"))
-        if params.get("ckpt_path") is not None:
-            check_readable(params["ckpt_path"])
-    for value in config.values() if isinstance(config, Mapping) else config if isinstance(config, list) else ():
-        _check_files(value)
 
 
 def build_codec(args: Namespace) -> LatentCodec:
@@ -110,6 +103,7 @@ class DiffusionEngine(LatentCodec):
 
     def __init__(self, args: Namespace):
         config = ModelConfig.read(args.model_config)
+        _check_fit(config)
         super().__init__(config.first_stage_config, config.scale_factor, config.disable_first_stage_autocast,
                          config.en_and_decode_n_samples_a_time)
         self.config = config
@@ -120,7 +114,6 @@ class DiffusionEngine(LatentCodec):
         self.denoiser = instantiate_from_config(config.denoiser_config)
         self.sampler = config.sampler_config and instantiate_from_config(config.sampler_config)
         self.loss_fn = config.loss_fn_config and instantiate_from_config(config.loss_fn_config)
-        _check_fit(config, self)
         self.to(device=args.device, dtype=resolve_dtype(args.fp16, args.bf16))
 
     @property
@@ -172,7 +165,7 @@ class DiffusionEngine(LatentCodec):
                             callback=callback, **network_inputs)
 
     def encode_image(self, image: Tensor, latent_frames: int, generator: torch.Generator | None = None) -> Tensor:
-        """`cond["concat"]` for images (B, 3, H, W): (B, latent_frames, C, h, w), the first the image's, the rest zeros."""
+        """`cond["concat"]` for images (B, 3, H, W): (B, latent_frames, C, h, w), the image's, then zeros."""
         latent = self.encode_first_stage(image[:, :, None], generator) / self.scale_factor * self.image_latent_scale
         return self._spread(latent.transpose(1, 2), latent_frames)
 
@@ -180,7 +173,8 @@ class DiffusionEngine(LatentCodec):
         """The training loss of a batch; and to log: `loss`, `loss_per_sample` (B,), `timesteps` (B,).
 
         `batch[input_key]` is a video (B, T, 3, H, W) in [-1, 1], or latents with `latent_input`; image-to-video on
-        latents needs the first frame beside them, `batch["image"]` (B, 3, H, W).
+        latents needs the first frame beside them, `batch["image"]` (B, 3, H, W), or the VAE's latents of it under
+        noise, `batch["image_latents"]` (B, 1, C, h, w).
         """
         if self.loss_fn is None:
             raise ConfigError("model.loss_fn_config is missing; give the loss's target and params")
@@ -208,6 +202,8 @@ class DiffusionEngine(LatentCodec):
         """Latent (B, 1, C, h, w) of the first frame under noise of sigma = exp(N(-3, 0.5)), one sigma per clip."""
         if not self.config.noised_image_input:
             return None
+        if "image_latents" in batch:
+            return batch["image_latents"].to(self.device) * self.image_latent_scale
         if "image" not in batch and video is None:
             raise ValueError("image-to-video training on latents needs the first frames as batch['image']")
         image = (batch["image"].to(self.device) if "image" in batch else video[:, 0])[:, :, None]
@@ -237,27 +233,36 @@ class DiffusionEngine(LatentCodec):
 SATVideoDiffusionEngine = DiffusionEngine
 
 
-def _check_fit(config: ModelConfig, engine: DiffusionEngine) -> None:
+def _check_fit(config: ModelConfig) -> None:
     """Raises ConfigError where two parts disagree, naming both keys."""
     network = config.network_config["params"]
     joined = 2 if config.noised_image_input else 1
     if network["in_channels"] != joined * network["out_channels"]:
-        raise ConfigError(f"model.network_config.params.in_channels is {network['in_channels']}; with noised_image_input "
-                          f"{str(config.noised_image_input).lower()} it must be {joined} x out_channels = "
-                          f"{joined * network['out_channels']}")
+        raise ConfigError(f"model.network_config.params.in_channels is {network['in_channels']}; with "
+                          f"noised_image_input {str(config.noised_image_input).lower()} it must be {joined} x "
+                          f"out_channels = {joined * network['out_channels']}")
     modules = network["modules"]
     positions = modules["pos_embed_config"].get("params") or {}
     patches = modules["patch_embed_config"].get("params") or {}
-    for embedder in engine.conditioner.embedders:
-        if isinstance(embedder, FrozenT5Embedder):
-            _check_equal("text tokens", "pos_embed_config's text_length", positions.get("text_length"),
-                         "the text encoder's max_length", embedder.max_length)
-            _check_equal("width of text", "patch_embed_config's text_hidden_size", patches.get("text_hidden_size"),
-                         "the text encoder's d_model", embedder.width)
-    if engine.sampler is not None:
-        check_compatible(engine.sampler, engine.denoiser)
+    for embedder in _t5_configs(config):
+        _check_equal("text tokens", "pos_embed_config's text_length", positions.get("text_length"),
+                     "the text encoder's max_length", embedder.get("max_length"))
+        _check_equal("width of text", "patch_embed_config's text_hidden_size", patches.get("text_hidden_size"),
+                     "the text encoder's d_model", t5_width(check_t5_folder(**_folder(embedder))))
+    if config.sampler_config is not None:
+        sampler = instantiate_from_config(config.sampler_config)
+        check_compatible(sampler, instantiate_from_config(config.denoiser_config))
 
 
-def _check_equal(what: str, one: str, one_value: int | None, other: str, other_value: int) -> None:
-    if one_value is not None and one_value != other_value:
+def _t5_configs(config: ModelConfig) -> list[Mapping]:
+    models = (config.conditioner_config.get("params") or {}).get("emb_models") or ()
+    return [m.get("params") or {} for m in models if str(m.get("target")).endswith(FrozenT5Embedder.__name__)]
+
+
+def _folder(embedder: Mapping) -> dict:
+    return {key: embedder.get(key) for key in ("model_dir", "cache_dir")}
+
+
+def _check_equal(what: str, one: str, one_value: int | None, other: str, other_value: int | None) -> None:
+    if None not in (one_value, other_value) and one_value != other_value:
         raise ConfigError(f"{what}: {one} is {one_value}, but {other} is {other_value}; make them equal")

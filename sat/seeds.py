@@ -11,3 +11,8 @@ def generator_for(*key: int | str) -> torch.Generator:
     """
     digest = hashlib.sha256(repr(key).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
+
+
+def seed_everywhere(*key: int | str) -> None:
+    """Sets torch's global random state by the same hash, for draws that take no generator."""
+    torch.manual_seed(generator_for(*key).initial_seed())

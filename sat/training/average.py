@@ -1,0 +1,39 @@
+"""Exponential moving average of the weights, which samples better than the last weights."""
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightAverage:
+    """Averages in float32 whatever the dtype of the weights; short while training is young."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float):
+        self.parameters = dict(parameters)
+        self.decay = decay
+        self.values = {name: p.detach().float().clone() for name, p in self.parameters.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """After optimizer step number `step`, counted from 1."""
+        weight = 1 - min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.values.values()), [p.float() for p in self.parameters.values()], weight)
+
+    @torch.no_grad()
+    def load(self, values: Mapping[str, Tensor]) -> None:
+        for name, value in self.values.items():
+            value.copy_(values[name])
+
+    @contextmanager
+    @torch.no_grad()
+    def applied(self) -> Iterator[None]:
+        """The model has the averaged weights inside the block, and afterwards its own again, bit for bit."""
+        own = {name: p.clone() for name, p in self.parameters.items()}
+        for name, parameter in self.parameters.items():
+            parameter.copy_(self.values[name])
+        try:
+            yield
+        finally:
+            for name, parameter in self.parameters.items():
+                parameter.copy_(own[name])

@@ -1,0 +1,142 @@
+"""The training loop: every random draw depends on the seed and the step alone, so that any step can be resumed."""
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+import parallel
+from arguments import Arguments
+from diffusion_video import DiffusionEngine
+from errors import NumericalError
+from seeds import seed_everywhere
+from training import run_state
+from training.average import WeightAverage
+from training.batches import Batches, ClipOrder
+from training.metrics import Log, LossByTimestep
+from training.optimization import TrainingStep, load_optimizer_state, optimizer_state, start_deepspeed
+from training.run_state import RunState
+from training.schedule import learning_rate
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Clips to train on, held-out clips to check with, and what writes samples of a step, where there are any."""
+
+    train: Batches
+    valid: Batches | None = None
+    write_samples: Callable[[int], None] | None = None
+
+
+class Trainer:
+    """One run, from its beginning or from a state that was saved."""
+
+    def __init__(self, args: Arguments, engine: DiffusionEngine, data: Data, state: RunState | None = None):
+        self.args, self.engine, self.data = args, engine, data
+        self.folder = Path(args.save)
+        self.rank, self.size = parallel.data_rank_and_size()
+        if state is not None:
+            engine.network.load_state_dict(state.network)
+        self.deepspeed = start_deepspeed(TrainingStep(engine).train(), args.deepspeed_config)
+        trained = {name: p for name, p in engine.network.named_parameters() if p.requires_grad}
+        self.average = WeightAverage(trained, args.ema_decay)
+        self.step = 0
+        if state is not None:
+            load_optimizer_state(self.deepspeed, state.optimizer)
+            self.average.load(state.average)
+            self.step = state.step
+        self.order = ClipOrder(len(data.train), args.seed)
+        num_timesteps = getattr(engine.loss_fn.sigma_sampler, "num_idx", None)
+        self.losses = LossByTimestep(num_timesteps)
+        self.valid_losses = LossByTimestep(num_timesteps)
+
+    def run(self) -> None:
+        log = Log(self.folder if parallel.is_main_process() else None)
+        since, steps = time.perf_counter(), 0
+        try:
+            while self.step < self.args.train_iters:
+                rate = self.train_step()
+                steps += 1
+                if self._due(self.args.log_interval):
+                    seconds = (time.perf_counter() - since) / steps
+                    log.write(self.step, self.losses.report() | {
+                        "lr": rate, "grad_norm": float(self.deepspeed.get_global_grad_norm() or 0.0),
+                        "seconds_per_step": seconds})
+                    since, steps = time.perf_counter(), 0
+                self._after_step(log)
+        finally:
+            log.close()
+
+    def train_step(self) -> float:
+        """One optimizer step; returns its learning rate. Raises NumericalError where the loss is not finite."""
+        args = self.args
+        peak = args.deepspeed_config.optimizer.params.lr
+        rate = learning_rate(self.step, args.train_iters, peak, args.warmup_iters, args.lr_decay, args.final_lr_share)
+        for group in self.deepspeed.optimizer.param_groups:
+            group["lr"] = rate
+        micro, parts = self.deepspeed.train_micro_batch_size_per_gpu(), self.deepspeed.gradient_accumulation_steps()
+        for part in range(parts):
+            # The same parts of the global batch, whether processes share them or one accumulates them.
+            number = (self.step * parts + part) * self.size + self.rank
+            seed_everywhere(args.seed, "train", number)
+            loss, info = self.deepspeed(self.data.train.batch(self.order.take(number * micro, micro)))
+            self._check(info["loss"])
+            self.losses.add(info["loss_per_sample"], info["timesteps"])
+            self.deepspeed.backward(loss)
+            self.deepspeed.step()
+        self.step += 1
+        self.average.update(self.step)
+        return rate
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Loss of the averaged weights on held-out clips, the same noise and timesteps each time."""
+        batch_size = self.args.eval_batch_size or self.deepspeed.train_micro_batch_size_per_gpu()
+        clips = len(self.data.valid)
+        self.deepspeed.eval()
+        with self.average.applied():
+            for part in range(self.rank, self.args.eval_iters, self.size):
+                seed_everywhere(self.args.seed, "valid", part)
+                index = torch.arange(part * batch_size, (part + 1) * batch_size) % clips
+                _, info = self.engine.shared_step(self.data.valid.batch(index))
+                self.valid_losses.add(info["loss_per_sample"], info["timesteps"])
+        self.deepspeed.train()
+        return {f"valid_{name}": value for name, value in self.valid_losses.report().items()}
+
+    def save(self) -> None:
+        # Own storage: DeepSpeed's weights are views of one flat tensor, which would be written whole for each.
+        network = {name: value.clone() for name, value in self.engine.network.state_dict().items()}
+        run_state.save(self.folder, RunState(
+            self.step, network, self.average.values, optimizer_state(self.deepspeed),
+            run_state.settings_of(self.args, dist.get_world_size())), self.args.keep_checkpoints)
+
+    def _after_step(self, log: Log) -> None:
+        if self.data.valid is not None and self._due(self.args.eval_interval):
+            log.write(self.step, self.validate())
+        if self._due(self.args.save_interval):
+            self.save()
+            logger.info("saved step %d in %s", self.step, self.folder)
+        if self.data.write_samples is not None and self._due(self.args.sample_interval):
+            self._write_samples()
+
+    def _write_samples(self) -> None:
+        if parallel.is_main_process():
+            self.deepspeed.eval()
+            with self.average.applied():
+                self.data.write_samples(self.step)
+            self.deepspeed.train()
+        dist.barrier()
+
+    def _due(self, interval: int | None) -> bool:
+        return interval is not None and (self.step % interval == 0 or self.step == self.args.train_iters)
+
+    def _check(self, loss: Tensor) -> None:
+        if not torch.isfinite(loss):
+            raise NumericalError(f"the loss is {loss.item()} at step {self.step}; lower deepspeed.optimizer.params.lr, "
+                                 "or train in a wider dtype")

@@ -1,0 +1,70 @@
+"""What a run tells about itself: console, `log.jsonl`, TensorBoard."""
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from training.processes import summed
+
+logger = logging.getLogger(__name__)
+
+RANGES = 4
+
+
+class LossByTimestep:
+    """Mean loss since the last report, of all timesteps and of equal ranges of them, over all processes."""
+
+    def __init__(self, num_timesteps: int | None, ranges: int = RANGES):
+        self.num_timesteps = num_timesteps
+        self.ranges = ranges
+        self.sums = torch.zeros(2, ranges, dtype=torch.float64)
+
+    def add(self, losses: Tensor, timesteps: Tensor | None) -> None:
+        """`losses` and `timesteps` (B,); without timesteps everything counts as the first range."""
+        losses = losses.double().cpu()
+        which = torch.zeros(len(losses), dtype=torch.long)
+        if timesteps is not None and self.num_timesteps:
+            which = timesteps.cpu() * self.ranges // self.num_timesteps
+        self.sums[0].index_add_(0, which, losses)
+        self.sums[1].index_add_(0, which, torch.ones_like(losses))
+
+    def report(self) -> dict[str, float]:
+        """`loss`, and `loss_<first>_<last>` of every range that something fell into; starts anew."""
+        total, count = summed(self.sums)
+        self.sums = torch.zeros_like(self.sums)
+        means = {"loss": (total.sum() / count.sum()).item()}
+        if self.num_timesteps:
+            edges = [i * self.num_timesteps // self.ranges for i in range(self.ranges + 1)]
+            means |= {f"loss_{edges[i]}_{edges[i + 1] - 1}": (total[i] / count[i]).item()
+                      for i in range(self.ranges) if count[i]}
+        return means
+
+
+class Log:
+    """Lines of numbers, written by the main process alone (`folder` None: nowhere)."""
+
+    def __init__(self, folder: Path | None):
+        self.stream = self.board = None
+        if folder is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            folder.mkdir(parents=True, exist_ok=True)
+            self.stream = open(folder / "log.jsonl", "a", buffering=1, encoding="utf-8")
+            self.board = SummaryWriter(str(folder / "tensorboard"))
+
+    def write(self, step: int, record: Mapping[str, float]) -> None:
+        if self.stream is None:
+            return
+        logger.info("step %d  %s", step, "  ".join(f"{k} {v:.4g}" for k, v in record.items()))
+        self.stream.write(json.dumps({"step": step, **record}) + "\n")
+        for name, value in record.items():
+            self.board.add_scalar(name, value, step)
+        self.board.flush()
+
+    def close(self) -> None:
+        if self.stream is not None:
+            self.stream.close()
+            self.board.close()

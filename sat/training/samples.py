@@ -1,0 +1,41 @@
+"""Videos made while training, to look at."""
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from diffusion_video import DiffusionEngine
+from seeds import generator_for
+from video_io import write_outputs
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """The same captions, first frames and noise each time. `images` (n, 3, H, W) where the model takes one."""
+
+    captions: Sequence[str]
+    images: Tensor | None
+    shape: tuple[int, int, int, int]  # latents (T, C, h, w), without padding latents
+    fps: int
+    seed: int
+
+
+@torch.no_grad()
+def write_samples(engine: DiffusionEngine, request: SampleRequest, folder: Path) -> None:
+    """Samples with the weights that the engine has and writes `<folder>/<i>/` with mp4, contact sheet and caption."""
+    count = len(request.captions)
+    padding = -request.shape[0] % engine.patch_t
+    shape = (request.shape[0] + padding, *request.shape[1:])
+    batch = {"txt": list(request.captions)}
+    cond, uncond = engine.conditioner.get_unconditional_conditioning(batch, batch, force_uc_zero_embeddings=["txt"])
+    if request.images is not None:
+        image = engine.encode_image(request.images.to(engine.device), shape[0], generator_for(request.seed, "image"))
+        cond["concat"] = uncond["concat"] = image
+    noise = [generator_for(request.seed, "sample", i) for i in range(count)]
+    latents = engine.sample(cond, uncond, batch_size=count, shape=shape, generator=noise)[:, padding:]
+    for i, caption in enumerate(request.captions):
+        video = engine.decode_first_stage(latents[i:i + 1].transpose(1, 2))
+        write_outputs(folder / str(i), [video[0]], request.fps)
+        (folder / str(i) / "prompt.txt").write_text(caption + "\n", encoding="utf-8")

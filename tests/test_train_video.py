@@ -1,0 +1,163 @@
+"""Training from a folder of clips to a checkpoint: it learns, resumes exactly, and reports what is wrong."""
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import train_video
+from checkpoint import load_network, read_state_dict
+from console import run
+from diffusion_video import DiffusionEngine
+from errors import ConfigError, DataError, NumericalError
+from omegaconf import OmegaConf
+from video_io import write_video
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def make_clips(folder, count, seed):
+    rng = np.random.default_rng(seed)
+    for i in range(count):
+        pixels = rng.integers(0, 255, (17, 4, 4, 3)).repeat(8, 1).repeat(8, 2).astype(np.uint8)
+        write_video(folder / "videos" / f"{i}.mp4", [pixels], 8)
+        (folder / "labels").mkdir(exist_ok=True)
+        (folder / "labels" / f"{i}.txt").write_text("a red circle" if i % 2 else "a blue square moves left")
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    root = tmp_path_factory.mktemp("clips")
+    make_clips(root / "train", 5, 0)
+    make_clips(root / "valid", 2, 1)
+    (root / "train" / "videos" / "broken.mp4").write_bytes(b"no video")
+    return root
+
+
+@pytest.fixture(scope="module")
+def recipe(clips):
+    """Writes a training configuration and gives the command line of a run."""
+    path = clips / "train.yaml"
+    OmegaConf.save({
+        "args": {"load": None, "seed": 5, "train_data": [str(clips / "train")], "train_iters": 6, "save_interval": 3,
+                 "log_interval": 3, "warmup_iters": 2, "final_lr_share": 0.5, "ema_decay": 0.9},
+        "data": {"target": "data_video.SFTDataset",
+                 "params": {"video_size": [32, 32], "fps": 8, "max_num_frames": 17}},
+        "deepspeed": {"train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 1, "gradient_clipping": 1.0,
+                      "zero_optimization": {"stage": 1}, "optimizer": {"type": "AdamW", "params": {"lr": 1e-3}}},
+    }, path)
+
+    def command(model, save, *extra):
+        cache = clips / f"latents_{model.stem}"
+        return ["--base", str(model), str(path), f"args.save={save}", f"args.latent_cache={cache}", "args.device=cpu",
+                *extra]
+
+    return command
+
+
+def records(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def same(one, other):
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+@pytest.mark.parametrize("model", ["t2v", "i2v"])
+def test_a_resumed_run_equals_an_uninterrupted_one(model, small_model, recipe, tmp_path, caplog, monkeypatch):
+    yaml = small_model / f"{model}.yaml"
+    train_video.train_video(recipe(yaml, tmp_path / "whole"))
+    assert sum("broken.mp4 skipped" in r.message for r in caplog.records) <= 1
+
+    class Stopped(Exception):
+        pass
+
+    def stop(self):
+        if self.step == 4:
+            raise Stopped
+        return step(self)
+
+    step = train_video.Trainer.train_step
+    monkeypatch.setattr(train_video.Trainer, "train_step", stop)
+    with pytest.raises(Stopped):
+        train_video.train_video(recipe(yaml, tmp_path / "parts"))
+    monkeypatch.undo()
+    assert (tmp_path / "parts" / "latest").read_text() == "3"
+    train_video.train_video(recipe(yaml, tmp_path / "parts", "--resume"))
+    whole, parts = (torch.load(tmp_path / name / "training" / "6_rank_00.pt", weights_only=True)
+                    for name in ("whole", "parts"))
+    assert whole["step"] == 6 and same(whole, parts)
+    assert same(read_state_dict(tmp_path / "whole"), read_state_dict(tmp_path / "parts"))
+
+
+def test_the_loss_falls_and_the_checkpoint_samples(small_model, recipe, clips, tmp_path):
+    argv = recipe(small_model / "t2v.yaml", tmp_path, "args.train_iters=40", "args.log_interval=10",
+                  "args.save_interval=40", "args.sample_interval=40", "args.sample_count=1", "args.eval_interval=20",
+                  f"args.valid_data=[{clips / 'valid'}]", "args.ema_decay=0",
+                  "deepspeed.optimizer.params.lr=5e-3", "deepspeed.train_micro_batch_size_per_gpu=4",
+                  "model.scale_factor=3")  # latents far from unit variance: much to learn at once
+    train_video.train_video(argv)
+    log = records(tmp_path)
+    losses = [r["loss"] for r in log if "loss" in r]
+    assert losses[-1] < 0.8 * losses[0]
+    assert [r["step"] for r in log if "valid_loss" in r] == [20, 40]
+    assert any(key.startswith("loss_750_999") for r in log for key in r)
+    assert (tmp_path / "samples" / "000040" / "0" / "000000.mp4").stat().st_size > 0
+    args = train_video.get_args(argv)
+    engine = DiffusionEngine(args)
+    load_network(engine.network, tmp_path)
+    latest = torch.load(tmp_path / "training" / "40_rank_00.pt", weights_only=True)
+    assert same(dict(engine.network.state_dict()), latest["network"])  # decay 0: the average is the last weights
+
+
+def test_two_processes_equal_one_with_twice_the_accumulation(small_model, recipe, tmp_path):
+    model = small_model / "t2v.yaml"
+    uniform = "model.loss_fn_config.params.sigma_sampler_config.params.uniform_sampling=false"
+    common = ["args.train_iters=2", "args.save_interval=2", uniform, "deepspeed.zero_optimization.stage=2"]
+    train_video.train_video(recipe(model, tmp_path / "one", *common, "deepspeed.gradient_accumulation_steps=2"))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+               str(ROOT / "train_video.py"), *recipe(model, tmp_path / "two", *common)]
+    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=tmp_path, timeout=300)
+    one, two = (read_state_dict(tmp_path / name) for name in ("one", "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=1e-5, rtol=0, msg=name)
+
+
+def test_a_cache_of_other_clips_is_refused(small_model, recipe, clips, tmp_path):
+    other = tmp_path / "clips"
+    shutil.copytree(clips / "valid", other)
+    cached = f"args.latent_cache={tmp_path / 'latents'}"
+    argv = recipe(small_model / "t2v.yaml", tmp_path / "run", f"args.train_data=[{other}]", cached, "args.train_iters=1")
+    train_video.train_video(argv)
+    (other / "labels" / "0.txt").write_text("another caption")
+    with pytest.raises(DataError, match="was made with another clips: delete the folder"):
+        train_video.train_video([*argv, f"args.save={tmp_path / 'again'}"])
+
+
+def test_a_changed_configuration_is_not_resumed(small_model, recipe, tmp_path):
+    argv = recipe(small_model / "t2v.yaml", tmp_path, "args.train_iters=1")
+    train_video.train_video(argv)
+    with pytest.raises(ConfigError, match="holds the checkpoints of a run already"):
+        train_video.train_video(argv)
+    with pytest.raises(ConfigError, match="optimizer.params.lr from 0.001 to 0.5"):
+        train_video.train_video([*argv, "--resume", "deepspeed.optimizer.params.lr=0.5"])
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step(small_model, recipe, tmp_path):
+    with pytest.raises(NumericalError, match="loss is nan at step 1"):
+        train_video.train_video(recipe(small_model / "t2v.yaml", tmp_path, "deepspeed.optimizer.params.lr=.nan",
+                                       "deepspeed.gradient_clipping=0"))
+
+
+def test_mistakes_are_one_line(small_model, recipe, tmp_path, capsys):
+    argv = recipe(small_model / "t2v.yaml", tmp_path, "deepspeed.optimizer.type=SGD")
+    assert run(train_video.train_video, argv) == 2
+    assert "error: deepspeed.optimizer.type is SGD; it can be AdamW" in capsys.readouterr().err

@@ -1,0 +1,87 @@
+"""The parts of training that need no process group: order of clips, learning rate, average, remembered text, growth."""
+import pytest
+import torch
+from checkpoint import save_checkpoint
+from errors import CheckpointError, ConfigError
+from sgm.encoders import AbstractEmbModel
+from torch import nn
+from training.average import WeightAverage
+from training.batches import ClipOrder, RememberedText
+from training.optimization import build_optimizer
+from training.run_state import PATCH_EMBEDDING, load_initial
+from training.schedule import learning_rate
+
+
+def test_every_epoch_shows_each_clip_once_in_another_order():
+    order = ClipOrder(10, seed=1)
+    first, second = order.take(0, 10), order.take(10, 10)
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(10))
+    assert first.tolist() != second.tolist()
+
+
+def test_the_order_does_not_depend_on_where_reading_starts():
+    whole = ClipOrder(7, seed=2).take(0, 30)
+    assert torch.equal(ClipOrder(7, seed=2).take(11, 12), whole[11:23])
+
+
+def test_learning_rate_rises_then_follows_a_cosine():
+    rates = [learning_rate(step, 100, 1e-3, warmup=10, final_share=0.1) for step in range(101)]
+    assert rates[0] == pytest.approx(1e-4) and rates[10] == pytest.approx(1e-3)
+    assert rates[55] == pytest.approx(1e-3 * 0.55) and rates[100] == pytest.approx(1e-4)
+    assert learning_rate(99, 100, 1e-3, decay="constant") == 1e-3
+
+
+def test_average_is_float32_and_the_weights_come_back_bit_for_bit():
+    layer = nn.Linear(3, 2).bfloat16()
+    average = WeightAverage(dict(layer.named_parameters()), decay=0.5)
+    before = layer.weight.clone()
+    with torch.no_grad():
+        layer.weight.add_(1)
+    average.update(step=100)
+    moved = layer.weight.clone()
+    torch.testing.assert_close(average.values["weight"], (before.float() + moved.float()) / 2)
+    with average.applied():
+        assert torch.equal(layer.weight, average.values["weight"].bfloat16())
+    assert torch.equal(layer.weight, moved)
+
+
+def test_each_text_is_embedded_once():
+    class Counting(AbstractEmbModel):
+        seen = []
+
+        def forward(self, texts):
+            self.seen += texts
+            return torch.tensor([[[float(len(text))]] for text in texts])
+
+    remembered = RememberedText(Counting())
+    assert remembered(["aa", "b", "aa"]).flatten().tolist() == [2, 1, 2]
+    assert remembered(["ccc", "b"]).flatten().tolist() == [3, 1]
+    assert Counting.seen == ["aa", "b", "ccc"]
+
+
+@pytest.mark.parametrize("config, message", [
+    ({"type": "SGD"}, "deepspeed.optimizer.type is SGD; it can be AdamW"),
+    ({"params": {"lr": 1e-3, "momentum": 0.9}}, "unknown key momentum"),
+    ({"params": {}}, "lr is missing")])
+def test_a_wrong_optimizer_is_named(config, message):
+    with pytest.raises(ConfigError, match=message):
+        build_optimizer(config, nn.Linear(2, 2))
+
+
+class Patches(nn.Module):
+    def __init__(self, inputs):
+        super().__init__()
+        self.mixins = nn.ModuleDict({"patch_embed": nn.ModuleDict({"proj": nn.Linear(inputs, 5)})})
+
+    def forward(self, x):
+        return self.mixins["patch_embed"]["proj"](x)
+
+
+def test_grown_input_ignores_the_new_channels(tmp_path):
+    small, large = Patches(4), Patches(8)
+    save_checkpoint(tmp_path, 1, {"module": {f"model.diffusion_model.{k}": v for k, v in small.state_dict().items()}})
+    load_initial(large, str(tmp_path), grow_input=True)
+    x = torch.randn(3, 8)
+    torch.testing.assert_close(large(x), small(x[:, :4]))
+    with pytest.raises(CheckpointError, match=f"{PATCH_EMBEDDING} of at most 2 inputs"):
+        load_initial(Patches(2), str(tmp_path), grow_input=True)
