@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "sat"))
 import console  # noqa: E402
 import torch  # noqa: E402
 from arguments import Arguments, get_args  # noqa: E402
-from checkpoint import check_readable, load_network  # noqa: E402
+from checkpoint import check_network, load_network  # noqa: E402
 from diffusion_video import DiffusionEngine, build_codec, check_model  # noqa: E402
 from errors import CheckpointError, ConfigError, DataError  # noqa: E402
 from jobs import Job, in_batches, plan_jobs  # noqa: E402
@@ -71,8 +71,8 @@ def sample_videos(argv: Sequence[str] | None = None) -> None:
 
 def summary(args: Arguments) -> str:
     plan = plan_video(model_limits(args.model_config), args)
-    return (f"{plan.frames} frames of {plan.height} x {plan.width} at {plan.fps} fps from {args.load}, seed {args.seed}, "
-            f"on {args.device}")
+    return (f"{plan.frames} frames of {plan.height} x {plan.width} at {plan.fps} fps from {args.load}, "
+            f"seed {args.seed}, on {args.device}")
 
 
 def plan_requests(args: Arguments) -> Iterable[list[Job]]:
@@ -88,14 +88,15 @@ def plan_requests(args: Arguments) -> Iterable[list[Job]]:
                           f"{str(model.noised_image_input).lower()}; leave args.image2video out")
     if args.load is None:
         raise CheckpointError("args.load is missing; set it to the folder or file of the transformer's weights")
-    check_readable(args.load)
+    check_network(model.network_config, args.load)
     limits = model_limits(args.model_config)
     frames = plan_video(limits, args).frames
     extend_positions(args.model_config, frames)
+    typed = args.input_type == "cli"
+    with_images = model.noised_image_input
+    prompts = ask_prompts(with_images) if typed else read_prompts(args.input_file, with_images)
     check_writable(args.output_dir)
-    if args.input_type == "cli":
-        return (plan_jobs([prompt], limits, args) for prompt in ask_prompts(model.noised_image_input))
-    return [plan_jobs(read_prompts(args.input_file, model.noised_image_input), limits, args)]
+    return (plan_jobs([prompt], limits, args) for prompt in prompts) if typed else [plan_jobs(prompts, limits, args)]
 
 
 def load_engine(args: Arguments) -> DiffusionEngine:

@@ -47,7 +47,7 @@ def find_checkpoint(path: str | Path) -> Path:
     iteration = latest.read_text(errors="replace").strip()
     states = path / iteration / STATES
     if not iteration or not states.is_file():
-        raise CheckpointError(f"{latest} names iteration {iteration!r}, but {path.name}/{iteration}/{STATES} is missing")
+        raise CheckpointError(f"{latest} names iteration {iteration!r}, but {iteration}/{STATES} beside it is missing")
     return states
 
 
@@ -100,11 +100,52 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     return state
 
 
-def load_module(module: nn.Module, state: Mapping[str, Tensor], source: str | Path, hint: str = "") -> None:
-    """Copies a state dict into a module, converting to its dtype and device. Every name and shape must fit.
+def load_module(module: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Copies a state dict into a module, converting to its dtype and device.
 
-    `hint` is added to the CheckpointError that names what does not.
+    Every name and shape must fit: raises CheckpointError naming those that do not.
     """
+    _check_shapes(module, state, source)
+    module.load_state_dict(state, strict=True)
+
+
+def load_network(network: nn.Module, path: str | Path) -> None:
+    """Loads a transformer's weights; CheckpointError as in `check_network`."""
+    state = _network_state(path)
+    _check_preset(network, state, path)
+    network.load_state_dict(state, strict=True)
+    logger.info("loaded %d tensors from %s", len(state), path)
+
+
+def check_network(network_config: Mapping, path: str | Path) -> None:
+    """Compares a checkpoint with the transformer that a configuration would build, reading and building no weights.
+
+    Raises CheckpointError with the tensors that do not fit and the preset in configs/ that would.
+    """
+    from sgm.util import instantiate_from_config
+    with torch.device("meta"):
+        network = instantiate_from_config(network_config)
+    _check_preset(network, _network_state(path), path)
+
+
+def _network_state(path: str | Path) -> dict[str, Tensor]:
+    """The transformer's tensors of a whole model's; a file that holds only a transformer is taken as it is."""
+    from dit_video_concat import modernize
+    state = read_state_dict(path)
+    network = {k.removeprefix(NETWORK_PREFIX): v for k, v in state.items() if k.startswith(NETWORK_PREFIX)} or state
+    modernize(network)
+    return network
+
+
+def _check_preset(network: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
+    try:
+        _check_shapes(network, state, find_checkpoint(path))
+    except CheckpointError as error:
+        # Presets are built only now: loading what fits does not pay for them.
+        raise CheckpointError(f"{error}; {_preset_hint(state)}") from error
+
+
+def _check_shapes(module: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
     own = module.state_dict()
     misfits = [f"{k} is {_shape(state[k])}, wanted {_shape(v)}" for k, v in own.items()
                if k in state and state[k].shape != v.shape]
@@ -112,22 +153,7 @@ def load_module(module: nn.Module, state: Mapping[str, Tensor], source: str | Pa
     extra = [k for k in state if k not in own]
     faults = [_listed("shapes differ: ", misfits), _listed("missing: ", missing), _listed("not in the model: ", extra)]
     if any(faults):
-        raise CheckpointError(f"checkpoint {source} does not fit the configuration; {'; '.join(filter(None, faults))}{hint}")
-    module.load_state_dict(state, strict=True)
-
-
-def load_network(network: nn.Module, path: str | Path) -> None:
-    """Loads a transformer; raises CheckpointError with the preset that would fit when this configuration does not."""
-    from dit_video_concat import modernize
-    file = find_checkpoint(path)
-    state = _without_prefix(read_state_dict(file))
-    modernize(state)
-    try:
-        load_module(network, state, file)
-    except CheckpointError as error:
-        # Presets are built only now: loading what fits does not pay for them.
-        raise CheckpointError(f"{error}; {_preset_hint(state)}") from error
-    logger.info("loaded %d tensors from %s", len(state), file)
+        raise CheckpointError(f"checkpoint {source} does not fit the configuration; {'; '.join(filter(None, faults))}")
 
 
 def save_checkpoint(folder: str | Path, iteration: int | str, content: Mapping) -> Path:
@@ -174,12 +200,6 @@ def fitting_presets(shapes: Mapping[str, torch.Size], folder: Path = REPOSITORY 
 def _preset_hint(state: Mapping[str, Tensor]) -> str:
     presets = fitting_presets({k: v.shape for k, v in state.items()})
     return f"{' or '.join(presets)} would fit it" if presets else "no preset in configs/ fits it"
-
-
-def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The transformer's tensors of a whole model's; a file that holds only a transformer is taken as it is."""
-    network = {k.removeprefix(NETWORK_PREFIX): v for k, v in state.items() if k.startswith(NETWORK_PREFIX)}
-    return network or dict(state)
 
 
 def _open_safetensors(file: Path):

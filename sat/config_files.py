@@ -1,4 +1,4 @@
-"""YAML files to one configuration: reading, merging left to right, dotted overrides, paths made independent of the cwd."""
+"""YAML files to one configuration: reading, merging left to right, dotted overrides, paths that hold from anywhere."""
 import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -35,7 +35,7 @@ def read_file(path: str) -> DictConfig:
         raise ConfigError(f"{path} is not a mapping; its sections are {', '.join(SECTIONS)}")
     for key, section in config.items():
         if key not in SECTIONS:
-            raise ConfigError(f"{path}: unknown section {key}{nearest(key, SECTIONS)} (sections: {', '.join(SECTIONS)})")
+            raise ConfigError(f"{path}: unknown section {key}{nearest(key, SECTIONS)} (known: {', '.join(SECTIONS)})")
         if not isinstance(section, DictConfig) and section is not None:
             raise ConfigError(f"{path}: section {key} must be a mapping of keys to values")
     return config

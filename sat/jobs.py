@@ -27,10 +27,6 @@ class Job:
         """Depends on the seed, the prompt's index and the sample's index, on nothing else."""
         return generator_for(seed, self.prompt.index, self.sample, purpose)
 
-    @property
-    def pad_latents(self) -> int:
-        return self.plan.pad_latents
-
 
 def plan_jobs(prompts: Iterable[Prompt], limits: ModelLimits, args: Arguments) -> list[Job]:
     """Every sample of every prompt, in order; those that an earlier run finished are left out with `--resume`.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class LatentCodec(nn.Module):
-    """Videos (B, 3, T, H, W) in [-1, 1] to latents (B, C, t, h, w) and back; latents are the VAE's times `scale_factor`.
+    """Videos (B, 3, T, H, W) in [-1, 1] to latents (B, C, t, h, w) and back; latents are the VAE's x `scale_factor`.
 
     `samples_at_a_time` bounds how many rows of a batch the VAE sees together (None: all).
     """

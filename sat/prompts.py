@@ -42,7 +42,7 @@ def read_prompts(path: str | None, with_images: bool) -> list[Prompt]:
     try:
         lines = Path(path).read_bytes().decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise DataError(f"prompt file {path} is not text (byte {error.start} is not UTF-8); give a UTF-8 text file") from error
+        raise DataError(f"prompt file {path} is not text (byte {error.start} is not UTF-8); give UTF-8 text") from error
     if any("\0" in line for line in lines):
         raise DataError(f"prompt file {path} is not text (it holds zero bytes); give a UTF-8 text file")
     given = [(number, line.strip()) for number, line in enumerate(lines, 1)]
@@ -78,8 +78,8 @@ def parse_prompt(line: str, index: int, with_images: bool, where: str, folder: P
     if with_images and not (mark and text and image):
         raise DataError(f"{where}: this model needs an image; write prompt{IMAGE_MARK}path/to/image.png")
     if not with_images and mark:
-        raise DataError(f"{where}: {IMAGE_MARK} names an image, but the model makes videos from text alone; remove it, or "
-                        "use an image-to-video configuration")
+        raise DataError(f"{where}: {IMAGE_MARK} names an image, but this model makes videos from text alone; "
+                        "remove it, or use an image-to-video configuration")
     if not with_images:
         return Prompt(index, text)
     found = existing_path(image, Path.cwd(), folder, REPOSITORY)

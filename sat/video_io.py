@@ -2,7 +2,7 @@
 import json
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -43,22 +43,27 @@ def to_pixels(frames: Tensor) -> np.ndarray:
 
 
 def write_video(path: Path, pieces: Iterable[np.ndarray], fps: int) -> None:
-    """Writes consecutive pieces (t, H, W, 3) of 8 bits as H.264, each as it comes; the file appears when it is whole."""
-    import imageio_ffmpeg
+    """Writes consecutive pieces (t, H, W, 3) of 8 bits as H.264, each as it comes; the file appears when whole."""
     with whole_file(path) as partial:
         encoder = None
-        for piece in pieces:
-            if encoder is None:
-                height, width = piece.shape[1:3]
-                encoder = imageio_ffmpeg.write_frames(
-                    str(partial), (width, height), fps=fps, codec="libx264", quality=None, macro_block_size=1,
-                    output_params=["-crf", str(QUALITY)])
-                encoder.send(None)
-            for frame in piece:
-                encoder.send(np.ascontiguousarray(frame))
+        try:
+            for piece in pieces:
+                encoder = encoder or _encoder(partial, piece.shape[2], piece.shape[1], fps)
+                for frame in piece:
+                    encoder.send(np.ascontiguousarray(frame))
+        finally:  # also when a piece fails: the encoder's process must let go of the file
+            if encoder is not None:
+                encoder.close()
         if encoder is None:
             raise ValueError("a video needs at least one frame")
-        encoder.close()
+
+
+def _encoder(path: Path, width: int, height: int, fps: int) -> Generator[None, np.ndarray, None]:
+    import imageio_ffmpeg
+    encoder = imageio_ffmpeg.write_frames(str(path), (width, height), fps=fps, codec="libx264", quality=None,
+                                          macro_block_size=1, output_params=["-crf", str(QUALITY)])
+    encoder.send(None)
+    return encoder
 
 
 def write_outputs(folder: Path, pieces: Iterable[Tensor], fps: int) -> None:

@@ -16,7 +16,7 @@ SIZE_WITH_TIME_PATCHES = (768, 1360)
 
 @dataclass(frozen=True)
 class ModelLimits:
-    """What a model can make, read from its configuration (`model_limits`). Sides and frames are in pixels and frames."""
+    """What a model can make, read from its configuration (`model_limits`). Sides are in pixels."""
 
     frame_counts: tuple[int, ...]  # every video length, in frames
     default_frames: int
@@ -77,7 +77,9 @@ def model_limits(model: Mapping) -> ModelLimits:
                           f"stage's latent has z_channels {decoder['z_channels']}; make them equal")
     learned = bool((positions.get("params") or {}).get("learnable_pos_embed"))
     fixed = learned or not positions["target"].endswith("Rotary3DPositionEmbeddingMixin")
-    longest = max(network["num_frames"], LONGEST_WITH_TIME_PATCHES) if patch[0] > 1 and not fixed else network["num_frames"]
+    longest = network["num_frames"]
+    if patch[0] > 1 and not fixed:
+        longest = max(longest, LONGEST_WITH_TIME_PATCHES)
     # Decoding takes an odd number of latents (vae_modules.autoencoder.decode_schedule), and patches divide it evenly.
     counts = tuple(range(1, longest + 1, 2 * time * patch[0]))
     largest = (network["latent_height"] * space, network["latent_width"] * space)

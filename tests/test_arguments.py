@@ -1,4 +1,4 @@
-"""Files, plain arguments and overrides to one configuration; mistakes answered with the key and the nearest right one."""
+"""Files, plain arguments and overrides to one configuration; mistakes answered with the nearest right key."""
 from pathlib import Path
 
 import pytest

@@ -8,7 +8,16 @@ import checkpoint
 import numpy as np
 import pytest
 import torch
-from checkpoint import find_checkpoint, fitting_presets, load_module, load_network, read_checkpoint, read_state_dict, save_checkpoint
+from checkpoint import (
+    check_network,
+    find_checkpoint,
+    fitting_presets,
+    load_module,
+    load_network,
+    read_checkpoint,
+    read_state_dict,
+    save_checkpoint,
+)
 from errors import CheckpointError
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
@@ -99,9 +108,10 @@ def test_a_misfit_names_the_preset_that_fits(small_model, monkeypatch):
     monkeypatch.setattr(checkpoint.fitting_presets, "__defaults__", (small_model,))
     config = OmegaConf.load(small_model / "t2v.yaml").model.network_config
     config.params.num_layers = 1
-    network = instantiate_from_config(config)
     with pytest.raises(CheckpointError, match=r"t2v.yaml would fit it"):
-        load_network(network, small_model / "t2v")
+        load_network(instantiate_from_config(config), small_model / "t2v")
+    with pytest.raises(CheckpointError, match=r"t2v.yaml would fit it"):
+        check_network(config, small_model / "t2v")
 
 
 def test_presets_are_compared_without_memory():

@@ -45,9 +45,11 @@ class GeneralConditioner(nn.Module):
         The latter embeds `batch_uc` (negative prompts; the batch itself if None), with zeros for the input keys in
         `force_uc_zero_embeddings`, which is what training drops to.
         """
+        zeroed = force_uc_zero_embeddings or ()
         cond = self._embed(batch, (), drop=False)
-        uncond = self._embed(batch if batch_uc is None else batch_uc, force_uc_zero_embeddings or (), drop=False)
-        return cond, uncond
+        if all(embedder.input_key in zeroed for embedder in self.embedders):  # nothing to encode
+            return cond, {key: torch.zeros_like(value) for key, value in cond.items()}
+        return cond, self._embed(batch if batch_uc is None else batch_uc, zeroed, drop=False)
 
     def _embed(self, batch: Mapping, zeroed: Collection[str], drop: bool) -> dict[str, Tensor]:
         output: dict[str, Tensor] = {}
@@ -77,7 +79,7 @@ def _build_embedder(config: Mapping, index: int) -> AbstractEmbModel:
     embedder = instantiate_from_config(built)
     where = f"emb_models[{index}]"
     if not isinstance(embedder, AbstractEmbModel):
-        raise ConfigError(f"{where}: {config['target']} is not an embedder; derive it from sgm.encoders.AbstractEmbModel")
+        raise ConfigError(f"{where}: {config['target']} is not an embedder; derive it from AbstractEmbModel")
     if "input_key" not in config:
         raise ConfigError(f"{where}: input_key is missing; name the entry of the batch to embed, such as txt")
     embedder.input_key = config["input_key"]

@@ -1,15 +1,13 @@
 """Text encoders. An embedder turns one entry of a batch into a conditioning tensor, keyed later by its rank."""
-import logging
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from errors import ConfigError
 from torch import Tensor, nn
 
-logger = logging.getLogger(__name__)
-
-WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+WEIGHT_FILES = (
+    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
 class AbstractEmbModel(nn.Module):
@@ -47,11 +45,6 @@ class FrozenT5Embedder(AbstractEmbModel):
         if freeze:
             self.freeze()
 
-    @property
-    def width(self) -> int:
-        """Numbers per token."""
-        return self.transformer.config.d_model
-
     def freeze(self) -> None:
         self.transformer.eval().requires_grad_(False)
 
@@ -79,6 +72,14 @@ def check_t5_folder(model_dir: str | None, cache_dir: str | None = None) -> Path
     if not any((folder / name).is_file() for name in WEIGHT_FILES):
         raise ConfigError(f"T5 folder {folder} has no weights ({WEIGHT_FILES[0]} or {WEIGHT_FILES[1]} with its shards)")
     return folder
+
+
+def t5_width(folder: Path) -> int:
+    """Numbers per token of the encoder in a folder, from its config.json."""
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8"))["d_model"]
+    except (ValueError, KeyError) as error:
+        raise ConfigError(f"{folder}/config.json is no T5 configuration; fetch the folder again") from error
 
 
 def _in_hub_cache(name: str, cache_dir: str) -> Path:

@@ -1,0 +1,200 @@
+"""The engine: what its configuration may hold, sampling with a generator per row, both kinds of training step."""
+import copy
+from argparse import Namespace
+
+import pytest
+import torch
+from diffusion_video import DiffusionEngine, SATVideoDiffusionEngine, check_model
+from errors import CheckpointError, ConfigError, NumericalError
+from omegaconf import OmegaConf
+from seeds import generator_for
+
+SHAPE = (5, 4, 4, 4)
+
+
+def config_of(small_model, name="t2v", **model):
+    config = OmegaConf.load(small_model / f"{name}.yaml").model
+    return OmegaConf.merge(config, model)
+
+
+def build(config, **args):
+    torch.manual_seed(3)
+    defaults = {"fp16": False, "bf16": False, "device": "cpu"}
+    engine = DiffusionEngine(Namespace(model_config=config, **{**defaults, **args}))
+    for parameter in engine.model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return engine.eval()
+
+
+@pytest.fixture(scope="module")
+def engine(small_model):
+    return build(config_of(small_model))
+
+
+@pytest.fixture(scope="module")
+def image_engine(small_model):
+    return build(config_of(small_model, "i2v"))
+
+
+def conditioning(engine, prompts):
+    return engine.conditioner.get_unconditional_conditioning({"txt": prompts}, force_uc_zero_embeddings=["txt"])
+
+
+def sample(engine, rows, **extra):
+    c, uc = conditioning(engine, ["a red circle", "a blue square moves left"])
+    c, uc = ({k: v[rows] for k, v in d.items()} for d in (c, uc))
+    generators = [generator_for(0, row) for row in rows]
+    return engine.sample(c, uc, batch_size=len(rows), shape=SHAPE, generator=generators, **extra)
+
+
+def test_the_released_name_is_the_same_class():
+    assert SATVideoDiffusionEngine is DiffusionEngine
+
+
+def test_a_row_does_not_depend_on_its_neighbours(engine):
+    together = sample(engine, [0, 1])
+    assert together.shape == (2, *SHAPE)
+    torch.testing.assert_close(sample(engine, [1])[0], together[1], atol=1e-4, rtol=1e-4)
+    assert torch.equal(sample(engine, [0, 1]), together)
+
+
+def test_steps_and_scale_may_differ_per_call(engine):
+    steps = []
+    sample(engine, [0], num_steps=5, callback=steps.append)
+    assert [s.index for s in steps] == list(range(5)) and steps[0].scale > steps[-1].scale
+    unguided = sample(engine, [0], scale=1)
+    c, _ = conditioning(engine, ["a red circle"])
+    torch.testing.assert_close(engine.sample(c, None, 1, SHAPE, generator=[generator_for(0, 0)]), unguided)
+
+
+def test_every_sampler_runs_with_dynamic_guidance_and_an_image(small_model, image_engine):
+    c, uc = conditioning(image_engine, ["a red circle"])
+    c["concat"] = uc["concat"] = image_engine.encode_image(torch.zeros(1, 3, 32, 32), 5)
+    edm = {"target": "sgm.modules.diffusionmodules.discretizer.EDMDiscretization"}
+    from sgm.util import instantiate_from_config
+    original = image_engine.sampler
+    for name in ("EulerEDMSampler", "HeunEDMSampler", "DPMPP2MSampler", "EulerAncestralSampler", "VPSDEDPMPP2MSampler"):
+        for table in (edm, image_engine.config.sampler_config["params"]["discretization_config"]):
+            image_engine.sampler = instantiate_from_config({
+                "target": f"sgm.modules.diffusionmodules.sampling.{name}",
+                "params": {**image_engine.config.sampler_config["params"], "discretization_config": table}})
+            out = image_engine.sample(c, uc, 1, SHAPE, generator=[generator_for(1)])
+            assert torch.isfinite(out).all(), (name, table)
+    image_engine.sampler = original
+
+
+def test_decoding_in_chunks_is_decoding(engine):
+    z = torch.randn(2, 4, 5, 4, 4)
+    whole = engine.decode_first_stage(z)
+    assert whole.shape == (2, 3, 17, 32, 32)
+    assert torch.equal(torch.cat(list(engine.decode_chunks(z)), 2), whole)
+    assert [c.shape[2] for c in engine.decode_chunks(z)] == [9, 8]
+
+
+def test_the_image_latent_has_its_own_scale(small_model, image_engine):
+    image = torch.rand(1, 3, 32, 32) * 2 - 1
+    released = image_engine.encode_image(image, 5, generator_for(0))
+    assert released.shape == (1, *SHAPE) and not released[:, 1:].any()
+    scaled = build(config_of(small_model, "i2v", image_latent_scale=1.4)).encode_image(image, 5, generator_for(0))
+    torch.testing.assert_close(scaled, released * 2)
+
+
+def test_training_reaches_the_network_and_nothing_else(engine):
+    torch.manual_seed(0)
+    engine.train()
+    loss, log = engine.shared_step({"mp4": torch.rand(2, 17, 3, 32, 32) * 2 - 1, "txt": ["a", "a red circle"]})
+    loss.backward()
+    engine.eval()
+    reached = {n.split(".")[0] for n, p in engine.named_parameters() if p.grad is not None}
+    assert reached == {"model"} and not engine.first_stage_model.training
+    assert log["loss_per_sample"].shape == log["timesteps"].shape == (2,)
+    engine.zero_grad()
+
+
+def test_training_on_cached_latents_equals_training_on_the_video(small_model):
+    engine = build(config_of(small_model, latent_input=True))
+    engine.conditioner.embedders[0].ucg_rate = 0.0
+    video = torch.rand(1, 17, 3, 32, 32) * 2 - 1
+    batch = {"txt": ["a"]}
+    torch.manual_seed(5)
+    from_video, _ = engine.shared_step({**batch, "mp4": video})
+    torch.manual_seed(5)
+    latents = engine.encode_first_stage(video.transpose(1, 2)).transpose(1, 2) / engine.scale_factor
+    from_latents, _ = engine.shared_step({**batch, "mp4": latents})
+    torch.testing.assert_close(from_latents, from_video)
+
+
+def test_image_training_drops_the_image_latent(small_model):
+    engine = build(config_of(small_model, "i2v", noised_image_dropout=1.0))
+    seen = {}
+    engine.model.register_forward_pre_hook(lambda module, args: seen.update(args[2]))
+    engine.shared_step({"mp4": torch.rand(1, 17, 3, 32, 32), "txt": ["a"]})
+    assert seen["concat"].shape == (1, *SHAPE) and not seen["concat"].any()
+
+
+def test_time_patches_train_with_a_padding_latent_and_ofs(small_model):
+    config = config_of(small_model, "i2v")
+    config.network_config.params.update(patch_size=[2, 2, 2], ofs_embed_dim=32)
+    engine = build(config)
+    seen = {}
+    engine.model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.update(x=args[0], c=args[2], **kwargs), with_kwargs=True)
+    assert engine.image_latent_scale == 1.0
+    loss, _ = engine.shared_step({"mp4": torch.rand(1, 17, 3, 32, 32), "txt": ["a"]})
+    assert torch.isfinite(loss) and seen["x"].shape[1] == seen["c"]["concat"].shape[1] == 6
+    assert seen["ofs"].tolist() == [2.0]
+    assert seen["c"]["concat"][:, :1].any() and not seen["c"]["concat"][:, 1:].any()
+
+
+def test_lora_training_freezes_the_rest(small_model):
+    engine = build(config_of(small_model, not_trainable_prefixes=["all"]))
+    engine.disable_untrainable_params()
+    assert not any(p.requires_grad for p in engine.parameters())
+
+
+def test_half_precision_weights_sample_in_float32(small_model):
+    engine = build(config_of(small_model), bf16=True)
+    assert engine.dtype == torch.bfloat16
+    out = sample(engine, [0])
+    assert out.dtype == torch.float32 and torch.isfinite(out).all()
+
+
+def test_numbers_that_are_not_finite_name_the_step(small_model):
+    engine = build(config_of(small_model))
+    torch.nn.init.constant_(engine.network.mixins["final_layer"].linear.bias, float("nan"))
+    with pytest.raises(NumericalError, match="step 1 of 3"):
+        sample(engine, [0])
+
+
+@pytest.mark.parametrize("change, says", [
+    ({"scale_facto": 1}, "did you mean scale_factor?"),
+    ({"lr_scale": 2}, "model.lr_scale"),
+    ({"network_config": {"params": {"hiden_size": 3}}}, "did you mean hidden_size?"),
+    ({"network_config": {"target": "os.system"}}, "os.system may not be named"),
+    ({"sampler_config": {"target": "sgm.modules.diffusionmodules.sampling.EulerSampler"}}, "EulerEDMSampler"),
+])
+def test_mistakes_are_found_without_building(small_model, change, says):
+    with pytest.raises(ConfigError) as error:
+        check_model(config_of(small_model, **change))
+    assert says in str(error.value)
+
+
+def test_missing_parts_and_files_are_found_without_building(small_model):
+    config = copy.deepcopy(config_of(small_model))
+    del config["first_stage_config"]
+    with pytest.raises(ConfigError, match="first_stage_config is missing"):
+        check_model(config)
+    with pytest.raises(CheckpointError, match="nowhere"):
+        check_model(config_of(small_model, first_stage_config={"params": {"ckpt_path": "nowhere"}}))
+
+
+@pytest.mark.parametrize("change, says", [
+    ({"noised_image_input": True}, "in_channels is 4"),
+    ({"network_config": {"params": {"modules": {"pos_embed_config": {"params": {"text_length": 9}}}}}},
+     "max_length is 12"),
+    ({"network_config": {"params": {"modules": {"patch_embed_config": {"params": {"text_hidden_size": 9}}}}}},
+     "d_model is 16"),
+])
+def test_parts_that_do_not_fit_are_refused_when_built(small_model, change, says):
+    with pytest.raises(ConfigError, match=says):
+        build(config_of(small_model, **change))

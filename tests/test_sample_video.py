@@ -1,0 +1,150 @@
+"""The whole workflow on a small random model, and every mistake it answers with one line."""
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from files import REPOSITORY
+from PIL import Image
+from sample_video import main
+
+SHARED = str(REPOSITORY / "configs" / "inference.yaml")
+
+
+@pytest.fixture
+def run(small_model, tmp_path, capfd):
+    """Runs the script with a prompt file; returns the exit code, standard error and the output folder."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red circle moves left\n# comment\n../a/../blue square\n")
+
+    def call(*words, model="t2v", file=prompts):
+        out = tmp_path / "out"
+        code = main(["--base", str(small_model / f"{model}.yaml"), SHARED, "--input-file", str(file),
+                     "--output-dir", str(out), "--seed", "3", *words])
+        return code, capfd.readouterr().err, out
+    return call
+
+
+def files(folder):
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def test_prompts_to_videos(run):
+    code, _, out = run("--num-samples", "2")
+    first = "0_a_red_circle_moves_left"
+    assert code == 0 and files(out) == [f"{folder}/{sample}/{name}" for folder in (first, "1_a_blue_square")
+                                        for sample in "01" for name in ("000000.mp4", "frames.png", "metadata.json")]
+    record = json.loads((out / first / "1" / "metadata.json").read_text())
+    assert record["prompt"] == "a red circle moves left"
+    assert (record["seed"], record["sample"], record["frames"]) == (3, 1, 17)
+    assert len(record["guidance_scale"]) == len(record["noise"]) == 3 and record["guidance_scale"][0] > 6
+    assert record["config"]["model"]["sampler_config"]["params"]["num_steps"] == 3
+    assert len(record["seconds"]) == 5 and "torch" in record["versions"]
+    videos = [p.read_bytes() for p in out.rglob("*.mp4")]
+    assert len(set(videos)) == 4
+
+
+def test_a_video_depends_on_its_own_prompt_and_index_alone(run, tmp_path):
+    _, _, out = run()
+    one = (out / "0_a_red_circle_moves_left" / "0" / "000000.mp4").read_bytes()
+    (tmp_path / "alone.txt").write_text("a red circle moves left")
+    run(file=tmp_path / "alone.txt")
+    assert (out / "0_a_red_circle_moves_left" / "0" / "000000.mp4").read_bytes() == one
+
+
+def test_saved_latents_decode_to_the_same_video(run, tmp_path):
+    _, _, out = run()
+    name = "0_a_red_circle_moves_left/0"
+    video = (out / name / "000000.mp4").read_bytes()
+    code, _, _ = run("--only-save-latents", "--output-dir", str(tmp_path / "latents"))
+    assert code == 0 and files(tmp_path / "latents" / name) == ["latents.safetensors", "metadata.json"]
+    code, _, _ = run("--input-type", "latents", "--output-dir", str(tmp_path / "later"), file=tmp_path / "latents")
+    assert code == 0 and (tmp_path / "later" / name / "000000.mp4").read_bytes() == video
+    assert json.loads((tmp_path / "later" / name / "metadata.json").read_text())["seed"] == 3
+
+
+def test_resume_makes_only_what_is_missing(run):
+    _, _, out = run()
+    done, missing = (out / name / "0" / "000000.mp4" for name in ("0_a_red_circle_moves_left", "1_a_blue_square"))
+    missing.unlink()
+    before = done.stat().st_mtime_ns
+    assert run("--resume")[0] == 0 and missing.is_file() and done.stat().st_mtime_ns == before
+    assert run("--resume")[0] == 0
+    assert run()[0] == 0 and done.stat().st_mtime_ns > before
+
+
+def test_a_negative_prompt_changes_the_video(run):
+    _, _, out = run()
+    before = (out / "1_a_blue_square" / "0" / "000000.mp4").read_bytes()
+    run("--negative-prompt", "gray background")
+    assert (out / "1_a_blue_square" / "0" / "000000.mp4").read_bytes() != before
+
+
+def test_images_to_videos(run, tmp_path):
+    Image.new("RGB", (50, 40), (200, 30, 30)).save(tmp_path / "red.png")
+    (tmp_path / "images.txt").write_text("a circle@@red.png\n")
+    code, _, out = run(model="i2v", file=tmp_path / "images.txt")
+    record = json.loads((out / "0_a_circle" / "0" / "metadata.json").read_text())
+    assert code == 0 and record["image"].endswith("red.png")
+
+
+@pytest.mark.parametrize("words, says", [
+    (["args.sampling_fsp=3"], "did you mean sampling_fps?"),
+    (["model.scale_facto=3"], "did you mean scale_factor?"),
+    (["model.network_config.params.hiden_size=3"], "did you mean hidden_size?"),
+    (["model.network_config.target=os.system"], "may not be named"),
+    (["model.network_config.target=torch.load"], "may not be named"),
+    (["model.network_config.target=dit_video_concat.DifusionTransformer"], "did you mean DiffusionTransformer?"),
+    (["data.target=data_video.SFTDataste", "data.params={}"], "did you mean SFTDataset?"),
+    (["args.load=nowhere"], "checkpoint nowhere does not exist"),
+    (["model.first_stage_config.params.ckpt_path=nowhere.pt"], "nowhere.pt does not exist"),
+    (["model.conditioner_config.params.emb_models.0.params.model_dir=nowhere"], "T5 folder nowhere"),
+    (["model.network_config.params.num_layers=1"], "does not fit the configuration"),
+    (["--num-frames", "18"], "the nearest is 17"),
+    (["args.sampling_image_size=[30,32]"], "the nearest is [32, 32]"),
+    (["--output-dir", "/proc/nowhere"], "cannot be written"),
+    (["--image2video"], "leave args.image2video out"),
+    (["--num-inference-steps", "0"], "0"),
+])
+def test_mistakes_get_one_line(run, words, says):
+    code, err, _ = run(*words)
+    assert code == 2 and "Traceback" not in err
+    line = err.strip().splitlines()[-1]
+    assert line.startswith("error: ") and says in line
+
+
+@pytest.mark.parametrize("content, says", [
+    (b"", "has no prompts"), (b"\xff\xfe\x00", "not text"), (None, "does not exist")])
+def test_prompt_files_that_do_not_fit(run, tmp_path, content, says):
+    path = tmp_path / "other.txt"
+    if content is not None:
+        path.write_bytes(content)
+    code, err, _ = run(file=path)
+    assert code == 2 and says in err and len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["missing.png", "broken.png"])
+def test_images_that_cannot_be_read(run, tmp_path, name):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n but no more")
+    (tmp_path / "images.txt").write_text(f"a circle@@{name}\n")
+    code, err, out = run(model="i2v", file=tmp_path / "images.txt")
+    assert code == 2 and name in err and len(err.strip().splitlines()) == 1
+
+
+def test_truncated_and_poisoned_checkpoints(run, small_model, tmp_path):
+    whole = (small_model / "t2v" / "7" / "mp_rank_00_model_states.pt").read_bytes()
+    (tmp_path / "cut.pt").write_bytes(whole[:-1000])
+    code, err, _ = run("--load", str(tmp_path / "cut.pt"))
+    assert code == 2 and "cut.pt is truncated" in err
+    torch.save({"module": torch.nn.Linear}, tmp_path / "code.pt")
+    code, err, _ = run("--load", str(tmp_path / "code.pt"))
+    assert code == 2 and "code.pt is refused" in err
+
+
+def test_as_a_program_from_elsewhere(small_model, tmp_path):
+    script = [sys.executable, str(REPOSITORY / "sample_video.py")]
+    mistake = subprocess.run([*script, "--base", "configs/tiny_t2v.yaml", "args.sede=3"], cwd=tmp_path,
+                             capture_output=True, text=True)
+    assert mistake.returncode == 2 and mistake.stdout == ""
+    assert mistake.stderr == "error: command line: unknown key args.sede; did you mean seed?\n"
