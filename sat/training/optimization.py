@@ -36,7 +36,10 @@ def build_optimizer(config: Mapping | None, module: nn.Module) -> torch.optim.Op
     trained = [p for p in module.parameters() if p.requires_grad]
     if not trained:
         raise ConfigError("model.not_trainable_prefixes leaves nothing to train; take some out")
-    return OPTIMIZERS[kind](trained, **params, fused=True)
+    try:
+        return OPTIMIZERS[kind](trained, **params, fused=True)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"deepspeed.optimizer.params: {' '.join(str(error).split())}") from error
 
 
 def start_deepspeed(module: nn.Module, config: Mapping):
