@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Makes videos.
+#
+#   bash inference.sh                            those of configs/prompts.txt and configs/prompts_i2v.txt, small models
+#   bash inference.sh CONFIG… [key=value…]       any other model; configs/inference.yaml is added when it is not given
+#
+# Everything sample_video.py takes may follow the configurations; with options alone (bash inference.sh --seed 3) the
+# small models make their videos with these. Videos go to outputs/, or to the folder that OUTPUT_DIR names. The first
+# run sets up .venv, see tools/setup_env.sh.
+set -euo pipefail
+source "$(dirname -- "${BASH_SOURCE[0]}")/tools/setup_env.sh"
+
+# Large tensors that come and go: keep their memory instead of asking the system for zeroed pages each time.
+export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-1073741824} MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-1073741824}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)} TOKENIZERS_PARALLELISM=${TOKENIZERS_PARALLELISM:-false}
+
+configs=()
+shared=("$root/configs/inference.yaml")
+while [[ $# -gt 0 && $1 != -* && $1 != *=* ]]; do
+    if [[ ${1##*/} == inference.yaml ]]; then shared=(); fi
+    configs+=("$1")
+    shift
+done
+
+if [[ ${#configs[@]} -gt 0 ]]; then
+    exec "$python" "$root/sample_video.py" --base "${configs[@]}" "${shared[@]}" "$@"
+fi
+
+videos=${OUTPUT_DIR:-$root/outputs}
+for kind in t2v i2v; do
+    "$python" "$root/sample_video.py" --base "$root/configs/tiny_$kind.yaml" "${shared[@]}" \
+        "args.output_dir=$videos/tiny_$kind" "$@"
+done
+if [[ $* != *output?dir* ]]; then
+    echo "The videos are in $videos/tiny_t2v and $videos/tiny_i2v: 000000.mp4 in each folder, frames.png shows its frames."
+fi

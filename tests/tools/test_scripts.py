@@ -1,0 +1,113 @@
+"""The shell scripts, with a stand-in for Python that writes down how it is called."""
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+STAND_IN = """#!/usr/bin/env bash
+echo "$*" >> "$CALLS"
+case "$*" in
+    "-c "*) exit "${TOO_OLD:-0}" ;;
+    "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+    "-m pip install "*) exit "${PIP_EXIT:-0}" ;;
+    *sample_video.py*) exit "${SAMPLE_EXIT:-0}" ;;
+esac
+"""
+PYTHONS = ("python3", "python3.11", "python3.12", "python3.13", "python")
+
+
+class Checkout:
+    """A folder with the scripts alone, and the stand-in first on PATH under every name that is tried."""
+
+    def __init__(self, folder: Path):
+        self.root, self.calls, self.bin = folder / "checkout", folder / "calls", folder / "bin"
+        for name in ("tools/setup_env.sh", "inference.sh", "tests/run.sh"):
+            (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, self.root / name)
+        (self.root / "requirements.txt").write_text("anything==1\n")
+        self.bin.mkdir()
+        for name in PYTHONS:
+            (self.bin / name).write_text(STAND_IN)
+            (self.bin / name).chmod(0o755)
+
+    def run(self, script: str, *arguments: str, **environment: str) -> tuple[subprocess.CompletedProcess, list[str]]:
+        self.calls.write_text("")
+        ambient = {k: v for k, v in os.environ.items() if k not in ("SAT_PYTHON", "OUTPUT_DIR")}
+        ambient |= {"PATH": f"{self.bin}:/usr/bin:/bin", "CALLS": str(self.calls)}
+        done = subprocess.run(["bash", str(self.root / script), *arguments], cwd=self.root.parent, text=True,
+                              env=ambient | environment, capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
+        return done, self.calls.read_text().splitlines()
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    return Checkout(tmp_path)
+
+
+def installs(calls):
+    return [call for call in calls if call.startswith("-m pip install")]
+
+
+def test_the_first_run_sets_up_and_later_ones_start_at_once(checkout):
+    done, calls = checkout.run("tests/run.sh", "-k", "vae")
+    assert done.returncode == 0 and len(installs(calls)) == 1 and calls[-1] == "-m pytest -k vae"
+    assert "setting up" in done.stderr
+    done, calls = checkout.run("tests/run.sh")
+    assert calls == ["-m pytest"]
+    (checkout.root / "requirements.txt").write_text("anything==2\n")
+    assert len(installs(checkout.run("tests/run.sh")[1])) == 1
+
+
+def test_an_interrupted_set_up_goes_on_where_it_stopped(checkout):
+    done, calls = checkout.run("tests/run.sh", PIP_EXIT="1")
+    assert done.returncode == 2 and "error: the packages could not be installed" in done.stderr
+    assert not any(call.startswith("-m pytest") for call in calls)
+    packages = checkout.root / ".venv/lib/python3.11/site-packages"
+    for name, files in {"half-1.dist-info": ["METADATA"], "whole-1.dist-info": ["METADATA", "INSTALLER"]}.items():
+        (packages / name).mkdir(parents=True)
+        for file in files:
+            (packages / name / file).touch()
+    done, calls = checkout.run("tests/run.sh")
+    assert done.returncode == 0 and len(installs(calls)) == 1
+    assert not any("-m venv" in call for call in calls)
+    assert [found.name for found in packages.iterdir()] == ["whole-1.dist-info"]
+
+
+def test_a_python_that_is_too_old_is_one_line(checkout):
+    done, calls = checkout.run("tests/run.sh", TOO_OLD="1")
+    assert done.returncode == 2 and not installs(calls)
+    assert [line for line in done.stderr.splitlines() if "error: Python 3.11 or newer" in line]
+
+
+def test_an_environment_of_ones_own_is_taken_as_it_is(checkout):
+    done, calls = checkout.run("tests/run.sh", SAT_PYTHON="python")
+    assert done.returncode == 0 and len(calls) == 1 and not (checkout.root / ".venv").exists()
+    done, calls = checkout.run("tests/run.sh", SAT_PYTHON="no-such-python")
+    assert done.returncode == 2 and not calls and "no-such-python" in done.stderr
+
+
+def test_without_arguments_both_small_models_make_videos(checkout):
+    done, calls = checkout.run("inference.sh", SAT_PYTHON="python", OUTPUT_DIR="/videos")
+    configs = checkout.root / "configs"
+    assert calls == [f"{checkout.root}/sample_video.py --base {configs}/tiny_{kind}.yaml {configs}/inference.yaml "
+                     f"args.output_dir=/videos/tiny_{kind}" for kind in ("t2v", "i2v")]
+    assert "/videos/tiny_t2v" in done.stdout
+
+
+def test_configurations_come_with_what_they_share_and_overrides(checkout):
+    script, shared = f"{checkout.root}/sample_video.py", f"{checkout.root}/configs/inference.yaml"
+    _, calls = checkout.run("inference.sh", "a.yaml", "b.yaml", "args.seed=3", "--num-frames", "9", SAT_PYTHON="python")
+    assert calls == [f"{script} --base a.yaml b.yaml {shared} args.seed=3 --num-frames 9"]
+    _, calls = checkout.run("inference.sh", "a.yaml", "own/inference.yaml", SAT_PYTHON="python")
+    assert calls == [f"{script} --base a.yaml own/inference.yaml"]
+    _, calls = checkout.run("inference.sh", "--seed", "3", SAT_PYTHON="python")
+    assert len(calls) == 2 and all(call.endswith("--seed 3") for call in calls)
+
+
+@pytest.mark.parametrize("arguments", [(), ("a.yaml",)])
+def test_exit_codes_pass_through(checkout, arguments):
+    done, calls = checkout.run("inference.sh", *arguments, SAT_PYTHON="python", SAMPLE_EXIT="7")
+    assert done.returncode == 7 and len(calls) == 1

@@ -1,0 +1,69 @@
+# Sourced by the repository's scripts: leaves in $python an interpreter that has everything of requirements.txt.
+#
+# That is the repository's own .venv, made on first use and brought up to date when requirements.txt changes. With
+# SAT_PYTHON set (SAT_PYTHON=python for the environment that is active), that interpreter is taken as it is instead,
+# and nothing is installed.
+
+root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+
+find_python() {  # the first interpreter that is new enough
+    local candidate
+    for candidate in python3 python3.11 python3.12 python3.13 python; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    echo "error: Python 3.11 or newer is needed, found $(python3 --version 2>&1 || true); install it, or set SAT_PYTHON" >&2
+    return 2
+}
+
+forget_half_installed() {  # pip writes INSTALLER after all files; it would take what it was interrupted in for whole
+    local record
+    for record in "$1"/lib/python3*/site-packages/*.dist-info; do
+        if [[ -d $record && ! -e $record/INSTALLER ]]; then rm -rf -- "$record"; fi
+    done
+}
+
+set_up() {  # set_up VENV STAMP WANTED
+    local venv=$1 started=$SECONDS base
+    echo "setting up $venv: the packages of requirements.txt (once; several minutes, a few GB)" >&2
+    if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+        base=$(find_python) || return
+        rm -rf -- "$venv"
+        if ! "$base" -m venv "$venv"; then
+            echo "error: $base cannot make a virtual environment in $venv; install its venv module" >&2
+            return 2
+        fi
+    fi
+    forget_half_installed "$venv"
+    if ! "$venv/bin/python" -m pip install --no-input --disable-pip-version-check -r "$root/requirements.txt" >&2; then
+        echo "error: the packages could not be installed, see above; the next run goes on from here" >&2
+        return 2
+    fi
+    echo "$3" > "$2"
+    echo "set up in $((SECONDS - started)) s" >&2
+}
+
+ensure_python() {
+    if [[ -n ${SAT_PYTHON:-} ]]; then
+        if ! python=$(command -v -- "$SAT_PYTHON"); then
+            echo "error: SAT_PYTHON is $SAT_PYTHON, which is no interpreter; correct it, or leave it out" >&2
+            return 2
+        fi
+        return
+    fi
+    local venv=$root/.venv stamp=$root/.venv/requirements.sha256 wanted
+    wanted=$(sha256sum < "$root/requirements.txt")
+    if [[ ! -x $venv/bin/python || $(cat "$stamp" 2>/dev/null) != "$wanted" ]]; then
+        exec 9>"$venv.lock"
+        if command -v flock >/dev/null; then flock 9; fi  # two scripts started together set up one after the other
+        if [[ ! -x $venv/bin/python || $(cat "$stamp" 2>/dev/null) != "$wanted" ]]; then
+            set_up "$venv" "$stamp" "$wanted" || return
+        fi
+        exec 9>&-
+    fi
+    python=$venv/bin/python
+}
+
+ensure_python || exit
