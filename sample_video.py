@@ -86,12 +86,13 @@ def plan_requests(args: Arguments) -> Iterable[list[Job]]:
     if args.image2video not in (None, model.noised_image_input):
         raise ConfigError(f"args.image2video is {str(args.image2video).lower()}, but model.noised_image_input is "
                           f"{str(model.noised_image_input).lower()}; leave args.image2video out")
+    if model.sampler_config is None:
+        raise ConfigError("model.sampler_config is missing; give the sampler's target and params")
     if args.load is None:
         raise CheckpointError("args.load is missing; set it to the folder or file of the transformer's weights")
-    check_network(model.network_config, args.load)
     limits = model_limits(args.model_config)
-    frames = plan_video(limits, args).frames
-    extend_positions(args.model_config, frames)
+    extend_positions(args.model_config, plan_video(limits, args).frames)
+    check_network(args.model_config.network_config, args.load)
     typed = args.input_type == "cli"
     with_images = model.noised_image_input
     prompts = ask_prompts(with_images) if typed else read_prompts(args.input_file, with_images)

@@ -114,6 +114,7 @@ class Arguments:
 
 KEYS = {f.name: f for f in fields(Arguments) if f.metadata}
 
+DATA_KEYS = ("target", "params")
 OVERRIDE = re.compile(rf"({'|'.join(SECTIONS)})([.\[][^\s=]*)?=")
 GUIDER = "model.sampler_config.params.guider_config"
 STEPS = "model.sampler_config.params.num_steps"
@@ -142,6 +143,9 @@ def get_args(argv: Sequence[str] | None = None, description: str = "") -> Argume
     _check_keys(config.args, "command line")
     _anchor(config, Path.cwd(), REPOSITORY)
     plain = resolved(config)
+    for key in plain["data"]:
+        if key not in DATA_KEYS:
+            raise ConfigError(f"unknown key data.{key}{nearest(key, DATA_KEYS)}; what to read goes below data.params")
     args = Arguments(**{k: _converted(k, v) for k, v in plain["args"].items()}, config=OmegaConf.create(plain))
     _check_values(args)
     args.device = resolve_device(args.device)

@@ -1,6 +1,6 @@
 """YAML files to one configuration: reading, merging left to right, dotted overrides, paths that hold from anywhere."""
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -49,6 +49,16 @@ def merge(configs: Sequence[DictConfig]) -> DictConfig:
     except OmegaConfBaseException as error:
         raise ConfigError(f"the configuration files do not merge: {_first_line(error)}") from error
     return merged
+
+
+def require(config: Mapping, where: str, *keys: str) -> Mapping:
+    """`config` itself, which must be a mapping that has `keys`; ConfigError names what is missing below `where`."""
+    if not isinstance(config, Mapping):
+        raise ConfigError(f"{where} is missing or no mapping; is a file missing in --base?")
+    for key in keys:
+        if config.get(key) is None:
+            raise ConfigError(f"{where}.{key} is missing; add it{nearest(key, set(config) - set(keys))}")
+    return config
 
 
 def set_key(config: DictConfig, key: str, value) -> None:

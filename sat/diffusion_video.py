@@ -2,12 +2,13 @@
 import logging
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, fields
+from typing import get_args
 
 import torch
 from arguments import resolve_dtype
 from checkpoint import check_readable
-from config_files import nearest
+from config_files import nearest, require
 from dit_context import parse_patch_size
 from errors import ConfigError
 from latent_codec import LatentCodec
@@ -64,11 +65,21 @@ class ModelConfig:
             if key not in known:
                 raise ConfigError(f"model.{key}: unknown key{nearest(key, known)}")
         for part in ("network_config", "denoiser_config", "conditioner_config", "first_stage_config"):
-            if not isinstance(plain.get(part), Mapping):
-                raise ConfigError(f"model.{part} is missing; give its target and params (is a file missing in --base?)")
+            require(plain.get(part), f"model.{part}", "target")
+        for field in fields(cls):
+            _check_kind(field, plain.get(field.name, field.default))
         if plain.get("lr_scale") is not None:
             raise ConfigError("model.lr_scale: super-resolution from a smaller video is not supported; leave it out")
         return cls(**plain)
+
+
+def _check_kind(field: Field, value) -> None:
+    kinds = get_args(field.type) or (field.type,)
+    numbers = (int, float) if float in kinds else (int,) if int in kinds else ()
+    scalar = bool in kinds or numbers
+    if value is None or not scalar or (isinstance(value, bool) if bool in kinds else type(value) in numbers):
+        return
+    raise ConfigError(f"model.{field.name} is {value!r}; it must be {'true or false' if bool in kinds else 'a number'}")
 
 
 def check_model(config) -> ModelConfig:
@@ -235,13 +246,14 @@ SATVideoDiffusionEngine = DiffusionEngine
 
 def _check_fit(config: ModelConfig) -> None:
     """Raises ConfigError where two parts disagree, naming both keys."""
-    network = config.network_config["params"]
+    network = require(config.network_config.get("params"), "model.network_config.params", "in_channels",
+                      "out_channels", "patch_size", "modules")
     joined = 2 if config.noised_image_input else 1
     if network["in_channels"] != joined * network["out_channels"]:
         raise ConfigError(f"model.network_config.params.in_channels is {network['in_channels']}; with "
                           f"noised_image_input {str(config.noised_image_input).lower()} it must be {joined} x "
                           f"out_channels = {joined * network['out_channels']}")
-    modules = network["modules"]
+    modules = require(network["modules"], "modules", "pos_embed_config", "patch_embed_config")
     positions = modules["pos_embed_config"].get("params") or {}
     patches = modules["patch_embed_config"].get("params") or {}
     for embedder in _t5_configs(config):

@@ -3,6 +3,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from config_files import require
 from dit_context import parse_patch_size
 from errors import ConfigError
 
@@ -63,9 +64,11 @@ class VideoPlan:
 
 def model_limits(model: Mapping) -> ModelLimits:
     """Limits of the network and first stage of a `model` configuration. Raises ConfigError if they disagree."""
-    network = model["network_config"]["params"]
-    decoder = model["first_stage_config"]["params"]["decoder_config"]["params"]
-    positions = network["modules"]["pos_embed_config"]
+    network = require(model["network_config"].get("params"), "model.network_config.params", "num_frames",
+                      "time_compressed_rate", "latent_height", "latent_width", "patch_size", "out_channels", "modules")
+    first_stage = require(model["first_stage_config"].get("params"), "model.first_stage_config.params", "decoder_config")
+    decoder = require(first_stage["decoder_config"].get("params"), "decoder_config.params", "z_channels")
+    positions = require(network["modules"], "modules", "pos_embed_config")["pos_embed_config"]
     patch = parse_patch_size(network["patch_size"])
     space = 2 ** (len(decoder.get("ch_mult", (1, 2, 2, 4))) - 1)
     time = decoder.get("temporal_compress_times", 4)
