@@ -1,0 +1,99 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+import train_vae
+from checkpoint import read_checkpoint
+from errors import ConfigError, NumericalError
+from tests.vae_modules.small_vae import build, config, video
+from tools import make_shapes
+
+PRESET = Path(train_vae.__file__).parent / "configs" / "tiny_vae.yaml"
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clips")
+    assert make_shapes.main(["--out", str(folder), "--clips", "4", "--processes", "1"]) == 0
+    return folder
+
+
+def recipe(clips: Path, save: Path, **changes) -> list[str]:
+    """The command line of a run of four iterations."""
+    save.mkdir(parents=True, exist_ok=True)
+    content = OmegaConf.create({
+        "args": {"train_data": [str(clips)], "valid_data": [str(clips)], "save": str(save), "save_interval": 2,
+                 "eval_interval": 4, "log_interval": 1},
+        "model": {"first_stage_config": {"target": "vae_modules.autoencoder.VideoAutoencodingEngine",
+                                         "params": config(loss=True)}},
+        "data": {"target": "data_video.SFTDataset",
+                 "params": {"video_size": [16, 16], "fps": 8, "max_num_frames": 9},
+                 "stages": [{"iters": 2, "frames": 1, "batch_size": 2}, {"iters": 2, "frames": 9, "batch_size": 1}]},
+        "deepspeed": {"optimizer": {"params": {"lr": 1e-3}}}})
+    for key, value in changes.items():
+        OmegaConf.update(content, key, value)
+    OmegaConf.save(content, save / "recipe.yaml")
+    return ["--base", str(save / "recipe.yaml")]
+
+
+def log_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_run_that_was_stopped_ends_like_one_that_was_not(clips, tmp_path, monkeypatch):
+    train_vae.main(recipe(clips, tmp_path / "whole"))
+    train_step, steps = train_vae.train_step, []
+
+    def stopping(*args):
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+        steps.append(1)
+        return train_step(*args)
+
+    monkeypatch.setattr(train_vae, "train_step", stopping)
+    command = recipe(clips, tmp_path / "stopped")
+    with pytest.raises(KeyboardInterrupt):
+        train_vae.main(command)
+    monkeypatch.setattr(train_vae, "train_step", train_step)
+    train_vae.main([*command, "--resume"])
+
+    whole, stopped = (read_checkpoint(tmp_path / run / "state.pt") for run in ("whole", "stopped"))
+    assert whole["step"] == stopped["step"] == 4
+    for part in ("model", "average"):
+        for name, value in whole[part].items():
+            assert torch.equal(value, stopped[part][name]), name
+    assert log_of(tmp_path / "whole")[-1] == log_of(tmp_path / "stopped")[-1]
+    assert [record["frames"] for record in log_of(tmp_path / "whole")] == [1, 1, 9, 9]
+    assert log_of(tmp_path / "whole")[-1]["psnr"] > 0
+
+    weights = tmp_path / "whole" / "3d-vae.pt"
+    assert {v.dtype for v in read_checkpoint(weights)["state_dict"].values()} == {torch.float16}
+    assert torch.isfinite(build(ckpt_path=str(weights)).encode(video())).all()
+
+
+def test_a_loss_that_is_not_finite_names_the_iteration(clips, tmp_path):
+    loss = "model.first_stage_config.params.loss_config.params.l1_weight"
+    with pytest.raises(NumericalError, match="iteration 0; lower deepspeed.optimizer.params.lr"):
+        train_vae.main(recipe(clips, tmp_path, **{loss: float("nan")}))
+
+
+def test_training_without_stages_is_refused(clips, tmp_path):
+    with pytest.raises(ConfigError, match="data.stages"):
+        train_vae.main(recipe(clips, tmp_path, **{"data.stages": []}))
+
+
+def test_the_preset_halves_what_released_models_halve():
+    """Sizes of the preset: 17 frames of 64 x 64 make 5 latents of 8 x 8."""
+    from sgm.util import instantiate_from_config
+    with torch.device("meta"):
+        vae = instantiate_from_config(OmegaConf.load(PRESET).model.first_stage_config)
+        z = vae.encode(torch.empty(1, 3, 17, 64, 64), sample_posterior=False)
+        assert z.shape == (1, 16, 5, 8, 8) and vae.decode(z).shape == (1, 3, 17, 64, 64)
+
+
+def test_learning_rate_warms_up_and_falls():
+    rates = [train_vae.learning_rate(step, 1000, 1.0) for step in (0, 49, 50, 525, 1000)]
+    assert rates == pytest.approx([0.02, 1.0, 1.0, 0.505, 0.01])

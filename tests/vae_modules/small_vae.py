@@ -1,0 +1,31 @@
+"""A small autoencoder for the tests: 4x in time, 8x in space, random weights."""
+import torch
+
+from vae_modules.autoencoder import VideoAutoencodingEngine
+
+PARAMS = {"ch": 16, "ch_mult": [1, 1, 1, 2], "num_res_blocks": 1, "z_channels": 4, "norm_groups": 4}
+
+
+def config(loss: bool = False, encoder: dict | None = None, **engine) -> dict:
+    part = "vae_modules.cp_enc_dec.ContextParallel{}3D"
+    parts = {
+        "encoder_config": {"target": part.format("Encoder"), "params": PARAMS | (encoder or {})},
+        "decoder_config": {"target": part.format("Decoder"), "params": PARAMS},
+        "regularizer_config": {"target": "vae_modules.regularizers.DiagonalGaussianRegularizer"},
+    }
+    if loss:
+        parts["loss_config"] = {"target": "vae_modules.losses.ReconstructionLoss", "params": {"kl_weight": 0.01}}
+    return parts | engine
+
+
+def build(seed: int = 0, **kwargs) -> VideoAutoencodingEngine:
+    torch.manual_seed(seed)
+    return VideoAutoencodingEngine(**config(**kwargs)).eval()
+
+
+def video(frames: int = 9, height: int = 16, width: int = 24, batch: int = 1, seed: int = 1) -> torch.Tensor:
+    return torch.rand(batch, 3, frames, height, width, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def latent(frames: int, seed: int = 2) -> torch.Tensor:
+    return torch.randn(1, PARAMS["z_channels"], frames, 2, 3, generator=torch.Generator().manual_seed(seed))

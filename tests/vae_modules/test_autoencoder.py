@@ -1,0 +1,133 @@
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+
+from errors import CheckpointError, ConfigError
+from tests.vae_modules.small_vae import build, latent, video
+from vae_modules.autoencoder import decode_schedule
+from vae_modules.layers import PlainNorm
+from vae_modules.losses import ReconstructionLoss
+from vae_modules.regularizers import DiagonalGaussian, DiagonalGaussianRegularizer
+
+
+@pytest.fixture(scope="module")
+def vae():
+    return build().requires_grad_(False)
+
+
+@pytest.mark.parametrize("frames, chunks", [
+    (1, [1]), (3, [3]), (5, [3, 2]), (13, [3, 2, 2, 2, 2, 2]), (21, [3] + [2] * 9)])
+def test_two_latents_a_chunk_the_remainder_joins_the_first(frames, chunks):
+    assert decode_schedule(frames) == chunks
+
+
+@pytest.mark.parametrize("frames", [-1, 0, 2, 12])
+def test_an_even_count_of_latents_cannot_be_decoded(vae, frames):
+    with pytest.raises(ValueError, match=f"{frames} latent frames"):
+        decode_schedule(frames)
+
+
+@pytest.mark.parametrize("frames", [1, 5, 9, 17])
+def test_sizes_of_latents_and_frames(vae, frames):
+    x = video(frames)
+    z = vae.encode(x)
+    assert z.shape == (1, 4, (frames - 1) // 4 + 1, 2, 3)
+    assert vae.encode(x, unregularized=True).shape == (1, 8, *z.shape[2:])
+    if z.shape[2] % 2:
+        assert vae.decode(z).shape == x.shape
+
+
+@pytest.mark.parametrize("frames, height", [(4, 16), (6, 16), (5, 12)])
+def test_videos_that_do_not_divide_are_refused(vae, frames, height):
+    with pytest.raises(ValueError, match="4 k \\+ 1 frames and sides in multiples of 8"):
+        vae.encode(video(frames, height))
+
+
+def test_chunks_hand_on_their_state(vae):
+    z = latent(7)
+    opening, state = vae.decoder(z[:, :, :3])
+    middle, after = vae.decoder(z[:, :, 3:5], state)
+    closing, _ = vae.decoder(z[:, :, 5:], after)
+    chunks = list(vae.decode_chunks(z))
+    assert [chunk.shape[2] for chunk in chunks] == [9, 8, 8]
+    torch.testing.assert_close(torch.cat([opening, middle, closing], 2), torch.cat(chunks, 2), rtol=0, atol=0)
+    torch.testing.assert_close(vae.decode(z), torch.cat(chunks, 2), rtol=0, atol=0)
+    again, _ = vae.decoder(z[:, :, 3:5], state)
+    assert torch.equal(again, middle), "a state is not used up"
+    assert not torch.equal(vae.decoder(z[:, :, 3:5])[0][:, :, -8:], middle), "the state matters"
+
+
+def test_frames_do_not_depend_on_later_chunks(vae):
+    z, other = latent(7), latent(7)
+    other[:, :, 5:] = 3
+    a, b = vae.decode(z), vae.decode(other)
+    assert torch.equal(a[:, :, :17], b[:, :, :17]) and not torch.equal(a[:, :, 17:], b[:, :, 17:])
+
+
+def test_the_encoding_of_a_prefix_is_the_prefix_of_the_encoding(vae, monkeypatch):
+    """Of all but the norms, whose statistics span the clip."""
+    monkeypatch.setattr(PlainNorm, "forward", lambda self, f, zq, past: f)
+    x = video(9)
+    whole = vae.encode(x, unregularized=True)
+    torch.testing.assert_close(vae.encode(x[:, :, :5], unregularized=True), whole[:, :, :2])
+
+
+def test_draws_and_means(vae):
+    x = video(5)
+    draws = [vae.encode(x, generator=torch.Generator().manual_seed(seed)) for seed in (3, 3, 4)]
+    mean = vae.encode(x, sample_posterior=False)
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+    assert torch.equal(mean, vae.encode(x, unregularized=True).chunk(2, dim=1)[0])
+    moments = torch.cat([mean, torch.zeros_like(mean)], dim=1)
+    assert torch.equal(DiagonalGaussianRegularizer(sample=False)(moments)[0], mean)
+
+
+def test_kl_from_the_standard_normal():
+    moments = torch.randn(2, 8, 3, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    posterior = DiagonalGaussian.from_moments(moments)
+    std = (posterior.logvar / 2).exp()
+    exact = kl_divergence(Normal(posterior.mean, std), Normal(torch.zeros_like(std), torch.ones_like(std)))
+    torch.testing.assert_close(posterior.kl(), exact.flatten(1).sum(1))
+    extreme = DiagonalGaussian.from_moments(torch.tensor([0.0, 1e4]).view(1, 2, 1, 1, 1))
+    assert extreme.logvar.item() == 20 and torch.isfinite(extreme.kl()).all()
+
+
+def test_reconstruction_loss():
+    posterior = DiagonalGaussian(torch.full((2, 4, 1, 1, 1), 2.0), torch.zeros(2, 4, 1, 1, 1))
+    x = torch.zeros(2, 3, 1, 2, 2)
+    loss, terms = ReconstructionLoss(l1_weight=1, l2_weight=10, kl_weight=100)(x, x + 0.5, posterior)
+    assert {name: value.item() for name, value in terms.items()} == {"l1": 0.5, "l2": 0.25, "kl": 2.0}
+    assert loss.item() == pytest.approx(0.5 + 2.5 + 200)
+
+
+def test_gradients_reach_every_parameter():
+    vae = build(loss=True).train()
+    x = video(9)
+    posterior = DiagonalGaussian.from_moments(vae.encode(x, unregularized=True))
+    loss, _ = vae.loss(x, vae.decode(posterior.sample(torch.Generator().manual_seed(0))), posterior)
+    loss.backward()
+    without = [name for name, p in vae.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert without == []
+
+
+def test_weights_come_back_and_what_trained_them_is_left_out(vae, tmp_path):
+    path = tmp_path / "3d-vae.pt"
+    torch.save({"state_dict": vae.state_dict() | {"loss.perceptual.weight": torch.zeros(2)}}, path)
+    other = build(seed=5, ckpt_path=str(path), ignore_keys=["loss"])
+    x = video(5)
+    assert torch.equal(other.encode(x, sample_posterior=False), vae.encode(x, sample_posterior=False))
+    with pytest.raises(CheckpointError, match="not in the model: loss.perceptual.weight"):
+        other.load_weights(str(path))
+
+
+@pytest.mark.parametrize("encoder, message", [
+    ({"ch": 18}, "ch is 18"), ({"attn_resolutions": [16]}, "no attention"),
+    ({"temporal_compress_times": 3}, "temporal_compress_times is 3"), ({"temporal_compress_times": 16}, "below 2\\^4")])
+def test_architectures_that_do_not_exist_are_refused(encoder, message):
+    with pytest.raises((ValueError, ConfigError), match=message):
+        build(encoder=encoder)
+
+
+def test_splitting_time_over_processes_is_refused():
+    with pytest.raises(ConfigError, match="cp_size is 2"):
+        build(cp_size=2)
