@@ -74,12 +74,11 @@ class ModelConfig:
 
 
 def _check_kind(field: Field, value) -> None:
-    kinds = get_args(field.type) or (field.type,)
-    numbers = (int, float) if float in kinds else (int,) if int in kinds else ()
-    scalar = bool in kinds or numbers
-    if value is None or not scalar or (isinstance(value, bool) if bool in kinds else type(value) in numbers):
-        return
-    raise ConfigError(f"model.{field.name} is {value!r}; it must be {'true or false' if bool in kinds else 'a number'}")
+    declared = set(get_args(field.type) or (field.type,))
+    for kind, accepted, words in ((bool, (bool,), "true or false"), (float, (int, float), "a number"),
+                                  (int, (int,), "a whole number")):
+        if kind in declared and value is not None and type(value) not in accepted:
+            raise ConfigError(f"model.{field.name} is {value!r}; it must be {words}")
 
 
 def check_model(config) -> ModelConfig:

@@ -66,8 +66,8 @@ def model_limits(model: Mapping) -> ModelLimits:
     """Limits of the network and first stage of a `model` configuration. Raises ConfigError if they disagree."""
     network = require(model["network_config"].get("params"), "model.network_config.params", "num_frames",
                       "time_compressed_rate", "latent_height", "latent_width", "patch_size", "out_channels", "modules")
-    first_stage = require(model["first_stage_config"].get("params"), "model.first_stage_config.params", "decoder_config")
-    decoder = require(first_stage["decoder_config"].get("params"), "decoder_config.params", "z_channels")
+    codec = require(model["first_stage_config"].get("params"), "model.first_stage_config.params", "decoder_config")
+    decoder = require(codec["decoder_config"].get("params"), "decoder_config.params", "z_channels")
     positions = require(network["modules"], "modules", "pos_embed_config")["pos_embed_config"]
     patch = parse_patch_size(network["patch_size"])
     space = 2 ** (len(decoder.get("ch_mult", (1, 2, 2, 4))) - 1)
