@@ -99,8 +99,12 @@ class VideoDiffusionLoss(StandardDiffusionLoss):
     parameterization = VP
 
     def __init__(self, sigma_sampler_config: Mapping, type: str = "l2", offset_noise_level: float = 0.0,
-                 batch2model_keys: str | Sequence[str] = ("ofs",), min_snr_value: float | None = None):
+                 batch2model_keys: str | Sequence[str] = ("ofs",), min_snr_value: float | None = None,
+                 fixed_frames: int = 0):
         super().__init__(sigma_sampler_config, type, offset_noise_level, batch2model_keys)
+        if fixed_frames:
+            raise ValueError(f"fixed_frames is {fixed_frames}: frames kept free of noise are not supported in training; "
+                             "set 0")
         self.min_snr_value = min_snr_value
 
     def alpha_sigma(self, level: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -59,7 +59,8 @@ def get_obj_from_str(path: str, where: str = "target") -> type:
 def instantiate_from_config(config: Mapping, **extra):
     """Build `config["target"](**config["params"], **extra)`; `params` may be missing, `extra` takes precedence.
 
-    Raises ConfigError for a target that is not allowed and for parameters that are unknown or missing.
+    Raises ConfigError for a target that is not allowed, for parameters that are unknown or missing, and for values
+    that the class refuses.
     """
     config = _plain(config)
     cls = _target_class(config, "target")
@@ -68,7 +69,10 @@ def instantiate_from_config(config: Mapping, **extra):
     missing = _missing(cls, params)
     if missing:
         raise ConfigError(f"{config['target']} params: {', '.join(missing)} missing; add to its params")
-    return cls(**params)
+    try:
+        return cls(**params)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{config['target']} params: {error}") from error
 
 
 def check_config(config, where: str = "model") -> None:

@@ -45,3 +45,9 @@ def test_misspelt_parameter_is_named_with_its_place_and_the_nearest_right_one():
 
 def test_check_builds_nothing():
     check_config({"a": [{"target": "torch.nn.Linear", "params": {"in_features": -1}}], "b": {"c": 1}})
+
+
+def test_a_value_that_a_class_refuses_is_a_mistake_of_the_configuration():
+    with pytest.raises(ConfigError, match="ch is 30"):
+        instantiate_from_config({"target": "vae_modules.cp_enc_dec.ContextParallelEncoder3D",
+                                 "params": {"ch": 30, "z_channels": 4, "num_res_blocks": 1}})
