@@ -114,7 +114,7 @@ class Arguments:
 
 KEYS = {f.name: f for f in fields(Arguments) if f.metadata}
 
-DATA_KEYS = ("target", "params")
+DATA_KEYS = ("target", "params", "stages")
 OVERRIDE = re.compile(rf"({'|'.join(SECTIONS)})([.\[][^\s=]*)?=")
 GUIDER = "model.sampler_config.params.guider_config"
 STEPS = "model.sampler_config.params.num_steps"
