@@ -1,0 +1,43 @@
+"""Curves of a training run: `python tools/plot_log.py runs/tiny_vae/log.jsonl --keys loss psnr --out docs/vae_loss.png`."""
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+
+def read_series(log: Path, key: str) -> tuple[list[int], list[float]]:
+    """Steps and values of the lines that have `key`; of a step that was logged twice, as after a resume, the last."""
+    lines = (json.loads(line) for line in log.read_text().splitlines())
+    series = {line["step"]: line[key] for line in lines if key in line}
+    return sorted(series), [series[step] for step in sorted(series)]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("log", type=Path)
+    parser.add_argument("--keys", nargs="+", default=["loss"])
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args(argv)
+    figure, axes = plt.subplots(figsize=(7, 4))
+    for key in options.keys:
+        steps, values = read_series(options.log, key)
+        if not steps:
+            sys.stderr.write(f"error: {options.log} has no line with {key}\n")
+            return 2
+        axes.plot(steps, values, label=key, linewidth=1)
+    axes.set(xlabel="step", yscale="log")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(options.out, dpi=110, bbox_inches="tight")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
