@@ -105,13 +105,13 @@ def load_module(module: nn.Module, state: Mapping[str, Tensor], source: str | Pa
 
     Every name and shape must fit: raises CheckpointError naming those that do not.
     """
-    _check_shapes(module, state, source)
+    check_shapes(module.state_dict(), state, source)
     module.load_state_dict(state, strict=True)
 
 
 def load_network(network: nn.Module, path: str | Path) -> None:
     """Loads a transformer's weights; CheckpointError as in `check_network`."""
-    state = _network_state(path)
+    state = network_state(path)
     _check_preset(network, state, path)
     network.load_state_dict(state, strict=True)
     logger.info("loaded %d tensors from %s", len(state), path)
@@ -125,10 +125,10 @@ def check_network(network_config: Mapping, path: str | Path) -> None:
     from sgm.util import instantiate_from_config
     with torch.device("meta"):
         network = instantiate_from_config(network_config)
-    _check_preset(network, _network_state(path), path)
+    _check_preset(network, network_state(path), path)
 
 
-def _network_state(path: str | Path) -> dict[str, Tensor]:
+def network_state(path: str | Path) -> dict[str, Tensor]:
     """The transformer's tensors of a whole model's; a file that holds only a transformer is taken as it is."""
     from dit_video_concat import modernize
     state = read_state_dict(path)
@@ -139,14 +139,14 @@ def _network_state(path: str | Path) -> dict[str, Tensor]:
 
 def _check_preset(network: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
     try:
-        _check_shapes(network, state, find_checkpoint(path))
+        check_shapes(network.state_dict(), state, find_checkpoint(path))
     except CheckpointError as error:
         # Presets are built only now: loading what fits does not pay for them.
         raise CheckpointError(f"{error}; {_preset_hint(state)}") from error
 
 
-def _check_shapes(module: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
-    own = module.state_dict()
+def check_shapes(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Compares a module's state dict with a checkpoint's; CheckpointError names tensors that differ or are missing."""
     misfits = [f"{k} is {_shape(state[k])}, wanted {_shape(v)}" for k, v in own.items()
                if k in state and state[k].shape != v.shape]
     missing = [k for k in own if k not in state]

@@ -1,0 +1,204 @@
+"""Two layouts of the same weights: this project's (SwissArmyTransformer) and that of Hugging Face's diffusers.
+
+A `Link` joins a tensor here with the tensors there that hold the same numbers, so one table serves both directions.
+diffusers' configurations are made from a preset's `model` section, with the values its own released folders have.
+"""
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from dit_context import parse_patch_size
+from errors import ConfigError
+from torch import Tensor
+
+PATCH = "mixins.patch_embed.proj.weight"
+TABLE = "mixins.pos_embed.pos_embedding"
+
+BLOCK = "transformer_blocks.\\1."
+TRANSFORMER_NAMES = {
+    r"(time|ofs)_embed\.0": ("\\1_embedding.linear_1",),
+    r"(time|ofs)_embed\.2": ("\\1_embedding.linear_2",),
+    r"mixins\.patch_embed\.(proj|text_proj)": ("patch_embed.\\1",),
+    r"transformer\.layers\.(\d+)\.input_layernorm": (BLOCK + "norm1.norm",),
+    r"transformer\.layers\.(\d+)\.post_attention_layernorm": (BLOCK + "norm2.norm",),
+    r"transformer\.layers\.(\d+)\.attention\.query_key_value": tuple(f"{BLOCK}attn1.to_{x}" for x in "qkv"),
+    r"transformer\.layers\.(\d+)\.attention\.dense": (BLOCK + "attn1.to_out.0",),
+    r"transformer\.layers\.(\d+)\.mlp\.dense_h_to_4h": (BLOCK + "ff.net.0.proj",),
+    r"transformer\.layers\.(\d+)\.mlp\.dense_4h_to_h": (BLOCK + "ff.net.2",),
+    r"mixins\.adaln_layer\.adaLN_modulations\.(\d+)\.1": (BLOCK + "norm1.linear", BLOCK + "norm2.linear"),
+    r"mixins\.adaln_layer\.query_layernorm_list\.(\d+)": (BLOCK + "attn1.norm_q",),
+    r"mixins\.adaln_layer\.key_layernorm_list\.(\d+)": (BLOCK + "attn1.norm_k",),
+    r"transformer\.final_layernorm": ("norm_final",),
+    r"mixins\.final_layer\.norm_final": ("norm_out.norm",),
+    r"mixins\.final_layer\.adaLN_modulation\.1": ("norm_out.linear",),
+    r"mixins\.final_layer\.linear": ("proj_out",),
+}
+
+
+def same(tensor: Tensor) -> tuple[Tensor]:
+    return (tensor,)
+
+
+def split_qkv(tensor: Tensor) -> tuple[Tensor, ...]:
+    return tensor.chunk(3)
+
+
+def merge_rows(*tensors: Tensor) -> Tensor:
+    """One tensor, or several below each other."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+
+
+def split_modulations(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """(attention, MLP), each for video, then for text, from all for video, then all for text."""
+    attention_video, mlp_video, attention_text, mlp_text = tensor.chunk(4)
+    return torch.cat((attention_video, attention_text)), torch.cat((mlp_video, mlp_text))
+
+
+def merge_modulations(attention: Tensor, mlp: Tensor) -> Tensor:
+    """The inverse of `split_modulations`."""
+    (attention_video, attention_text), (mlp_video, mlp_text) = attention.chunk(2), mlp.chunk(2)
+    return torch.cat((attention_video, mlp_video, attention_text, mlp_text))
+
+
+@dataclass(frozen=True)
+class Link:
+    """A tensor here and the names of those that hold its numbers in diffusers' layout (none: diffusers computes it)."""
+
+    name: str
+    theirs: tuple[str, ...]
+    split: Callable[[Tensor], tuple[Tensor, ...]] = same
+    merge: Callable[..., Tensor] = merge_rows
+
+
+def transformer_links(names: Iterable[str], network: Mapping) -> list[Link]:
+    """A link for each tensor of a transformer built from `network` (`network_config.params`).
+
+    Raises ConfigError for a tensor that diffusers' transformer has no place for.
+    """
+    return [_transformer_link(name, network) for name in names]
+
+
+def _transformer_link(name: str, network: Mapping) -> Link:
+    if name == TABLE:
+        return Link(name, ("patch_embed.pos_embedding",) if _positions(network).get("learnable_pos_embed") else ())
+    stem, _, kind = name.rpartition(".")
+    theirs = _renamed(stem, TRANSFORMER_NAMES)
+    if theirs is None:
+        raise ConfigError(f"the transformer's {name} has no place in diffusers' layout; only the structures of the "
+                          "released models can be converted, LoRA merged into them first")
+    theirs = tuple(f"{x}.{kind}" for x in theirs)
+    patch_t, *patch = parse_patch_size(network["patch_size"])
+    if name == PATCH and patch_t == 1:  # a convolution there
+        return Link(name, theirs, split=lambda w: (w.unflatten(1, (-1, *patch)),), merge=lambda w: w.flatten(1))
+    if len(theirs) == 3:
+        return Link(name, theirs, split=split_qkv)
+    if len(theirs) == 2:
+        return Link(name, theirs, split=split_modulations, merge=merge_modulations)
+    return Link(name, theirs)
+
+
+def vae_links(names: Iterable[str], levels: int) -> list[Link]:
+    """A link for each tensor of an autoencoder with that many levels; all numbers are stored alike."""
+    return [Link(name, (_vae_name(name, levels),)) for name in names]
+
+
+def _vae_name(name: str, levels: int) -> str:
+    name = re.sub(r"\.down\.(\d+)\.block\.", r".down_blocks.\1.resnets.", name)
+    name = re.sub(r"\.down\.(\d+)\.downsample\.", r".down_blocks.\1.downsamplers.0.", name)
+    name = re.sub(r"\.mid\.block_(\d+)\.", lambda m: f".mid_block.resnets.{int(m[1]) - 1}.", name)
+    # Decoders count their levels from the outside here, from the inside there.
+    name = re.sub(r"\.up\.(\d+)\.block\.", lambda m: f".up_blocks.{levels - 1 - int(m[1])}.resnets.", name)
+    name = re.sub(r"\.up\.(\d+)\.upsample\.", lambda m: f".up_blocks.{levels - 1 - int(m[1])}.upsamplers.0.", name)
+    return name.replace(".nin_shortcut.", ".conv_shortcut.")
+
+
+def _renamed(stem: str, table: Mapping[str, tuple[str, ...]]) -> tuple[str, ...] | None:
+    for pattern, theirs in table.items():
+        match = re.fullmatch(pattern, stem)
+        if match:
+            return tuple(match.expand(name) for name in theirs)
+    return None
+
+
+def to_diffusers(links: Iterable[Link], state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors in diffusers' layout, made one after the other."""
+    for link in links:
+        if link.theirs:
+            yield from zip(link.theirs, link.split(state[link.name]), strict=True)
+
+
+def from_diffusers(links: Iterable[Link], state: Mapping[str, Tensor]) -> Iterator[tuple[Link, Tensor]]:
+    """The inverse; tensors that diffusers computes are left out."""
+    for link in links:
+        if link.theirs:
+            yield link, link.merge(*(state[name] for name in link.theirs))
+
+
+def transformer_config(network: Mapping) -> dict:
+    """diffusers' config.json of a transformer built from `network` (`network_config.params`)."""
+    positions = _positions(network)
+    target = network["modules"]["pos_embed_config"]["target"].rpartition(".")[2]
+    rotary = target == "Rotary3DPositionEmbeddingMixin"
+    patch_t, patch_h, patch_w = parse_patch_size(network["patch_size"])
+    scales = {key: network.get(key) or positions.get(key) or 1.0
+              for key in ("time_interpolation", "height_interpolation", "width_interpolation")}
+    _require(rotary or target == "Basic3DPositionEmbeddingMixin", f"positions by {target}")
+    _require(patch_h == patch_w, f"patch_size {network['patch_size']}")
+    _require(scales["height_interpolation"] == scales["width_interpolation"], "interpolation that differs by axis")
+    _require(network.get("elementwise_affine", True), "elementwise_affine false")
+    _require(not network.get("use_SwiGLU") and not network.get("use_RMSNorm"), "SwiGLU or RMSNorm")
+    return {
+        "_class_name": "CogVideoXTransformer3DModel", "activation_fn": "gelu-approximate", "attention_bias": True,
+        "attention_head_dim": network["hidden_size"] // network["num_attention_heads"], "dropout": 0.0,
+        "flip_sin_to_cos": True, "freq_shift": 0, "in_channels": network["in_channels"],
+        "max_text_seq_length": positions["text_length"], "norm_elementwise_affine": True, "norm_eps": 1e-5,
+        "num_attention_heads": network["num_attention_heads"], "num_layers": network["num_layers"],
+        "ofs_embed_dim": network.get("ofs_embed_dim"), "out_channels": network["out_channels"],
+        "patch_bias": patch_t == 1, "patch_size": patch_h, "patch_size_t": None if patch_t == 1 else patch_t,
+        "sample_frames": network["num_frames"], "sample_height": network["latent_height"],
+        "sample_width": network["latent_width"],
+        "spatial_interpolation_scale": scales["height_interpolation"],
+        "temporal_interpolation_scale": scales["time_interpolation"],
+        "temporal_compression_ratio": network["time_compressed_rate"],
+        "text_embed_dim": network["modules"]["patch_embed_config"]["params"]["text_hidden_size"],
+        "time_embed_dim": network.get("time_embed_dim") or network["hidden_size"], "timestep_activation_fn": "silu",
+        "use_learned_positional_embeddings": bool(positions.get("learnable_pos_embed")),
+        "use_rotary_positional_embeddings": rotary,
+    }
+
+
+def vae_config(model: Mapping) -> dict:
+    """diffusers' config.json of the autoencoder of a `model` section.
+
+    `invert_scale_latents` is set, as in the released folder, for the model whose image latent is not scaled; diffusers
+    then divides that latent by the scale factor, where this project leaves it alone.
+    """
+    codec = model["first_stage_config"]["params"]["decoder_config"]["params"]
+    network = model["network_config"]["params"]
+    multipliers = codec.get("ch_mult", (1, 2, 2, 4))
+    scale = model.get("scale_factor", 1.0)
+    image_scale = model.get("image_latent_scale")
+    return {
+        "_class_name": "AutoencoderKLCogVideoX", "act_fn": "silu",
+        "block_out_channels": [codec["ch"] * m for m in multipliers],
+        "down_block_types": ["CogVideoXDownBlock3D"] * len(multipliers),
+        "up_block_types": ["CogVideoXUpBlock3D"] * len(multipliers), "force_upcast": True,
+        "in_channels": codec.get("in_channels", 3), "out_channels": codec.get("out_ch", 3),
+        "invert_scale_latents": image_scale is not None and image_scale != scale,
+        "latent_channels": codec["z_channels"], "layers_per_block": codec["num_res_blocks"], "norm_eps": 1e-6,
+        "norm_num_groups": codec.get("norm_groups", 32), "scaling_factor": scale,
+        "sample_height": network["latent_height"] * 2 ** (len(multipliers) - 1),
+        "sample_width": network["latent_width"] * 2 ** (len(multipliers) - 1),
+        "temporal_compression_ratio": codec.get("temporal_compress_times", 4),
+        "use_quant_conv": False, "use_post_quant_conv": False,
+    }
+
+
+def _positions(network: Mapping) -> Mapping:
+    return network["modules"]["pos_embed_config"].get("params") or {}
+
+
+def _require(possible: bool, what: str) -> None:
+    if not possible:
+        raise ConfigError(f"{what} has no counterpart in diffusers; only the structures of the released models convert")

@@ -1,0 +1,144 @@
+"""Moves weights between this project's layout and that of Hugging Face's diffusers, bit for bit, in either direction.
+
+    python tools/convert_weights.py configs/cogvideox_5b.yaml CogVideoX-5b checkpoints/cogvideox_5b --to sat
+    python tools/convert_weights.py configs/cogvideox_5b.yaml checkpoints/cogvideox_5b CogVideoX-5b --to diffusers
+
+Both folders have transformer/ and vae/. Here these hold `latest` with the iteration it names, and 3d-vae.pt; there
+each holds config.json and safetensors, which `from_pretrained` reads. Numbers keep their type, one tensor is held at
+a time; --to sat needs room on the disk for a third of the model while it runs.
+"""
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sat"))
+
+import torch  # noqa: E402
+from arguments import get_args  # noqa: E402
+from checkpoint import NETWORK_PREFIX, check_shapes, network_state, read_state_dict, save_checkpoint  # noqa: E402
+from console import run  # noqa: E402
+from errors import ConfigError  # noqa: E402
+from files import whole_file  # noqa: E402
+from omegaconf import OmegaConf  # noqa: E402
+from safetensors_files import read_tensors, write_tensors  # noqa: E402
+from sgm.util import instantiate_from_config  # noqa: E402
+from torch import Tensor  # noqa: E402
+from weight_layouts import (  # noqa: E402
+    PATCH,
+    TABLE,
+    Link,
+    from_diffusers,
+    to_diffusers,
+    transformer_config,
+    transformer_links,
+    vae_config,
+    vae_links,
+)
+
+PARTS = ("transformer", "vae")
+VAE_FILE = "3d-vae.pt"
+SHARD_BYTES = 5_000_000_000
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a model in both layouts: its tensors here (shapes only), their links, and how each side is kept."""
+
+    shapes: Mapping[str, Tensor]
+    links: Sequence[Link]
+    config: Mapping
+    read: Callable[[Path], Mapping[str, Tensor]]
+    write: Callable[[Path, Mapping[str, Tensor]], object]
+
+
+def parts_of(model: Mapping) -> dict[str, Part]:
+    """Transformer and VAE of a preset's `model` section, built without memory. Raises ConfigError."""
+    network = model["network_config"]["params"]
+    first_stage = {**model["first_stage_config"]["params"], "ckpt_path": None}
+    with torch.device("meta"):
+        transformer = instantiate_from_config(model["network_config"]).state_dict()
+        vae = instantiate_from_config({**model["first_stage_config"], "params": first_stage}).state_dict()
+    levels = len(first_stage["decoder_config"]["params"].get("ch_mult", (1, 2, 2, 4)))
+    return {
+        "transformer": Part(
+            transformer, transformer_links(transformer, network), transformer_config(network), network_state,
+            lambda folder, state: save_checkpoint(
+                folder, "release", {"module": {NETWORK_PREFIX + k: v for k, v in state.items()}})),
+        "vae": Part(vae, vae_links(vae, levels), vae_config(model), _read_vae, _write_vae)}
+
+
+def convert_to_diffusers(part: Part, source: Path, target: Path, shard_bytes: int = SHARD_BYTES) -> None:
+    """Raises CheckpointError when the tensors of `source` are not those of the part."""
+    state = part.read(source)
+    check_shapes(part.shapes, state, source)
+    shapes = {name: tensor.to("meta") for name, tensor in state.items()}
+    write_tensors(target, dict(to_diffusers(part.links, shapes)), to_diffusers(part.links, state), shard_bytes)
+    with whole_file(target / "config.json") as file:
+        file.write_text(json.dumps(part.config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def convert_to_sat(part: Part, source: Path, target: Path, network_config: Mapping) -> None:
+    """Raises CheckpointError when the tensors of `source` are not those of the part."""
+    state = read_tensors(source)
+    check_shapes(dict(to_diffusers(part.links, part.shapes)), state, source)
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target) as spill:
+        converted = dict(_spilled(from_diffusers(part.links, state), Path(spill)))
+        if TABLE in part.shapes and TABLE not in converted:
+            converted[TABLE] = fixed_table(network_config).to(converted[PATCH].dtype)
+        part.write(target, {name: converted[name] for name in part.shapes})
+
+
+def _spilled(tensors: Iterator[tuple[Link, Tensor]], folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Tensors put together from several go to files that the system may page out, until the checkpoint is written."""
+    for link, tensor in tensors:
+        if len(link.theirs) > 1:
+            file = torch.from_file(str(folder / link.name), True, tensor.numel(), dtype=tensor.dtype)
+            tensor = file.view(tensor.shape).copy_(tensor)
+        yield link.name, tensor
+
+
+def fixed_table(network_config: Mapping) -> Tensor:
+    """The computed positions that checkpoints here store and diffusers' do not."""
+    small = {**network_config, "params": {**network_config["params"], "num_layers": 1}}
+    return instantiate_from_config(small).mixins["pos_embed"].pos_embedding
+
+
+def _read_vae(folder: Path) -> dict[str, Tensor]:
+    state = read_state_dict(folder / VAE_FILE)
+    return {k: v for k, v in state.items() if not k.startswith("loss.")}
+
+
+def _write_vae(folder: Path, state: Mapping[str, Tensor]) -> None:
+    with whole_file(folder / VAE_FILE) as file:
+        torch.save({"state_dict": dict(state)}, file)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="the model's configuration, such as configs/cogvideox_5b.yaml")
+    parser.add_argument("source", type=Path, help="the folder to read, with transformer/ and vae/")
+    parser.add_argument("target", type=Path, help="the folder to write")
+    parser.add_argument("--to", choices=("diffusers", "sat"), required=True, help="the layout to write")
+    parser.add_argument("--only", choices=PARTS, help="one part alone")
+    parser.add_argument("--shard-bytes", type=int, default=SHARD_BYTES, help="the longest file (default: %(default)s)")
+    options = parser.parse_args(argv)
+    if options.source.resolve() == options.target.resolve():
+        raise ConfigError(f"source and target are both {options.source}; write to a folder of its own")
+    model = OmegaConf.to_container(get_args(["--base", options.config]).model_config)
+    for name, part in parts_of(model).items():
+        if options.only in (None, name):
+            source, target = options.source / name, options.target / name
+            if options.to == "diffusers":
+                convert_to_diffusers(part, source, target, options.shard_bytes)
+            else:
+                convert_to_sat(part, source, target, model["network_config"])
+            sys.stdout.write(f"{target}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
