@@ -65,7 +65,7 @@ def ask_prompts(with_images: bool) -> Iterator[Prompt]:
             return
         try:
             prompt = parse_prompt(line, index, with_images, "input", Path.cwd())
-        except DataError as error:  # a slip of the typist must not end the session
+        except DataError as error:  # a slip of the typist must not end the run
             logger.warning("%s", error)
             continue
         yield prompt
