@@ -24,7 +24,6 @@ from files import whole_file
 from sgm.util import check_config, get_obj_from_str, instantiate_from_config
 from torch import Tensor
 from vae_modules.autoencoder import VideoAutoencodingEngine
-from vae_modules.regularizers import DiagonalGaussian
 
 logger = logging.getLogger("train_vae")
 
@@ -107,8 +106,7 @@ def psnr(model: VideoAutoencodingEngine, clips: Clips, device: torch.device) -> 
 
 
 def train_step(p: Progress, video: Tensor, rate: float) -> dict[str, float]:
-    posterior = DiagonalGaussian.from_moments(p.model.encode(video, unregularized=True))
-    z, _ = p.model.regularization(torch.cat([posterior.mean, posterior.logvar], dim=1), p.generator)
+    z, posterior = p.model.regularization(p.model.encode(video, unregularized=True), p.generator)
     loss, terms = p.model.loss(video, p.model.decode(z), posterior)
     if not torch.isfinite(loss):
         raise NumericalError(f"the loss is {loss.item()} at iteration {p.step}; lower deepspeed.optimizer.params.lr")
