@@ -65,6 +65,10 @@ class NoiseSchedule:
     def level(self) -> torch.Tensor:
         return self.sigma if self.parameterization == VE else self.alpha
 
+    def index_with_left(self, share: float) -> int:
+        """Index of the level from which `share` (0 to 1) of the steps, rounded down, lead to the clean end."""
+        return self.num_steps - int(self.num_steps * share + 1e-6)  # 0.29 * 100 is a little below 29
+
     def levels(self) -> list[NoiseLevel]:
         timesteps = [None] * len(self.alpha) if self.timesteps is None else self.timesteps.tolist()
         points = zip(self.alpha.tolist(), self.sigma.tolist(), timesteps, strict=True)

@@ -9,6 +9,7 @@ import torch
 from errors import ConfigError, NumericalError
 from sgm.noise_schedule import NoiseLevel, NoiseSchedule
 from sgm.sampling.guided import Guided
+from sgm.sampling.start import Beginning, FromNoise, Start
 from sgm.tensors import Generators, at_least_float32, draw_noise
 from sgm.util import instantiate_from_config
 
@@ -81,30 +82,28 @@ class Sampler:
 
     def __call__(self, denoiser: Callable, x: torch.Tensor, cond: Mapping, uc: Mapping | None = None,
                  num_steps: int | None = None, scale=None, generator: Generators = None,
-                 callback: Callable[[StepInfo], None] | None = None, **model_inputs) -> torch.Tensor:
+                 callback: Callable[[StepInfo], None] | None = None, start: Start | None = None, **model_inputs
+                 ) -> torch.Tensor:
         """Unit noise x (B, T, C, H, W), left as it is -> latents of the same shape, float32 at least.
 
-        `scale` replaces the guider's (exactly 1: unguided). Noise comes from torch's global state, from one generator,
+        `start` lets the run begin elsewhere than at noise alone. `scale` replaces the guider's (exactly 1: unguided). Noise comes from torch's global state, from one generator,
         or from one per row. Raises NumericalError naming the step where the latents are no longer finite.
         """
         schedule = self.schedule(num_steps)
-        x = at_least_float32(x)
-        first = schedule.levels()[0]
-        start = x * (first.alpha**2 + first.sigma**2) ** 0.5
+        beginning = (start or FromNoise()).begin(schedule, at_least_float32(x))
         guided = Guided(denoiser, self.guider, cond, uc, scale, model_inputs)
-        return self._solve(start, x[:, :self.fixed_frames], schedule, 0, guided, generator, callback)
+        return self._solve(beginning, schedule, guided, generator, callback)
 
-    def _solve(self, x: torch.Tensor, prefix: torch.Tensor, schedule: NoiseSchedule, first: int, guided: Guided,
-               generator: Generators, callback: Callable | None) -> torch.Tensor:
-        history = None
+    def _solve(self, beginning: Beginning, schedule: NoiseSchedule, guided: Guided, generator: Generators,
+               callback: Callable | None) -> torch.Tensor:
+        x, first, held = beginning
+        prefix, history = held[:, :self.fixed_frames], None
         run = Run(schedule, guided, lambda: draw_noise(x, generator))
         for now, then in list(pairwise(schedule.levels()))[first:]:
             x = self._hold(x, prefix, now, generator)
             before = x
             x, denoised, history = self.step(x, now, then, run, history)
-            if not torch.isfinite(x).all():
-                raise NumericalError(f"sampling step {now.index + 1} of {now.num_steps}: the latents are no longer "
-                                     "finite; use a wider dtype (bf16 or fp32), fewer steps or less guidance")
+            check_finite(x, f"sampling step {now.index + 1} of {now.num_steps}")
             if callback is not None:
                 callback(StepInfo(now.index, now.num_steps, before, denoised, now.alpha, now.sigma,
                                   guided.timestep(now), guided.scale_at(now)))
@@ -117,3 +116,9 @@ class Sampler:
             prefix = now.alpha * prefix + now.sigma * draw_noise(prefix, generator)
         return torch.cat([prefix, x[:, prefix.shape[1]:]], dim=1)
 
+
+def check_finite(x: torch.Tensor, where: str) -> None:
+    """Raises NumericalError for latents that left the finite numbers."""
+    if not torch.isfinite(x).all():
+        raise NumericalError(f"{where}: the latents are no longer finite; use a wider dtype (bf16 or fp32), "
+                             "fewer steps or less guidance")

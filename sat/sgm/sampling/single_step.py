@@ -7,9 +7,9 @@ import torch
 
 from errors import ConfigError
 from sgm.sampling.base import Sampler, StepInfo
-from sgm.sampling.guided import Guided
+from sgm.sampling.start import FromClip
 from sgm.sampling.steps import ancestral_split, churn, euler
-from sgm.tensors import Generators, at_least_float32
+from sgm.tensors import Generators
 
 
 @dataclass(kw_only=True)
@@ -158,10 +158,5 @@ class SdeditEDMSampler(EulerEDMSampler):
         edit_ratio = self.edit_ratio if edit_ratio is None else edit_ratio
         if not 0 <= edit_ratio < 1:
             raise ConfigError(f"edit_ratio: {edit_ratio} must be at least 0 and below 1")
-        schedule = self.schedule(num_steps)
-        first = next(i for i in range(schedule.num_steps) if i / schedule.num_steps >= edit_ratio)
-        start = schedule.levels()[first]
-        x, image = at_least_float32(x), at_least_float32(image)
-        guided = Guided(denoiser, self.guider, cond, uc, scale, model_inputs)
-        return self._solve(start.alpha * image + start.sigma * x, image[:, :self.fixed_frames], schedule, first,
-                           guided, generator, callback)
+        return super().__call__(denoiser, x, cond, uc, num_steps, scale, generator, callback,
+                                FromClip(image, 1 - edit_ratio), **model_inputs)
