@@ -12,6 +12,7 @@ from config_files import nearest, require
 from dit_context import parse_patch_size
 from errors import ConfigError
 from latent_codec import LatentCodec
+from lora_weights import MATRICES
 from omegaconf import OmegaConf
 from sgm.encoders import FrozenT5Embedder, check_t5_folder, t5_width
 from sgm.sampling import StepInfo, check_compatible
@@ -23,7 +24,6 @@ logger = logging.getLogger(__name__)
 
 OFS = 2.0  # the value that the models with an `ofs` embedding were trained and are sampled with
 FIRST_FRAME_NOISE = (-3.0, 0.5)  # mean and deviation of log(sigma) for the noise on the conditioning image in training
-LORA_WEIGHTS = ("matrix_A", "matrix_B")
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ class DiffusionEngine(LatentCodec):
         """Freezes what `not_trainable_prefixes` names; LoRA's own matrices are always trained."""
         for name, parameter in self.named_parameters():
             frozen = any(prefix == "all" or name.startswith(prefix) for prefix in self.config.not_trainable_prefixes)
-            if frozen and not any(part in name for part in LORA_WEIGHTS):
+            if frozen and not any(part in name for part in MATRICES):
                 parameter.requires_grad_(False)
 
     def _noised_image(self, batch: Mapping, video: Tensor | None) -> Tensor | None:

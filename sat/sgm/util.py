@@ -18,6 +18,7 @@ RELEASED_PATHS = (
     ("sgm.modules.diffusionmodules.", "sgm."),
     ("sgm.modules.encoders.modules.", "sgm.encoders."),
     ("sgm.modules.", "sgm.conditioner."),
+    ("sat.model.finetune.lora2.", "dit_lora."),
 )
 # What an embedder of a conditioner carries beside `target` and `params`.
 SIBLING_KEYS = ("is_trainable", "ucg_rate", "input_key", "input_keys", "legacy_ucg_value")
