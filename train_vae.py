@@ -3,7 +3,8 @@
 Configuration: `model.first_stage_config` (the autoencoder, its loss inside), `data` (a data set of clips, and `stages`:
 how many iterations with how many frames and clips a batch), `deepspeed.optimizer.params` (AdamW), `args` (folders,
 intervals, seed). Writes `<save>/3d-vae.pt` with averaged weights, in the layout released autoencoders have, and
-`state.pt`, from which `--resume` goes on.
+`state.pt`, from which `--resume` goes on. `args.load` starts from the weights of another run; with
+`model.not_trainable_prefixes: [first_stage_model.encoder]` its latents, and what was trained on them, stay valid.
 """
 import json
 import logging
@@ -17,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "sat"))
 
 import torch
 from arguments import Arguments, get_args
-from checkpoint import load_module, read_checkpoint
+from checkpoint import load_module, read_checkpoint, read_state_dict
 from console import run
 from errors import ConfigError, NumericalError
 from files import whole_file
@@ -134,7 +135,12 @@ def build(args: Arguments) -> tuple[Progress, list[Stage]]:
     torch.manual_seed(args.seed)
     model = instantiate_from_config(args.model_config.first_stage_config).to(args.device)
     average = instantiate_from_config(args.model_config.first_stage_config).to(args.device).eval()
+    if args.load:
+        load_module(model, read_state_dict(args.load), args.load)
     average.load_state_dict(model.state_dict())
+    prefixes = tuple(args.model_config.get("not_trainable_prefixes", ()))
+    for name, parameter in model.named_parameters(prefix="first_stage_model"):
+        parameter.requires_grad_(not name.startswith(prefixes or ("\0",)))
     optimizer = torch.optim.AdamW(model.parameters(), **args.deepspeed_config.optimizer.params, fused=True)
     generator = torch.Generator().manual_seed(args.seed)
     stages = [Stage(**stage) for stage in args.data_config.get("stages", ())]

@@ -74,6 +74,16 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(clips, tmp_path, monk
     assert torch.isfinite(build(ckpt_path=str(weights)).encode(video())).all()
 
 
+def test_the_decoder_goes_on_alone_from_other_weights(clips, tmp_path):
+    train_vae.main(recipe(clips, tmp_path / "both"))
+    start = tmp_path / "both" / "3d-vae.pt"
+    train_vae.main([*recipe(clips, tmp_path / "decoder"), f"args.load={start}",
+                    "model.not_trainable_prefixes=[first_stage_model.encoder]"])
+    before, after = (read_checkpoint(path)["state_dict"] for path in (start, tmp_path / "decoder" / "3d-vae.pt"))
+    changed = {name.split(".")[0] for name, value in before.items() if not torch.equal(value, after[name])}
+    assert changed == {"decoder"}
+
+
 def test_a_loss_that_is_not_finite_names_the_iteration(clips, tmp_path):
     loss = "model.first_stage_config.params.loss_config.params.l1_weight"
     with pytest.raises(NumericalError, match="iteration 0; lower deepspeed.optimizer.params.lr"):

@@ -72,10 +72,13 @@ def same(one, other):
     return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
 
 
-@pytest.mark.parametrize("model", ["t2v", "i2v"])
-def test_a_resumed_run_equals_an_uninterrupted_one(model, small_model, recipe, tmp_path, caplog, monkeypatch):
+MUON = ("deepspeed.optimizer.type=Muon", "deepspeed.zero_optimization.stage=0")
+
+
+@pytest.mark.parametrize("model, changes", [("t2v", ()), ("i2v", MUON)])
+def test_a_resumed_run_equals_an_uninterrupted_one(model, changes, small_model, recipe, tmp_path, caplog, monkeypatch):
     yaml = small_model / f"{model}.yaml"
-    train_video.train_video(recipe(yaml, tmp_path / "whole"))
+    train_video.train_video(recipe(yaml, tmp_path / "whole", *changes))
     assert sum("broken.mp4 skipped" in r.message for r in caplog.records) <= 1
 
     class Stopped(Exception):
@@ -89,10 +92,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(model, small_model, recipe, t
     step = train_video.Trainer.train_step
     monkeypatch.setattr(train_video.Trainer, "train_step", stop)
     with pytest.raises(Stopped):
-        train_video.train_video(recipe(yaml, tmp_path / "parts"))
+        train_video.train_video(recipe(yaml, tmp_path / "parts", *changes))
     monkeypatch.undo()
     assert (tmp_path / "parts" / "latest").read_text() == "3"
-    train_video.train_video(recipe(yaml, tmp_path / "parts", "--resume"))
+    train_video.train_video(recipe(yaml, tmp_path / "parts", *changes, "--resume"))
     whole, parts = (torch.load(tmp_path / name / "training" / "6_rank_00.pt", weights_only=True)
                     for name in ("whole", "parts"))
     assert whole["step"] == 6 and same(whole, parts)
@@ -146,6 +149,18 @@ def test_a_cache_of_other_clips_is_refused(small_model, recipe, clips, tmp_path)
     (other / "labels" / "0.txt").write_text("another caption")
     with pytest.raises(DataError, match="was made with another clips: delete the folder"):
         train_video.train_video([*argv, f"args.save={tmp_path / 'again'}"])
+
+
+def test_image_to_video_shares_the_cache_of_text_to_video(small_model, recipe, tmp_path):
+    cache = tmp_path / "latents"
+    for model in ("t2v", "i2v"):
+        train_video.train_video(recipe(small_model / f"{model}.yaml", tmp_path / model, f"args.latent_cache={cache}",
+                                       "args.train_iters=1"))
+        if model == "t2v":
+            made = {path: path.stat().st_mtime_ns for path in (cache / "train-0").iterdir()}
+    assert all(path.stat().st_mtime_ns == written for path, written in made.items())
+    added = {path.name for path in (cache / "train-0").iterdir()} - {path.name for path in made}
+    assert added == {"images.json", "images-00000.safetensors"}
 
 
 def test_a_changed_configuration_is_not_resumed(small_model, recipe, tmp_path):

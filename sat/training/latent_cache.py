@@ -1,14 +1,16 @@
 """Clips encoded once: the moments of each clip's latent posterior, with its caption, in safetensors files.
 
-A cache folder holds `cache.json` (what it was made of) and `clips-NNNNN.safetensors` with, for up to 256 clips,
-`moments` (n, 2 C, t, h, w) float16, for image-to-video also `images` (n, variants, 2 C, h, w): the first frame alone,
-under as many draws of the noise that conditioning images get in training; and the clips' numbers, `index` (n,).
+A cache folder holds `clips.json` (what it was made of) and `clips-NNNNN.safetensors` with, for up to 256 clips,
+`moments` (n, 2 C, t, h, w) float16 and the clips' numbers, `index` (n,). For image-to-video also `images.json` and
+`images-NNNNN.safetensors`, whose `moments` (n, variants, 2 C, h, w) are of the first frame alone, under as many draws
+of the noise that conditioning images get in training. Text-to-video and image-to-video can share a folder.
 """
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,7 +29,6 @@ logger = logging.getLogger(__name__)
 
 CLIPS_PER_FILE = 256
 CLIPS_AT_A_TIME = 8
-DESCRIPTION = "cache.json"
 
 
 @dataclass(frozen=True)
@@ -56,22 +57,30 @@ class CachedLatents:
     captions: list[str]
 
 
+@dataclass(frozen=True)
+class Part:
+    """One kind of file in a cache folder: `name.json`, `name-NNNNN.safetensors`."""
+
+    name: str
+    description: dict  # everything that decides the content
+    encode: Callable[[Sequence[tuple[int, Tensor]]], Tensor]  # numbers and frames (T, 3, H, W) of n clips -> (n, ...)
+
+
 def cached_latents(folder: Path, dataset: SFTDataset, vae: nn.Module, noise: FirstFrameNoise | None) -> CachedLatents:
     """The cache in `folder`, first made or completed, each process its share of the files.
 
-    Raises DataError for a cache that was made otherwise (another autoencoder, clips, size or noise).
+    Raises DataError for a cache that was made otherwise (another encoder, clips, size or noise).
     """
-    description = describe(dataset, vae, noise)
-    _check_or_write_description(folder, description)
-    files = [folder / f"clips-{i:05d}.safetensors" for i in range(-(-len(dataset) // CLIPS_PER_FILE))]
-    rank, size = parallel.data_rank_and_size()
-    missing = [i for i in range(rank, len(files), size) if not files[i].is_file()]
-    for i in tqdm(missing, f"latents of {folder.name}", unit="file", disable=rank > 0 or not missing):
-        clips = range(i * CLIPS_PER_FILE, min((i + 1) * CLIPS_PER_FILE, len(dataset)))
-        _write_file(files[i], encode_clips(dataset, clips, vae, noise))
-    if dist.is_initialized():
-        dist.barrier()
-    return _read_files(files, dataset.captions)
+    form = dataset.form
+    made_of = {"encoder": fingerprint(vae.encoder), "clips": listing(dataset), "number of clips": len(dataset),
+               "video size": [int(side) for side in form.video_size], "frames": form.max_num_frames, "fps": form.fps,
+               "skipped frames": form.skip_frms_num}
+    clips = completed(folder, dataset, Part("clips", made_of, partial(clip_moments, vae)))
+    images = None
+    if noise is not None:
+        made_of = made_of | {"first frame noise": [noise.mean, noise.deviation, noise.variants, noise.seed]}
+        images = completed(folder, dataset, Part("images", made_of, partial(image_moments, vae, noise)))["moments"]
+    return CachedLatents(clips["moments"], images, [dataset.captions[i] for i in clips["index"].tolist()])
 
 
 def joined(parts: Sequence[CachedLatents]) -> CachedLatents:
@@ -80,42 +89,56 @@ def joined(parts: Sequence[CachedLatents]) -> CachedLatents:
     return CachedLatents(torch.cat([part.moments for part in parts]), images, [c for p in parts for c in p.captions])
 
 
-def describe(dataset: SFTDataset, vae: nn.Module, noise: FirstFrameNoise | None) -> dict:
-    """Everything that decides the cache's content, for comparison."""
-    clips = hashlib.sha256()
+def listing(dataset: SFTDataset) -> str:
+    digest = hashlib.sha256()
     for video, caption in zip(dataset.videos, dataset.captions, strict=True):
-        clips.update(f"{video.name}\0{video.stat().st_size}\0{caption}\n".encode())
-    weights = hashlib.sha256()
-    for name, value in sorted(vae.state_dict().items()):
-        weights.update(name.encode() + value.detach().float().cpu().contiguous().numpy().tobytes())
-    form = dataset.form
-    return {
-        "autoencoder": weights.hexdigest(), "clips": clips.hexdigest(), "number of clips": len(dataset),
-        "video size": [int(side) for side in form.video_size], "frames": form.max_num_frames, "fps": form.fps,
-        "skipped frames": form.skip_frms_num,
-        "first frame noise": None if noise is None else [noise.mean, noise.deviation, noise.variants, noise.seed],
-    }
+        digest.update(f"{video.name}\0{video.stat().st_size}\0{caption}\n".encode())
+    return digest.hexdigest()
+
+
+def fingerprint(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode() + value.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def clip_moments(vae: nn.Module, batch: Sequence[tuple[int, Tensor]]) -> Tensor:
+    return _moments(vae, torch.stack([frames for _, frames in batch]).transpose(1, 2))
+
+
+def image_moments(vae: nn.Module, noise: FirstFrameNoise, batch: Sequence[tuple[int, Tensor]]) -> Tensor:
+    first = torch.cat([noise.noised(frames[0], clip) for clip, frames in batch])[:, :, None]
+    return _moments(vae, first).squeeze(2).unflatten(0, (len(batch), noise.variants))
 
 
 @torch.no_grad()
-def encode_clips(dataset: SFTDataset, clips: Sequence[int], vae: nn.Module,
-                 noise: FirstFrameNoise | None) -> dict[str, Tensor]:
+def _moments(vae: nn.Module, video: Tensor) -> Tensor:
+    return vae.encode(video.to(next(vae.parameters())), unregularized=True).to("cpu", torch.float16)
+
+
+def completed(folder: Path, dataset: SFTDataset, part: Part) -> dict[str, Tensor]:
+    """All tensors of one part, whose missing files are written first."""
+    _check_or_write_description(folder, part)
+    files = [folder / f"{part.name}-{i:05d}.safetensors" for i in range(-(-len(dataset) // CLIPS_PER_FILE))]
+    rank, size = parallel.data_rank_and_size()
+    missing = [i for i in range(rank, len(files), size) if not files[i].is_file()]
+    for i in tqdm(missing, f"{part.name} of {folder.name}", unit="file", disable=rank > 0 or not missing):
+        clips = range(i * CLIPS_PER_FILE, min((i + 1) * CLIPS_PER_FILE, len(dataset)))
+        _write_file(files[i], _encoded(dataset, clips, part))
+    if dist.is_initialized():
+        dist.barrier()
+    return _read_files(files)
+
+
+def _encoded(dataset: SFTDataset, clips: Sequence[int], part: Part) -> dict[str, Tensor]:
     """The tensors of one file. Clips that cannot be read are left out; the data set reports them."""
-    weight = next(vae.parameters())
-    kept, moments, images = [], [], []
+    kept, moments = [], []
     for batch in _readable(dataset, clips):
         kept += [clip for clip, _ in batch]
-        video = torch.stack([frames for _, frames in batch]).transpose(1, 2)
-        moments.append(_moments(vae, video.to(weight)))
-        if noise is not None:
-            first = torch.cat([noise.noised(frames[0], clip) for clip, frames in batch])[:, :, None]
-            images.append(_moments(vae, first.to(weight)).squeeze(2).unflatten(0, (len(batch), noise.variants)))
-    tensors = {"index": torch.tensor(kept, dtype=torch.int64), "moments": moments, "images": images}
-    return {name: torch.cat(v) if isinstance(v, list) else v for name, v in tensors.items() if len(v)}
-
-
-def _moments(vae: nn.Module, video: Tensor) -> Tensor:
-    return vae.encode(video, unregularized=True).to("cpu", torch.float16)
+        moments.append(part.encode(batch))
+    tensors = {"index": torch.tensor(kept, dtype=torch.int64)}
+    return tensors | {"moments": torch.cat(moments)} if moments else tensors
 
 
 def _readable(dataset: SFTDataset, clips: Sequence[int]) -> Iterator[list[tuple[int, Tensor]]]:
@@ -129,41 +152,40 @@ def _readable(dataset: SFTDataset, clips: Sequence[int]) -> Iterator[list[tuple[
             batch = []
 
 
-def _check_or_write_description(folder: Path, description: dict) -> None:
-    path = folder / DESCRIPTION
+def _check_or_write_description(folder: Path, part: Part) -> None:
+    path = folder / f"{part.name}.json"
     if path.is_file():
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as problem:
             raise DataError(f"latent cache {path} is damaged ({problem}): delete the folder") from problem
-        differing = [key for key in description if found.get(key) != description[key]]
+        differing = [key for key, value in part.description.items() if found.get(key) != value]
         if differing:
             raise DataError(f"latent cache {folder} was made with another {', '.join(differing)}: delete the folder, or "
                             "set args.latent_cache to another")
     if dist.is_initialized():
         dist.barrier()  # nobody looks after another wrote
     if not path.is_file() and parallel.is_main_process():
-        with whole_file(path) as partial:
-            partial.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        with whole_file(path) as unfinished:
+            unfinished.write_text(json.dumps(part.description, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_file(path: Path, tensors: dict[str, Tensor]) -> None:
     from safetensors.torch import save_file
 
-    with whole_file(path) as partial:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, partial)
+    with whole_file(path) as unfinished:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, unfinished)
 
 
-def _read_files(files: Sequence[Path], captions: Sequence[str]) -> CachedLatents:
-    parts = [part for part in map(read_state_dict, files) if "moments" in part]
+def _read_files(files: Sequence[Path]) -> dict[str, Tensor]:
+    parts = [tensors for tensors in map(read_state_dict, files) if "moments" in tensors]
     if not parts:
         raise DataError(f"latent cache {files[0].parent} holds no clip: none of them could be read; replace them")
-    moments = torch.cat([part["moments"] for part in parts])
-    if not torch.isfinite(moments).all():
+    tensors = {name: torch.cat([part[name] for part in parts]) for name in ("moments", "index")}
+    if not torch.isfinite(tensors["moments"]).all():
         raise DataError(f"latent cache {files[0].parent} holds latents that are not finite: check the autoencoder's "
                         "weights (first_stage_config.params.ckpt_path)")
-    images = torch.cat([part["images"] for part in parts]) if "images" in parts[0] else None
-    return CachedLatents(moments, images, [captions[i] for part in parts for i in part["index"].tolist()])
+    return tensors
 
 
 def check_countable(dataset) -> None:

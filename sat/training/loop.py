@@ -42,7 +42,7 @@ class Trainer:
         self.folder = Path(args.save)
         self.rank, self.size = parallel.data_rank_and_size()
         if state is not None:
-            engine.network.load_state_dict(state.network)
+            run_state.restore(engine.network, state)
         self.deepspeed = start_deepspeed(TrainingStep(engine).train(), args.deepspeed_config)
         trained = {name: p for name, p in engine.network.named_parameters() if p.requires_grad}
         self.average = WeightAverage(trained, args.ema_decay)
@@ -65,9 +65,9 @@ class Trainer:
                 steps += 1
                 if self._due(self.args.log_interval):
                     seconds = (time.perf_counter() - since) / steps
-                    log.write(self.step, self.losses.report() | {
-                        "lr": rate, "grad_norm": float(self.deepspeed.get_global_grad_norm() or 0.0),
-                        "seconds_per_step": seconds})
+                    norm = self.deepspeed.get_global_grad_norm()  # None where DeepSpeed clips without telling
+                    log.write(self.step, self.losses.report() | ({} if norm is None else {"grad_norm": float(norm)}) | {
+                        "lr": rate, "seconds_per_step": seconds})
                     since, steps = time.perf_counter(), 0
                 self._after_step(log)
         finally:
@@ -110,11 +110,10 @@ class Trainer:
         return {f"valid_{name}": value for name, value in self.valid_losses.report().items()}
 
     def save(self) -> None:
-        # Own storage: DeepSpeed's weights are views of one flat tensor, which would be written whole for each.
-        network = {name: value.clone() for name, value in self.engine.network.state_dict().items()}
+        network, lora = run_state.weights_of(self.engine.network)
         run_state.save(self.folder, RunState(
             self.step, network, self.average.values, optimizer_state(self.deepspeed),
-            run_state.settings_of(self.args, dist.get_world_size())), self.args.keep_checkpoints)
+            run_state.settings_of(self.args, dist.get_world_size()), lora), self.args.keep_checkpoints)
 
     def _after_step(self, log: Log) -> None:
         if self.data.valid is not None and self._due(self.args.eval_interval):

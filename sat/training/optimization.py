@@ -6,10 +6,12 @@ import torch
 from torch import nn
 
 from errors import CheckpointError, ConfigError
+from training.muon import Muon
 
 # Released files name SwissArmyTransformer's optimizer: AdamW, with an average of the weights that is kept here anyway.
 OPTIMIZERS = {"AdamW": torch.optim.AdamW, "Adam": torch.optim.Adam, "sat.ops.FusedEmaAdam": torch.optim.AdamW}
 OPTIMIZER_PARAMS = ("lr", "betas", "eps", "weight_decay")
+MUON = "Muon"
 
 
 class TrainingStep(nn.Module):
@@ -27,17 +29,19 @@ def build_optimizer(config: Mapping | None, module: nn.Module) -> torch.optim.Op
     """`config` is `{type, params}` of section `deepspeed`."""
     kind = (config or {}).get("type", "AdamW")
     params = dict((config or {}).get("params") or {})
-    if kind not in OPTIMIZERS:
-        raise ConfigError(f"deepspeed.optimizer.type is {kind}; it can be {', '.join(OPTIMIZERS)}")
+    if kind not in OPTIMIZERS and kind != MUON:
+        raise ConfigError(f"deepspeed.optimizer.type is {kind}; it can be {', '.join([*OPTIMIZERS, MUON])}")
     unknown = [key for key in params if key not in OPTIMIZER_PARAMS]
     if unknown or "lr" not in params:
         raise ConfigError(f"deepspeed.optimizer.params: {'unknown key ' + unknown[0] if unknown else 'lr is missing'}; "
                           f"give {', '.join(OPTIMIZER_PARAMS)}")
-    trained = [p for p in module.parameters() if p.requires_grad]
+    trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     if not trained:
         raise ConfigError("model.not_trainable_prefixes leaves nothing to train; take some out")
     try:
-        return OPTIMIZERS[kind](trained, **params, fused=True)
+        if kind == MUON:
+            return Muon(trained, **params, fused=True)
+        return OPTIMIZERS[kind]([p for _, p in trained], **params, fused=True)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"deepspeed.optimizer.params: {' '.join(str(error).split())}") from error
 
@@ -49,6 +53,8 @@ def start_deepspeed(module: nn.Module, config: Mapping):
     from pydantic import ValidationError
 
     optimizer = build_optimizer(config.get("optimizer"), module)
+    if isinstance(optimizer, Muon) and (config.get("zero_optimization") or {}).get("stage", 0):
+        raise ConfigError("deepspeed.optimizer.type Muon needs whole matrices: set deepspeed.zero_optimization.stage to 0")
     settings = {key: value for key, value in config.items() if key != "optimizer"}
     settings |= {"zero_allow_untested_optimizer": True, "steps_per_print": sys.maxsize}
     try:

@@ -7,7 +7,7 @@ from sgm.encoders import AbstractEmbModel
 from torch import nn
 from training.average import WeightAverage
 from training.batches import ClipOrder, RememberedText
-from training.optimization import build_optimizer
+from training.optimization import build_optimizer, start_deepspeed
 from training.run_state import PATCH_EMBEDDING, load_initial
 from training.schedule import learning_rate
 
@@ -66,6 +66,12 @@ def test_each_text_is_embedded_once():
 def test_a_wrong_optimizer_is_named(config, message):
     with pytest.raises(ConfigError, match=message):
         build_optimizer(config, nn.Linear(2, 2))
+
+
+def test_muon_refuses_partitioned_weights():
+    with pytest.raises(ConfigError, match="set deepspeed.zero_optimization.stage to 0"):
+        start_deepspeed(nn.Linear(2, 2), {"optimizer": {"type": "Muon", "params": {"lr": 1e-3}},
+                                          "zero_optimization": {"stage": 1}})
 
 
 class Patches(nn.Module):
