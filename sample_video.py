@@ -17,6 +17,7 @@ from checkpoint import check_network, load_network  # noqa: E402
 from diffusion_video import DiffusionEngine, build_codec, check_model  # noqa: E402
 from errors import CheckpointError, ConfigError, DataError  # noqa: E402
 from jobs import Job, in_batches, plan_jobs  # noqa: E402
+from lora import configure_lora, load_lora  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 from prompts import ask_prompts, read_prompts  # noqa: E402
 from sgm.util import check_config  # noqa: E402
@@ -92,6 +93,8 @@ def plan_requests(args: Arguments) -> Iterable[list[Job]]:
         raise CheckpointError("args.load is missing; set it to the folder or file of the transformer's weights")
     limits = model_limits(args.model_config)
     extend_positions(args.model_config, plan_video(limits, args).frames)
+    if args.load_lora is not None:
+        configure_lora(args.model_config, args.load_lora)
     check_network(args.model_config.network_config, args.load)
     typed = args.input_type == "cli"
     with_images = model.noised_image_input
@@ -103,6 +106,8 @@ def plan_requests(args: Arguments) -> Iterable[list[Job]]:
 def load_engine(args: Arguments) -> DiffusionEngine:
     engine = DiffusionEngine(args).eval()
     load_network(engine.network, args.load)
+    if args.load_lora is not None:
+        load_lora(engine.network, args.load_lora)
     return engine
 
 

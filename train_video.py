@@ -22,6 +22,7 @@ from data_video import SFTDataset  # noqa: E402
 from diffusion_video import FIRST_FRAME_NOISE, DiffusionEngine, check_model  # noqa: E402
 from errors import ConfigError  # noqa: E402
 from files import from_repository  # noqa: E402
+from lora import configure_lora, load_lora, trains_lora_alone  # noqa: E402
 from sgm.util import check_config, get_obj_from_str  # noqa: E402
 from torch.utils.data import ConcatDataset  # noqa: E402
 from training import processes, run_state  # noqa: E402
@@ -70,17 +71,22 @@ def check_settings(args: Arguments) -> None:
     check_model(args.model_config)
     if args.load is not None:
         check_readable(args.load)
+    if args.load_lora is not None:
+        configure_lora(args.model_config, args.load_lora)
     args.save = args.save or str(from_repository("runs") / args.experiment_name)
     check_writable(args.save)
 
 
 def build_engine(args: Arguments, fresh: bool) -> DiffusionEngine:
-    """The engine with its initial weights: those of `args.load`, or random ones that depend on the seed."""
+    """The engine with its initial weights: those of `args.load` and `args.load_lora`, or random ones that depend on the
+    seed. A run to be resumed has its own, but where it trains a LoRA alone those of the model under it are needed."""
     torch.manual_seed(args.seed)
     engine = DiffusionEngine(args)
     engine.disable_untrainable_params()
-    if fresh and args.load is not None:
+    if args.load is not None and (fresh or trains_lora_alone(engine.network)):
         run_state.load_initial(engine.network, args.load, args.grow_input)
+    if args.load_lora is not None and fresh:
+        load_lora(engine.network, args.load_lora)
     return engine
 
 

@@ -43,6 +43,7 @@ class Arguments:
 
     mode: str = _key("inference", "str", "what the run is for", MODES)
     load: str | None = _key(None, "input", "transformer weights: a folder with `latest`, or a .pt or .safetensors file")
+    load_lora: str | None = _key(None, "input", "a LoRA of those weights, as trained here or in diffusers' layout")
     seed: int = _key(0, "int", "with prompt and sample index, the seed of each video's own noise")
     device: "str | torch.device | None" = _key(None, "str", "where to compute; None: the accelerator, else the CPU")
     fp16: bool = _key(False, "bool", "compute in float16")

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from errors import CheckpointError
 from files import REPOSITORY, sync_folder, whole_file
+from lora_weights import is_matrix, without_lora
 from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def check_readable(path: str | Path) -> Path:
     with open(file, "rb") as stream:
         head = stream.read(2)
     if file.suffix == ".safetensors":
-        _open_safetensors(file)
+        open_safetensors(file)
     elif not head:
         raise CheckpointError(f"checkpoint {file} is empty; copy it again")
     elif head == b"PK" and not zipfile.is_zipfile(file):
@@ -103,9 +104,10 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 def load_module(module: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
     """Copies a state dict into a module, converting to its dtype and device.
 
-    Every name and shape must fit: raises CheckpointError naming those that do not.
+    Every name and shape must fit: raises CheckpointError naming those that do not. A module's LoRA may be missing: it
+    is then left as it is.
     """
-    check_shapes(module.state_dict(), state, source)
+    check_shapes(_own_tensors(module, state), state, source)
     module.load_state_dict(state, strict=True)
 
 
@@ -138,22 +140,40 @@ def network_state(path: str | Path) -> dict[str, Tensor]:
 
 
 def _check_preset(network: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
-    try:
-        check_shapes(network.state_dict(), state, find_checkpoint(path))
-    except CheckpointError as error:
-        # Presets are built only now: loading what fits does not pay for them.
-        raise CheckpointError(f"{error}; {_preset_hint(state)}") from error
+    file, own = find_checkpoint(path), _own_tensors(network, state)
+    if all(map(is_matrix, state)):
+        raise CheckpointError(f"checkpoint {file} holds a LoRA alone; give it as args.load_lora, and as args.load the "
+                              "weights of the model that it was trained for")
+    if any(map(is_matrix, state)) and not any(map(is_matrix, own)):
+        raise CheckpointError(f"checkpoint {file} holds a LoRA beside the model's weights; part or merge them with "
+                              "tools/convert_lora.py, or give the model the lora_config that it was trained with")
+    faults = misfits(own, state)
+    if faults:  # presets are built only now: loading what fits does not pay for them
+        raise CheckpointError(f"checkpoint {file} does not fit the configuration; {faults}; {preset_hint(state)}")
+
+
+def _own_tensors(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What `state` has to hold for a module; weights without LoRA may be loaded into a module with it."""
+    own = module.state_dict()
+    return own if any(map(is_matrix, state)) else without_lora(own)
 
 
 def check_shapes(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str | Path) -> None:
     """Compares a module's state dict with a checkpoint's; CheckpointError names tensors that differ or are missing."""
-    misfits = [f"{k} is {_shape(state[k])}, wanted {_shape(v)}" for k, v in own.items()
-               if k in state and state[k].shape != v.shape]
+    faults = misfits(own, state)
+    if faults:
+        raise CheckpointError(f"checkpoint {source} does not fit the configuration; {faults}")
+
+
+def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """In words, which tensors of `state` differ from those wanted, are missing or superfluous; empty if all fit."""
+    different = [f"{k} is {_shape(state[k])}, wanted {_shape(v)}" for k, v in own.items()
+                 if k in state and state[k].shape != v.shape]
     missing = [k for k in own if k not in state]
     extra = [k for k in state if k not in own]
-    faults = [_listed("shapes differ: ", misfits), _listed("missing: ", missing), _listed("not in the model: ", extra)]
-    if any(faults):
-        raise CheckpointError(f"checkpoint {source} does not fit the configuration; {'; '.join(filter(None, faults))}")
+    faults = (_listed("shapes differ: ", different), _listed("missing: ", missing),
+              _listed("not in the model: ", extra))
+    return "; ".join(filter(None, faults))
 
 
 def save_checkpoint(folder: str | Path, iteration: int | str, content: Mapping) -> Path:
@@ -188,7 +208,7 @@ def fitting_presets(shapes: Mapping[str, torch.Size], folder: Path = REPOSITORY 
     fitting = []
     for preset in sorted(folder.glob("*.yaml")):
         config = OmegaConf.select(OmegaConf.load(preset), "model.network_config")
-        if config is None:
+        if config is None or "target" not in config:  # what is laid over another file
             continue
         with torch.device("meta"):
             network = instantiate_from_config(config)
@@ -197,12 +217,14 @@ def fitting_presets(shapes: Mapping[str, torch.Size], folder: Path = REPOSITORY 
     return fitting
 
 
-def _preset_hint(state: Mapping[str, Tensor]) -> str:
-    presets = fitting_presets({k: v.shape for k, v in state.items()})
+def preset_hint(state: Mapping[str, Tensor]) -> str:
+    """Which presets have a transformer of these tensors, in words; LoRA does not count."""
+    presets = fitting_presets({k: v.shape for k, v in without_lora(state).items()})
     return f"{' or '.join(presets)} would fit it" if presets else "no preset in configs/ fits it"
 
 
-def _open_safetensors(file: Path):
+def open_safetensors(file: Path):
+    """safetensors' reader of a file. Raises CheckpointError for one that is damaged."""
     from safetensors import SafetensorError, safe_open
     try:
         return safe_open(file, framework="pt")
@@ -212,7 +234,7 @@ def _open_safetensors(file: Path):
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
-    with _open_safetensors(file) as opened:
+    with open_safetensors(file) as opened:
         return {key: opened.get_tensor(key) for key in opened.keys()}
 
 

@@ -83,7 +83,7 @@ def _transformer_link(name: str, network: Mapping) -> Link:
     if name == TABLE:
         return Link(name, ("patch_embed.pos_embedding",) if _positions(network).get("learnable_pos_embed") else ())
     stem, _, kind = name.rpartition(".")
-    theirs = _renamed(stem, TRANSFORMER_NAMES)
+    theirs = diffusers_names(stem)
     if theirs is None:
         raise ConfigError(f"the transformer's {name} has no place in diffusers' layout; only the structures of the "
                           "released models can be converted, LoRA merged into them first")
@@ -113,8 +113,9 @@ def _vae_name(name: str, levels: int) -> str:
     return name.replace(".nin_shortcut.", ".conv_shortcut.")
 
 
-def _renamed(stem: str, table: Mapping[str, tuple[str, ...]]) -> tuple[str, ...] | None:
-    for pattern, theirs in table.items():
+def diffusers_names(stem: str) -> tuple[str, ...] | None:
+    """What a part of the transformer (a tensor's name without `.weight`) is called there; None if it has no place."""
+    for pattern, theirs in TRANSFORMER_NAMES.items():
         match = re.fullmatch(pattern, stem)
         if match:
             return tuple(match.expand(name) for name in theirs)

@@ -1,8 +1,10 @@
 """Checkpoints of a run: averaged weights to sample with, and everything that an exact continuation needs.
 
 Beside what `checkpoint.save_checkpoint` writes, `<save>/training/<step>_rank_NN.pt` holds each process's state. It is
-on disk before `latest` names the step, so whatever `latest` names can be resumed.
+on disk before `latest` names the step, so whatever `latest` names can be resumed. A run that trains a LoRA alone keeps
+nothing but that in either file, and a digest of the weights under it.
 """
+import hashlib
 import json
 import logging
 import shutil
@@ -20,6 +22,7 @@ from checkpoint import NETWORK_PREFIX, load_module, load_network, read_checkpoin
 from config_files import MODEL_PATHS
 from errors import CheckpointError, ConfigError
 from files import whole_file
+from lora import HEADER, header_of, lora_of, trains_lora_alone
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +36,11 @@ class RunState:
     """One process's state after `step` optimizer steps."""
 
     step: int
-    network: Mapping[str, Tensor]  # as trained, not averaged
+    network: Mapping[str, Tensor]  # as trained, not averaged; where a LoRA alone is trained, that alone
     average: Mapping[str, Tensor]
     optimizer: Mapping
     settings: Mapping
+    lora: Mapping | None = None  # where a LoRA alone is trained: what its checkpoint tells, and a digest of the rest
 
 
 def settings_of(args: Arguments, processes: int) -> dict:
@@ -47,6 +51,32 @@ def settings_of(args: Arguments, processes: int) -> dict:
     return {key: value for key, value in flat.items() if not key.startswith("model.sampler_config")}
 
 
+def weights_of(network: nn.Module) -> tuple[dict[str, Tensor], dict | None]:
+    """`network` and `lora` of a RunState."""
+    if trains_lora_alone(network):
+        lora = lora_of(network)
+        return dict(lora.matrices), header_of(lora) | {"base_digest": _digest_under_lora(network)}
+    # Own storage: DeepSpeed's weights are views of one flat tensor, which would be written whole for each.
+    return {name: value.clone() for name, value in network.state_dict().items()}, None
+
+
+def restore(network: nn.Module, state: RunState) -> None:
+    """Loads the weights of a stopped run. Raises CheckpointError where those under its LoRA differ from what was."""
+    if state.lora is not None and _digest_under_lora(network) != state.lora["base_digest"]:
+        raise CheckpointError("the run to be resumed trained a LoRA over other weights than those of args.load; give "
+                              "args.load as it was, or start anew with args.load_lora and another args.save")
+    network.load_state_dict(state.network, strict=state.lora is None)
+
+
+def _digest_under_lora(network: nn.Module) -> str:
+    # Norms and biases are enough to tell models apart: any training moves them, and they are few.
+    digest = hashlib.sha256()
+    for _, parameter in sorted(network.named_parameters()):
+        if not parameter.requires_grad and parameter.ndim == 1:
+            digest.update(parameter.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def save(folder: Path, state: RunState, keep: int) -> None:
     """Called by every process; only the last `keep` checkpoints stay."""
     with whole_file(_state_file(folder, state.step)) as path:
@@ -54,8 +84,9 @@ def save(folder: Path, state: RunState, keep: int) -> None:
     dist.barrier()
     if parallel.is_main_process():
         averaged = {**state.network, **state.average}
-        save_checkpoint(folder, state.step, {
-            "module": {NETWORK_PREFIX + name: value for name, value in averaged.items()}, "iteration": state.step})
+        module = {NETWORK_PREFIX + name: value for name, value in averaged.items()}
+        header = {} if state.lora is None else {HEADER: state.lora}
+        save_checkpoint(folder, state.step, {"module": module, "iteration": state.step} | header)
         _remove_old(folder, keep)
     dist.barrier()
 

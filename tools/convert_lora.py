@@ -1,0 +1,71 @@
+"""Moves a LoRA between this project's layout and that of diffusers (PEFT), or merges it into its model's weights.
+
+    python tools/convert_lora.py configs/cogvideox_5b.yaml runs/my_lora my_lora_diffusers --to diffusers
+    python tools/convert_lora.py configs/cogvideox_5b.yaml my_lora_diffusers checkpoints/my_lora --to sat
+    python tools/convert_lora.py configs/cogvideox_5b.yaml runs/my_lora checkpoints/my_model --to merged
+
+The source may be in either layout, or a checkpoint of a whole model with LoRA; the target is a folder. diffusers reads
+its own with `CogVideoXPipeline.load_lora_weights(folder)`. Merging takes the model's weights from the configuration's
+args.load (or --load) and holds a third of them in memory; `args.load` takes the result.
+"""
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sat"))
+
+import torch  # noqa: E402
+from arguments import get_args  # noqa: E402
+from checkpoint import NETWORK_PREFIX, check_shapes, network_state, save_checkpoint  # noqa: E402
+from console import run  # noqa: E402
+from errors import CheckpointError, ConfigError  # noqa: E402
+from lora import check_fits, checkpoint_of, merge, read_lora  # noqa: E402
+from lora_peft import write_peft  # noqa: E402
+from lora_weights import Lora, without_lora  # noqa: E402
+from sgm.util import instantiate_from_config  # noqa: E402
+
+LAYOUTS = ("diffusers", "sat", "merged")
+
+
+def merged_state(lora: Lora, weights: str | None) -> dict[str, torch.Tensor]:
+    """The weights of a LoRA's model with it inside. Raises CheckpointError."""
+    if weights is None:
+        raise CheckpointError("merging needs the model's weights: args.load of the configuration, or --load")
+    state = without_lora(network_state(weights))
+    check_shapes(lora.base, state, weights)
+    merge(lora, state)
+    return state
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="the model's configuration, such as configs/cogvideox_5b.yaml")
+    parser.add_argument("source", type=Path, help="the LoRA: a folder or file")
+    parser.add_argument("target", type=Path, help="the folder to write")
+    parser.add_argument("--to", choices=LAYOUTS, required=True, help="what to write")
+    parser.add_argument("--alpha", type=float, default=1.0, help="for a source that does not tell (default: 1)")
+    parser.add_argument("--load", help="weights to merge into, in place of the configuration's args.load")
+    options = parser.parse_args(argv)
+    if options.source.resolve() == options.target.resolve():
+        raise ConfigError(f"source and target are both {options.source}; write to a folder of its own")
+    args = get_args(["--base", options.config])
+    with torch.device("meta"):
+        base = without_lora(instantiate_from_config(args.model_config.network_config).state_dict())
+    lora = read_lora(options.source, options.alpha)
+    check_fits(lora, base, options.source)
+    lora = replace(lora, base=base)
+    if options.to == "diffusers":
+        write_peft(options.target, lora)
+    elif options.to == "sat":
+        save_checkpoint(options.target, "release", checkpoint_of(lora))
+    else:
+        state = merged_state(lora, options.load or args.load)
+        save_checkpoint(options.target, "release", {
+            "module": {NETWORK_PREFIX + name: value for name, value in state.items()}})
+    sys.stdout.write(f"{options.target}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
