@@ -93,3 +93,9 @@ def test_dropout_is_for_training_and_for_the_update_alone():
 def test_what_cannot_be_is_refused(params, says):
     with pytest.raises(ConfigError, match=says):
         instantiate_from_config(config(extra_modules=with_lora(**params)))
+
+
+def test_processes_that_share_a_transformer_are_refused(monkeypatch):
+    monkeypatch.setattr(parallel, "model_parallel_size", lambda: 2)
+    with pytest.raises(ConfigError, match="model_parallel_size above 1"):
+        LoraMixin(2, r=4)

@@ -1,0 +1,94 @@
+"""Training a LoRA alone: what is kept, that it goes on exactly, that it samples over the model it was trained for."""
+import shutil
+
+import pytest
+import sample_video
+import torch
+import train_video
+from arguments import get_args
+from checkpoint import STATES, read_checkpoint, read_state_dict, save_checkpoint
+from errors import CheckpointError
+from lora import read_lora
+from lora_weights import is_matrix, without_lora
+from omegaconf import OmegaConf
+
+from tests.test_train_video import make_clips, same
+
+LORA = {"target": "sat.model.finetune.lora2.LoraMixin", "params": {"r": 2, "lora_alpha": 4}}
+
+
+@pytest.fixture(scope="module")
+def command(small_model, tmp_path_factory):
+    """Gives the command line of a run of four steps that saves at two."""
+    root = tmp_path_factory.mktemp("lora_training")
+    make_clips(root / "clips", 3, 0)
+    path = root / "lora.yaml"
+    OmegaConf.save({
+        "args": {"seed": 5, "train_data": [str(root / "clips")], "train_iters": 4, "save_interval": 2,
+                 "latent_cache": str(root / "latents")},
+        "model": {"not_trainable_prefixes": ["all"],
+                  "network_config": {"params": {"modules": {"lora_config": LORA}}}},
+        "data": {"target": "data_video.SFTDataset",
+                 "params": {"video_size": [32, 32], "fps": 8, "max_num_frames": 17}},
+        "deepspeed": {"train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 1,
+                      "zero_optimization": {"stage": 1}, "optimizer": {"type": "AdamW", "params": {"lr": 1e-2}}},
+    }, path)
+    return lambda save, *extra: ["--base", str(small_model / "t2v.yaml"), str(path), f"args.save={save}",
+                                 "args.device=cpu", *extra]
+
+
+@pytest.fixture(scope="module")
+def whole(command, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    train_video.train_video(command(folder))
+    return folder
+
+
+def kept(folder, step):
+    return torch.load(folder / "training" / f"{step}_rank_00.pt", weights_only=True)
+
+
+def test_nothing_but_the_lora_is_kept(whole, small_model):
+    lora, base = read_lora(whole), read_state_dict(small_model / "t2v")
+    assert (lora.rank, lora.alpha, len(lora.base)) == (2, 4, len(base))
+    assert all(map(is_matrix, lora.matrices)) and all(map(is_matrix, kept(whole, 4)["network"]))
+    assert any(value.any() for name, value in lora.matrices.items() if "matrix_B" in name)
+    files = [whole / "4" / STATES, whole / "training" / "4_rank_00.pt"]
+    assert all(file.stat().st_size < 200_000 for file in files)
+    assert "base_shapes" in read_checkpoint(whole)["lora"]
+
+
+def test_it_goes_on_exactly_and_over_the_same_model_alone(whole, command, small_model, tmp_path):
+    train_video.train_video(command(tmp_path / "parts"))
+    shutil.rmtree(tmp_path / "parts" / "4")
+    (tmp_path / "parts" / "training" / "4_rank_00.pt").unlink()
+    (tmp_path / "parts" / "latest").write_text("2")
+
+    other = {name: value + 0.01 for name, value in read_state_dict(small_model / "t2v").items()}
+    save_checkpoint(tmp_path / "other", 1, {"module": other})
+    with pytest.raises(CheckpointError, match="trained a LoRA over other weights than those of args.load"):
+        train_video.train_video(command(tmp_path / "parts", "--resume", f"args.load={tmp_path / 'other'}"))
+    train_video.train_video(command(tmp_path / "parts", "--resume"))
+    assert same(kept(whole, 4), kept(tmp_path / "parts", 4))
+    assert same(read_state_dict(whole), read_state_dict(tmp_path / "parts"))
+
+
+def test_it_samples_over_the_model_it_was_trained_for(whole, small_model, tmp_path):
+    argv = ["--base", str(small_model / "t2v.yaml"), "args.device=cpu", f"args.load_lora={whole}",
+            f"args.output_dir={tmp_path}"]
+    args = get_args([*argv, "args.input_type=cli"])
+    sample_video.plan_requests(args)
+    state = sample_video.load_engine(args).network.state_dict()
+    lora, base = read_lora(whole), read_state_dict(small_model / "t2v")
+    assert all(torch.equal(state[name], value) for name, value in lora.matrices.items())
+    assert all(torch.equal(value, base[f"model.diffusion_model.{name}"]) for name, value in without_lora(state).items())
+    other = ["--base", str(small_model / "i2v.yaml"), "args.device=cpu", f"args.load_lora={whole}"]
+    with pytest.raises(CheckpointError, match="trained for another model"):
+        sample_video.plan_requests(get_args([*other, "args.input_type=cli"]))
+
+
+def test_another_run_may_start_from_it(whole, command, tmp_path):
+    args = get_args(command(tmp_path, f"args.load_lora={whole}"))
+    train_video.check_settings(args)
+    network = train_video.build_engine(args, fresh=True).network
+    assert all(torch.equal(network.state_dict()[name], value) for name, value in read_lora(whole).matrices.items())
