@@ -91,7 +91,7 @@ def test_another_models_is_refused_with_the_preset_it_is_for(folder, tmp_path, m
     OmegaConf.save({"model": model_of()}, presets / "right.yaml")
     OmegaConf.save({"model": {"network_config": {"params": {"modules": LORA}}}}, presets / "overlay.yaml")
     monkeypatch.setattr(checkpoint.fitting_presets, "__defaults__", (presets,))
-    with pytest.raises(CheckpointError, match="trained for another model; shapes differ: .*presets/right.yaml would fit"):
+    with pytest.raises(CheckpointError, match="for another model; shapes differ: .*presets/right.yaml would fit"):
         configure_lora(model_of(in_channels=8), folder)  # its matrices alone would fit
     with pytest.raises(CheckpointError, match="another model; .*not in the model: .*preset"):
         configure_lora(model_of(num_layers=1), folder)
