@@ -1,6 +1,6 @@
 """What the small models can do, judged from the mp4 files they write.
 
-    python -m benchmarks.small_model vae                      # PSNR on held-out clips
+    python -m benchmarks.small_model vae                      # PSNR on held-out clips, and what is seen in them
     python -m benchmarks.small_model t2v --seeds 4            # every combination, seen and never seen
     python -m benchmarks.small_model i2v --seeds 1            # the same from a first frame
     python -m benchmarks.small_model table --every 4          # samplers x guidance on every fourth combination
@@ -133,15 +133,19 @@ def compare_samplers(args: Arguments, options: argparse.Namespace) -> list[dict[
 
 
 @torch.no_grad()
-def judge_vae(args: Arguments, clips: int = 64) -> list[dict[str, str]]:
-    """PSNR over the reconstruction of clips rendered for this, in 8-bit pixels, by the posterior's mean."""
-    vae = load_engine(args).first_stage_model
-    quality = []
+def judge_vae(args: Arguments, folder: Path, clips: int = 64) -> list[dict[str, str]]:
+    """Reconstruction of clips rendered for this, by the posterior's mean: PSNR in 8-bit pixels, and what the judge sees
+    in it, which nothing that is decoded can exceed by much."""
+    vae, plan = load_engine(args).first_stage_model, plan_video(model_limits(args.model_config), args)
+    quality, results = [], []
     for i, combination in enumerate(np.random.default_rng(5).permutation(np.array(all_combinations()))[:clips]):
         video = torch.from_numpy(render(combination, np.random.default_rng([i, 5]))).permute(3, 0, 1, 2)[None].float()
-        frames = vae.decode(vae.encode(video / 127.5 - 1, sample_posterior=False))
-        quality.append(psnr(((frames.clamp(-1, 1) + 1) * 127.5).round(), video))
-    return [{"clips": str(clips), "PSNR": f"{np.mean(quality):.2f} dB", "worst": f"{min(quality):.2f} dB"}]
+        frames = vae.decode(vae.encode(video / 127.5 - 1, sample_posterior=False)).clamp(-1, 1)
+        quality.append(psnr(((frames + 1) * 127.5).round(), video))
+        target = folder / f"{i:03d}_{combination.caption}"
+        write_outputs(target, [frames[0]], plan.fps)
+        results.append((combination, judge_file(target / "000000.mp4")))
+    return [{"PSNR": f"{np.mean(quality):.2f} dB", "worst": f"{min(quality):.2f} dB", **score(results)}]
 
 
 def psnr(one: Tensor, other: Tensor) -> float:
@@ -158,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     started = time.time()
     args = configured("i2v" if options.what == "i2v" else "t2v", overrides)
     if options.what == "vae":
-        rows = judge_vae(args)
+        rows = judge_vae(args, Path(options.out) / "vae")
     elif options.what == "table":
         rows = compare_samplers(args, options)
     else:
