@@ -18,13 +18,17 @@ from diffusion_video import DiffusionEngine, build_codec, check_model  # noqa: E
 from errors import CheckpointError, ConfigError, DataError  # noqa: E402
 from jobs import Job, in_batches, plan_jobs  # noqa: E402
 from lora import configure_lora, load_lora  # noqa: E402
+from latent_codec import tiling_of  # noqa: E402
+from offload import TEXT, at_rest, offload_engine  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 from prompts import ask_prompts, read_prompts  # noqa: E402
+from quantization import check_quantization, quantize_engine  # noqa: E402
 from sgm.util import check_config  # noqa: E402
 from torch import Tensor  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 from video_io import (  # noqa: E402
     LATENTS,
+    NOISE,
     RECORD,
     check_writable,
     find_latents,
@@ -35,6 +39,7 @@ from video_io import (  # noqa: E402
     write_record,
 )
 from video_plan import extend_positions, model_limits, plan_video  # noqa: E402
+from video_to_video import check_clips, find_start, starts_from_clips  # noqa: E402
 
 logger = logging.getLogger("sample_video")
 
@@ -57,6 +62,8 @@ def sample_videos(argv: Sequence[str] | None = None) -> None:
     for jobs in requests:  # the prompts of a file all at once, typed ones one by one
         with steps("prompt encoding"):
             conditions = encode_prompts(engine, jobs, args)
+            if args.offload is not None and args.input_type != "cli":  # no other prompts will come
+                engine.offload.drop(TEXT)
         for batch in in_batches(jobs, args.batch_size):
             with steps("diffusion sampling") as sampling:
                 latents, trace = sample_latents(engine, batch, conditions, args)
@@ -96,18 +103,26 @@ def plan_requests(args: Arguments) -> Iterable[list[Job]]:
     if args.load_lora is not None:
         configure_lora(args.model_config, args.load_lora)
     check_network(args.model_config.network_config, args.load)
+    check_clips(args)
+    check_quantization(args)
+    tiling_of(args)  # asked for here, so that a mistake is answered before weights are read
     typed = args.input_type == "cli"
-    with_images = model.noised_image_input
-    prompts = ask_prompts(with_images) if typed else read_prompts(args.input_file, with_images)
+    source = "clip" if starts_from_clips(args) else "image" if model.noised_image_input else None
+    prompts = ask_prompts(source) if typed else read_prompts(args.input_file, source)
     check_writable(args.output_dir)
     return (plan_jobs([prompt], limits, args) for prompt in prompts) if typed else [plan_jobs(prompts, limits, args)]
 
 
 def load_engine(args: Arguments) -> DiffusionEngine:
+    device, args = args.device, at_rest(args)
     engine = DiffusionEngine(args).eval()
     load_network(engine.network, args.load)
     if args.load_lora is not None:
         load_lora(engine.network, args.load_lora)
+    engine.save_memory(args)
+    quantize_engine(engine, args)
+    if args.offload is not None:
+        offload_engine(engine, args.offload, device)
     return engine
 
 
@@ -134,6 +149,10 @@ def sample_latents(engine: DiffusionEngine, batch: Sequence[Job], conditions: Ma
         images = [engine.encode_image(job.image[None].to(engine.device), shape[0], job.generator(args.seed, "image"))
                   for job in batch]
         cond["concat"] = uncond["concat"] = torch.cat(images)
+    start = find_start(engine, batch, cond, args)
+    if args.invert:
+        for job, noise in zip(batch, start.latents, strict=True):
+            save_latents(job.folder / NOISE, noise, job.plan.fps)
     trace = {"guidance_scale": [], "noise": []}
     with tqdm(desc=", ".join(str(job.prompt.index) for job in batch), unit="step") as bar:
 
@@ -143,8 +162,8 @@ def sample_latents(engine: DiffusionEngine, batch: Sequence[Job], conditions: Ma
             trace["guidance_scale"].append(float(step.scale))
             trace["noise"].append({"alpha": step.alpha, "sigma": step.sigma, "timestep": step.timestep})
 
-        latents = engine.sample(cond, uncond, batch_size=len(batch), shape=shape, callback=after_step,
-                                generator=[job.generator(args.seed) for job in batch])
+        latents = engine.sample(cond, None if args.invert else uncond, batch_size=len(batch), shape=shape,
+                                callback=after_step, generator=[job.generator(args.seed) for job in batch], start=start)
     return latents[:, batch[0].plan.pad_latents:], trace
 
 
@@ -164,7 +183,8 @@ def decode(codec, latents: Tensor, folder: Path, fps: int) -> None:
 def record_of(job: Job, args: Arguments, trace: Mapping) -> dict:
     """What it takes to make this video again, and what happened on the way."""
     plan = job.plan
-    return {"prompt": job.prompt.text, "image": job.prompt.image, "negative_prompt": args.negative_prompt,
+    return {"prompt": job.prompt.text, "image": job.prompt.image, "clip": job.prompt.clip,
+            "strength": args.strength, "invert": args.invert, "negative_prompt": args.negative_prompt,
             "seed": args.seed, "prompt_index": job.prompt.index, "sample": job.sample,
             "frames": plan.frames, "height": plan.height, "width": plan.width, "fps": plan.fps,
             "device": str(args.device), "versions": versions(), **trace,
@@ -178,6 +198,7 @@ def decode_saved_latents(args: Arguments) -> None:
     found = find_latents(args.input_file)
     check_writable(args.output_dir)
     codec = build_codec(args).eval()
+    codec.save_memory(args)
     for path, relative in tqdm(found, "videos"):
         latents, fps = load_latents(path)
         if latents.dim() != 4 or latents.shape[1] != limits.channels or latents.shape[0] % 2 == 0:

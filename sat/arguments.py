@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import torch
 
 MODES = ("inference", "pretrain", "finetune")
+WEIGHT_FORMATS = ("int8", "fp8")
+OFFLOADS = ("model", "sequential")
 INPUT_TYPES = ("txt", "cli", "latents")
 
 
@@ -53,6 +55,8 @@ class Arguments:
     input_type: str = _key("txt", "str", "txt: a prompt a line, cli: asked for, latents: saved ones", INPUT_TYPES)
     input_file: str | None = _key(None, "input", "the prompts (txt), or a file or folder of saved latents (latents)")
     image2video: bool | None = _key(None, "bool", "prompts name images, `prompt@@a.png`; None: as the model needs")
+    strength: float | None = _key(None, "float", "start from clips, `prompt@@a.mp4`: the share of steps left")
+    invert: bool = _key(False, "bool", "start from the noise that leads to each clip: written, and sampled unguided")
     negative_prompt: str | None = _key(None, "str", "what to steer away from; None steers away from no text at all")
     output_dir: str = _key("outputs", "output", "where the videos go")
     resume: bool = _key(False, "bool", "skip videos that an earlier run finished; training: go on where it stopped")
@@ -64,6 +68,13 @@ class Arguments:
     sampling_image_size: list[int] | None = _key(None, "ints", "height and width in pixels")
     sampling_fps: int = _key(8, "int", "frames a second of the written video")
     latent_channels: int = _key(16, "int", "channels of the VAE's latent")
+    offload: str | None = _key(None, "str", "weights wait on the CPU, by part or also by layer", OFFLOADS)
+    quantize_transformer: str | None = _key(None, "str", "its matrices in 8 bits (needs torchao)", WEIGHT_FORMATS)
+    quantize_t5: str | None = _key(None, "str", "the text encoder's matrices in 8 bits (needs torchao)", WEIGHT_FORMATS)
+    vae_tiling: bool = _key(False, "bool", "encode and decode in tiles with blended seams, which differs a little")
+    vae_tile_size: list[int] | None = _key(None, "ints", "height and width of a tile in latents; None: 32 and 48")
+    vae_tile_overlap: int = _key(4, "int", "latents that neighbouring tiles share at least")
+    vae_encode_in_chunks: bool = _key(False, "bool", "encode eight frames at a time, which differs a little")
     force_inference: bool = _key(True, "bool", "accepted for released files, which need it; inference is never refused")
 
     # training

@@ -13,9 +13,10 @@ from dit_context import parse_patch_size
 from errors import ConfigError
 from latent_codec import LatentCodec
 from lora_weights import MATRICES
+from offload import Offload
 from omegaconf import OmegaConf
 from sgm.encoders import FrozenT5Embedder, check_t5_folder, t5_width
-from sgm.sampling import StepInfo, check_compatible
+from sgm.sampling import FromLevel, Start, StepInfo, check_compatible, invert
 from sgm.tensors import draw_noise
 from sgm.util import check_config, get_obj_from_str, instantiate_from_config
 from torch import Tensor, nn
@@ -117,6 +118,7 @@ class DiffusionEngine(LatentCodec):
         super().__init__(config.first_stage_config, config.scale_factor, config.disable_first_stage_autocast,
                          config.en_and_decode_n_samples_a_time)
         self.config = config
+        self.offload: Offload | None = None
         network = instantiate_from_config(config.network_config)
         wrapper = get_obj_from_str(config.network_wrapper or "sgm.wrappers.OpenAIWrapper", "model.network_wrapper")
         self.model = wrapper(network, compile_model=config.compile_model)
@@ -137,7 +139,7 @@ class DiffusionEngine(LatentCodec):
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return next(self.model.parameters()).device if self.offload is None else self.offload.device
 
     @property
     def patch_t(self) -> int:
@@ -161,18 +163,33 @@ class DiffusionEngine(LatentCodec):
     def sample(self, cond: Mapping[str, Tensor], uc: Mapping[str, Tensor] | None = None, batch_size: int = 1,
                shape: Sequence[int] = (), generator: torch.Generator | Sequence[torch.Generator] | None = None,
                num_steps: int | None = None, scale: float | Tensor | None = None,
-               callback: Callable[[StepInfo], None] | None = None, **network_inputs) -> Tensor:
+               callback: Callable[[StepInfo], None] | None = None, start: Start | None = None, **network_inputs
+               ) -> Tensor:
         """Latents (batch_size, T, C, H, W) from noise; `shape` is (T, C, H, W), padding latents included.
 
-        `uc` None samples without guidance. `generator`: torch's global state, one generator, or one per row (a row
-        then does not depend on its neighbours). Raises NumericalError naming the step that left the finite numbers.
+        `start` begins at a clip instead, or at an inversion. `uc` None samples without guidance. `generator`: torch's
+        global state, one generator, or one per row (a row then does not depend on its neighbours). Raises
+        NumericalError naming the step that left the finite numbers.
         """
+        noise = draw_noise(torch.empty(batch_size, *shape, device=self.device), generator)
+        return self.sampler(self._bound_denoiser(), noise, cond, uc=uc, num_steps=num_steps, scale=scale,
+                            generator=generator, callback=callback, start=start, **network_inputs)
+
+    @torch.no_grad()
+    def invert(self, latents: Tensor, cond: Mapping[str, Tensor], num_steps: int | None = None, strength: float = 1.0,
+               callback: Callable[[StepInfo], None] | None = None, **network_inputs) -> FromLevel:
+        """Where to start `sample` without `uc` to arrive at latents (B, T, C, H, W): `sgm.sampling.invert`."""
+        return invert(self.sampler, self._bound_denoiser(), latents, cond, num_steps, strength, callback,
+                      **network_inputs)
+
+    def _bound_denoiser(self) -> Callable:
         if self.sampler is None:
             raise ConfigError("model.sampler_config is missing; give the sampler's target and params")
-        noise = draw_noise(torch.empty(batch_size, *shape, device=self.device), generator)
-        denoiser = self.denoiser.bind(self.predict, self.sampler.discretization.parameterization)
-        return self.sampler(denoiser, noise, cond, uc=uc, num_steps=num_steps, scale=scale, generator=generator,
-                            callback=callback, **network_inputs)
+        return self.denoiser.bind(self.predict, self.sampler.discretization.parameterization)
+
+    def encode_clip(self, video: Tensor) -> Tensor:
+        """Latents (B, T, C, h, w) of a video (B, 3, frames, H, W), the posterior's mean, with padding in front."""
+        return self._padded(self.encode_first_stage(video, sample_posterior=False).transpose(1, 2).float())
 
     def encode_image(self, image: Tensor, latent_frames: int, generator: torch.Generator | None = None) -> Tensor:
         """`cond["concat"]` for images (B, 3, H, W): (B, latent_frames, C, h, w), the image's, then zeros."""

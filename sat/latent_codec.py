@@ -1,10 +1,17 @@
 """Between pixels and the latents that a diffusion model works on: the first stage and its scale."""
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from sgm.util import instantiate_from_config
 from torch import Tensor, nn
+from vae_modules.tiling import TILE_SIZE, Tiling
+
+
+def tiling_of(args: Namespace) -> Tiling | None:
+    """Raises ConfigError for tiles that cannot be."""
+    return Tiling(args.vae_tile_size or TILE_SIZE, args.vae_tile_overlap) if args.vae_tiling else None
 
 
 class LatentCodec(nn.Module):
@@ -20,6 +27,11 @@ class LatentCodec(nn.Module):
         self.scale_factor = scale_factor
         self.disable_autocast = disable_autocast
         self.samples_at_a_time = samples_at_a_time
+
+    def save_memory(self, args: Namespace) -> None:
+        """Divides the first stage's work as `args.vae_tiling` and `args.vae_encode_in_chunks` say."""
+        self.first_stage_model.tiling = tiling_of(args)
+        self.first_stage_model.encode_in_chunks = args.vae_encode_in_chunks
 
     def train(self, mode: bool = True) -> "LatentCodec":
         """The first stage is never trained here and stays in evaluation mode."""

@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from config_files import existing_path
 from errors import DataError
@@ -12,26 +13,30 @@ from files import REPOSITORY
 
 logger = logging.getLogger(__name__)
 
-IMAGE_MARK = "@@"
+SOURCE_MARK = "@@"
+Source = Literal["image", "clip"]
+NEEDED_BY = {"image": ("this model needs an image", "image.png"),
+             "clip": ("a run with args.strength or args.invert needs a clip", "clip.mp4")}
 NAME_CHARACTERS = 120
 NAME_BYTES = 200  # file systems allow 255 bytes, and the index stands in front
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What one video shows. `index` counts the prompts of a file from 0; `image` is None for text-to-video."""
+    """What one video shows. `index` counts the prompts of a file from 0; `image` or `clip` is what it starts from."""
 
     index: int
     text: str
     image: str | None = None
+    clip: str | None = None
 
     @property
     def folder(self) -> str:
         return f"{self.index}_{clean_name(self.text)}"
 
 
-def read_prompts(path: str | None, with_images: bool) -> list[Prompt]:
-    """The prompts of a text file: one a line, `prompt@@path/to/image` with images; blank and `#` lines are skipped.
+def read_prompts(path: str | None, source: Source | None) -> list[Prompt]:
+    """The prompts of a text file: one a line, `prompt@@path/to/source` with a source; blank and `#` lines are skipped.
 
     Raises DataError for a file that is missing, not text or without prompts, and for lines of the other kind.
     """
@@ -49,13 +54,13 @@ def read_prompts(path: str | None, with_images: bool) -> list[Prompt]:
     given = [(number, line) for number, line in given if line and not line.startswith("#")]
     if not given:
         raise DataError(f"prompt file {path} has no prompts; write one a line (# starts a comment)")
-    return [parse_prompt(line, index, with_images, f"{path}, line {number}", Path(path).parent)
+    return [parse_prompt(line, index, source, f"{path}, line {number}", Path(path).parent)
             for index, (number, line) in enumerate(given)]
 
 
-def ask_prompts(with_images: bool) -> Iterator[Prompt]:
+def ask_prompts(source: Source | None) -> Iterator[Prompt]:
     """Prompts typed one by one; an empty line or the end of input stops."""
-    form = f"prompt{IMAGE_MARK}image" if with_images else "prompt"
+    form = f"prompt{SOURCE_MARK}{source}" if source else "prompt"
     index = 0
     while True:
         sys.stderr.write(f"{form} (empty line to stop): ")
@@ -64,7 +69,7 @@ def ask_prompts(with_images: bool) -> Iterator[Prompt]:
         if not line:
             return
         try:
-            prompt = parse_prompt(line, index, with_images, "input", Path.cwd())
+            prompt = parse_prompt(line, index, source, "input", Path.cwd())
         except DataError as error:  # a slip of the typist must not end the run
             logger.warning("%s", error)
             continue
@@ -72,20 +77,21 @@ def ask_prompts(with_images: bool) -> Iterator[Prompt]:
         index += 1
 
 
-def parse_prompt(line: str, index: int, with_images: bool, where: str, folder: Path) -> Prompt:
-    """One prompt; an image path is looked for from the current folder, `folder` and the repository's root."""
-    text, mark, image = (part.strip() for part in line.partition(IMAGE_MARK))
-    if with_images and not (mark and text and image):
-        raise DataError(f"{where}: this model needs an image; write prompt{IMAGE_MARK}path/to/image.png")
-    if not with_images and mark:
-        raise DataError(f"{where}: {IMAGE_MARK} names an image, but this model makes videos from text alone; "
-                        "remove it, or use an image-to-video configuration")
-    if not with_images:
+def parse_prompt(line: str, index: int, source: Source | None, where: str, folder: Path) -> Prompt:
+    """One prompt; the path of its source is looked for from the current folder, `folder` and the repository's root."""
+    text, mark, path = (part.strip() for part in line.partition(SOURCE_MARK))
+    if source is None:
+        if mark:
+            raise DataError(f"{where}: {SOURCE_MARK} names an image or a clip, but this run starts from text alone; "
+                            "remove it, use an image-to-video model, or give --strength to start from a clip")
         return Prompt(index, text)
-    found = existing_path(image, Path.cwd(), folder, REPOSITORY)
+    if not (mark and text and path):
+        need, example = NEEDED_BY[source]
+        raise DataError(f"{where}: {need}; write prompt{SOURCE_MARK}path/to/{example}")
+    found = existing_path(path, Path.cwd(), folder, REPOSITORY)
     if not Path(found).is_file():
-        raise DataError(f"{where}: image {image} does not exist; correct the path after {IMAGE_MARK}")
-    return Prompt(index, text, found)
+        raise DataError(f"{where}: {source} {path} does not exist; correct the path after {SOURCE_MARK}")
+    return Prompt(index, text, **{source: found})
 
 
 def clean_name(text: str) -> str:

@@ -1,6 +1,7 @@
 """One training clip out of one video file: which frames, which size, which range of values."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -46,18 +47,31 @@ def read_clip(source: str | BinaryIO, form: ClipFormat) -> tuple[Tensor, int]:
     Returns (T, 3, H, W) float32 in [-1, 1] with T = `max_num_frames`, the last frame repeated when the file is
     short, and how many of the T frames are real. Raises UnreadableClip.
     """
+    with _opened(source, form) as (reader, indices):
+        frames = reader.get_batch(indices).asnumpy()
+    clip = torch.stack([_to_clip_frame(frame, form) for frame in frames])
+    padding = clip[-1:].expand(form.max_num_frames - len(clip), -1, -1, -1)
+    return torch.cat([clip, padding]), len(clip)
+
+
+def count_frames(source: str, form: ClipFormat) -> int:
+    """How many frames of a file `read_clip` would find, at most `max_num_frames`. Raises UnreadableClip."""
+    with _opened(source, form) as (_, indices):
+        return len(indices)
+
+
+@contextmanager
+def _opened(source: str | BinaryIO, form: ClipFormat) -> Iterator[tuple]:
+    """decord's reader and the indices of the wanted frames; what goes wrong with the file is UnreadableClip."""
     decord = _import_decord()
     try:
         # One thread each: the loader's workers are the parallelism.
         reader = decord.VideoReader(source, num_threads=1)
         timestamps = np.asarray(reader.get_frame_timestamp(range(len(reader))), dtype=np.float64)
-        frames = reader.get_batch(wanted_frames(timestamps, form)).asnumpy()
+        yield reader, wanted_frames(timestamps, form)
     except (RuntimeError, ValueError, IndexError, OSError, decord.DECORDError) as problem:
         reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
         raise UnreadableClip(f"damaged or not a video ({reason})") from problem
-    clip = torch.stack([_to_clip_frame(frame, form) for frame in frames])
-    padding = clip[-1:].expand(form.max_num_frames - len(clip), -1, -1, -1)
-    return torch.cat([clip, padding]), len(clip)
 
 
 def wanted_frames(timestamps: np.ndarray, form: ClipFormat) -> list[int]:

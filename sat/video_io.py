@@ -15,6 +15,7 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 VIDEO, SHEET, RECORD, LATENTS = "000000.mp4", "frames.png", "metadata.json", "latents.safetensors"
+NOISE = "noise.safetensors"  # what inverting a clip found
 LIBRARIES = ("torch", "SwissArmyTransformer", "transformers", "deepspeed", "omegaconf", "safetensors", "imageio-ffmpeg")
 # Constant rate factor of H.264: 0 keeps everything, 18 is called visually lossless.
 QUALITY = 8

@@ -9,35 +9,39 @@ from prompts import ask_prompts, clean_name, read_prompts
 def test_blank_lines_and_comments_are_skipped(tmp_path):
     path = tmp_path / "p.txt"
     path.write_text("\ufeff# comment\n\n  a red circle \n\t\n#x\nein Käfer\n", encoding="utf-8")
-    assert [(p.index, p.text) for p in read_prompts(str(path), False)] == [(0, "a red circle"), (1, "ein Käfer")]
+    assert [(p.index, p.text) for p in read_prompts(str(path), None)] == [(0, "a red circle"), (1, "ein Käfer")]
 
 
 def test_images_are_found_beside_the_prompt_file(tmp_path):
     (tmp_path / "a b.png").write_bytes(b"")
     (tmp_path / "p.txt").write_text("a dog@@a b.png\n")
-    (prompt,) = read_prompts(str(tmp_path / "p.txt"), True)
-    assert prompt.text == "a dog" and prompt.image == str(tmp_path / "a b.png")
+    (prompt,) = read_prompts(str(tmp_path / "p.txt"), "image")
+    assert prompt.text == "a dog" and prompt.image == str(tmp_path / "a b.png") and prompt.clip is None
+    (prompt,) = read_prompts(str(tmp_path / "p.txt"), "clip")
+    assert prompt.clip == str(tmp_path / "a b.png") and prompt.image is None
 
 
-@pytest.mark.parametrize("content, with_images, says", [
-    (b"", False, "has no prompts"),
-    (b"# only\n\n", False, "has no prompts"),
-    (b"\xff\xd8\xff\xe0 picture", False, "not text"),
-    (b"a\0b", False, "not text"),
-    (b"one\ntwo@@x.png", False, "line 2: @@ names an image"),
-    (b"one", True, "line 1: this model needs an image"),
-    (b"one@@", True, "line 1: this model needs an image"),
-    (b"one@@nowhere.png", True, "line 1: image nowhere.png does not exist"),
+@pytest.mark.parametrize("content, source, says", [
+    (b"", None, "has no prompts"),
+    (b"# only\n\n", None, "has no prompts"),
+    (b"\xff\xd8\xff\xe0 picture", None, "not text"),
+    (b"a\0b", None, "not text"),
+    (b"one\ntwo@@x.png", None, "line 2: @@ names an image or a clip"),
+    (b"one", "image", "line 1: this model needs an image"),
+    (b"one@@", "image", "line 1: this model needs an image"),
+    (b"one@@nowhere.png", "image", "line 1: image nowhere.png does not exist"),
+    (b"one", "clip", "line 1: a run with args.strength or args.invert needs a clip"),
+    (b"one@@nowhere.mp4", "clip", "line 1: clip nowhere.mp4 does not exist"),
 ])
-def test_files_that_do_not_fit(tmp_path, content, with_images, says):
+def test_files_that_do_not_fit(tmp_path, content, source, says):
     (tmp_path / "p.txt").write_bytes(content)
     with pytest.raises(DataError, match=says):
-        read_prompts(str(tmp_path / "p.txt"), with_images)
+        read_prompts(str(tmp_path / "p.txt"), source)
 
 
 def test_typed_prompts_end_with_an_empty_line(monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("one\nwrong@@x.png\ntwo\n\nthree\n"))
-    assert [(p.index, p.text) for p in ask_prompts(False)] == [(0, "one"), (1, "two")]
+    assert [(p.index, p.text) for p in ask_prompts(None)] == [(0, "one"), (1, "two")]
 
 
 @pytest.mark.parametrize("text, name", [

@@ -7,6 +7,13 @@ import torch
 from errors import ConfigError
 from sgm.util import instantiate_from_config
 from torch import Tensor, nn
+from vae_modules.tiling import Tiling, by_tiles
+
+
+def encode_schedule(frames: int) -> list[int]:
+    """Frames per encoding chunk: eight each, the remainder joined to the first (17 -> 9, 8)."""
+    later = max(frames // 8 - 1, 0)
+    return [frames - 8 * later] + [8] * later
 
 
 def decode_schedule(latent_frames: int) -> list[int]:
@@ -24,12 +31,18 @@ def decode_schedule(latent_frames: int) -> list[int]:
 
 
 class VideoAutoencodingEngine(nn.Module):
-    """Encoder, regularizer and decoder. Videos are (B, 3, T, H, W) in [-1, 1], T = 4 k + 1, H and W multiples of 8."""
+    """Encoder, regularizer and decoder. Videos are (B, 3, T, H, W) in [-1, 1], T = 4 k + 1, H and W multiples of 8.
+
+    To save memory, at the price of norms that see less at a time: `tiling` (None: off) divides height and width,
+    `encode_in_chunks` has the encoder see eight frames at a time, as the decoder always sees two latents.
+    """
 
     def __init__(self, *, encoder_config: dict, decoder_config: dict, regularizer_config: dict,
                  loss_config: dict | None = None, ckpt_path: str | None = None, ignore_keys: Sequence[str] = (),
                  cp_size: int = 1):
         super().__init__()
+        self.tiling: Tiling | None = None
+        self.encode_in_chunks = False
         if cp_size > 1:
             raise ConfigError(f"cp_size is {cp_size}: decoding split in time over several processes is not supported; set 1")
         self.encoder = instantiate_from_config(encoder_config)
@@ -50,7 +63,7 @@ class VideoAutoencodingEngine(nn.Module):
         """Latent (B, z, k + 1, H / 8, W / 8): a posterior draw, the mean without `sample_posterior`, or with
         `unregularized` the moments themselves (twice the channels)."""
         self._check_size(x)
-        moments = self.encoder(x)
+        moments = by_tiles(self._moments, x, self.tiling, latent=8)
         if unregularized:
             return moments
         z, posterior = self.regularization(moments, generator)
@@ -61,7 +74,23 @@ class VideoAutoencodingEngine(nn.Module):
         return torch.cat(list(self.decode_chunks(z)), dim=2)
 
     def decode_chunks(self, z: Tensor) -> Iterator[Tensor]:
-        """The same frames chunk by chunk, so that they can be written while the next are computed."""
+        """The same frames chunk by chunk, so that they can be written while the next are computed.
+
+        With several tiles there is one chunk: a tile goes through all of time, so that one tile's state is held.
+        """
+        if self.tiling is not None and any(len(spans) > 1 for spans in self.tiling.spans(*z.shape[-2:])):
+            yield by_tiles(lambda tile: torch.cat(list(self._decoded(tile)), dim=2), z, self.tiling, out=8)
+        else:
+            yield from self._decoded(z)
+
+    def _moments(self, x: Tensor) -> Tensor:
+        before, moments = None, []
+        for chunk in x.split(encode_schedule(x.shape[2]) if self.encode_in_chunks else x.shape[2], dim=2):
+            part, before = self.encoder(chunk, before)
+            moments.append(part)
+        return torch.cat(moments, dim=2)
+
+    def _decoded(self, z: Tensor) -> Iterator[Tensor]:
         before = None
         for chunk in z.split(decode_schedule(z.shape[2]), dim=2):
             frames, before = self.decoder(chunk, before)

@@ -117,7 +117,10 @@ def per_frame(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 class Downsample3D(nn.Module):
-    """Halves height and width by a strided convolution; with `in_time` also time: first frame kept, the rest averaged in pairs."""
+    """Halves height and width by a strided convolution; with `in_time` also time, by averaging pairs of frames.
+
+    An odd number of frames opens the video: the first stands alone.
+    """
 
     def __init__(self, channels: int, in_time: bool):
         super().__init__()
@@ -126,7 +129,7 @@ class Downsample3D(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.in_time and x.shape[2] > 1:
-            first, rest = x[:, :, :1], x[:, :, 1:]
+            first, rest = x.split([x.shape[2] % 2, x.shape[2] - x.shape[2] % 2], dim=2)
             x = torch.cat([first, 0.5 * (rest[:, :, 0::2] + rest[:, :, 1::2])], dim=2)
         return per_frame(self.conv, F.pad(x, (0, 1, 0, 1)))
 

@@ -1,7 +1,7 @@
 """Samplers: from unit noise to latents, each one short step over a schedule of (alpha, sigma)."""
 from sgm.sampling.base import Sampler, StepInfo
 from sgm.sampling.compatibility import check_compatible
-from sgm.sampling.inversion import invert
+from sgm.sampling.inversion import invert, undoes_inversion
 from sgm.sampling.multistep import (
     DPMPP2MSampler,
     LinearMultistepSampler,
@@ -27,4 +27,5 @@ __all__ = [
     "FromClip", "FromLevel", "HeunEDMSampler", "Image2VideoDDIMSampler", "LinearMultistepSampler", "SDEDPMPP2MSampler",
     "Sampler", "SdeditEDMSampler", "Start", "StepInfo", "VPODEDPMPP2MSampler", "VPSDEDPMPP2MSampler",
     "VideoDDIMSampler", "VideoDDPMSampler", "check_compatible", "invert",
+    "undoes_inversion",
 ]

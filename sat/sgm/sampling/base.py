@@ -86,8 +86,9 @@ class Sampler:
                  ) -> torch.Tensor:
         """Unit noise x (B, T, C, H, W), left as it is -> latents of the same shape, float32 at least.
 
-        `start` lets the run begin elsewhere than at noise alone. `scale` replaces the guider's (exactly 1: unguided). Noise comes from torch's global state, from one generator,
-        or from one per row. Raises NumericalError naming the step where the latents are no longer finite.
+        `start` lets the run begin elsewhere than at noise alone. `scale` replaces the guider's (exactly 1: unguided).
+        Noise comes from torch's global state, from one generator, or from one per row. Raises NumericalError naming
+        the step where the latents are no longer finite.
         """
         schedule = self.schedule(num_steps)
         beginning = (start or FromNoise()).begin(schedule, at_least_float32(x))

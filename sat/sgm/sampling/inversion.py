@@ -7,10 +7,17 @@ import torch
 
 from sgm.sampling.base import Sampler, StepInfo, check_finite
 from sgm.sampling.guided import Guided
+from sgm.sampling.single_step import EulerEDMSampler, Image2VideoDDIMSampler, VideoDDIMSampler
 from sgm.sampling.start import FromLevel, check_strength
 from sgm.tensors import at_least_float32
 
 ROUNDS = 3
+
+
+def undoes_inversion(sampler: Sampler) -> bool:
+    """Whether each of the sampler's steps is Euler's alone, without noise of its own or frames held fixed."""
+    euler = type(sampler) in (EulerEDMSampler, VideoDDIMSampler, Image2VideoDDIMSampler)
+    return euler and sampler.fixed_frames == 0 and getattr(sampler, "s_churn", 0) == 0
 
 
 def invert(sampler: Sampler, denoiser: Callable, latents: torch.Tensor, cond: Mapping, num_steps: int | None = None,

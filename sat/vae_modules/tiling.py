@@ -1,0 +1,80 @@
+"""Work on a video tile by tile in space, neighbouring tiles blended where they overlap."""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from errors import ConfigError
+from torch import Tensor
+
+TILE_SIZE = (32, 48)  # a quarter of the 480 x 720 video of the released models, with a margin
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Tiles of at most `size` (height, width) latents; neighbours share `overlap` latents or more."""
+
+    size: Sequence[int]
+    overlap: int
+
+    def __post_init__(self):
+        if len(self.size) != 2 or not 0 <= self.overlap < min(self.size):
+            raise ConfigError(f"args.vae_tile_size {list(self.size)} with args.vae_tile_overlap {self.overlap}: give "
+                              "[height, width] in latents, and an overlap of 0 or more below both")
+
+    def spans(self, height: int, width: int) -> tuple[list[slice], list[slice]]:
+        """The tiles' rows and columns in latents."""
+        return _spans(height, self.size[0], self.overlap), _spans(width, self.size[1], self.overlap)
+
+
+def _spans(length: int, size: int, overlap: int) -> list[slice]:
+    """As few spans as there can be, evenly spread, all of one size."""
+    if length <= size:
+        return [slice(0, length)]
+    count = math.ceil((length - overlap) / (size - overlap))
+    starts = (round(i * (length - size) / (count - 1)) for i in range(count))
+    return [slice(start, start + size) for start in starts]
+
+
+def by_tiles(run: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling | None, latent: int = 1, out: int = 1
+             ) -> Tensor:
+    """`run(x)` for x (..., h, w), computed tile by tile; a single tile is x itself.
+
+    A latent is `latent` pixels of x and `out` pixels of the result a side. Weights rise and fall linearly across an
+    overlap and sum to one.
+    """
+    if tiling is None:
+        return run(x)
+    height, width = (side // latent for side in x.shape[-2:])
+    rows, columns = tiling.spans(height, width)
+    if len(rows) == len(columns) == 1:
+        return run(x)
+    whole = None
+    for row, down in zip(rows, _weights(rows, out), strict=True):
+        for column, across in zip(columns, _weights(columns, out), strict=True):
+            piece = run(x[..., _scaled(row, latent), _scaled(column, latent)])
+            if whole is None:
+                whole = piece.new_zeros(*piece.shape[:-2], height * out, width * out)
+            whole[..., _scaled(row, out), _scaled(column, out)] += piece * (down[:, None] * across).to(piece)
+    return whole
+
+
+def _scaled(span: slice, factor: int) -> slice:
+    return slice(span.start * factor, span.stop * factor)
+
+
+def _weights(spans: Sequence[slice], factor: int) -> list[Tensor]:
+    """For each span its share (size * factor,) of every pixel; float64."""
+    raw = torch.zeros(len(spans), spans[-1].stop * factor, dtype=torch.float64)
+    for i, span in enumerate(spans):
+        pixel = torch.arange(span.start * factor, span.stop * factor, dtype=torch.float64) + 0.5
+        ramp = torch.ones_like(pixel)
+        if i > 0 and spans[i - 1].stop > span.start:
+            ramp = torch.minimum(ramp, (pixel / factor - span.start) / (spans[i - 1].stop - span.start))
+        if i + 1 < len(spans) and span.stop > spans[i + 1].start:
+            ramp = torch.minimum(ramp, (span.stop - pixel / factor) / (span.stop - spans[i + 1].start))
+        raw[i, _scaled(span, factor)] = ramp
+    share = raw / raw.sum(0)
+    return [share[i, _scaled(span, factor)] for i, span in enumerate(spans)]
