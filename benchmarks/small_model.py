@@ -37,12 +37,15 @@ from video_plan import model_limits, plan_video
 BATCH = 36
 ATTRIBUTES = ("color", "shape", "motion", "background")
 SAMPLERS = ("EulerEDMSampler", "VPSDEDPMPP2MSampler")
-GUIDANCE = {
-    "plain CFG": {"target": "sgm.modules.diffusionmodules.guiders.VanillaCFG", "params": {"scale": 6}},
-    **{f"DynamicCFG {name}": {"target": "sgm.modules.diffusionmodules.guiders.DynamicCFG",
-                              "params": {"scale": 6, "exp": 5, "num_steps": 50, "schedule": name}}
-       for name in ("release", "decreasing", "increasing")},
-}
+SCHEDULES = ("release", "decreasing", "increasing")
+
+
+def guiders(scale: float) -> dict[str, dict]:
+    """Plain classifier-free guidance, and every schedule of the dynamic one that needs nothing but a scale."""
+    module = "sgm.modules.diffusionmodules.guiders"
+    plain = {"plain CFG": {"target": f"{module}.VanillaCFG", "params": {"scale": scale}}}
+    return plain | {f"DynamicCFG {name}": {"target": f"{module}.DynamicCFG", "params": {
+        "scale": scale, "exp": 5, "num_steps": 50, "schedule": name}} for name in SCHEDULES}
 
 
 def configured(model: str, overrides: Sequence[str]) -> Arguments:
@@ -119,8 +122,9 @@ def judge_model(model: str, args: Arguments, options: argparse.Namespace) -> lis
 
 def compare_samplers(args: Arguments, options: argparse.Namespace) -> list[dict[str, str]]:
     engine, rows = load_engine(args), []
+    scale = args.model_config.sampler_config.params.guider_config.params.scale
     for sampler in SAMPLERS:
-        for name, guider in GUIDANCE.items():
+        for name, guider in guiders(scale).items():
             config = OmegaConf.merge(args.model_config.sampler_config, {"params": {"guider_config": None}})
             config.target = f"sgm.modules.diffusionmodules.sampling.{sampler}"
             config.params.guider_config = guider
