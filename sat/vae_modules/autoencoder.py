@@ -86,7 +86,7 @@ class VideoAutoencodingEngine(nn.Module):
     def _moments(self, x: Tensor) -> Tensor:
         before, moments = None, []
         for chunk in x.split(encode_schedule(x.shape[2]) if self.encode_in_chunks else x.shape[2], dim=2):
-            part, before = self.encoder(chunk, before)
+            part, before = self.encoder.chunk(chunk, before)
             moments.append(part)
         return torch.cat(moments, dim=2)
 

@@ -49,7 +49,11 @@ class ContextParallelEncoder3D(nn.Module):
         self.norm_out = make_norm(before, None, norm_groups)
         self.conv_out = CausalConv3d(before, 2 * z_channels if double_z else z_channels, 3)
 
-    def forward(self, x: Tensor, before: dict | None = None) -> tuple[Tensor, dict]:
+    def forward(self, x: Tensor) -> Tensor:
+        """Moments of a whole video."""
+        return self.chunk(x)[0]
+
+    def chunk(self, x: Tensor, before: dict | None = None) -> tuple[Tensor, dict]:
         """Moments of this chunk, and the state to hand to the next one, as in the decoder."""
         past = Past(before)
         h = self.conv_in(x, past)

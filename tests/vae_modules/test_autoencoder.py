@@ -131,3 +131,9 @@ def test_architectures_that_do_not_exist_are_refused(encoder, message):
 def test_splitting_time_over_processes_is_refused():
     with pytest.raises(ConfigError, match="cp_size is 2"):
         build(cp_size=2)
+
+
+def test_the_encoder_by_itself_gives_the_moments_of_a_whole_video():
+    vae, x = build(), video()
+    with torch.no_grad():
+        assert torch.equal(vae.encoder(x), vae.encode(x, unregularized=True))
