@@ -7,6 +7,7 @@ import torch
 from errors import ConfigError
 from sgm.util import instantiate_from_config
 from torch import Tensor, nn
+from vae_modules.layers import Past
 from vae_modules.tiling import Tiling, by_tiles
 
 
@@ -86,8 +87,9 @@ class VideoAutoencodingEngine(nn.Module):
     def _moments(self, x: Tensor) -> Tensor:
         before, moments = None, []
         for chunk in x.split(encode_schedule(x.shape[2]) if self.encode_in_chunks else x.shape[2], dim=2):
-            part, before = self.encoder.chunk(chunk, before)
-            moments.append(part)
+            past = Past(before)
+            moments.append(self.encoder(chunk, past))
+            before = past.after
         return torch.cat(moments, dim=2)
 
     def _decoded(self, z: Tensor) -> Iterator[Tensor]:

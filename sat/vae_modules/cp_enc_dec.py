@@ -49,13 +49,9 @@ class ContextParallelEncoder3D(nn.Module):
         self.norm_out = make_norm(before, None, norm_groups)
         self.conv_out = CausalConv3d(before, 2 * z_channels if double_z else z_channels, 3)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Moments of a whole video."""
-        return self.chunk(x)[0]
-
-    def chunk(self, x: Tensor, before: dict | None = None) -> tuple[Tensor, dict]:
-        """Moments of this chunk, and the state to hand to the next one, as in the decoder."""
-        past = Past(before)
+    def forward(self, x: Tensor, past: Past | None = None) -> Tensor:
+        """Moments of a whole video, or of the chunk that follows what `past` holds; it then collects what is to follow."""
+        past = past or Past()
         h = self.conv_in(x, past)
         for level in self.down:
             for block in level.block:
@@ -63,7 +59,7 @@ class ContextParallelEncoder3D(nn.Module):
             if hasattr(level, "downsample"):
                 h = level.downsample(h)
         h = self.mid.block_2(self.mid.block_1(h, None, past), None, past)
-        return self.conv_out(F.silu(self.norm_out(h, None, past)), past), past.after
+        return self.conv_out(F.silu(self.norm_out(h, None, past)), past)
 
 
 class ContextParallelDecoder3D(nn.Module):
