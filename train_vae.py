@@ -1,7 +1,7 @@
 """Train the video autoencoder: `python train_vae.py --base configs/tiny_vae.yaml`.
 
 Configuration: `model.first_stage_config` (the autoencoder, its loss inside), `data` (a data set of clips, and `stages`:
-how many iterations with how many frames and clips a batch), `deepspeed.optimizer.params` (AdamW), `args` (folders,
+how many iterations with how many frames and clips a batch), `deepspeed.optimizer`, `args` (folders,
 intervals, seed). Writes `<save>/3d-vae.pt` with averaged weights, in the layout released autoencoders have, and
 `state.pt`, from which `--resume` goes on. `args.load` starts from the weights of another run; with
 `model.not_trainable_prefixes: [first_stage_model.encoder]` its latents, and what was trained on them, stay valid.
@@ -24,6 +24,7 @@ from errors import ConfigError, NumericalError
 from files import whole_file
 from sgm.util import check_config, get_obj_from_str, instantiate_from_config
 from torch import Tensor
+from training.optimization import build_optimizer
 from vae_modules.autoencoder import VideoAutoencodingEngine
 
 logger = logging.getLogger("train_vae")
@@ -43,7 +44,7 @@ class Clips:
 
     def __init__(self, data_config, folders: list[str]):
         make = get_obj_from_str(data_config.target).create_dataset_function
-        items = [item["mp4"] for folder in folders for item in _all(make(folder, None, **data_config.params))]
+        items = (item["mp4"] for folder in folders for item in _all(make(folder, None, **data_config.params)))
         self.videos = torch.stack([((v + 1) * 127.5).round().byte() for v in items]).transpose(1, 2).contiguous()
 
     def batch(self, index: Tensor, start: int, frames: int) -> Tensor:
@@ -141,7 +142,7 @@ def build(args: Arguments) -> tuple[Progress, list[Stage]]:
     prefixes = tuple(args.model_config.get("not_trainable_prefixes", ()))
     for name, parameter in model.named_parameters(prefix="first_stage_model"):
         parameter.requires_grad_(not name.startswith(prefixes or ("\0",)))
-    optimizer = torch.optim.AdamW(model.parameters(), **args.deepspeed_config.optimizer.params, fused=True)
+    optimizer = build_optimizer(args.deepspeed_config.optimizer, model)
     generator = torch.Generator().manual_seed(args.seed)
     stages = [Stage(**stage) for stage in args.data_config.get("stages", ())]
     if not stages or not args.save or not args.train_data:

@@ -7,13 +7,15 @@ from torch import Tensor, nn
 # The quintic of Jordan et al. (2024): steepest at zero, so that five steps bring all singular values near 1.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 FUSED_PROJECTIONS = {"query_key_value.weight": 3, "key_value.weight": 2}
+ENDS = ("conv_in.", "conv_out.")
 
 
 class Muon(torch.optim.AdamW):
     """One learning rate for both: steps of matrices are scaled to the size AdamW's have (Liu et al. 2025, eq. 4).
 
-    Matrices are the two-dimensional weights of the transformer's layers; of projections stored as one (queries, keys,
-    values) each part is made orthogonal by itself. Needs whole matrices: no ZeRO partitions.
+    Matrices are the two-dimensional weights of the transformer's layers, of projections stored as one (queries, keys,
+    values) each part by itself, and the autoencoder's convolutions between its first and last, the places of the kernel
+    as inputs. Needs whole matrices: no ZeRO partitions.
     """
 
     def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]], lr: float, momentum: float = 0.95, **adamw):
@@ -45,7 +47,8 @@ class Muon(torch.optim.AdamW):
         direction = gradient.lerp(state["momentum"], self.momentum)  # Nesterov
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         for weight, part in zip(parameter.chunk(group["matrices"]), direction.chunk(group["matrices"]), strict=True):
-            weight.sub_(orthogonal(part), alpha=0.2 * max(part.shape) ** 0.5 * group["lr"])
+            matrix = part.flatten(1)
+            weight.sub_(orthogonal(matrix).view_as(weight), alpha=0.2 * max(matrix.shape) ** 0.5 * group["lr"])
 
 
 def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
@@ -61,6 +64,8 @@ def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
 
 def _matrices_in(name: str, parameter: nn.Parameter) -> int:
     """How many matrices a weight holds that are stepped this way; 0: none, AdamW's."""
+    if parameter.ndim == 5:
+        return int(not any(end in name for end in ENDS))
     if parameter.ndim != 2 or "transformer.layers." not in name:
         return 0
     return next((parts for suffix, parts in FUSED_PROJECTIONS.items() if name.endswith(suffix)), 1)

@@ -64,3 +64,18 @@ def test_a_saved_state_goes_on_bit_for_bit():
     for w, o in ((weights, optimizer), (other, resumed)):
         give_gradients(w, 1), o.step()
     assert all(torch.equal(weights[name], other[name]) for name in weights)
+
+
+def test_a_convolution_is_a_matrix_of_its_outputs_and_the_ends_of_an_autoencoder_are_none():
+    generator = torch.Generator().manual_seed(0)
+    names = ("decoder.up.0.block.0.conv1.conv.weight", "decoder.conv_out.conv.weight")
+    weights = {name: nn.Parameter(torch.randn(4, 6, 3, 3, 3, generator=generator)) for name in names}
+    others = {name: nn.Parameter(weight.detach().clone()) for name, weight in weights.items()}
+    inner, end = names
+    before = weights[inner].detach().clone()
+    give_gradients(weights, seed=3), give_gradients(others, seed=3)
+    Muon(weights.items(), lr=0.1, weight_decay=0.0).step()
+    torch.optim.AdamW(others.values(), lr=0.1, weight_decay=0.0).step()
+    step = torch.linalg.svdvals((weights[inner].detach() - before).flatten(1)) / (0.1 * 0.2 * (6 * 27) ** 0.5)
+    assert step.min() > 0.6 and step.max() < 1.25
+    assert torch.equal(weights[end], others[end])
