@@ -2,6 +2,7 @@
 
     python sample_video.py --base configs/tiny_t2v.yaml configs/inference.yaml --seed 1
 """
+import itertools
 import json
 import logging
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent / "sat"))
 
 import console  # noqa: E402
+import parallel  # noqa: E402
 import torch  # noqa: E402
 from arguments import Arguments, get_args  # noqa: E402
 from checkpoint import check_network, load_network  # noqa: E402
@@ -25,7 +27,6 @@ from prompts import ask_prompts, read_prompts  # noqa: E402
 from quantization import check_quantization, quantize_engine  # noqa: E402
 from sgm.util import check_config  # noqa: E402
 from torch import Tensor  # noqa: E402
-from tqdm import tqdm  # noqa: E402
 from video_io import (  # noqa: E402
     LATENTS,
     NOISE,
@@ -48,33 +49,50 @@ STEPS = ("configuration", "model load", "prompt encoding", "diffusion sampling",
 
 def sample_videos(argv: Sequence[str] | None = None) -> None:
     steps = console.Steps(*STEPS)
-    with steps("configuration", announce=False):  # a mistake is answered by its one line alone
+    with steps("configuration", announce=False), parallel.told_once():  # a mistake is answered by its one line alone
         args = get_args(argv, __doc__)
-        if args.input_type == "latents":
+        requests = None if args.input_type == "latents" else plan_requests(args)
+    if requests is None:
+        with parallel.launched(args.device) as args.device:
             return decode_saved_latents(args)
-        requests = plan_requests(args)
     steps.announce("configuration", f": {summary(args)}")
     if requests == [[]]:
         return logger.info("every video of this run is finished already, in %s", args.output_dir)
+    with parallel.launched(args.device, args.model_parallel_size) as args.device:
+        made = make_videos(requests, args, steps)
+    logger.info("%d video(s) in %s; seconds: %s", made, args.output_dir, steps.seconds)
+
+
+def make_videos(requests: Iterable[list[Job]], args: Arguments, steps: console.Steps) -> int:
+    """How many were made, by all processes together: each makes every n-th batch, as it is on one process."""
     with steps("model load"):
         engine = load_engine(args)
+    rank, size = parallel.data_rank_and_size()
     made = 0
     for jobs in requests:  # the prompts of a file all at once, typed ones one by one
+        batches = list(in_batches(jobs, args.batch_size))[rank::size]
         with steps("prompt encoding"):
-            conditions = encode_prompts(engine, jobs, args)
+            conditions = encode_prompts(engine, itertools.chain(*batches), args)
             if args.offload is not None and args.input_type != "cli":  # no other prompts will come
                 engine.offload.drop(TEXT)
-        for batch in in_batches(jobs, args.batch_size):
-            with steps("diffusion sampling") as sampling:
-                latents, trace = sample_latents(engine, batch, conditions, args)
-            for job, z in zip(batch, latents, strict=True):
-                with steps("decode and save") as saving:
-                    save(engine, job, z, args)
-                    seconds = steps.seconds | {STEPS[3]: sampling.seconds, STEPS[4]: saving.seconds}
-                    write_record(job.folder, record_of(job, args, trace) | {"seconds": seconds})
-                made += 1
-                logger.info("%s", job.folder)
-    logger.info("%d video(s) in %s; seconds: %s", made, args.output_dir, steps.seconds)
+        for batch in batches:
+            make_batch(engine, batch, conditions, args, steps)
+        made += len(jobs)
+    return made
+
+
+def make_batch(engine: DiffusionEngine, batch: Sequence[Job], conditions: Mapping, args: Arguments,
+               steps: console.Steps) -> None:
+    with steps("diffusion sampling") as sampling:
+        latents, trace = sample_latents(engine, batch, conditions, args)
+    if not parallel.leads_its_copy():
+        return
+    for job, z in zip(batch, latents, strict=True):
+        with steps("decode and save") as saving:
+            save(engine, job, z, args)
+            seconds = steps.seconds | {STEPS[3]: sampling.seconds, STEPS[4]: saving.seconds}
+            write_record(job.folder, record_of(job, args, trace) | {"seconds": seconds})
+        logger.info("%s", job.folder)
 
 
 def summary(args: Arguments) -> str:
@@ -107,6 +125,9 @@ def plan_requests(args: Arguments) -> Iterable[list[Job]]:
     check_quantization(args)
     tiling_of(args)  # asked for here, so that a mistake is answered before weights are read
     typed = args.input_type == "cli"
+    if typed and console.processes() > 1:
+        raise ConfigError("args.input_type is cli, but several processes cannot share a keyboard; give the prompts in a "
+                          "file, args.input_type=txt")
     source = "clip" if starts_from_clips(args) else "image" if model.noised_image_input else None
     prompts = ask_prompts(source) if typed else read_prompts(args.input_file, source)
     check_writable(args.output_dir)
@@ -127,12 +148,12 @@ def load_engine(args: Arguments) -> DiffusionEngine:
 
 
 @torch.no_grad()
-def encode_prompts(engine: DiffusionEngine, jobs: Sequence[Job], args: Arguments) -> dict[int, tuple[Mapping, Mapping]]:
+def encode_prompts(engine: DiffusionEngine, jobs: Iterable[Job], args: Arguments) -> dict[int, tuple[Mapping, Mapping]]:
     """(cond, uncond) of one row each by prompt index. Without a negative prompt the unconditional text is zeros,
     which is what training dropped to."""
     conditions = {}
     prompts = {job.prompt.index: job.prompt for job in jobs}
-    for index, prompt in tqdm(prompts.items(), "prompts", disable=len(prompts) < 2):
+    for index, prompt in console.progress(prompts.items(), "prompts", disable=len(prompts) < 2):
         zeroed = ["txt"] if args.negative_prompt is None else []
         conditions[index] = engine.conditioner.get_unconditional_conditioning(
             {"txt": [prompt.text]}, {"txt": [args.negative_prompt or ""]}, force_uc_zero_embeddings=zeroed)
@@ -154,7 +175,7 @@ def sample_latents(engine: DiffusionEngine, batch: Sequence[Job], conditions: Ma
         for job, noise in zip(batch, start.latents, strict=True):
             save_latents(job.folder / NOISE, noise, job.plan.fps)
     trace = {"guidance_scale": [], "noise": []}
-    with tqdm(desc=", ".join(str(job.prompt.index) for job in batch), unit="step") as bar:
+    with console.progress(desc=", ".join(str(job.prompt.index) for job in batch), unit="step") as bar:
 
         def after_step(step) -> None:
             bar.total = step.num_steps
@@ -177,7 +198,7 @@ def save(engine: DiffusionEngine, job: Job, latents: Tensor, args: Arguments) ->
 
 def decode(codec, latents: Tensor, folder: Path, fps: int) -> None:
     pieces = codec.decode_chunks(latents[None].transpose(1, 2))
-    write_outputs(folder, (piece[0] for piece in tqdm(pieces, "decode", unit="chunk", leave=False)), fps)
+    write_outputs(folder, (piece[0] for piece in console.progress(pieces, "decode", unit="chunk", leave=False)), fps)
 
 
 def record_of(job: Job, args: Arguments, trace: Mapping) -> dict:
@@ -199,7 +220,8 @@ def decode_saved_latents(args: Arguments) -> None:
     check_writable(args.output_dir)
     codec = build_codec(args).eval()
     codec.save_memory(args)
-    for path, relative in tqdm(found, "videos"):
+    rank, size = parallel.data_rank_and_size()
+    for path, relative in console.progress(found[rank::size], "videos"):
         latents, fps = load_latents(path)
         if latents.dim() != 4 or latents.shape[1] != limits.channels or latents.shape[0] % 2 == 0:
             raise DataError(f"{path} holds latents of shape {tuple(latents.shape)}; this model decodes "

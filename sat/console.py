@@ -1,11 +1,13 @@
 """What the entry scripts share in speaking to a user: one line for a mistake, progress, time per step."""
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from errors import UserError
+from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
 
@@ -15,7 +17,7 @@ NOISY = ("DeepSpeed", "transformers", "httpx", "urllib3", "PIL", "imageio", "ima
 def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
     """The exit code of `main(argv)`: 0, 2 with one `error:` line for a mistake of the user, 130 when interrupted."""
     _quiet_libraries()
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO if first_process() else logging.WARNING, format="%(message)s")
     try:
         main(argv)
     except UserError as error:
@@ -25,6 +27,20 @@ def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
         sys.stderr.write("\ninterrupted\n")
         return 130
     return 0
+
+
+def processes() -> int:
+    """How many torchrun started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def first_process() -> bool:
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def progress(*args, disable: bool = False, **settings) -> tqdm:
+    """A progress bar, which one process alone shows."""
+    return tqdm(*args, disable=disable or not first_process(), **settings)
 
 
 class Clock:

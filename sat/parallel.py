@@ -3,12 +3,15 @@
 Ranks are laid out as SwissArmyTransformer does: neighbours share a model-parallel group, equal positions in those
 groups form the data-parallel groups.
 """
+import os
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
 
-from errors import ConfigError
+from errors import ConfigError, UserError
 from precision import linear
 from swiss_army import mpu, process_groups
 
@@ -66,8 +69,44 @@ def data_rank_and_size() -> tuple[int, int]:
 
 
 def is_main_process() -> bool:
-    """Whether this process writes files and speaks to the user."""
-    return not dist.is_initialized() or dist.get_rank() == 0
+    """Whether this process writes what all share and speaks to the user."""
+    return (dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", 0))) == 0
+
+
+@contextmanager
+def told_once() -> Iterator[None]:
+    """For what all processes do alike: of a mistake that each finds, the first alone speaks."""
+    try:
+        yield
+    except UserError as error:
+        if is_main_process():
+            raise
+        raise SystemExit(2) from error
+
+
+@contextmanager
+def launched(device: torch.device, model_parallel_size: int = 1) -> Iterator[torch.device]:
+    """torch.distributed (gloo on the CPU) inside the block, if torchrun started this process.
+
+    All processes begin and end the block together. Yields this process's device: the CPU, or one accelerator each.
+    """
+    if "RANK" not in os.environ:
+        yield device
+        return
+    dist.init_process_group("gloo" if device.type == "cpu" else dist.get_default_backend_for_device(device))
+    try:
+        initialize(model_parallel_size)
+        dist.barrier()
+        yield device if device.type == "cpu" else torch.device(device.type, int(os.environ["LOCAL_RANK"]))
+        dist.barrier()
+    finally:
+        mpu.destroy_model_parallel()
+        dist.destroy_process_group()
+
+
+def leads_its_copy() -> bool:
+    """Whether this process writes what its copy of the model makes."""
+    return not dist.is_initialized() or dist.get_rank() % model_parallel_size() == 0
 
 
 def use_plain_linears(module: torch.nn.Module) -> None:

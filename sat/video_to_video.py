@@ -1,6 +1,7 @@
 """Runs that start from clips: SDEdit (`args.strength`), and inversion to noise and back (`args.invert`)."""
 from collections.abc import Mapping, Sequence
 
+import console
 import torch
 from arguments import Arguments
 from diffusion_video import DiffusionEngine
@@ -9,7 +10,6 @@ from jobs import Job
 from sgm.sampling import FromClip, Start, undoes_inversion
 from sgm.sampling.start import check_strength
 from sgm.util import instantiate_from_config
-from tqdm import tqdm
 
 
 def starts_from_clips(args: Arguments) -> bool:
@@ -34,5 +34,5 @@ def find_start(engine: DiffusionEngine, jobs: Sequence[Job], cond: Mapping, args
     strength = 1.0 if args.strength is None else args.strength
     if not args.invert:
         return FromClip(latents, strength)
-    with tqdm(desc="inversion", unit="step") as bar:
+    with console.progress(desc="inversion", unit="step") as bar:
         return engine.invert(latents, cond, strength=strength, callback=lambda step: bar.update())
