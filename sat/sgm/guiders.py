@@ -1,62 +1,45 @@
-"""Guidance: how the conditional and the unconditional estimate combine, and how strongly at each noise level.
+"""Guidance: which passes through the network an estimate takes, how they combine, and how strongly.
 
-`scale_at` says the scale of a step; 1 means conditional alone, so that its unconditional pass is skipped.
+A guider names its `passes`; away from the conditional one alone they are taken where its scale is not 1. Most push the
+conditional estimate away from another one, the negative, so that a new guider is a choice of passes and `push`.
 """
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 
-from errors import ConfigError
-from sgm.noise_schedule import NoiseLevel
+from sgm.guidance_scale import EVERYWHERE, GuidanceScale, Scale
+from sgm.noise_schedule import VE, NoiseLevel
 from sgm.util import instantiate_from_config
 
-Scale = float | torch.Tensor
-Conditioning = Mapping[str, torch.Tensor]
-
-SCHEDULES = ("release", "decreasing", "increasing", "interval")
 NO_THRESHOLDING = {"target": "sgm.sampling_utils.NoDynamicThresholding"}
 
 
-def is_unguided(scale: Scale) -> bool:
-    """Whether this scale leaves the conditional estimate alone."""
-    return not isinstance(scale, torch.Tensor) and scale == 1
+@dataclass(frozen=True)
+class Pass:
+    """One pass of the batch through the network: which conditioning, and network inputs of its own."""
+
+    unconditional: bool = False
+    inputs: Mapping = field(default_factory=dict)
 
 
-class VanillaCFG:
-    """Classifier-free guidance at one scale (Ho and Salimans 2022): uncond + scale * (cond - uncond)."""
+COND, UNCOND = Pass(), Pass(unconditional=True)
 
-    def __init__(self, scale: float, dyn_thresh_config: Mapping | None = None):
-        self.scale = scale
-        self.dyn_thresh = instantiate_from_config(dyn_thresh_config or NO_THRESHOLDING)
 
-    def needs_timestep(self) -> bool:
-        """Whether `scale_at` reads the training timestep of a noise level."""
-        return False
+@dataclass(frozen=True)
+class Evaluation:
+    """Where estimates of x0 were made: noisy latents x (B, ...), their level, the scale (a number or one per row)."""
 
-    def scale_at(self, noise: NoiseLevel, scale: Scale | None = None) -> Scale:
-        """The guidance scale at this noise level; `scale` (a number, or one per row) replaces the configured one."""
-        return self.scale if scale is None else scale
-
-    def combine(self, pair: torch.Tensor, scale: Scale) -> torch.Tensor:
-        """(2B, ...) estimates, unconditional rows first -> (B, ...) guided ones."""
-        uncond, cond = pair.chunk(2)
-        return self.dyn_thresh(uncond, cond, scale)
-
-    def __call__(self, x: torch.Tensor, sigma: torch.Tensor | None, step_index: int | None = None,
-                 scale: Scale | None = None) -> torch.Tensor:
-        """Guide a doubled batch `x` (2B, ...), unconditional rows first, at the configured or the given scale."""
-        return self.combine(x, self.scale if scale is None else scale)
-
-    def prepare_inputs(self, x: torch.Tensor, level: torch.Tensor, cond: Conditioning, uc: Conditioning):
-        """Double x, level and conditioning for one network call, unconditional rows first."""
-        if cond.keys() != uc.keys():
-            raise ValueError(f"conditional inputs {sorted(cond)} and unconditional ones {sorted(uc)} differ")
-        return torch.cat([x, x]), torch.cat([level, level]), {k: torch.cat([uc[k], cond[k]]) for k in cond}
+    x: torch.Tensor | None
+    noise: NoiseLevel
+    scale: Scale
 
 
 class IdentityGuider:
     """No guidance: the conditional estimate alone."""
+
+    passes: ClassVar[tuple[Pass, ...]] = (COND,)
 
     def needs_timestep(self) -> bool:
         return False
@@ -68,73 +51,57 @@ class IdentityGuider:
                  scale: Scale | None = None) -> torch.Tensor:
         return x
 
-    def prepare_inputs(self, x: torch.Tensor, level: torch.Tensor, cond: Conditioning, uc: Conditioning):
-        return x, level, dict(cond)
 
+@dataclass(kw_only=True)
+class Guider(GuidanceScale):
+    """Base of guidance: negative + scale * (positive - negative), the scale as in GuidanceScale.
 
-class DynamicCFG(VanillaCFG):
-    """Guidance whose scale moves between 1 and 1 + `scale` over the run: 1 + scale * weight.
-
-    With n steps, step i counted from 1 and c(p) = (1 - cos(pi p^exp)) / 2 the weight is, by `schedule`:
-
-    - release: c(k / n), k = n - timestep (negative, so that it jumps from step to step), as the release runs it;
-    - increasing: c(i / n), close to 0 for most steps and rising late;
-    - decreasing: 1 - c(i / n), close to 1 for most steps and falling late;
-    - interval: 1 where sigma_lo < sigma / alpha <= sigma_hi, else 0 (Kynkaanniemi et al. 2024).
-
-    n is the sampler's step count; `num_steps` stands in for it where the guider is called on its own. A per-call scale
-    replaces `scale`; exactly 1 switches guidance off. `sigma_lo` and `sigma_hi` default to that paper's best for SD-XL.
+    `dyn_thresh_config` names what combines the two and keeps the range in check (`sgm.sampling_utils`).
     """
 
-    def __init__(self, scale: float, exp: float = 5, num_steps: int = 50, dyn_thresh_config: Mapping | None = None,
-                 schedule: str = "release", sigma_lo: float = 0.28, sigma_hi: float = 5.42):
-        super().__init__(scale, dyn_thresh_config)
-        if schedule not in SCHEDULES:
-            raise ConfigError(f"guider_config.params.schedule: {schedule!r} is none of {', '.join(SCHEDULES)}")
-        if schedule == "release" and exp != int(exp):
-            raise ConfigError(f"guider_config.params.exp: {exp} must be a whole number with schedule release, "
-                              "which raises negative numbers to it; choose another schedule or exponent")
-        if schedule == "interval" and not 0 <= sigma_lo < sigma_hi:
-            raise ConfigError(f"guider_config.params: needs 0 <= sigma_lo < sigma_hi, not {sigma_lo} and {sigma_hi}")
-        self.exp, self.num_steps, self.schedule = exp, num_steps, schedule
-        self.sigma_lo, self.sigma_hi = sigma_lo, sigma_hi
+    passes: ClassVar[tuple[Pass, ...]] = (UNCOND, COND)
 
-    def needs_timestep(self) -> bool:
-        return self.schedule == "release"
+    dyn_thresh_config: Mapping | None = None
+    dyn_thresh: Any = field(init=False, repr=False)
 
-    def scale_at(self, noise: NoiseLevel, scale: Scale | None = None) -> Scale:
-        if scale is not None and is_unguided(scale):
-            return 1.0
-        if self.schedule == "interval":
-            weight = float(self.sigma_lo < noise.ratio <= self.sigma_hi)
-        elif self.schedule == "release":
-            if noise.timestep is None:
-                raise ConfigError("guider_config: DynamicCFG's schedule release needs timesteps, which neither the "
-                                  "sampler's discretization nor the denoiser has; choose another schedule")
-            weight = self._weight(noise.num_steps - noise.timestep, noise.num_steps)
-        else:
-            weight = self._weight(noise.index + 1, noise.num_steps)
-        return self._scale(weight, scale)
+    def __post_init__(self):
+        super().__post_init__()
+        self.dyn_thresh = instantiate_from_config(self.dyn_thresh_config or NO_THRESHOLDING)
+
+    def push(self, estimates: Sequence[torch.Tensor], at: Evaluation, memory):
+        """(negative, positive, memory) from one estimate (B, ...) per pass; `memory` is None at first."""
+        negative, positive = estimates
+        return negative, positive, None
+
+    def guide(self, estimates: Sequence[torch.Tensor], at: Evaluation, memory=None) -> tuple[torch.Tensor, Any]:
+        """The guided estimate (B, ...) from one estimate per pass, and what to give the next evaluation as `memory`."""
+        negative, positive, memory = self.push(estimates, at, memory)
+        return self.dyn_thresh(negative, positive, at.scale), memory
+
+
+@dataclass(kw_only=True)
+class VanillaCFG(Guider):
+    """Classifier-free guidance (Ho and Salimans 2022, eq. 6): uncond + scale * (cond - uncond). Two passes."""
 
     def __call__(self, x: torch.Tensor, sigma: torch.Tensor | None, step_index: int | None = None,
                  scale: Scale | None = None) -> torch.Tensor:
-        """Guide a doubled batch `x` (2B, ...) at `step_index`: num_steps - timestep for the release schedule, the step
-        counted from 1 for the smooth ones; the interval schedule reads `sigma` (sigma / alpha) instead.
+        """Guide a doubled batch `x` (2B, ...), unconditional rows first, outside a run.
+
+        `step_index` is num_steps - timestep for the release schedule, the step counted from 1 for the smooth ones;
+        bounds of an interval are compared with `sigma` (sigma / alpha).
         """
-        if self.schedule == "interval":
-            if sigma is None:
-                raise ValueError("the interval schedule needs sigma")
-            ratio = float(torch.as_tensor(sigma).flatten()[0])
-            weight = float(self.sigma_lo < ratio <= self.sigma_hi)
-        elif step_index is None:
+        if sigma is None and (self.sigma_lo, self.sigma_hi) != EVERYWHERE:
+            raise ValueError("a guidance interval needs sigma")
+        if step_index is None and self.schedule not in ("constant", "interval"):
             raise ValueError(f"the {self.schedule} schedule needs step_index")
-        else:
-            weight = self._weight(float(step_index), self.num_steps)
-        return self.combine(x, self._scale(weight, scale))
+        ratio = EVERYWHERE[1] if sigma is None else float(torch.as_tensor(sigma).flatten()[0])
+        k = 1.0 if step_index is None else float(step_index)
+        noise = NoiseLevel(1.0, ratio, self.num_steps - k, k - 1, self.num_steps, VE)
+        return self.guide(x.chunk(2), Evaluation(None, noise, self.scale_at(noise, scale)))[0]
 
-    def _scale(self, weight: float, scale: Scale | None) -> Scale:
-        return 1 + (self.scale if scale is None else scale) * weight
 
-    def _weight(self, k: float, num_steps: int) -> float:
-        rising = (1 - math.cos(math.pi * (k / num_steps) ** self.exp)) / 2
-        return 1 - rising if self.schedule == "decreasing" else rising
+@dataclass(kw_only=True)
+class DynamicCFG(VanillaCFG):
+    """Classifier-free guidance whose scale moves over the run; as released where no schedule is named. Two passes."""
+
+    schedule: str = "release"

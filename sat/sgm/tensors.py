@@ -18,6 +18,11 @@ def at_least_float32(x: torch.Tensor) -> torch.Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def row_rms(x: torch.Tensor) -> torch.Tensor:
+    """(B, ...) -> (B,): the root mean square of each row."""
+    return x.flatten(1).square().mean(dim=1).sqrt()
+
+
 def draw_noise(like: torch.Tensor, generator: Generators = None) -> torch.Tensor:
     """Unit noise shaped like `like`: from torch's global state, one generator, or one generator per row."""
     if generator is None:

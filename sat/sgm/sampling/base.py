@@ -10,7 +10,7 @@ from errors import ConfigError, NumericalError
 from sgm.noise_schedule import NoiseLevel, NoiseSchedule
 from sgm.sampling.guided import Guided
 from sgm.sampling.start import Beginning, FromNoise, Start
-from sgm.tensors import Generators, at_least_float32, draw_noise
+from sgm.tensors import Generators, at_least_float32, draw_noise, row_rms
 from sgm.util import instantiate_from_config
 
 NO_GUIDANCE = {"target": "sgm.guiders.IdentityGuider"}
@@ -18,7 +18,9 @@ NO_GUIDANCE = {"target": "sgm.guiders.IdentityGuider"}
 
 @dataclass(frozen=True)
 class StepInfo:
-    """One finished step: `x` at (alpha, sigma) is where it started, `denoised` the guided estimate from there."""
+    """One finished step: `x` (B, T, C, H, W) at (alpha, sigma) is where it started, `denoised` the guided estimate of
+    x0 from there; `passes` counts how often the batch went through the network since the run began.
+    """
 
     index: int
     num_steps: int
@@ -28,6 +30,17 @@ class StepInfo:
     sigma: float
     timestep: float | None
     scale: float | torch.Tensor
+    passes: int
+
+    @property
+    def x_norm(self) -> torch.Tensor:
+        """(B,) root mean square of each row of x."""
+        return row_rms(self.x)
+
+    @property
+    def denoised_norm(self) -> torch.Tensor:
+        """(B,) root mean square of each row of the denoised estimate."""
+        return row_rms(self.denoised)
 
 
 @dataclass(frozen=True)
@@ -107,7 +120,7 @@ class Sampler:
             check_finite(x, f"sampling step {now.index + 1} of {now.num_steps}")
             if callback is not None:
                 callback(StepInfo(now.index, now.num_steps, before, denoised, now.alpha, now.sigma,
-                                  guided.timestep(now), guided.scale_at(now)))
+                                  guided.timestep(now), guided.scale_at(now), guided.passes))
         return torch.cat([prefix, x[:, prefix.shape[1]:]], dim=1)
 
     def _hold(self, x: torch.Tensor, prefix: torch.Tensor, now: NoiseLevel, generator: Generators) -> torch.Tensor:

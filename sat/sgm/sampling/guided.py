@@ -1,32 +1,40 @@
 """The guided estimate of x0 at a noise level, with no more network passes than the guidance needs."""
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Any
 
 import torch
 
-from sgm.guiders import Scale, is_unguided
+from sgm.guidance_scale import Scale, is_unguided
+from sgm.guiders import COND, Evaluation, Pass
 from sgm.noise_schedule import VP, NoiseLevel
 
 
-@dataclass(frozen=True)
+@dataclass
 class Guided:
-    """Called with (x, noise) -> estimate of x0; `uc` None means conditional alone, whatever the guider says."""
+    """Called with (x, noise) -> estimate of x0; `uc` None means conditional alone, whatever the guider says.
+
+    One for each run: it holds what the guider remembers from evaluation to evaluation, and `passes`, the number of
+    times that the batch has gone through the network.
+    """
 
     denoiser: Callable
-    guider: Callable
+    guider: Any
     cond: Mapping[str, torch.Tensor]
     uc: Mapping[str, torch.Tensor] | None
     scale: Scale | None
     model_inputs: Mapping
+    memory: Any = field(default=None, init=False)
+    passes: int = field(default=0, init=False)
 
     def __call__(self, x: torch.Tensor, noise: NoiseLevel) -> torch.Tensor:
         scale = self.scale_at(noise)
-        level = x.new_full((len(x),), noise.level)
         if is_unguided(scale):
-            return self.denoiser(x, level, self.cond, **self._inputs(noise, x)).to(x.dtype)
-        pair, levels, cond = self.guider.prepare_inputs(x, level, self.cond, self.uc)
-        estimates = self.denoiser(pair, levels, cond, **self._inputs(noise, pair))
-        return self.guider.combine(estimates.to(x.dtype), scale)
+            return self._estimates((COND,), x, noise)[0]
+        estimates = self._estimates(self.guider.passes, x, noise)
+        guided, self.memory = self.guider.guide(estimates, Evaluation(x, noise, scale), self.memory)
+        return guided
 
     def scale_at(self, noise: NoiseLevel) -> Scale:
         """The guidance scale used at this level."""
@@ -41,14 +49,34 @@ class Guided:
             return noise.timestep
         return timestep_at(noise.ratio)
 
-    def _inputs(self, noise: NoiseLevel, x: torch.Tensor) -> dict:
-        """Network inputs with a row for each row of x, and the timestep where the level alone does not tell it."""
-        inputs = {k: _rows(v, len(x)) for k, v in self.model_inputs.items()}
-        if noise.parameterization == VP and noise.timestep is not None:
-            inputs["idx"] = x.new_full((len(x),), noise.timestep)
-        return inputs
+    def _estimates(self, passes: Sequence[Pass], x: torch.Tensor, noise: NoiseLevel) -> list[torch.Tensor]:
+        """One estimate (B, ...) per pass; neighbours that agree in their own inputs share one call, in their order."""
+        estimates = []
+        for own_inputs, group in groupby(passes, key=lambda one: one.inputs):
+            conditions = [self.uc if one.unconditional else self.cond for one in group]
+            copies = len(conditions)
+            rows = _stacked([x] * copies)
+            level = rows.new_full((len(rows),), noise.level)
+            inputs = {name: _rows(value, len(x), copies) for name, value in self.model_inputs.items()}
+            if noise.parameterization == VP and noise.timestep is not None:  # the level alone does not tell it
+                inputs["idx"] = rows.new_full((len(rows),), noise.timestep)
+            answers = self.denoiser(rows, level, _joined(conditions), **inputs, **own_inputs).to(x.dtype)
+            estimates += answers.chunk(copies)
+        self.passes += len(passes)
+        return estimates
 
 
-def _rows(value, rows: int):
-    per_row = isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) * 2 == rows
-    return torch.cat([value, value]) if per_row else value
+def _joined(conditions: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    first, last = conditions[0], conditions[-1]
+    if first.keys() != last.keys():
+        raise ValueError(f"conditional inputs {sorted(last)} and unconditional ones {sorted(first)} differ")
+    return {name: _stacked([condition[name] for condition in conditions]) for name in first}
+
+
+def _rows(value, rows: int, copies: int):
+    per_row = isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) == rows
+    return _stacked([value] * copies) if per_row else value
+
+
+def _stacked(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)

@@ -50,5 +50,5 @@ def invert(sampler: Sampler, denoiser: Callable, latents: torch.Tensor, cond: Ma
         check_finite(x, f"inversion step {now.num_steps - then.index} of {now.num_steps - last}")
         if callback is not None:
             callback(StepInfo(now.num_steps - now.index, now.num_steps - last, before, denoised, now.alpha, now.sigma,
-                              predict.timestep(now), predict.scale_at(now)))
+                              predict.timestep(now), predict.scale_at(now), predict.passes))
     return FromLevel(x, last)

@@ -1,0 +1,93 @@
+"""How strong guidance is at each noise level: constant, or moving over the run, within an interval of levels."""
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from errors import ConfigError
+from sgm.noise_schedule import NoiseLevel
+
+Scale = float | torch.Tensor
+
+# Best for SD-XL in Kynkaanniemi et al. 2024; for schedule interval where no other bounds are given.
+INTERVAL = (0.28, 5.42)
+EVERYWHERE = (0.0, math.inf)
+
+
+def is_unguided(scale: Scale) -> bool:
+    """Whether this scale leaves the conditional estimate alone."""
+    return not isinstance(scale, torch.Tensor) and scale == 1
+
+
+@dataclass(kw_only=True)
+class GuidanceScale:
+    """The scale by noise level. 1 means conditional alone, so that no other pass is needed.
+
+    Guidance acts where sigma_lo < sigma / alpha <= sigma_hi (guidance interval, Kynkaanniemi et al. 2024, eq. 5),
+    which is everywhere unless given; elsewhere the scale is 1. Inside it is `scale` with schedule constant, else
+    1 + scale * weight. With n steps, step i counted from 1 and c(p) = (1 - cos(pi p^exp)) / 2 the weight is
+
+    - release: c(k / n), k = n - timestep (negative, so that it jumps from step to step), as the release runs it;
+    - increasing: c(i / n), close to 0 for most steps and rising late;
+    - decreasing: 1 - c(i / n), close to 1 for most steps and falling late;
+    - interval: 1, by default within the bounds that were best for SD-XL.
+
+    n is the sampler's step count; `num_steps` stands in for it where a guider is called on its own. Raises ConfigError
+    for values that cannot be.
+    """
+
+    SCHEDULES: ClassVar = ("constant", "release", "decreasing", "increasing", "interval")
+
+    scale: float
+    schedule: str = "constant"
+    exp: float = 5
+    num_steps: int = 50
+    sigma_lo: float | None = None
+    sigma_hi: float | None = None
+
+    def __post_init__(self):
+        where = "guider_config.params"
+        if self.schedule not in self.SCHEDULES:
+            raise ConfigError(f"{where}.schedule: {self.schedule!r} is none of {', '.join(self.SCHEDULES)}")
+        check_numbers({name: getattr(self, name) for name in ("scale", "exp", "num_steps")})
+        if self.schedule == "release" and self.exp != int(self.exp):
+            raise ConfigError(f"{where}.exp: {self.exp} must be a whole number with schedule release, "
+                              "which raises negative numbers to it; choose another schedule or exponent")
+        if self.exp <= 0:
+            raise ConfigError(f"{where}.exp: {self.exp} must be above 0")
+        low, high = INTERVAL if self.schedule == "interval" else EVERYWHERE
+        self.sigma_lo = low if self.sigma_lo is None else self.sigma_lo
+        self.sigma_hi = high if self.sigma_hi is None else self.sigma_hi
+        check_numbers({"sigma_lo": self.sigma_lo, "sigma_hi": self.sigma_hi})
+        if not 0 <= self.sigma_lo < self.sigma_hi:
+            raise ConfigError(f"{where}: needs 0 <= sigma_lo < sigma_hi, not {self.sigma_lo} and {self.sigma_hi}")
+
+    def needs_timestep(self) -> bool:
+        """Whether `scale_at` reads the training timestep of a noise level."""
+        return self.schedule == "release"
+
+    def scale_at(self, noise: NoiseLevel, scale: Scale | None = None) -> Scale:
+        """The scale at this level; `scale` (a number, or one per row) replaces the configured one, 1 switches off."""
+        if (scale is not None and is_unguided(scale)) or not self.sigma_lo < noise.ratio <= self.sigma_hi:
+            return 1.0
+        scale = self.scale if scale is None else scale
+        return scale if self.schedule == "constant" else 1 + scale * self._weight(noise)
+
+    def _weight(self, noise: NoiseLevel) -> float:
+        if self.schedule == "interval":
+            return 1.0
+        if self.schedule == "release" and noise.timestep is None:
+            raise ConfigError("guider_config: the schedule release needs timesteps, which neither the sampler's "
+                              "discretization nor the denoiser has; choose another schedule")
+        k = noise.num_steps - noise.timestep if self.schedule == "release" else noise.index + 1
+        rising = (1 - math.cos(math.pi * (k / noise.num_steps) ** self.exp)) / 2
+        return 1 - rising if self.schedule == "decreasing" else rising
+
+
+def check_numbers(values: Mapping) -> None:
+    """Raises ConfigError for a guider's parameter that is no number."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigError(f"guider_config.params.{name}: {value!r} must be a number")
