@@ -1,12 +1,11 @@
 """From a network to a denoised estimate, and from one parameterization of noise to the other."""
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 
 from errors import ConfigError
-from sgm.noise_schedule import VE, VP
+from sgm.noise_schedule import VE, VP, alpha_sigma, at_ratio
 from sgm.tensors import append_dims
 from sgm.util import instantiate_from_config
 
@@ -39,7 +38,8 @@ class Denoiser:
 
     def timestep_at_ratio(self, ratio: float) -> float | None:
         """The training timestep at this sigma / alpha; None without a table of timesteps."""
-        level = min(ratio, self.sigma_max) if self.parameterization == VE else 1 / math.hypot(1.0, ratio)
+        alpha, sigma = at_ratio(self._reachable(ratio), self.parameterization)
+        level = alpha if self.parameterization == VP else sigma
         timestep = self.timestep_at(torch.tensor([level], dtype=torch.float64))
         return None if timestep is None else float(timestep)
 
@@ -55,16 +55,26 @@ class Denoiser:
         c_skip, c_out, c_in = (append_dims(c, x.ndim) for c in (c_skip, c_out, c_in))
         return network(x * c_in, self._snap_noise(c_noise), cond, **network_inputs) * c_out + x * c_skip
 
-    def check_schedule(self, parameterization: str) -> None:
-        """Raise ConfigError where levels of a VE or VP schedule cannot be told in terms of this denoiser's."""
-        if parameterization == VE and self.parameterization == VP and self.timestep_at(torch.ones(1)) is None:
-            raise ConfigError("denoiser_config: Denoiser with VideoScaling has no timesteps for the sigmas of a VE "
+    def check_schedule(self, parameterization: str, timed: bool = True) -> None:
+        """Raise ConfigError where levels of a schedule, `timed` with timesteps or not, mean nothing to the network."""
+        untimed = self.parameterization == VP and self.timestep_at(torch.ones(1)) is None
+        if untimed and not (timed and parameterization == VP):
+            raise ConfigError("denoiser_config: Denoiser with VideoScaling has no timesteps for the levels of such a "
                               "schedule; use DiscreteDenoiser, or a ZeroSNRDDPMDiscretization in the sampler")
 
     def bind(self, network: Callable, parameterization: str) -> "BoundDenoiser":
-        """This denoiser of this network for a sampler whose schedule is VE or VP; raises as `check_schedule`."""
+        """This denoiser of this network for a sampler on such a schedule; raises as `check_schedule`."""
         self.check_schedule(parameterization)
         return BoundDenoiser(self, network, parameterization)
+
+    def level_of(self, alpha: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        """The level (B,) at which this denoiser sees the signal-to-noise ratio of alpha and sigma (B,)."""
+        if self.parameterization == VE:
+            return (sigma / alpha).clamp(max=self.sigma_max)
+        return alpha / torch.hypot(alpha, sigma) if self.parameterization == VP else sigma / (alpha + sigma)
+
+    def _reachable(self, ratio: float) -> float:
+        return min(ratio, self.sigma_max) if self.parameterization == VE else ratio
 
     def _snap(self, level: torch.Tensor) -> torch.Tensor:
         return level
@@ -87,13 +97,14 @@ class DiscreteDenoiser(Denoiser):
         if discretization.parameterization != self.parameterization:
             raise ConfigError(f"denoiser_config: {type(self.scaling).__name__} works on {self.parameterization} "
                               f"levels, {type(discretization).__name__} gives {discretization.parameterization} ones; "
-                              "VideoScaling goes with ZeroSNRDDPMDiscretization, the other scalings with the others")
+                              "VideoScaling goes with a table of VP levels (ZeroSNRDDPMDiscretization, "
+                              "VPDiscretization), FlowScaling with RectifiedFlowDiscretization, the others with sigmas")
         # float32 whatever the network's dtype becomes, so not a module's buffer.
         self.sigmas = discretization(num_idx, do_append_zero=do_append_zero, flip=flip)
         self.quantize_c_noise = quantize_c_noise
-        # Noise rising with the timestep, in increasing numbers: sigma, or minus alphas_cumprod_sqrt.
+        # Noise rising with the timestep, in increasing numbers: minus alphas_cumprod_sqrt, or sigma.
         table = discretization(num_idx, do_append_zero=False, flip=True).double()
-        self._rising = table if self.parameterization == VE else -table
+        self._rising = -table if self.parameterization == VP else table
         if self.parameterization == VE:
             self.sigma_max = float(table[-1])
 
@@ -105,7 +116,7 @@ class DiscreteDenoiser(Denoiser):
     def timestep_at(self, level: torch.Tensor) -> torch.Tensor:
         """The training timestep (B,), fractional between the entries and held at the table's ends."""
         rising = self._rising.to(level.device)
-        value = level.double() if self.parameterization == VE else -level.double()
+        value = -level.double() if self.parameterization == VP else level.double()
         value = value.clamp(rising[0], rising[-1])
         right = torch.searchsorted(rising, value).clamp(1, len(rising) - 1)
         low, high = rising[right - 1], rising[right]
@@ -122,8 +133,8 @@ class DiscreteDenoiser(Denoiser):
 class BoundDenoiser:
     """denoiser(x, level, cond, idx=None, **network_inputs) for a schedule of the given parameterization.
 
-    Where the network was trained on the other one, it is asked at the level of equal signal-to-noise ratio, its input
-    scaled to match, and that level is not snapped to a table.
+    Where the network was trained on another one, it is asked at the level of equal signal-to-noise ratio, its input
+    scaled to match, and that level is not snapped to a table; nor is a VP level that comes without a timestep.
     """
 
     denoiser: Denoiser
@@ -132,9 +143,10 @@ class BoundDenoiser:
 
     def __call__(self, x: torch.Tensor, level: torch.Tensor, cond: Mapping, idx: torch.Tensor | None = None,
                  **network_inputs) -> torch.Tensor:
-        if self.parameterization == self.denoiser.parameterization:
+        same = self.parameterization == self.denoiser.parameterization
+        if same and (idx is not None or self.parameterization != VP):
             return self.denoiser(self.network, x, level, cond, idx=idx, **network_inputs)
-        x, level = self._translate(x, level)
+        x, level = (x, level) if same else self._translate(x, level)
         return self.denoiser.denoise(self.network, x, level, cond, **network_inputs)
 
     def timestep_at(self, ratio: float) -> float | None:
@@ -142,10 +154,8 @@ class BoundDenoiser:
         return self.denoiser.timestep_at_ratio(ratio)
 
     def _translate(self, x: torch.Tensor, level: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.parameterization == VE:
-            alpha = 1 / (1 + level**2).sqrt()
-            return x * append_dims(alpha, x.ndim), alpha
-        # At zero SNR the ratio is infinite: the network is asked at its highest level, x keeping its scale.
-        sigma = ((1 - level**2).sqrt() / level).clamp(max=self.denoiser.sigma_max)
-        return x * append_dims((1 + sigma**2).sqrt(), x.ndim), sigma
+        alpha, sigma = alpha_sigma(level, self.parameterization)
+        asked = self.denoiser.level_of(alpha, sigma)  # at zero SNR, a VE network's highest level
+        scale = torch.hypot(*alpha_sigma(asked, self.denoiser.parameterization)) / torch.hypot(alpha, sigma)
+        return x * append_dims(scale, x.ndim), asked
 

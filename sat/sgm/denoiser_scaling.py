@@ -1,13 +1,13 @@
 """How a network's output becomes a denoised estimate: denoised = c_skip * x + c_out * network(c_in * x, c_noise).
 
 The four coefficients of Karras et al. 2022, table 1, for one level per row; `parameterization` says whether the level
-is sigma (VE) or alphas_cumprod_sqrt (VP).
+is sigma (VE, flow) or alphas_cumprod_sqrt (VP).
 """
 from typing import NamedTuple
 
 import torch
 
-from sgm.noise_schedule import VE, VP
+from sgm.noise_schedule import FLOW, VE, VP
 
 
 class Coefficients(NamedTuple):
@@ -83,4 +83,21 @@ class VideoScaling:
             c_out=-(1 - alphas_cumprod_sqrt**2).sqrt(),
             c_in=torch.ones_like(alphas_cumprod_sqrt),
             c_noise=idx.clone(),
+        )
+
+
+class FlowScaling:
+    """A network that predicts the velocity noise - x0 of a rectified flow (Liu et al. 2023, eq. 1).
+
+    It is told the time in thousandths, 0 to 1000.
+    """
+
+    parameterization = FLOW
+
+    def __call__(self, sigma: torch.Tensor, idx: torch.Tensor | None = None) -> Coefficients:
+        return Coefficients(
+            c_skip=torch.ones_like(sigma),
+            c_out=-sigma,
+            c_in=torch.ones_like(sigma),
+            c_noise=1000 * sigma,
         )

@@ -5,7 +5,27 @@ from dataclasses import dataclass
 
 import torch
 
-VE, VP = "VE", "VP"
+VE, VP, FLOW = "VE", "VP", "flow"
+
+
+def alpha_sigma(level: torch.Tensor, parameterization: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """(alpha, sigma) at levels as denoisers are given them: sigma (VE, flow) or alphas_cumprod_sqrt, alpha (VP).
+
+    alpha is 1 on VE, sqrt(1 - sigma^2) on VP, 1 - sigma on flow: rectified flow (Liu et al. 2023, eq. 1).
+    """
+    if parameterization == VE:
+        return torch.ones_like(level), level
+    return (level, (1 - level**2).sqrt()) if parameterization == VP else (1 - level, level)
+
+
+def at_ratio(ratio: float, parameterization: str) -> tuple[float, float]:
+    """(alpha, sigma) where sigma / alpha is `ratio`, which is finite on VE."""
+    if parameterization == VE:
+        return 1.0, ratio
+    if math.isinf(ratio):
+        return 0.0, 1.0
+    alpha = 1 / math.hypot(1.0, ratio) if parameterization == VP else 1 / (1 + ratio)
+    return alpha, ratio * alpha
 
 
 @dataclass(frozen=True)
@@ -25,8 +45,8 @@ class NoiseLevel:
 
     @property
     def level(self) -> float:
-        """What a denoiser is called with: sigma on a VE schedule, alphas_cumprod_sqrt (alpha) on a VP one."""
-        return self.sigma if self.parameterization == VE else self.alpha
+        """What a denoiser is called with: alphas_cumprod_sqrt (alpha) on a VP schedule, sigma on the others."""
+        return self.alpha if self.parameterization == VP else self.sigma
 
     @property
     def ratio(self) -> float:
@@ -63,7 +83,7 @@ class NoiseSchedule:
 
     @property
     def level(self) -> torch.Tensor:
-        return self.sigma if self.parameterization == VE else self.alpha
+        return self.alpha if self.parameterization == VP else self.sigma
 
     def index_with_left(self, share: float) -> int:
         """Index of the level from which `share` (0 to 1) of the steps, rounded down, lead to the clean end."""
@@ -76,9 +96,8 @@ class NoiseSchedule:
 
     def at_ratio(self, ratio: float, index: float) -> NoiseLevel:
         """The level with this sigma / alpha, for solvers that evaluate between the steps."""
-        alpha = 1.0 if self.parameterization == VE else 1.0 / math.hypot(1.0, ratio)
         timestep = None if self.timestep_at is None else self.timestep_at(ratio)
-        return self._level(alpha, ratio * alpha, timestep, index)
+        return self._level(*at_ratio(ratio, self.parameterization), timestep, index)
 
     def _level(self, alpha: float, sigma: float, timestep: float | None, index: float) -> NoiseLevel:
         return NoiseLevel(alpha, sigma, timestep, index, self.num_steps, self.parameterization)

@@ -1,0 +1,20 @@
+"""Noise levels by step: ramps by formula, and subsets of a table of training timesteps."""
+from sgm.discretizer.base import Discretization
+from sgm.discretizer.ramps import (
+    EDMDiscretization,
+    LogSNRDiscretization,
+    RectifiedFlowDiscretization,
+    TabulatedDiscretization,
+)
+from sgm.discretizer.tables import (
+    LegacyDDPMDiscretization,
+    TableDiscretization,
+    VPDiscretization,
+    ZeroSNRDDPMDiscretization,
+)
+
+__all__ = [
+    "Discretization", "EDMDiscretization", "LegacyDDPMDiscretization", "LogSNRDiscretization",
+    "RectifiedFlowDiscretization", "TableDiscretization", "TabulatedDiscretization", "VPDiscretization",
+    "ZeroSNRDDPMDiscretization",
+]

@@ -1,0 +1,98 @@
+"""Levels by formula, from a noisiest to a least noisy one: no timesteps, for any network."""
+from collections.abc import Sequence
+
+import numpy as np
+
+from errors import ConfigError
+from sgm.discretizer.base import Discretization
+from sgm.noise_schedule import FLOW
+
+# Align Your Steps (Sabour et al. 2024, appendix): 10 steps optimized for a model, its sigmas.
+ALIGN_YOUR_STEPS = {
+    "stable-diffusion-1.5": (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029),
+    "sdxl": (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029),
+    "stable-video-diffusion": (700.00, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002),
+}
+
+
+class EDMDiscretization(Discretization):
+    """The rho ramp between sigma_max and sigma_min (Karras et al. 2022, eq. 5)."""
+
+    def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0):
+        if not 0 < sigma_min < sigma_max or rho <= 0:
+            raise ConfigError(f"EDMDiscretization: needs 0 < sigma_min < sigma_max and rho > 0, "
+                              f"not sigma_min {sigma_min}, sigma_max {sigma_max}, rho {rho}")
+        self.sigma_min, self.sigma_max, self.rho = sigma_min, sigma_max, rho
+
+    def levels(self, n: int) -> np.ndarray:
+        high, low = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
+        return (high + _ramp(n) * (low - high)) ** self.rho
+
+
+class LogSNRDiscretization(Discretization):
+    """Sigmas in equal steps of the log-SNR, -2 log(sigma) (DPM-Solver, Lu et al. 2022, section 3.3)."""
+
+    def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0):
+        if not 0 < sigma_min < sigma_max:
+            raise ConfigError("LogSNRDiscretization: needs 0 < sigma_min < sigma_max, "
+                              f"not sigma_min {sigma_min}, sigma_max {sigma_max}")
+        self.sigma_min, self.sigma_max = sigma_min, sigma_max
+
+    def levels(self, n: int) -> np.ndarray:
+        return self.sigma_max * (self.sigma_min / self.sigma_max) ** _ramp(n)
+
+
+class TabulatedDiscretization(Discretization):
+    """A given list of sigmas, brought to any step count by interpolating their logarithms (Sabour et al. 2024).
+
+    `sigmas` falls from step to step and ends before the clean level; or it is the name of a table of Align Your Steps:
+    stable-diffusion-1.5, sdxl or stable-video-diffusion.
+    """
+
+    def __init__(self, sigmas: Sequence[float] | str):
+        if isinstance(sigmas, str):
+            if sigmas not in ALIGN_YOUR_STEPS:
+                raise ConfigError(f"TabulatedDiscretization: sigmas {sigmas!r} is none of {', '.join(ALIGN_YOUR_STEPS)}")
+            sigmas = ALIGN_YOUR_STEPS[sigmas]
+        self.sigmas = np.array(sigmas, dtype=np.float64)
+        if self.sigmas.ndim != 1 or len(self.sigmas) < 2 or not (self.sigmas > 0).all() or (
+                np.diff(self.sigmas) >= 0).any():
+            raise ConfigError("TabulatedDiscretization: sigmas must be two or more positive numbers, each below the one "
+                              f"before, not {list(sigmas)}")
+
+    def levels(self, n: int) -> np.ndarray:
+        places = np.linspace(0, 1, len(self.sigmas))
+        return np.exp(np.interp(_ramp(n), places, np.log(self.sigmas)))
+
+
+class RectifiedFlowDiscretization(Discretization):
+    """Times of a rectified flow, x = (1 - s) x0 + s noise, in equal steps from 1 (Liu et al. 2023).
+
+    `shift` moves them towards noise, s' = shift s / (1 + (shift - 1) s) (Esser et al. 2024, eq. 23). The last step
+    reaches the clean end from `sigma_min`; with 0 from the last of n equal steps. Euler's step over this schedule
+    is flow matching's, x + (s' - s) velocity.
+    """
+
+    parameterization = FLOW
+
+    def __init__(self, shift: float = 1.0, sigma_min: float = 0.0):
+        if shift <= 0 or not 0 <= sigma_min < 1:
+            raise ConfigError("RectifiedFlowDiscretization: needs shift above 0 and sigma_min from 0 to below 1, "
+                              f"not shift {shift}, sigma_min {sigma_min}")
+        self.shift, self.sigma_min = shift, sigma_min
+
+    def levels(self, n: int) -> np.ndarray:
+        end = self.sigma_min / (self.shift - (self.shift - 1) * self.sigma_min)  # what the shift takes to sigma_min
+        s = 1 + _ramp(n) * (end - 1) if end > 0 else 1 - np.arange(_checked(n)) / n
+        return self.shift * s / (1 + (self.shift - 1) * s)
+
+
+def _checked(n: int) -> int:
+    if n < 1:
+        raise ConfigError(f"num_steps: {n} is not a step count; use at least 1")
+    return n
+
+
+def _ramp(n: int) -> np.ndarray:
+    """(n,) places from 0 to 1; 0 alone for one step."""
+    return np.linspace(0, 1, _checked(n))

@@ -1,0 +1,145 @@
+"""Subsets of a table of training timesteps: of the DDPM tables, and of the SNR-shifted one with zero terminal SNR."""
+import numpy as np
+
+from errors import ConfigError
+from sgm.discretizer.base import Discretization
+from sgm.noise_schedule import VE, VP
+
+RELEASED = "released"
+SPACINGS = (RELEASED, "trailing", "leading", "linspace")
+# First and last beta by which each table is known: DDPM's (Ho et al. 2020), latent diffusion's (Rombach et al. 2022).
+BETA_ENDS = {"linear": (1e-4, 0.02), "scaled_linear": (0.00085, 0.0120)}
+
+
+def spaced(spacing: str, n: int, num_timesteps: int) -> np.ndarray:
+    """(n,) int64 timesteps, ascending (Lin et al. 2024, table 2).
+
+    `trailing` starts at the last timestep, `leading` ends at 0, `linspace` does both; `released` starts at the last.
+    """
+    if spacing == "trailing":
+        return np.round(num_timesteps - np.arange(n) * num_timesteps / n).astype(np.int64)[::-1] - 1
+    if spacing == "leading":
+        return np.arange(n) * (num_timesteps // n)
+    if spacing == "linspace":
+        return np.round(np.linspace(num_timesteps - 1, 0, n)).astype(np.int64)[::-1]
+    # Truncated exactly as numpy's linspace rounds: the released steps.
+    return np.linspace(num_timesteps - 1, 0, n, endpoint=False).astype(np.int64)[::-1]
+
+
+class TableDiscretization(Discretization):
+    """A subset of a table of training timesteps, linear in the square root of beta (DDPM, Ho et al. 2020).
+
+    `spacing` chooses the subset: released, trailing, leading or linspace. The last ends at the table's least noise
+    whatever the step count, so that the jump from there to the clean end does not hide a solver's order.
+    """
+
+    def __init__(self, linear_start: float, linear_end: float, num_timesteps: int, spacing: str = RELEASED,
+                 beta_schedule: str = "scaled_linear"):
+        if not 0 < linear_start < linear_end < 1 or num_timesteps < 1:
+            raise ConfigError(f"{type(self).__name__}: needs 0 < linear_start < linear_end < 1 and num_timesteps >= 1, "
+                              f"not {linear_start}, {linear_end}, {num_timesteps}")
+        if spacing not in SPACINGS:
+            raise ConfigError(f"{type(self).__name__}: spacing {spacing!r} is none of {', '.join(SPACINGS)}")
+        self.num_timesteps, self.spacing = num_timesteps, spacing
+        power = 2 if beta_schedule == "scaled_linear" else 1
+        betas = np.linspace(linear_start**(1 / power), linear_end**(1 / power), num_timesteps) ** power
+        self.alphas_cumprod = np.cumprod(1 - betas)
+
+    def timesteps(self, n: int) -> np.ndarray | None:
+        return self.chosen(n)
+
+    def chosen(self, n: int) -> np.ndarray:
+        """(n,) entries of the table, ascending; raises ConfigError for a count that it does not have."""
+        if not 1 <= n <= self.num_timesteps:
+            raise ConfigError(f"num_steps: {n} is not between 1 and {self.num_timesteps}, the timesteps of "
+                              f"{type(self).__name__}")
+        return spaced(self.spacing, n, self.num_timesteps)
+
+    def timestep_at(self, ratio: float) -> float:
+        table = self.levels(self.num_timesteps)[::-1]  # index = timestep, noise rising
+        if self.parameterization == VE:
+            return float(np.interp(ratio, table, np.arange(len(table))))
+        return float(np.interp(-1 / np.hypot(1, ratio), -table, np.arange(len(table))))
+
+
+class LegacyDDPMDiscretization(TableDiscretization):
+    """sigma = sqrt((1 - alphas_cumprod) / alphas_cumprod) of the DDPM table, for VE samplers."""
+
+    def __init__(self, linear_start: float = 0.00085, linear_end: float = 0.0120, num_timesteps: int = 1000,
+                 spacing: str = RELEASED):
+        super().__init__(linear_start, linear_end, num_timesteps, spacing)
+
+    def levels(self, n: int) -> np.ndarray:
+        alphas_cumprod = self.alphas_cumprod[self.chosen(n)][::-1]
+        return ((1 - alphas_cumprod) / alphas_cumprod) ** 0.5
+
+
+class ZeroSNRDDPMDiscretization(TableDiscretization):
+    """alphas_cumprod_sqrt, its SNR divided by `shift_scale` and its last entry brought to 0.
+
+    Zero terminal SNR after Lin et al. 2024, algorithm 1, anchored on the chosen steps as the release does, so that
+    levels depend slightly on n; with another `spacing` than released, on the whole table. `keep_start` shifts the
+    first beta along, `post_shift` shifts after the rescaling.
+    """
+
+    parameterization = VP
+
+    def __init__(self, linear_start: float = 0.00085, linear_end: float = 0.0120, num_timesteps: int = 1000,
+                 shift_scale: float = 1.0, keep_start: bool = False, post_shift: bool = False,
+                 spacing: str = RELEASED):
+        if shift_scale <= 0:
+            raise ConfigError(f"ZeroSNRDDPMDiscretization: shift_scale {shift_scale} must be above 0")
+        self.shift_scale, self.post_shift = shift_scale, post_shift
+        if keep_start and not post_shift:
+            linear_start = self._shift(linear_start)
+        super().__init__(linear_start, linear_end, num_timesteps, spacing)
+        if not post_shift:
+            self.alphas_cumprod = self._shift(self.alphas_cumprod)
+
+    def _shift(self, alphas_cumprod):
+        return alphas_cumprod / (self.shift_scale + (1 - self.shift_scale) * alphas_cumprod)
+
+    def levels(self, n: int) -> np.ndarray:
+        chosen, root = self.chosen(n), self.alphas_cumprod**0.5
+        first, last = root[chosen[[0, -1]]] if self.spacing == RELEASED else root[[0, -1]]
+        root = np.zeros(1) if n == 1 else (root[chosen] - last) * first / (first - last)
+        if self.post_shift:
+            root = self._shift(root**2) ** 0.5
+        return root[::-1]
+
+
+class VPDiscretization(TableDiscretization):
+    """alphas_cumprod_sqrt of a DDPM table as it is, without zero terminal SNR.
+
+    `beta_schedule`: linear (Ho et al. 2020), scaled_linear (in the square root; Rombach et al. 2022) or cosine
+    (Nichol and Dhariwal 2021, eq. 17). `linear_start` and `linear_end` are the ends of the first two, their papers' if
+    None. It hands out no timesteps, so that a network trained on another table is asked at its own one of equal SNR.
+    """
+
+    parameterization = VP
+
+    def __init__(self, beta_schedule: str = "scaled_linear", linear_start: float | None = None,
+                 linear_end: float | None = None, num_timesteps: int = 1000, spacing: str = "trailing"):
+        if beta_schedule not in (*BETA_ENDS, "cosine"):
+            raise ConfigError(f"VPDiscretization: beta_schedule {beta_schedule!r} is none of "
+                              f"{', '.join(BETA_ENDS)}, cosine")
+        cosine = beta_schedule == "cosine"
+        if cosine and (linear_start, linear_end) != (None, None):
+            raise ConfigError("VPDiscretization: the cosine schedule has no linear_start and linear_end; leave them out")
+        start, end = BETA_ENDS["linear" if cosine else beta_schedule]
+        super().__init__(start if linear_start is None else linear_start, end if linear_end is None else linear_end,
+                         num_timesteps, spacing, beta_schedule)
+        if cosine:
+            self.alphas_cumprod = _cosine(num_timesteps)
+
+    def timesteps(self, n: int) -> None:
+        return None
+
+    def levels(self, n: int) -> np.ndarray:
+        return self.alphas_cumprod[self.chosen(n)][::-1] ** 0.5
+
+
+def _cosine(num_timesteps: int, offset: float = 0.008, greatest_beta: float = 0.999) -> np.ndarray:
+    t = np.arange(num_timesteps + 1) / num_timesteps
+    f = np.cos((t + offset) / (1 + offset) * np.pi / 2) ** 2
+    return np.cumprod(1 - np.minimum(1 - f[1:] / f[:-1], greatest_beta))
