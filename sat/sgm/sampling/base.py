@@ -48,7 +48,7 @@ class Run:
     """What a step may ask for: `predict(x, noise)` is the guided estimate of x0, `draw()` noise shaped like x."""
 
     schedule: NoiseSchedule
-    predict: Callable[[torch.Tensor, NoiseLevel], torch.Tensor]
+    predict: Guided
     draw: Callable[[], torch.Tensor]
 
 
@@ -57,14 +57,16 @@ class Sampler:
     """Base of the samplers: a subclass is one `step`.
 
     It declares `convergence_order` (without noise, for a smooth estimate; None where noise is of its essence) and
-    `nfe`, evaluations of the guided estimate a step. `fixed_frames` keeps the first frames of the given x, which hold
+    `nfe`, evaluations of the guided estimate a step (None where that depends on the step); `adaptive` if it chooses
+    steps of its own between the levels. `fixed_frames` keeps the first frames of the given x, which hold
     clean latents, in place; with `sdedit` they are noised to each level. `verbose` and `device` of the released
     configurations are accepted and not used.
     """
 
     convergence_order: ClassVar[int | None]
-    nfe: ClassVar[int]
+    nfe: ClassVar[int | None]
     starts_from_image: ClassVar[bool] = False
+    adaptive: ClassVar[bool] = False
 
     discretization_config: Mapping
     num_steps: int | None = None

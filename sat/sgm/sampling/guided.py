@@ -49,6 +49,14 @@ class Guided:
             return noise.timestep
         return timestep_at(noise.ratio)
 
+    def row(self, i: int, rows: int) -> "Guided":
+        """The same for row i of `rows` alone, as at the start of a run."""
+        def of(value):
+            return value[i:i + 1] if isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) == rows else value
+        cond, uc, inputs = (None if values is None else {name: of(value) for name, value in values.items()}
+                            for values in (self.cond, self.uc, self.model_inputs))
+        return replace(self, cond=cond, uc=uc, scale=of(self.scale), model_inputs=inputs)
+
     def _estimates(self, passes: Sequence[Pass], x: torch.Tensor, noise: NoiseLevel) -> list[torch.Tensor]:
         """One estimate (B, ...) per pass; neighbours that agree in their own inputs share one call, in their order."""
         estimates = []
