@@ -2,8 +2,11 @@
 
 Latents are (B, T, C, H, W); `scale` is a number or one number per row.
 """
+import math
+
 import torch
 
+from errors import ConfigError
 from sgm.tensors import append_dims
 
 
@@ -14,11 +17,10 @@ def guide(uncond: torch.Tensor, cond: torch.Tensor, scale: float | torch.Tensor)
     return uncond + scale * (cond - uncond)
 
 
-def clamp_outliers(x: torch.Tensor, quantile: float = 0.995) -> torch.Tensor:
-    """Dynamic thresholding (Saharia et al. 2022, section 2.3): each row clamped to its quantile, at least 1."""
-    bound = torch.quantile(x.float().abs().flatten(1), quantile, dim=1).clamp(min=1.0)
-    bound = append_dims(bound, x.ndim)
-    return x.float().clamp(-bound, bound).to(x.dtype)
+def rescaled(guided: torch.Tensor, cond: torch.Tensor, share: float) -> torch.Tensor:
+    """Guided rows brought to the deviation of the conditional ones, by that share (Lin et al. 2023, eq. 15 and 16)."""
+    factor = cond.flatten(1).std(dim=1) / guided.flatten(1).std(dim=1).clamp(min=torch.finfo(guided.dtype).tiny)
+    return guided * append_dims(share * factor + (1 - share), guided.ndim)
 
 
 class NoDynamicThresholding:
@@ -33,6 +35,25 @@ class StaticThresholding:
 
     def __call__(self, uncond: torch.Tensor, cond: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:
         return guide(uncond, cond, scale).clamp(-1.0, 1.0)
+
+
+class PercentileThresholding:
+    """Imagen's dynamic thresholding (Saharia et al. 2022, section 2.3): guided, then each row is clamped to its own
+    `percentile` of absolute values and divided by it, as far as that is beyond `limit`, the normal range of the data.
+    """
+
+    def __init__(self, percentile: float = 0.995, limit: float = 1.0):
+        if not 0 < percentile <= 1 or limit <= 0:
+            raise ConfigError("dyn_thresh_config.params: needs 0 < percentile <= 1 and limit > 0, "
+                              f"not {percentile} and {limit}")
+        self.percentile, self.limit = percentile, limit
+
+    def __call__(self, uncond: torch.Tensor, cond: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:
+        guided = guide(uncond, cond, scale)
+        magnitudes = guided.abs().flatten(1)
+        rank = math.ceil(self.percentile * magnitudes.shape[1])
+        bound = append_dims(magnitudes.kthvalue(rank, dim=1).values.clamp(min=self.limit), guided.ndim)
+        return guided.clamp(-bound, bound) * (self.limit / bound)
 
 
 class DynamicThresholding:

@@ -3,6 +3,9 @@ import pytest
 import torch
 
 from errors import ConfigError
+from sgm.guiders import Evaluation
+from sgm.noise_schedule import VE, VP, NoiseLevel
+from sgm.sampling_utils import PercentileThresholding
 from sgm.util import instantiate_from_config
 from tests.sgm.problems import EDM, SHAPE, ZERO_SNR, Gaussian, conditions, guider_config, sampler_of, unit_noise
 
@@ -64,8 +67,139 @@ def test_guidance_moves_along_the_difference():
     torch.testing.assert_close(guided, at[3])  # the estimate is linear in the condition
 
 
-def test_mistakes_are_refused_when_built():
-    for params, message in [({"schedule": "sideways"}, "is none of"), ({"exp": 2.5}, "whole number"),
-                            ({"schedule": "interval", "sigma_lo": 3.0, "sigma_hi": 1.0}, "sigma_lo < sigma_hi")]:
-        with pytest.raises(ConfigError, match=message):
-            instantiate_from_config(guider_config("DynamicCFG", scale=6.0, **params))
+PERCENTILE = {"target": "sgm.sampling_utils.PercentileThresholding", "params": {"percentile": 0.9, "limit": 0.5}}
+PAG = "PerturbedAttentionGuidance"
+GUIDERS = [  # name, parameters, passes where the scale is not 1
+    ("VanillaCFG", {}, 2), ("VanillaCFG", {"rescale": 0.7}, 2), ("VanillaCFG", {"dyn_thresh_config": PERCENTILE}, 2),
+    ("VanillaCFG", {"sigma_lo": 0.3, "sigma_hi": 4.0}, 2), ("VanillaCFG", {"schedule": "increasing"}, 2),
+    ("DynamicCFG", {"schedule": "decreasing"}, 2), ("DynamicCFG", {"schedule": "interval"}, 2),
+    ("APG", {"norm_threshold": 0.5}, 2), ("APG", {"schedule": "decreasing", "rescale": 0.5}, 2), ("CFGZeroStar", {}, 2),
+    ("Autoguidance", {"ckpt_path": "weak"}, 2), (PAG, {"layers": [0]}, 2), (PAG, {"layers": [0], "cfg_scale": 3.0}, 3),
+]
+EACH = pytest.mark.parametrize("name, params, passes", GUIDERS)
+
+
+class Imperfect(Gaussian):
+    """The exact denoiser, but for passes that ask for a worse one."""
+
+    def __call__(self, x, level, cond, idx=None, weak=False, identity_attention=(), **inputs):
+        return super().__call__(x, level, cond, idx, **inputs) * (0.8 if weak or identity_attention else 1.0)
+
+
+def run(guider, rows=slice(None), denoiser=None, scale=None, **extra):
+    noise, cond = unit_noise(), {"crossattn": torch.tensor([[[1.0]], [[-2.0]]], dtype=torch.float64)}
+    uc = {"crossattn": torch.zeros(2, 1, 1, dtype=torch.float64)}
+    cond, uc = ({name: value[rows] for name, value in half.items()} for half in (cond, uc))
+    denoiser = Imperfect() if denoiser is None else denoiser
+    return sampler_of("HeunEDMSampler", EDM, 8, guider)(denoiser, noise[rows], cond, uc, scale=scale, **extra)
+
+
+def pushed(name, *estimates, x=None, noise=None, memory=None, **params):
+    guider = instantiate_from_config(guider_config(name, **params))
+    noise = noise or NoiseLevel(1.0, 1.0, None, 0, 10, VE)
+    estimates = [torch.tensor([row], dtype=torch.float64) for row in estimates]
+    guided, memory = guider.guide(estimates, Evaluation(x, noise, guider.scale), memory)
+    return guided[0].tolist(), memory
+
+
+@EACH
+def test_a_step_costs_the_declared_passes(name, params, passes):
+    guider, denoiser, steps = guider_config(name, scale=5.0, **params), Imperfect(), []
+    sampler = sampler_of("EulerEDMSampler", EDM, 12, guider)
+    sampler(denoiser, unit_noise(), *conditions(), callback=steps.append)
+    expected = [1 if sampler.guider.scale_at(now) == 1 else passes for now in sampler.schedule().levels()[:-1]]
+    assert len(sampler.guider.passes) == passes
+    assert denoiser.rows == SHAPE[0] * sum(expected)
+    assert [step.passes for step in steps] == [sum(expected[:i + 1]) for i in range(12)]
+
+
+@EACH
+def test_scale_one_is_the_conditional_run_at_its_cost(name, params, passes):
+    plain, guided = Imperfect(), Imperfect()
+    expected = run(None, denoiser=plain)
+    assert torch.equal(run(guider_config(name, scale=5.0, **params), denoiser=guided, scale=1), expected)
+    assert guided.rows == plain.rows
+    if "schedule" not in params:
+        assert torch.equal(run(guider_config(name, scale=1.0, **params)), expected)
+
+
+@EACH
+def test_a_row_is_guided_without_its_neighbours(name, params, passes):
+    guider = guider_config(name, scale=5.0, **params)
+    torch.testing.assert_close(run(guider)[1:], run(guider, slice(1, 2)), rtol=1e-9, atol=1e-9)
+    scales = torch.tensor([2.0, 5.0], dtype=torch.float64)
+    torch.testing.assert_close(run(guider, scale=scales)[1:], run(guider, slice(1, 2)), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name, params", [
+    ("VanillaCFG", {"sigma_lo": 0.0, "sigma_hi": 1e9}), ("APG", {"eta": 1.0, "momentum": 0.0}),
+    ("APG", {"eta": 1.0, "momentum": 0.0, "norm_threshold": 1e9}),
+    ("VanillaCFG", {"dyn_thresh_config": {**PERCENTILE, "params": {"percentile": 1.0, "limit": 1e9}}}),
+    ("DynamicCFG", {"schedule": "interval", "scale": 4.0, "sigma_lo": 0.0, "sigma_hi": 1e9}),
+])
+def test_at_its_neutral_setting_it_is_classifier_free_guidance(name, params):
+    plain = run(guider_config("VanillaCFG", scale=5.0))
+    torch.testing.assert_close(run(guider_config(name, **{"scale": 5.0, **params})), plain, rtol=1e-9, atol=1e-9)
+
+
+def test_a_pass_that_is_no_worse_does_not_push():
+    same = Gaussian()
+    for name, params in (("Autoguidance", {"ckpt_path": "weak"}), (PAG, {"layers": [0]})):
+        torch.testing.assert_close(run(guider_config(name, scale=5.0, **params), denoiser=same), run(None))
+    both = guider_config(PAG, scale=5.0, layers=[0], cfg_scale=3.0)
+    torch.testing.assert_close(run(both, denoiser=same), run(guider_config(scale=3.0)))
+
+
+def test_rescaling_brings_the_deviation_back():
+    assert pushed("VanillaCFG", [0.0, 0.0], [1.0, -1.0], scale=3.0, rescale=1.0)[0] == [1.0, -1.0]
+    assert pushed("VanillaCFG", [0.0, 0.0], [1.0, -1.0], scale=3.0, rescale=0.5)[0] == pytest.approx([2.0, -2.0])
+
+
+def test_projected_guidance_by_hand():
+    uncond, cond = [0.0, -1.0], [1.0, 0.0]  # their difference is (1, 1), of which (1, 0) lies along cond
+    assert pushed("APG", uncond, cond, scale=3.0)[0] == [1.0, 2.0]
+    assert pushed("APG", uncond, cond, scale=3.0, eta=0.5)[0] == [2.0, 2.0]
+    assert pushed("APG", uncond, cond, scale=3.0, norm_threshold=0.5**0.5)[0] == pytest.approx([1.0, 1.0])
+    _, memory = pushed("APG", uncond, cond, scale=3.0)
+    again, memory = pushed("APG", uncond, cond, scale=3.0, memory=memory)  # (1, 1) - 0.5 (1, 1)
+    assert again == [1.0, 1.0] and memory[0].tolist() == [0.5, 0.5]
+    assert pushed("APG", [1.0, 1.0], [0.0, 0.0], scale=3.0)[0] == [-2.0, -2.0]  # nothing to project on
+
+
+def test_the_optimised_scale_by_hand_and_on_every_schedule():
+    x = torch.zeros(1, 2, dtype=torch.float64)
+    vp = NoiseLevel(0.6, 0.8, None, 0, 10, VP)
+    # From x = 0 the velocities are multiples of the estimates: s* = 2 / 4, the negative (1, 0).
+    assert pushed("CFGZeroStar", [2.0, 0.0], [1.0, 2.0], x=x, noise=vp, scale=2.0)[0] == pytest.approx([1.0, 4.0])
+    x, ve = torch.tensor([[0.3, -2.0]], dtype=torch.float64), NoiseLevel(1.0, 0.8 / 0.6, None, 0, 10, VE)
+    both = [pushed("CFGZeroStar", [2.0, 0.5], [1.0, 2.0], x=at, noise=noise, scale=2.0)[0]
+            for at, noise in ((x, vp), (x / 0.6, ve))]
+    assert both[0] == pytest.approx(both[1])
+
+
+def test_perturbed_attention_adds_to_classifier_free_guidance():
+    # perturbed 2, unconditional 1, conditional 3: 3 + (4 - 1) (3 - 2) + (2 - 1) (3 - 1)
+    assert pushed(PAG, [2.0], [1.0], [3.0], scale=4.0, layers=[0], cfg_scale=2.0)[0] == [8.0]
+
+
+def test_percentiles_are_each_rows_own():
+    threshold = PercentileThresholding(percentile=0.5)
+    rows = torch.tensor([[1.0, -2.0, 3.0, 4.0], [0.1, 0.2, -0.3, 0.4]])
+    assert threshold(rows, rows, 1.0).tolist()[0] == [0.5, -1.0, 1.0, 1.0]
+    torch.testing.assert_close(threshold(rows, rows, 1.0)[1], rows[1])
+
+
+@pytest.mark.parametrize("name, params, message", [
+    ("DynamicCFG", {"schedule": "sideways"}, "is none of"), ("DynamicCFG", {"exp": 2.5}, "whole number"),
+    ("DynamicCFG", {"schedule": "interval", "sigma_lo": 3.0, "sigma_hi": 1.0}, "sigma_lo < sigma_hi"),
+    ("VanillaCFG", {"sigma_lo": -1.0}, "sigma_lo < sigma_hi"), ("VanillaCFG", {"scale": "much"}, "must be a number"),
+    ("VanillaCFG", {"rescale": 1.5}, "rescale: 1.5 is a share"), ("APG", {"momentum": -1.0}, "between -1 and 1"),
+    ("APG", {"norm_threshold": 0.0}, "norm_threshold above 0"), ("APG", {"etta": 0.0}, "did you mean eta"),
+    ("Autoguidance", {}, "second, weaker checkpoint"), (PAG, {}, "layers missing"), (PAG, {"layers": []}, "numbers of"),
+    (PAG, {"layers": [-1]}, "numbers of layers"),
+    ("VanillaCFG", {"dyn_thresh_config": {**PERCENTILE, "params": {"percentile": 0.0}}}, "percentile <= 1"),
+])
+def test_mistakes_are_refused_when_built(name, params, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        instantiate_from_config(guider_config(name, **{"scale": 6.0, **params}))
+    assert "\n" not in str(error.value)
