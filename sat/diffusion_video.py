@@ -13,13 +13,15 @@ from dit_context import parse_patch_size
 from errors import ConfigError
 from latent_codec import LatentCodec
 from lora_weights import MATRICES
+from model_fit import check_fit, t5_configs, t5_folder
 from offload import Offload
 from omegaconf import OmegaConf
-from sgm.encoders import FrozenT5Embedder, check_t5_folder, t5_width
-from sgm.sampling import FromLevel, Start, StepInfo, check_compatible, invert
+from sgm.encoders import check_t5_folder
+from sgm.sampling import FromLevel, Start, StepInfo, invert
 from sgm.tensors import draw_noise
 from sgm.util import check_config, get_obj_from_str, instantiate_from_config
 from torch import Tensor, nn
+from weak_network import build_weak
 
 logger = logging.getLogger(__name__)
 
@@ -89,12 +91,12 @@ def check_model(config) -> ModelConfig:
     """
     model = ModelConfig.read(config)
     check_config({k: v for k, v in vars(model).items() if k.endswith("_config")}, "model")
-    for embedder in _t5_configs(model):
-        check_t5_folder(**_folder(embedder))
+    for embedder in t5_configs(model):
+        check_t5_folder(**t5_folder(embedder))
     first_stage = (model.first_stage_config.get("params") or {}).get("ckpt_path")
     if first_stage is not None:
         check_readable(first_stage)
-    _check_fit(model)
+    check_fit(model)
     return model
 
 
@@ -114,7 +116,7 @@ class DiffusionEngine(LatentCodec):
 
     def __init__(self, args: Namespace):
         config = ModelConfig.read(args.model_config)
-        _check_fit(config)
+        check_fit(config)
         super().__init__(config.first_stage_config, config.scale_factor, config.disable_first_stage_autocast,
                          config.en_and_decode_n_samples_a_time)
         self.config = config
@@ -125,6 +127,8 @@ class DiffusionEngine(LatentCodec):
         self.conditioner = instantiate_from_config(config.conditioner_config)
         self.denoiser = instantiate_from_config(config.denoiser_config)
         self.sampler = config.sampler_config and instantiate_from_config(config.sampler_config)
+        weak = self.sampler and build_weak(self.sampler.guider, config.network_config)
+        self.weak_model = None if weak is None else wrapper(weak, compile_model=config.compile_model)
         self.loss_fn = config.loss_fn_config and instantiate_from_config(config.loss_fn_config)
         self.to(device=args.device, dtype=resolve_dtype(args.fp16, args.bf16))
 
@@ -152,12 +156,16 @@ class DiffusionEngine(LatentCodec):
             return self.config.image_latent_scale
         return 1.0 if self.patch_t > 1 else self.scale_factor
 
-    def predict(self, x: Tensor, timesteps: Tensor, cond: Mapping[str, Tensor], **inputs) -> Tensor:
-        """The network in its own dtype, called and answering in x's; supplies `ofs` where the model has it."""
+    def predict(self, x: Tensor, timesteps: Tensor, cond: Mapping[str, Tensor], weak: bool = False, **inputs) -> Tensor:
+        """The network in its own dtype, called and answering in x's; supplies `ofs` where the model has it.
+
+        `weak` asks the weaker network, where the sampler's guider has one.
+        """
         if self.config.network_config["params"].get("ofs_embed_dim") is not None and inputs.get("ofs") is None:
             inputs["ofs"] = torch.full((1,), OFS, device=x.device)
         cond = {key: value.to(self.dtype) for key, value in cond.items()}
-        return self.model(x.to(self.dtype), timesteps, cond, **inputs).to(x.dtype)
+        model = self.weak_model if weak else self.model
+        return model(x.to(self.dtype), timesteps, cond, **inputs).to(x.dtype)
 
     @torch.no_grad()
     def sample(self, cond: Mapping[str, Tensor], uc: Mapping[str, Tensor] | None = None, batch_size: int = 1,
@@ -258,39 +266,3 @@ class DiffusionEngine(LatentCodec):
 
 
 SATVideoDiffusionEngine = DiffusionEngine
-
-
-def _check_fit(config: ModelConfig) -> None:
-    """Raises ConfigError where two parts disagree, naming both keys."""
-    network = require(config.network_config.get("params"), "model.network_config.params", "in_channels",
-                      "out_channels", "patch_size", "modules")
-    joined = 2 if config.noised_image_input else 1
-    if network["in_channels"] != joined * network["out_channels"]:
-        raise ConfigError(f"model.network_config.params.in_channels is {network['in_channels']}; with "
-                          f"noised_image_input {str(config.noised_image_input).lower()} it must be {joined} x "
-                          f"out_channels = {joined * network['out_channels']}")
-    modules = require(network["modules"], "modules", "pos_embed_config", "patch_embed_config")
-    positions = modules["pos_embed_config"].get("params") or {}
-    patches = modules["patch_embed_config"].get("params") or {}
-    for embedder in _t5_configs(config):
-        _check_equal("text tokens", "pos_embed_config's text_length", positions.get("text_length"),
-                     "the text encoder's max_length", embedder.get("max_length"))
-        _check_equal("width of text", "patch_embed_config's text_hidden_size", patches.get("text_hidden_size"),
-                     "the text encoder's d_model", t5_width(check_t5_folder(**_folder(embedder))))
-    if config.sampler_config is not None:
-        sampler = instantiate_from_config(config.sampler_config)
-        check_compatible(sampler, instantiate_from_config(config.denoiser_config))
-
-
-def _t5_configs(config: ModelConfig) -> list[Mapping]:
-    models = (config.conditioner_config.get("params") or {}).get("emb_models") or ()
-    return [m.get("params") or {} for m in models if str(m.get("target")).endswith(FrozenT5Embedder.__name__)]
-
-
-def _folder(embedder: Mapping) -> dict:
-    return {key: embedder.get(key) for key in ("model_dir", "cache_dir")}
-
-
-def _check_equal(what: str, one: str, one_value: int | None, other: str, other_value: int | None) -> None:
-    if None not in (one_value, other_value) and one_value != other_value:
-        raise ConfigError(f"{what}: {one} is {one_value}, but {other} is {other_value}; make them equal")

@@ -124,6 +124,8 @@ class AdaLNMixin(BaseMixin):
         layer = self.transformer.layers[layer_id].attention
         head_dim = layer.hidden_size_per_attention_head
         q, k, v = layer.query_key_value(hidden_states).unflatten(-1, (3, -1, head_dim)).unbind(2)  # (B, S, h, d) each
+        if layer_id in context.identity_attention:
+            return layer.output_dropout(layer.dense(v.flatten(2)))
         if self.qk_ln:
             q, k = self.query_layernorm_list[layer_id](q), self.key_layernorm_list[layer_id](k)
         if context.rotary is not None:

@@ -17,12 +17,14 @@ class VideoContext:
     embedding: SiLU of the time embedding (with `ofs` and label added), (B, E), or (1, E) when rows agree.
     grid: patches along time, height and width.
     rotary: cosines and sines for the tokens [text, video], (N + t·h·w, head dim / 2) each; None without rotation.
+    identity_attention: numbers of the layers in which every token attends to itself alone.
     """
     latents: torch.Tensor
     text: torch.Tensor
     embedding: torch.Tensor
     grid: Grid
     rotary: tuple[torch.Tensor, torch.Tensor] | None = None
+    identity_attention: tuple[int, ...] = ()
 
     @property
     def text_length(self) -> int:

@@ -3,7 +3,7 @@
 CogVideoX (Yang et al. 2024). Latents are (B, T, C, H, W); an image latent is joined on the channels before.
 """
 import difflib
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from functools import partial
 
 import torch
@@ -135,12 +135,13 @@ class DiffusionTransformer(BaseModel):
         return self.time_embed[0].weight.dtype
 
     def forward(self, x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor, y: torch.Tensor | None = None,
-                ofs: torch.Tensor | None = None) -> torch.Tensor:
+                ofs: torch.Tensor | None = None, identity_attention: Sequence[int] = ()) -> torch.Tensor:
         """Predict from noisy latents x (B, T, C_in, H, W); returns (B, T, C_out, H, W) in x's dtype.
 
         timesteps: (B,), or (1,) when all rows share one, which then are embedded and modulated once; fractions are
         allowed. context: text (B or 1, N, text width). y: labels of a model with num_classes. ofs: (B,) or (1,), for a
-        model with ofs_embed_dim; others ignore it. Raises ConfigError for a video that does not fit the model.
+        model with ofs_embed_dim; others ignore it. identity_attention: layers in which every token sees itself alone.
+        Raises ConfigError for a video that does not fit the model.
         """
         if x.shape[2] != self.in_channels:
             raise ConfigError(f"latents of {x.shape[2]} channels, but the transformer's in_channels is "
@@ -148,7 +149,8 @@ class DiffusionTransformer(BaseModel):
         grid = patch_grid(x, self.patch_size)
         rotary = self.mixins["pos_embed"].rotary(grid, context.shape[1], x.device)
         out = super().forward(VideoContext(x.to(self.dtype), context.to(self.dtype),
-                                           F.silu(self.embed(timesteps, y, ofs)), grid, rotary))
+                                           F.silu(self.embed(timesteps, y, ofs)), grid, rotary,
+                                           tuple(identity_attention)))
         return out.to(x.dtype)
 
     def embed(self, timesteps: torch.Tensor, y: torch.Tensor | None, ofs: torch.Tensor | None) -> torch.Tensor:

@@ -104,6 +104,7 @@ def offload_engine(engine, how: str, device: torch.device) -> None:
     """Lets an engine on the CPU compute on `device`: one of text encoder, transformer, VAE encoder and VAE decoder at a
     time is there (`how` "model"), of the first two one layer at a time ("sequential")."""
     vae = engine.first_stage_model
-    parts = {TEXT: list(engine.conditioner.embedders), "transformer": [engine.model],
+    transformers = [model for model in (engine.model, engine.weak_model) if model is not None]
+    parts = {TEXT: list(engine.conditioner.embedders), "transformer": transformers,
              "VAE encoder": [vae.encoder], "VAE decoder": [vae.decoder]}
     engine.offload = Offload(parts, device, (TEXT, "transformer") if how == "sequential" else ())

@@ -52,6 +52,19 @@ def test_rows_of_a_batch_do_not_see_each_other():
 
 
 @torch.no_grad()
+def test_tokens_that_attend_to_themselves_alone_do_not_see_each_other():
+    model, (x, t, text) = build(), inputs()
+    touched = x.clone()
+    touched[:, 1, :, 2:4, 4:6] += 1.0  # one patch
+    elsewhere = torch.ones(3, 6, 8, dtype=torch.bool)
+    elsewhere[1, 2:4, 4:6] = False
+    before, after = (model(latents, t, text, identity_attention=[0, 1]) for latents in (x, touched))
+    assert torch.equal(before.transpose(1, 2)[:, :, elsewhere], after.transpose(1, 2)[:, :, elsewhere])
+    assert not torch.equal(before, after)
+    assert len({float(model(x, t, text, identity_attention=layers).sum()) for layers in ([], [0], [1], [0, 1])}) == 4
+
+
+@torch.no_grad()
 def test_one_timestep_for_all_rows():
     model, (x, t, text) = build(ofs_embed_dim=32), inputs()
     shared = model(x, t[:1], text, ofs=torch.tensor([2.0]))

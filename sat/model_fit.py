@@ -1,0 +1,52 @@
+"""Whether the parts of a model fit each other: asked before anything is built or read."""
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from config_files import require
+from errors import ConfigError
+from sgm.encoders import FrozenT5Embedder, check_t5_folder, t5_width
+from sgm.sampling import check_compatible
+from sgm.util import instantiate_from_config
+from weak_network import check_guidance
+
+if TYPE_CHECKING:
+    from diffusion_video import ModelConfig
+
+
+def check_fit(config: "ModelConfig") -> None:
+    """Raises ConfigError where two parts disagree, naming both keys, and as `weak_network.check_guidance`."""
+    network = require(config.network_config.get("params"), "model.network_config.params", "in_channels",
+                      "out_channels", "patch_size", "modules")
+    joined = 2 if config.noised_image_input else 1
+    if network["in_channels"] != joined * network["out_channels"]:
+        raise ConfigError(f"model.network_config.params.in_channels is {network['in_channels']}; with "
+                          f"noised_image_input {str(config.noised_image_input).lower()} it must be {joined} x "
+                          f"out_channels = {joined * network['out_channels']}")
+    modules = require(network["modules"], "modules", "pos_embed_config", "patch_embed_config")
+    positions = modules["pos_embed_config"].get("params") or {}
+    patches = modules["patch_embed_config"].get("params") or {}
+    for embedder in t5_configs(config):
+        _check_equal("text tokens", "pos_embed_config's text_length", positions.get("text_length"),
+                     "the text encoder's max_length", embedder.get("max_length"))
+        _check_equal("width of text", "patch_embed_config's text_hidden_size", patches.get("text_hidden_size"),
+                     "the text encoder's d_model", t5_width(check_t5_folder(**t5_folder(embedder))))
+    if config.sampler_config is not None:
+        sampler = instantiate_from_config(config.sampler_config)
+        check_compatible(sampler, instantiate_from_config(config.denoiser_config))
+        check_guidance(sampler.guider, config.network_config)
+
+
+def t5_configs(config: "ModelConfig") -> list[Mapping]:
+    """`params` of the T5 encoders among the conditioner's embedders."""
+    models = (config.conditioner_config.get("params") or {}).get("emb_models") or ()
+    return [m.get("params") or {} for m in models if str(m.get("target")).endswith(FrozenT5Embedder.__name__)]
+
+
+def t5_folder(embedder: Mapping) -> dict:
+    """Where an embedder's T5 is, as `check_t5_folder` takes it."""
+    return {key: embedder.get(key) for key in ("model_dir", "cache_dir")}
+
+
+def _check_equal(what: str, one: str, one_value: int | None, other: str, other_value: int | None) -> None:
+    if None not in (one_value, other_value) and one_value != other_value:
+        raise ConfigError(f"{what}: {one} is {one_value}, but {other} is {other_value}; make them equal")
