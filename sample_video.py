@@ -6,7 +6,7 @@ import itertools
 import json
 import logging
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "sat"))
@@ -18,6 +18,7 @@ from arguments import Arguments, get_args  # noqa: E402
 from checkpoint import check_network, load_network  # noqa: E402
 from diffusion_video import DiffusionEngine, build_codec, check_model  # noqa: E402
 from errors import CheckpointError, ConfigError, DataError  # noqa: E402
+from filmstrip import FILMSTRIP, Filmstrip  # noqa: E402
 from jobs import Job, in_batches, plan_jobs  # noqa: E402
 from lora import configure_lora, load_lora  # noqa: E402
 from latent_codec import tiling_of  # noqa: E402
@@ -25,6 +26,7 @@ from offload import TEXT, at_rest, offload_engine  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 from prompts import ask_prompts, read_prompts  # noqa: E402
 from quantization import check_quantization, quantize_engine  # noqa: E402
+from sgm.sampling import StepInfo  # noqa: E402
 from sgm.util import check_config  # noqa: E402
 from torch import Tensor  # noqa: E402
 from video_io import (  # noqa: E402
@@ -83,13 +85,16 @@ def make_videos(requests: Iterable[list[Job]], args: Arguments, steps: console.S
 
 def make_batch(engine: DiffusionEngine, batch: Sequence[Job], conditions: Mapping, args: Arguments,
                steps: console.Steps) -> None:
+    filmstrip = None if args.save_denoised_every is None else Filmstrip(args.save_denoised_every)
     with steps("diffusion sampling") as sampling:
-        latents, trace = sample_latents(engine, batch, conditions, args)
+        latents, trace = sample_latents(engine, batch, conditions, args, filmstrip)
     if not parallel.leads_its_copy():
         return
-    for job, z in zip(batch, latents, strict=True):
+    for row, (job, z) in enumerate(zip(batch, latents, strict=True)):
         with steps("decode and save") as saving:
             save(engine, job, z, args)
+            if filmstrip is not None:
+                filmstrip.write(job.folder / FILMSTRIP, engine, row, job.plan.pad_latents)
             seconds = steps.seconds | {STEPS[3]: sampling.seconds, STEPS[4]: saving.seconds}
             write_record(job.folder, record_of(job, args, trace) | {"seconds": seconds})
         logger.info("%s", job.folder)
@@ -160,9 +165,10 @@ def encode_prompts(engine: DiffusionEngine, jobs: Iterable[Job], args: Arguments
     return conditions
 
 
-def sample_latents(engine: DiffusionEngine, batch: Sequence[Job], conditions: Mapping, args: Arguments
-                   ) -> tuple[Tensor, dict]:
-    """Latents (B, T, C, h, w) of a batch, padding dropped; and guidance scale and noise level of every step."""
+def sample_latents(engine: DiffusionEngine, batch: Sequence[Job], conditions: Mapping, args: Arguments,
+                   watch: Callable[[StepInfo], None] | None = None) -> tuple[Tensor, dict]:
+    """Latents (B, T, C, h, w) of a batch, padding dropped; and guidance scale, noise level and the network passes so
+    far of every step. `watch` is called after each."""
     cond, uncond = ({key: torch.cat([conditions[job.prompt.index][half][key] for job in batch])
                      for key in conditions[batch[0].prompt.index][half]} for half in (0, 1))
     shape = batch[0].plan.latent_shape
@@ -174,7 +180,7 @@ def sample_latents(engine: DiffusionEngine, batch: Sequence[Job], conditions: Ma
     if args.invert:
         for job, noise in zip(batch, start.latents, strict=True):
             save_latents(job.folder / NOISE, noise, job.plan.fps)
-    trace = {"guidance_scale": [], "noise": []}
+    trace = {"guidance_scale": [], "noise": [], "passes": []}
     with console.progress(desc=", ".join(str(job.prompt.index) for job in batch), unit="step") as bar:
 
         def after_step(step) -> None:
@@ -182,6 +188,9 @@ def sample_latents(engine: DiffusionEngine, batch: Sequence[Job], conditions: Ma
             bar.update()
             trace["guidance_scale"].append(float(step.scale))
             trace["noise"].append({"alpha": step.alpha, "sigma": step.sigma, "timestep": step.timestep})
+            trace["passes"].append(step.passes)
+            if watch is not None:
+                watch(step)
 
         latents = engine.sample(cond, None if args.invert else uncond, batch_size=len(batch), shape=shape,
                                 callback=after_step, generator=[job.generator(args.seed) for job in batch], start=start)

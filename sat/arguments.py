@@ -60,6 +60,7 @@ class Arguments:
     negative_prompt: str | None = _key(None, "str", "what to steer away from; None steers away from no text at all")
     output_dir: str = _key("outputs", "output", "where the videos go")
     resume: bool = _key(False, "bool", "skip videos that an earlier run finished; training: go on where it stopped")
+    save_denoised_every: int | None = _key(None, "int", "also write denoised.png: the clip as it is seen every n steps")
     only_save_latents: bool = _key(False, "bool", "stop before decoding and write latents.safetensors")
     batch_size: int = _key(1, "int", "videos sampled at a time")
     num_samples: int = _key(1, "int", "videos per prompt")
@@ -313,6 +314,10 @@ def _check_values(args: Arguments) -> None:
     for name in ("batch_size", "num_samples", "sampling_fps", "latent_channels", "model_parallel_size"):
         if getattr(args, name) < 1:
             raise ConfigError(f"args.{name} is {getattr(args, name)}; it must be 1 or more")
+    if args.save_denoised_every is not None and args.save_denoised_every < 1:
+        raise ConfigError(f"args.save_denoised_every is {args.save_denoised_every}; it must be 1 or more, or left out")
+    if args.save_denoised_every is not None and args.only_save_latents:
+        raise ConfigError("args.save_denoised_every decodes, but args.only_save_latents does not; leave one out")
     if args.sampling_image_size is not None and len(args.sampling_image_size) != 2:
         raise ConfigError(f"args.sampling_image_size is {args.sampling_image_size}; give [height, width]")
 

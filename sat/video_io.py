@@ -85,15 +85,19 @@ def write_contact_sheet(path: Path, frames: np.ndarray) -> None:
     from PIL import Image
     count = min(len(frames), SHEET_FRAMES)
     chosen = frames[np.linspace(0, len(frames) - 1, count).round().astype(int)]
-    columns = min(count, SHEET_COLUMNS)
-    rows = -(-count // columns)
+    with whole_file(path) as partial:
+        Image.fromarray(tiled(chosen, min(count, SHEET_COLUMNS))).save(partial)
+
+
+def tiled(frames: np.ndarray, columns: int) -> np.ndarray:
+    """Frames (n, H, W, 3) row by row in one picture (rows, width, 3), with white lines of two pixels around them."""
+    rows = -(-len(frames) // columns)
     height, width = frames.shape[1:3]
     sheet = np.full((rows * (height + 2) + 2, columns * (width + 2) + 2, 3), 255, np.uint8)
-    for i, frame in enumerate(chosen):
+    for i, frame in enumerate(frames):
         top, left = 2 + i // columns * (height + 2), 2 + i % columns * (width + 2)
         sheet[top:top + height, left:left + width] = frame
-    with whole_file(path) as partial:
-        Image.fromarray(sheet).save(partial)
+    return sheet
 
 
 def save_latents(path: Path, latents: Tensor, fps: int) -> None:

@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 from files import REPOSITORY
+from filmstrip import MARGIN
 from PIL import Image
 from sample_video import main
 
@@ -39,6 +40,7 @@ def test_prompts_to_videos(run):
     assert record["prompt"] == "a red circle moves left"
     assert (record["seed"], record["sample"], record["frames"]) == (3, 1, 17)
     assert len(record["guidance_scale"]) == len(record["noise"]) == 3 and record["guidance_scale"][0] > 6
+    assert record["passes"] == [2, 4, 5]  # the last step is unguided
     assert record["config"]["model"]["sampler_config"]["params"]["num_steps"] == 3
     assert len(record["seconds"]) == 5 and "torch" in record["versions"]
     videos = [p.read_bytes() for p in out.rglob("*.mp4")]
@@ -81,6 +83,18 @@ def test_a_negative_prompt_changes_the_video(run):
     assert (out / "1_a_blue_square" / "0" / "000000.mp4").read_bytes() != before
 
 
+def test_what_steps_take_the_clip_to_be_stands_beside_the_video(run):
+    code, _, out = run("--save-denoised-every", "2", "--batch-size", "2")
+    strips = [Image.open(path) for path in sorted(out.rglob("denoised.png"))]
+    assert code == 0 and len(strips) == 2
+    left, step = MARGIN + 2, 32 + 2  # two lines, steps 2 and the last, of six frames of 32 x 32
+    assert {strip.size for strip in strips} == {(MARGIN + 2 + 6 * step, 2 + 2 * step)}
+    for strip, sheet in zip(strips, sorted(out.rglob("frames.png")), strict=True):
+        video = Image.open(sheet).crop((2, 2, 34, 34))  # its first frame: the last estimate is the video
+        assert strip.crop((left, 2 + step, left + 32, 2 + step + 32)).tobytes() == video.tobytes()
+    assert strips[0].tobytes() != strips[1].tobytes()
+
+
 def test_images_to_videos(run, tmp_path):
     Image.new("RGB", (50, 40), (200, 30, 30)).save(tmp_path / "red.png")
     (tmp_path / "images.txt").write_text("a circle@@red.png\n")
@@ -110,6 +124,8 @@ def test_images_to_videos(run, tmp_path):
     (["--output-dir", "/proc/nowhere"], "cannot be written"),
     (["--image2video"], "leave args.image2video out"),
     (["--num-inference-steps", "0"], "0"),
+    (["--save-denoised-every", "0"], "args.save_denoised_every is 0"),
+    (["--save-denoised-every", "1", "--only-save-latents"], "leave one out"),
 ])
 def test_mistakes_get_one_line(run, words, says):
     code, err, _ = run(*words)

@@ -41,7 +41,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class WeakNetwork:
-    """The second transformer of a guider: its weights, and its `{target, params}` where they differ from the first's."""
+    """The second transformer of a guider: its weights, and its `{target, params}` where they are not the first's."""
 
     ckpt_path: str
     network_config: Mapping | None = None
@@ -173,7 +173,7 @@ class CFGZeroStar(Guider):
     """CFG whose unconditional velocity is scaled to lie nearest to the conditional one. Two passes.
 
     s* = <v_c, v_u> / |v_u|^2 (CFG-Zero*, Fan et al. 2025, algorithm 1, without its zeroed first steps), where v is the
-    velocity noise - x0 of the straight path between data and noise, on every schedule: sigma v = x - (alpha + sigma) x0.
+    velocity noise - x0 of the straight path from data to noise on any schedule: sigma v = x - (alpha + sigma) x0.
     """
 
     def push(self, estimates, at, memory):
@@ -225,8 +225,8 @@ class PerturbedAttentionGuidance(Guider):
 
     def check_network(self, network):
         if max(self.layers) >= network["num_layers"]:
-            raise ConfigError(f"guider_config.params.layers: {list(self.layers)}, but the transformer's layers are 0 to "
-                              f"{network['num_layers'] - 1}")
+            raise ConfigError(f"guider_config.params.layers: {list(self.layers)}, but the transformer's layers are 0 "
+                              f"to {network['num_layers'] - 1}")
 
     def push(self, estimates, at, memory):
         perturbed, cond = estimates[0], estimates[-1]
