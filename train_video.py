@@ -8,7 +8,7 @@ Writes below `args.save`: checkpoints of averaged weights in the layout of relea
 """
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "sat"))
@@ -18,19 +18,20 @@ import torch.distributed as dist  # noqa: E402
 from arguments import Arguments, get_args  # noqa: E402
 from checkpoint import check_readable  # noqa: E402
 from console import run  # noqa: E402
-from data_video import SFTDataset  # noqa: E402
-from diffusion_video import FIRST_FRAME_NOISE, DiffusionEngine, check_model  # noqa: E402
+from diffusion_video import DiffusionEngine, check_model  # noqa: E402
 from errors import ConfigError  # noqa: E402
 from files import from_repository  # noqa: E402
 from lora import configure_lora, load_lora, trains_lora_alone  # noqa: E402
-from sgm.util import check_config, get_obj_from_str  # noqa: E402
-from torch.utils.data import ConcatDataset  # noqa: E402
-from training import processes, run_state  # noqa: E402
-from training.batches import Batches, CachedClips, LiveClips, remember_text  # noqa: E402
-from training.latent_cache import FirstFrameNoise, cached_latents, check_countable, joined  # noqa: E402
+from omegaconf import OmegaConf  # noqa: E402
+from sgm.util import check_config  # noqa: E402
+from training import processes, run_files, run_state  # noqa: E402
+from training.encoders import Encoders  # noqa: E402
 from training.loop import Data, Trainer  # noqa: E402
-from training.samples import SampleRequest, write_samples  # noqa: E402
+from training.samples import write_samples  # noqa: E402
+from training.sources import check_data, read_sources, sample_request  # noqa: E402
 from video_io import check_writable  # noqa: E402
+
+RECOMPUTE = "model.network_config.params.transformer_args.checkpoint_activations"
 
 logger = logging.getLogger("train_video")
 
@@ -47,15 +48,21 @@ def train_video(argv: Sequence[str] | None = None) -> None:
 def build_trainer(args: Arguments) -> Trainer:
     folder, state = Path(args.save), None
     if args.resume:
-        state = run_state.read_latest(folder, run_state.settings_of(args, dist.get_world_size()))
+        state = run_files.read_latest(folder, run_state.settings_of(args, dist.get_world_size()))
         logger.info("%s: %s", folder, "nothing saved yet" if state is None else f"resuming at step {state.step}")
     else:
-        run_state.check_unused(folder)
-    engine = build_engine(args, fresh=state is None)
-    trainer = Trainer(args, engine, read_data(args, engine), state)
-    logger.info("%d clips; %.2f M trained parameters; %d steps of %d clips", len(trainer.data.train),
-                sum(p.numel() for p in engine.network.parameters() if p.requires_grad) / 1e6, args.train_iters,
-                trainer.deepspeed.train_batch_size())
+        run_files.check_unused(folder)
+    run_files.clear_unfinished(folder)
+    sources = read_sources(args)
+    if state is not None:
+        run_state.check_clips(state, sources.train)
+    engine = build_engine(args, fresh=state is None, text=sources.text)
+    trained = sum(p.numel() for p in engine.network.parameters() if p.requires_grad) / 1e6
+    request = sample_request(args, sources.shown)
+    trainer = Trainer(args, engine, Data(sources.train, sources.valid, request and (
+        lambda step: write_samples(engine, request, folder / "samples" / f"{step:06d}"))), state)
+    logger.info("%d clips in %d bucket(s); %.2f M trained parameters; %d steps of %d clips", sum(map(len, sources.train)),
+                len(sources.train), trained, args.train_iters, trainer.deepspeed.train_batch_size())
     return trainer
 
 
@@ -65,10 +72,19 @@ def check_settings(args: Arguments) -> None:
         raise ConfigError("training needs args.train_data, args.train_iters and section deepspeed; "
                           "see configs/tiny_t2v_train.yaml")
     check_config(args.data_config, "data")
+    if args.model_parallel_size > 1:
+        raise ConfigError(f"args.model_parallel_size is {args.model_parallel_size}; training divides weights by "
+                          "deepspeed.zero_optimization.stage: 3 instead; set it to 1")
     precision = {name: bool((args.deepspeed_config.get(name) or {}).get("enabled")) for name in ("fp16", "bf16")}
     args.fp16, args.bf16 = precision["fp16"], precision["bf16"]
     args.config.model.latent_input = args.latent_cache is not None
+    if args.checkpoint_activations:
+        OmegaConf.update(args.config, RECOMPUTE, True, force_add=True)
     check_model(args.model_config)
+    check_data(args)
+    if args.sample_interval and (args.deepspeed_config.get("zero_optimization") or {}).get("stage") == 3:
+        raise ConfigError("args.sample_interval: no samples are made while weights are divided among processes "
+                          "(deepspeed.zero_optimization.stage 3); set it to null and sample from the checkpoints")
     if args.load is not None:
         check_readable(args.load)
     if args.load_lora is not None:
@@ -77,61 +93,35 @@ def check_settings(args: Arguments) -> None:
     check_writable(args.save)
 
 
-def build_engine(args: Arguments, fresh: bool) -> DiffusionEngine:
+def build_engine(args: Arguments, fresh: bool, text: Mapping | None = None) -> DiffusionEngine:
     """The engine with its initial weights: those of `args.load` and `args.load_lora`, or random ones that depend on the
-    seed. A run to be resumed has its own, but where it trains a LoRA alone those of the model under it are needed."""
-    torch.manual_seed(args.seed)
-    engine = DiffusionEngine(args)
+    seed. A run to be resumed has its own, but where it trains a LoRA alone those of the model under it are needed.
+
+    With cached `text` (see `training.sources`) it has no text encoder, and a first stage for samples alone.
+    """
+    if text is None:
+        torch.manual_seed(args.seed)
+        engine = DiffusionEngine(args)
+    else:
+        engine = without_encoders(args, text)
     engine.disable_untrainable_params()
     if args.load is not None and (fresh or trains_lora_alone(engine.network)):
-        run_state.load_initial(engine.network, args.load, args.grow_input)
+        run_state.load_initial(engine.network, args.load, args.grow_input, args.force_train)
     if args.load_lora is not None and fresh:
         load_lora(engine.network, args.load_lora)
     return engine
 
 
-def read_data(args: Arguments, engine: DiffusionEngine) -> Data:
-    train = datasets(args, args.train_data)
-    valid = datasets(args, args.valid_data or [])
-    shown = valid or train
-    request = sample_request(args, shown[0], engine.config.noised_image_input) if args.sample_interval else None
-    folder = Path(args.save) / "samples"
-    data = Data(clips(args, engine, train, "train"), clips(args, engine, valid, "valid") if valid else None,
-                request and (lambda step: write_samples(engine, request, folder / f"{step:06d}")))
-    if args.latent_cache is not None:
-        remember_text(engine.conditioner.embedders)
-    return data
-
-
-def datasets(args: Arguments, folders: Sequence[str]) -> list[SFTDataset]:
-    make = get_obj_from_str(args.data_config.target, "data.target").create_dataset_function
-    found = [make(folder, args, **args.data_config.params) for folder in folders]
-    for dataset in found:
-        check_countable(dataset)
-    return found
-
-
-def clips(args: Arguments, engine: DiffusionEngine, found: Sequence[SFTDataset], name: str) -> Batches:
-    """The clips of all folders, encoded once where there is a cache."""
-    if args.latent_cache is None:
-        return LiveClips(ConcatDataset(found))
-    noise = None
-    if engine.config.noised_image_input:
-        noise = FirstFrameNoise(*FIRST_FRAME_NOISE, args.first_frame_variants, args.seed)
-    root = Path(args.latent_cache)
-    return CachedClips(joined([cached_latents(root / f"{name}-{i}", dataset, engine.first_stage_model, noise)
-                               for i, dataset in enumerate(found)]), engine.config.input_key)
-
-
-def sample_request(args: Arguments, dataset: SFTDataset, with_images: bool) -> SampleRequest:
-    """Clips spread over the data set give the captions and first frames."""
-    count = min(args.sample_count, len(dataset))
-    items = [dataset[i * len(dataset) // count] for i in range(count)]
-    form = dataset.form
-    height, width = (int(side) // 8 for side in form.video_size)
-    shape = ((form.max_num_frames - 1) // 4 + 1, args.latent_channels, height, width)
-    images = torch.stack([item["mp4"][0] for item in items]) if with_images else None
-    return SampleRequest([item["txt"] for item in items], images, shape, round(form.fps), args.seed)
+def without_encoders(args: Arguments, text: Mapping) -> DiffusionEngine:
+    encoders = Encoders(args)
+    torch.manual_seed(args.seed)
+    engine = DiffusionEngine(encoders.without())
+    for number, known in text.items():
+        engine.conditioner.embedders[number].known = known
+    image_to_video = engine.config.noised_image_input
+    if args.sample_interval and (image_to_video or not args.only_log_video_latents):
+        engine.first_stage_model = encoders.vae
+    return engine
 
 
 if __name__ == "__main__":

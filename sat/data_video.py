@@ -19,7 +19,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 import parallel
 from errors import DataError
-from video_clips import ClipFormat, UnreadableClip, read_clip
+from video_clips import ClipFormat, UnreadableClip, clip_forms, fitting_form, probe_clip, read_clip
 
 logger = logging.getLogger(__name__)
 
@@ -37,17 +37,51 @@ class SFTDataset(Dataset):
         self, data_dir: str, video_size: Sequence[int], fps: float, max_num_frames: int, skip_frms_num: int = 0
     ):
         """`video_size` (height, width); `skip_frms_num` frames of each file are left out at each end."""
-        self.form = ClipFormat(video_size, fps, max_num_frames, skip_frms_num)
-        self.videos = find_videos(Path(data_dir))
+        self._hold(find_videos(Path(data_dir)), ClipFormat(video_size, fps, max_num_frames, skip_frms_num))
+        _report_missing_captions(data_dir, [self])
+
+    @classmethod
+    def buckets(
+        cls,
+        data_dir: str,
+        video_size: Sequence,
+        fps: float,
+        max_num_frames: int | Sequence[int],
+        skip_frms_num: int = 0,
+    ) -> list["SFTDataset"]:
+        """The clips of a folder by format, where `video_size` names several sizes, or `max_num_frames` lengths.
+
+        Each clip is in the bucket of the format that loses least of it. Empty buckets are left out, and clips that
+        cannot be read. Raises DataError where none can.
+        """
+        forms = clip_forms(video_size, fps, max_num_frames, skip_frms_num)
+        if len(forms) == 1:
+            return [cls(data_dir, forms[0].video_size, fps, forms[0].max_num_frames, skip_frms_num)]
+        found: dict[ClipFormat, list[Path]] = {form: [] for form in forms}
+        longest = max(forms, key=lambda form: form.max_num_frames)
+        videos = find_videos(Path(data_dir))
+        for video in videos:
+            try:
+                found[fitting_form(forms, *probe_clip(str(video), longest))].append(video)
+            except UnreadableClip as problem:
+                logger.warning("clip %s skipped: %s", video, problem)
+        buckets = [cls._of(members, form) for form, members in found.items() if members]
+        if not buckets:
+            raise DataError(f"none of the {len(videos)} clips can be read, the first is {videos[0]}: replace them")
+        _report_missing_captions(data_dir, buckets)
+        return buckets
+
+    @classmethod
+    def _of(cls, videos: Sequence[Path], form: ClipFormat) -> "SFTDataset":
+        bucket = cls.__new__(cls)
+        bucket._hold(videos, form)
+        return bucket
+
+    def _hold(self, videos: Sequence[Path], form: ClipFormat) -> None:
+        self.form = form
+        self.videos = list(videos)
         self.captions = [read_caption(label_path(video)) for video in self.videos]
         self.unreadable: set[int] = set()
-        without = [video.name for video, caption in zip(self.videos, self.captions, strict=True) if not caption]
-        if without:
-            named = ", ".join(without[:NAMES_IN_A_REPORT]) + (", …" if len(without) > NAMES_IN_A_REPORT else "")
-            logger.warning(
-                "%d of %d clips in %s have no caption, an empty one is used: %s",
-                len(without), len(self.videos), data_dir, named,
-            )  # fmt: skip
 
     @classmethod
     def create_dataset_function(cls, path: str, args: Namespace | None, **kwargs) -> "SFTDataset":
@@ -113,6 +147,16 @@ class VideoDataset(webdataset.DataPipeline):
     def create_dataset_function(cls, path: str, args: Namespace | None, **kwargs) -> "VideoDataset":
         """The call that SwissArmyTransformer's loaders make; `kwargs` are this class's parameters."""
         return cls(path=path, **{"seed": getattr(args, "seed", None) or 1, **kwargs})
+
+
+def _report_missing_captions(data_dir: str, datasets: Sequence[SFTDataset]) -> None:
+    clips = [clip for dataset in datasets for clip in zip(dataset.videos, dataset.captions, strict=True)]
+    without = [video.name for video, caption in clips if not caption]
+    if without:
+        named = ", ".join(without[:NAMES_IN_A_REPORT]) + (", …" if len(without) > NAMES_IN_A_REPORT else "")
+        logger.warning(
+            "%d of %d clips in %s have no caption, an empty one is used: %s", len(without), len(clips), data_dir, named
+        )
 
 
 def _reader_seed(data_rank: int) -> int:

@@ -1,5 +1,6 @@
 """One training clip out of one video file: which frames, which size, which range of values."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ class UnreadableClip(DataError):
 class ClipFormat:
     """What every clip of a data set is brought to."""
 
-    video_size: Sequence[int]  # (height, width)
+    video_size: Sequence[int]  # (height, width); kept as a tuple
     fps: float
     max_num_frames: int
     skip_frms_num: int = 0  # frames of the file that are left out at each end
@@ -32,6 +33,7 @@ class ClipFormat:
         size = tuple(self.video_size)
         if len(size) != 2 or any(side != int(side) or side < 1 for side in size):
             raise ConfigError(f"video_size: {self.video_size} is not [height, width] in pixels")
+        object.__setattr__(self, "video_size", tuple(map(int, size)))
         if not self.fps > 0:
             raise ConfigError(f"fps: {self.fps} is not a positive number of frames a second")
         if self.max_num_frames < 1 or self.max_num_frames % 4 != 1:
@@ -39,6 +41,46 @@ class ClipFormat:
             raise ConfigError(f"max_num_frames: {self.max_num_frames} is not 4k + 1 frames: use {nearest}")
         if self.skip_frms_num < 0:
             raise ConfigError(f"skip_frms_num: {self.skip_frms_num} is negative: use 0 or more")
+
+    @property
+    def name(self) -> str:
+        """`HEIGHTxWIDTHxFRAMES`."""
+        return "x".join(map(str, (*self.video_size, self.max_num_frames)))
+
+
+def clip_forms(video_size: Sequence, fps: float, max_num_frames: int | Sequence[int], skip_frms_num: int = 0
+               ) -> list[ClipFormat]:
+    """One format for each pair of a size and a length: `video_size` may be several, `max_num_frames` too."""
+    several = len(video_size) > 0 and all(isinstance(size, Sequence) for size in video_size)
+    sizes = list(video_size) if several else [video_size]
+    lengths = list(max_num_frames) if isinstance(max_num_frames, Sequence) else [max_num_frames]
+    forms = [ClipFormat(size, fps, length, skip_frms_num) for size in sizes for length in lengths]
+    if not forms or len(set(forms)) < len(forms):
+        raise ConfigError(f"max_num_frames: {lengths} with video_size: {sizes} must name each pair once, and one at least")
+    return forms
+
+
+def fitting_form(forms: Sequence[ClipFormat], height: int, width: int, frames: int) -> ClipFormat:
+    """The format that loses least of a video: the nearest shape, of these the largest that need not be enlarged, of
+    these the longest that the video's `frames` fill. Too small or short a video gets the smallest or shortest."""
+    def mismatch(form: ClipFormat) -> float:
+        return round(abs(math.log(form.video_size[0] / form.video_size[1] * width / height)), 6)
+
+    def unmet(form: ClipFormat) -> tuple:
+        too_large = form.video_size[0] > height or form.video_size[1] > width
+        area = math.prod(form.video_size)
+        too_long = form.max_num_frames > frames
+        return (mismatch(form), too_large, area if too_large else -area,
+                too_long, form.max_num_frames if too_long else -form.max_num_frames)
+
+    return min(forms, key=unmet)
+
+
+def probe_clip(source: str, form: ClipFormat) -> tuple[int, int, int]:
+    """Height and width of a file in pixels, and how many frames `read_clip` would find. Raises UnreadableClip."""
+    with _opened(source, form) as (reader, indices):
+        height, width, _ = reader[0].shape
+        return height, width, len(indices)
 
 
 def read_clip(source: str | BinaryIO, form: ClipFormat) -> tuple[Tensor, int]:
@@ -93,7 +135,7 @@ def wanted_frames(timestamps: np.ndarray, form: ClipFormat) -> list[int]:
 def _to_clip_frame(frame: np.ndarray, form: ClipFormat) -> Tensor:
     """(h, w, 3) uint8 to (3, H, W); frame by frame, as a large file in float would not fit in memory."""
     image = torch.from_numpy(frame).permute(2, 0, 1).to(torch.float32) / 127.5 - 1
-    return resize_cover_crop(image, tuple(int(side) for side in form.video_size))
+    return resize_cover_crop(image, form.video_size)
 
 
 def _import_decord():

@@ -5,35 +5,45 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from training.partition import own_part, part_of, whole
+
 
 class WeightAverage:
-    """Averages in float32 whatever the dtype of the weights; short while training is young."""
+    """Averages in float32 whatever the dtype of the weights; short while training is young.
+
+    Where weights are divided among processes, so is their average: `values` are this process's pieces.
+    """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float):
         self.parameters = dict(parameters)
         self.decay = decay
-        self.values = {name: p.detach().float().clone() for name, p in self.parameters.items()}
+        self.values = {name: own_part(p).float().clone() for name, p in self.parameters.items()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """After optimizer step number `step`, counted from 1."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.values.values()), [p.float() for p in self.parameters.values()], weight)
+        torch._foreach_lerp_(list(self.values.values()), [own_part(p).float() for p in self.parameters.values()], weight)
+
+    def whole(self) -> dict[str, Tensor]:
+        """The average of every weight; called by all processes."""
+        return {name: whole(p, self.values[name]) for name, p in self.parameters.items()}
 
     @torch.no_grad()
     def load(self, values: Mapping[str, Tensor]) -> None:
+        """Takes up what `whole` gave."""
         for name, value in self.values.items():
-            value.copy_(values[name])
+            value.copy_(part_of(self.parameters[name], values[name]))
 
     @contextmanager
     @torch.no_grad()
     def applied(self) -> Iterator[None]:
         """The model has the averaged weights inside the block, and afterwards its own again, bit for bit."""
-        own = {name: p.clone() for name, p in self.parameters.items()}
+        own = {name: own_part(p).clone() for name, p in self.parameters.items()}
         for name, parameter in self.parameters.items():
-            parameter.copy_(self.values[name])
+            own_part(parameter).copy_(self.values[name])
         try:
             yield
         finally:
             for name, parameter in self.parameters.items():
-                parameter.copy_(own[name])
+                own_part(parameter).copy_(own[name])

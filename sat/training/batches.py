@@ -1,20 +1,24 @@
-"""Batches of training clips by number, and the order of the numbers."""
+"""Batches of training clips by number, each from one bucket, and the order of the numbers."""
 from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from seeds import generator_for
-from sgm.encoders import AbstractEmbModel
 from training.latent_cache import CachedLatents
+from training.reading import Reader
 from vae_modules.regularizers import DiagonalGaussian
 
 
 class Batches(Protocol):
-    """Clips that the engine's training step takes."""
+    """Clips of one size and length that the engine's training step takes."""
 
     def __len__(self) -> int: ...
+
+    def prepare(self, index: Tensor) -> None:
+        """Announces the batch that will be asked for next."""
 
     def batch(self, index: Tensor) -> dict: ...
 
@@ -26,19 +30,48 @@ class ClipOrder:
     the clips that an uninterrupted one would see.
     """
 
-    def __init__(self, count: int, seed: int):
-        self.count, self.seed = count, seed
+    def __init__(self, count: int, seed: int, name: str = "order"):
+        self.count, self.seed, self.name = count, seed, name
         self._epochs: dict[int, Tensor] = {}
 
     def take(self, start: int, count: int) -> Tensor:
         positions = range(start, start + count)
-        return torch.stack([self._epoch(p // self.count)[p % self.count] for p in positions])
+        return torch.stack([self.epoch(p // self.count)[p % self.count] for p in positions])
 
-    def _epoch(self, epoch: int) -> Tensor:
+    def epoch(self, epoch: int) -> Tensor:
         if epoch not in self._epochs:
             self._epochs = {e: order for e, order in self._epochs.items() if e >= epoch - 1}
-            self._epochs[epoch] = torch.randperm(self.count, generator=generator_for(self.seed, "order", epoch))
+            self._epochs[epoch] = torch.randperm(self.count, generator=generator_for(self.seed, self.name, epoch))
         return self._epochs[epoch]
+
+
+class BatchOrder:
+    """Which clips of which bucket make up each batch of a run; depends on the seed alone.
+
+    Buckets (of `sizes` clips) come as often as their clips are, in an order shuffled anew each epoch; within each the
+    clips follow its own `ClipOrder`. The last batch of a bucket's epoch is filled from its next.
+    """
+
+    def __init__(self, sizes: Sequence[int], batch_size: int, seed: int):
+        self.batch_size = batch_size
+        self.clips = [ClipOrder(size, seed) for size in sizes]
+        self.batches = torch.tensor([-(-size // batch_size) for size in sizes])  # of each bucket in an epoch
+        self.decks = ClipOrder(int(self.batches.sum()), seed, "buckets")
+
+    def batch(self, number: int) -> tuple[int, Tensor]:
+        """The bucket of a batch and the numbers (n,) of its clips therein."""
+        epoch, position = divmod(number, self.decks.count)
+        owner = torch.repeat_interleave(torch.arange(len(self.batches)), self.batches)  # of each batch of an epoch
+        deck = owner[self.decks.epoch(epoch)]
+        bucket = int(deck[position])
+        before = epoch * int(self.batches[bucket]) + int((deck[:position] == bucket).sum())
+        return bucket, self.clips[bucket].take(before * self.batch_size, self.batch_size)
+
+    def in_order(self, number: int) -> tuple[int, Tensor]:
+        """The same without any shuffling, buckets taking turns: for validation."""
+        turn, bucket = divmod(number, len(self.clips))
+        index = torch.arange(turn * self.batch_size, (turn + 1) * self.batch_size)
+        return bucket, index % self.clips[bucket].count
 
 
 class CachedClips:
@@ -50,13 +83,17 @@ class CachedClips:
     def __len__(self) -> int:
         return len(self.latents.captions)
 
+    def prepare(self, index: Tensor) -> None:
+        """Nothing to do: the files are mapped."""
+
     def batch(self, index: Tensor) -> dict:
         """Latents (B, t, C, h, w), captions, and for image-to-video `image_latents` (B, 1, C, h, w)."""
-        batch = {self.input_key: _draw(self.latents.moments[index]).transpose(1, 2),
+        batch = {self.input_key: _draw(self.latents.moments.take(index)).transpose(1, 2),
                  "txt": [self.latents.captions[i] for i in index.tolist()]}
         if self.latents.images is not None:
-            variant = torch.randint(self.latents.images.shape[1], (len(index),))
-            batch["image_latents"] = _draw(self.latents.images[index, variant])[:, None]
+            variants = self.latents.images.take(index)
+            chosen = torch.randint(variants.shape[1], (len(index),))
+            batch["image_latents"] = _draw(variants[torch.arange(len(index)), chosen])[:, None]
         return batch
 
 
@@ -65,43 +102,18 @@ def _draw(moments: Tensor) -> Tensor:
 
 
 class LiveClips:
-    """Clips read from their files for every batch; the engine encodes them."""
+    """Clips read from their files for every batch, ahead of it where there are `workers`; the engine encodes them."""
 
-    def __init__(self, dataset):
-        self.dataset = dataset
+    def __init__(self, dataset: Dataset, workers: int = 0):
+        self.reader = Reader(dataset, workers)
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.reader.dataset)
+
+    def prepare(self, index: Tensor) -> None:
+        self.reader.prepare(index.tolist())
 
     def batch(self, index: Tensor) -> dict:
-        items = [self.dataset[i] for i in index.tolist()]
+        items = self.reader.take(index.tolist())
         return {key: torch.stack([item[key] for item in items]) if isinstance(items[0][key], Tensor) else
                 [item[key] for item in items] for key in items[0]}
-
-
-class RememberedText(AbstractEmbModel):
-    """Embeds each distinct text once. For embedders that are not trained."""
-
-    def __init__(self, embedder: AbstractEmbModel):
-        super().__init__()
-        self.embedder = embedder
-        self.ucg_rate, self.input_key = embedder.ucg_rate, embedder.input_key
-        self._rows: dict[str, int] = {}
-        self._table: Tensor | None = None
-
-    @torch.no_grad()
-    def forward(self, texts: Sequence[str]) -> Tensor:
-        new = [text for text in dict.fromkeys(texts) if text not in self._rows]
-        if new:
-            embedded = self.embedder(new)
-            self._rows |= {text: len(self._rows) + i for i, text in enumerate(new)}
-            self._table = embedded if self._table is None else torch.cat((self._table, embedded))
-        return self._table[[self._rows[text] for text in texts]]
-
-
-def remember_text(embedders) -> None:
-    """Wraps the frozen text embedders of a conditioner in place."""
-    for i, embedder in enumerate(embedders):
-        if not embedder.is_trainable and embedder.input_key == "txt":
-            embedders[i] = RememberedText(embedder)
-

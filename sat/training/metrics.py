@@ -1,10 +1,14 @@
-"""What a run tells about itself: console, `log.jsonl`, TensorBoard."""
+"""What a run tells about itself: console, `log.jsonl`, TensorBoard, on request Weights & Biases."""
+import hashlib
 import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from arguments import Arguments
+from errors import ConfigError
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from training.processes import summed
@@ -43,11 +47,30 @@ class LossByTimestep:
         return means
 
 
-class Log:
-    """Lines of numbers, written by the main process alone (`folder` None: nowhere)."""
+def start_wandb(args: Arguments):
+    """A run of Weights & Biases with this configuration; one that is resumed goes on with its curves.
 
-    def __init__(self, folder: Path | None):
+    Raises ConfigError where the package is missing or has nowhere to log to.
+    """
+    try:
+        import wandb
+    except ImportError as error:
+        raise ConfigError("args.wandb needs the package wandb, which is not installed: pip install wandb") from error
+    try:
+        return wandb.init(project=args.wandb_project_name, name=args.experiment_name, dir=args.save, resume="allow",
+                          id=hashlib.sha256(str(Path(args.save).resolve()).encode()).hexdigest()[:16],
+                          config=OmegaConf.to_container(args.config, resolve=True))
+    except wandb.errors.Error as error:
+        raise ConfigError(f"args.wandb: {' '.join(str(error).split())[:160]}; run `wandb login`, or set WANDB_MODE=offline"
+                          ) from error
+
+
+class Log:
+    """Lines of numbers, written by the main process alone (`folder` None: nowhere). `wandb` is a run to log to too."""
+
+    def __init__(self, folder: Path | None, wandb=None):
         self.stream = self.board = None
+        self.wandb = wandb
         if folder is not None:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -63,8 +86,12 @@ class Log:
         for name, value in record.items():
             self.board.add_scalar(name, value, step)
         self.board.flush()
+        if self.wandb is not None:
+            self.wandb.log(dict(record), step=step)
 
     def close(self) -> None:
         if self.stream is not None:
             self.stream.close()
             self.board.close()
+        if self.wandb is not None:
+            self.wandb.finish()

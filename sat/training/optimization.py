@@ -1,6 +1,7 @@
 """DeepSpeed around the engine's training step, and the optimizer's state as plain tensors."""
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -12,6 +13,8 @@ from training.muon import Muon
 OPTIMIZERS = {"AdamW": torch.optim.AdamW, "Adam": torch.optim.Adam, "sat.ops.FusedEmaAdam": torch.optim.AdamW}
 OPTIMIZER_PARAMS = ("lr", "betas", "eps", "weight_decay")
 MUON = "Muon"
+# Of the scale that keeps float16's gradients above zero: what it is and when it last changed.
+SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
 class TrainingStep(nn.Module):
@@ -55,36 +58,64 @@ def start_deepspeed(module: nn.Module, config: Mapping):
     optimizer = build_optimizer(config.get("optimizer"), module)
     if isinstance(optimizer, Muon) and (config.get("zero_optimization") or {}).get("stage", 0):
         raise ConfigError("deepspeed.optimizer.type Muon needs whole matrices: set deepspeed.zero_optimization.stage to 0")
-    settings = {key: value for key, value in config.items() if key != "optimizer"}
-    settings |= {"zero_allow_untested_optimizer": True, "steps_per_print": sys.maxsize}
     try:
-        return deepspeed.initialize(model=module, optimizer=optimizer, config=settings, dist_init_required=False)[0]
+        return deepspeed.initialize(model=module, optimizer=optimizer, config=_settings(config),
+                                    dist_init_required=False)[0]
     except (ValidationError, DeepSpeedConfigError) as error:
         raise ConfigError(f"deepspeed: {' '.join(str(error).split())[:300]}") from error
 
 
+def _settings(config: Mapping) -> dict:
+    settings = {key: value for key, value in config.items() if key != "optimizer"}
+    zero = dict(settings.get("zero_optimization") or {})
+    if zero.get("stage") == 3:  # no weight is kept whole beside its parts, so that the parts are all there is
+        zero["stage3_param_persistence_threshold"] = 0
+    return settings | {"zero_optimization": zero, "zero_allow_untested_optimizer": True, "steps_per_print": sys.maxsize}
+
+
 def optimizer_state(deepspeed_engine) -> dict:
-    """This process's part: moments, and the weights that the optimizer itself updates (flat, or wider, with ZeRO)."""
-    base = _base(deepspeed_engine)
-    return {"optimizer": base.state_dict(), "weights": [p.detach() for p in _weights(base)]}
+    """This process's part: moments, the weights that the optimizer itself updates (flat, or wider, with ZeRO), and the
+    scale of the loss in float16."""
+    with _base(deepspeed_engine) as base:
+        state = {"optimizer": base.state_dict(), "weights": [p.detach() for p in _weights(base)]}
+    scale = _loss_scale(deepspeed_engine)
+    return state if scale is None else state | {"loss_scale": {k: getattr(scale, k) for k in SCALE if hasattr(scale, k)}}
 
 
 @torch.no_grad()
 def load_optimizer_state(deepspeed_engine, state: Mapping) -> None:
-    base = _base(deepspeed_engine)
-    own = _weights(base)
-    if [p.shape for p in own] != [p.shape for p in state["weights"]]:
-        raise CheckpointError("the saved optimizer state is of another ZeRO stage or number of processes; resume with "
-                              "those of the stopped run")
-    base.load_state_dict(state["optimizer"])
-    for parameter, saved in zip(own, state["weights"], strict=True):
-        parameter.copy_(saved)
+    with _base(deepspeed_engine) as base:
+        own = _weights(base)
+        if [p.shape for p in own] != [p.shape for p in state["weights"]]:
+            raise CheckpointError("the saved optimizer state is of another ZeRO stage or number of processes; resume with "
+                                  "those of the stopped run")
+        base.load_state_dict(state["optimizer"])
+        for parameter, saved in zip(own, state["weights"], strict=True):
+            parameter.copy_(saved)
+    for key, value in state.get("loss_scale", {}).items():
+        setattr(_loss_scale(deepspeed_engine), key, value)
 
 
-def _base(deepspeed_engine) -> torch.optim.Optimizer:
-    """ZeRO and mixed precision wrap the optimizer that was given."""
+@contextmanager
+def _base(deepspeed_engine) -> Iterator[torch.optim.Optimizer]:
+    """The optimizer that was given, which ZeRO and mixed precision wrap. ZeRO 3 takes its weights out between steps."""
     wrapper = deepspeed_engine.optimizer
-    return getattr(wrapper, "optimizer", wrapper)
+    base = getattr(wrapper, "optimizer", wrapper)
+    taken_out = getattr(wrapper, "fp32_partitioned_groups_flat", ())
+    for number, weights in enumerate(taken_out):
+        base.param_groups[wrapper.sub_group_to_group_id[number]]["params"].append(weights)
+    try:
+        yield base
+    finally:
+        if taken_out:
+            for group in base.param_groups:
+                group["params"] = []
+
+
+def _loss_scale(deepspeed_engine):
+    """DeepSpeed's record of the scale, which sits in one of two places; None where the loss is not scaled."""
+    wrapper = deepspeed_engine.optimizer
+    return getattr(wrapper, "loss_scaler", None) or getattr(wrapper, "loss_scale_config", None)
 
 
 def _weights(base: torch.optim.Optimizer) -> list[torch.Tensor]:

@@ -1,33 +1,28 @@
-"""Checkpoints of a run: averaged weights to sample with, and everything that an exact continuation needs.
+"""The state of a run: everything that an exact continuation needs, and the weights that it starts from.
 
-Beside what `checkpoint.save_checkpoint` writes, `<save>/training/<step>_rank_NN.pt` holds each process's state. It is
-on disk before `latest` names the step, so whatever `latest` names can be resumed. A run that trains a LoRA alone keeps
-nothing but that in either file, and a digest of the weights under it.
+A run that trains a LoRA alone keeps nothing but that, and a digest of the weights under it.
 """
 import hashlib
 import json
 import logging
-import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence, Sized
+from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-import parallel
 from arguments import Arguments
-from checkpoint import NETWORK_PREFIX, load_module, load_network, read_checkpoint, read_state_dict, save_checkpoint
+from checkpoint import load_module, load_network, network_state
 from config_files import MODEL_PATHS
 from errors import CheckpointError, ConfigError
-from files import whole_file
-from lora import HEADER, header_of, lora_of, trains_lora_alone
+from lora import header_of, lora_of, trains_lora_alone
 
 logger = logging.getLogger(__name__)
 
 # Keys of `args` that decide how training goes on.
 DECISIVE = ("seed", "train_iters", "warmup_iters", "lr_decay", "final_lr_share", "ema_decay")
+# Below `model`, what may differ: it decides samples alone, or memory alone.
+INDIFFERENT = ("model.sampler_config", "model.network_config.params.transformer_args.checkpoint_activations")
 PATCH_EMBEDDING = "mixins.patch_embed.proj.weight"
 
 
@@ -41,6 +36,7 @@ class RunState:
     optimizer: Mapping
     settings: Mapping
     lora: Mapping | None = None  # where a LoRA alone is trained: what its checkpoint tells, and a digest of the rest
+    clips: tuple[int, ...] = ()  # of each bucket, which the order of clips depends on; empty in older files
 
 
 def settings_of(args: Arguments, processes: int) -> dict:
@@ -48,7 +44,7 @@ def settings_of(args: Arguments, processes: int) -> dict:
     flat = {f"args.{key}": getattr(args, key) for key in DECISIVE} | {"processes": processes}
     for section in ("model", "data", "deepspeed"):
         _flatten(json.loads(json.dumps(_plain(args.config[section]))), section, flat)
-    return {key: value for key, value in flat.items() if not key.startswith("model.sampler_config")}
+    return {key: value for key, value in flat.items() if not key.startswith(INDIFFERENT)}
 
 
 def weights_of(network: nn.Module) -> tuple[dict[str, Tensor], dict | None]:
@@ -68,6 +64,15 @@ def restore(network: nn.Module, state: RunState) -> None:
     network.load_state_dict(state.network, strict=state.lora is None)
 
 
+def check_clips(state: RunState, buckets: Sequence[Sized]) -> None:
+    """Raises ConfigError where a run would go on with other clips, whose order could not go on."""
+    given = tuple(map(len, buckets))
+    if state.clips and state.clips != given:
+        raise ConfigError(f"args.train_data had {' + '.join(map(str, state.clips))} clips when the run was stopped and has "
+                          f"{' + '.join(map(str, given))} now; give it what it had, or start anew with args.load and "
+                          "another args.save")
+
+
 def _digest_under_lora(network: nn.Module) -> str:
     # Norms and biases are enough to tell models apart: any training moves them, and they are few.
     digest = hashlib.sha256()
@@ -77,77 +82,33 @@ def _digest_under_lora(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def save(folder: Path, state: RunState, keep: int) -> None:
-    """Called by every process; only the last `keep` checkpoints stay."""
-    with whole_file(_state_file(folder, state.step)) as path:
-        torch.save(asdict(state), path)
-    dist.barrier()
-    if parallel.is_main_process():
-        averaged = {**state.network, **state.average}
-        module = {NETWORK_PREFIX + name: value for name, value in averaged.items()}
-        header = {} if state.lora is None else {HEADER: state.lora}
-        save_checkpoint(folder, state.step, {"module": module, "iteration": state.step} | header)
-        _remove_old(folder, keep)
-    dist.barrier()
+def load_initial(network: nn.Module, path: str, grow_input: bool, partly: bool = False) -> None:
+    """Starts from another model's weights.
 
-
-def read_latest(folder: Path, settings: Mapping) -> RunState | None:
-    """This process's state at the step that `latest` names; None where nothing was saved yet.
-
-    Raises ConfigError that names what changed since, CheckpointError for files that are missing or damaged.
+    With `grow_input` it may have fewer input channels (text-to-video to image-to-video): the new channels come last and
+    their weights are zero, so the output is the old model's at first. With `partly` it may lack tensors, which stay as
+    they are.
     """
-    if not (folder / "latest").is_file():
-        return None
-    step = (folder / "latest").read_text().strip()
-    file = _state_file(folder, step)
-    if not file.is_file():
-        raise CheckpointError(f"{folder}/latest names step {step}, but {file} is missing: start as many processes as the "
-                              "stopped run had, or start anew with args.load and another args.save")
-    state = RunState(**read_checkpoint(file))
-    changed = [key for key in sorted({*settings, *state.settings}) if settings.get(key) != state.settings.get(key)]
-    if changed:
-        listed = ", ".join(f"{key} from {state.settings.get(key)} to {settings.get(key)}" for key in changed[:3])
-        raise ConfigError(f"the run in {folder} cannot be resumed with a changed configuration: {listed}; change it "
-                          "back, or start anew with args.load and another args.save")
-    return state
-
-
-def check_unused(folder: Path) -> None:
-    """Raises ConfigError where a new run would overwrite the checkpoints of another."""
-    if (folder / "latest").exists():
-        raise ConfigError(f"args.save {folder} holds the checkpoints of a run already; continue it with --resume, or "
-                          "choose another folder")
-
-
-def load_initial(network: nn.Module, path: str, grow_input: bool) -> None:
-    """Starts from another model's weights. With `grow_input` it may have fewer input channels (text-to-video to
-    image-to-video): the new channels come last and their weights are zero, so the output is the old model's at first.
-    """
-    if not grow_input:
+    if not grow_input and not partly:
         load_network(network, path)
         return
-    state = {name.removeprefix(NETWORK_PREFIX): value for name, value in read_state_dict(path).items()
-             if name.startswith(NETWORK_PREFIX)}
-    wanted = network.state_dict()[PATCH_EMBEDDING]
+    state, own = network_state(path), network.state_dict()
+    if grow_input:
+        _grow(state, own[PATCH_EMBEDDING], path)
+    if partly:
+        missing = [name for name in own if name not in state]
+        logger.info("%s lacks %d of %d tensors, which start as they are", path, len(missing), len(own))
+        state |= {name: own[name] for name in missing}
+    load_module(network, state, path)
+
+
+def _grow(state: dict[str, Tensor], wanted: Tensor, path: str) -> None:
     given = state.get(PATCH_EMBEDDING)
     if given is None or given.ndim != wanted.ndim or given.shape[1] > wanted.shape[1]:
         raise CheckpointError(f"args.grow_input: {path} has no {PATCH_EMBEDDING} of at most {wanted.shape[1]} inputs")
     state[PATCH_EMBEDDING] = torch.zeros(len(given), *wanted.shape[1:], dtype=given.dtype)
     state[PATCH_EMBEDDING][:, :given.shape[1]] = given
-    load_module(network, state, path)
     logger.info("started from %s, %d new inputs of the patch embedding at zero", path, wanted.shape[1] - given.shape[1])
-
-
-def _state_file(folder: Path, step: int | str) -> Path:
-    return folder / "training" / f"{step}_rank_{dist.get_rank():02d}.pt"
-
-
-def _remove_old(folder: Path, keep: int) -> None:
-    steps = sorted(int(path.name) for path in folder.iterdir() if path.is_dir() and path.name.isdigit())
-    for step in steps[:-keep]:
-        shutil.rmtree(folder / str(step))
-        for path in (folder / "training").glob(f"{step}_rank_*.pt"):
-            path.unlink()
 
 
 def _plain(section):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diffusion_video import DiffusionEngine
 from seeds import generator_for
-from video_io import write_outputs
+from video_io import LATENTS, save_latents, write_outputs
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,13 @@ class SampleRequest:
     shape: tuple[int, int, int, int]  # latents (T, C, h, w), without padding latents
     fps: int
     seed: int
+    decode: bool = True  # False: the latents are written, to be decoded with args.input_type=latents
 
 
 @torch.no_grad()
 def write_samples(engine: DiffusionEngine, request: SampleRequest, folder: Path) -> None:
-    """Samples with the weights that the engine has and writes `<folder>/<i>/` with mp4, contact sheet and caption."""
+    """Samples with the weights that the engine has and writes `<folder>/<i>/` with mp4, contact sheet and caption; or
+    latents in place of the first two."""
     count = len(request.captions)
     padding = -request.shape[0] % engine.patch_t
     shape = (request.shape[0] + padding, *request.shape[1:])
@@ -36,6 +38,10 @@ def write_samples(engine: DiffusionEngine, request: SampleRequest, folder: Path)
     noise = [generator_for(request.seed, "sample", i) for i in range(count)]
     latents = engine.sample(cond, uncond, batch_size=count, shape=shape, generator=noise)[:, padding:]
     for i, caption in enumerate(request.captions):
-        video = engine.decode_first_stage(latents[i:i + 1].transpose(1, 2))
-        write_outputs(folder / str(i), [video[0]], request.fps)
+        (folder / str(i)).mkdir(parents=True, exist_ok=True)
+        if request.decode:
+            video = engine.decode_first_stage(latents[i:i + 1].transpose(1, 2))
+            write_outputs(folder / str(i), [video[0]], request.fps)
+        else:
+            save_latents(folder / str(i) / LATENTS, latents[i], request.fps)
         (folder / str(i) / "prompt.txt").write_text(caption + "\n", encoding="utf-8")

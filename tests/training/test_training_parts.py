@@ -1,12 +1,11 @@
-"""The parts of training that need no process group: order of clips, learning rate, average, remembered text, growth."""
+"""The parts of training that need no process group: order of clips, learning rate, average, growth."""
 import pytest
 import torch
 from checkpoint import save_checkpoint
 from errors import CheckpointError, ConfigError
-from sgm.encoders import AbstractEmbModel
 from torch import nn
 from training.average import WeightAverage
-from training.batches import ClipOrder, RememberedText
+from training.batches import ClipOrder
 from training.optimization import build_optimizer, start_deepspeed
 from training.run_state import PATCH_EMBEDDING, load_initial
 from training.schedule import learning_rate
@@ -43,20 +42,6 @@ def test_average_is_float32_and_the_weights_come_back_bit_for_bit():
     with average.applied():
         assert torch.equal(layer.weight, average.values["weight"].bfloat16())
     assert torch.equal(layer.weight, moved)
-
-
-def test_each_text_is_embedded_once():
-    class Counting(AbstractEmbModel):
-        seen = []
-
-        def forward(self, texts):
-            self.seen += texts
-            return torch.tensor([[[float(len(text))]] for text in texts])
-
-    remembered = RememberedText(Counting())
-    assert remembered(["aa", "b", "aa"]).flatten().tolist() == [2, 1, 2]
-    assert remembered(["ccc", "b"]).flatten().tolist() == [3, 1]
-    assert Counting.seen == ["aa", "b", "ccc"]
 
 
 @pytest.mark.parametrize("config, message", [
