@@ -185,16 +185,18 @@ def save_checkpoint(folder: str | Path, iteration: int | str, content: Mapping) 
     partial, final = folder / f".{iteration}.partial", folder / str(iteration)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    with open(partial / STATES, "wb") as stream:
-        torch.save(dict(content), stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    sync_folder(partial)
-    if final.exists():  # saved before, perhaps by another run: swap the file inside, which is atomic
-        os.replace(partial / STATES, final / STATES)
-        partial.rmdir()
-    else:
-        os.replace(partial, final)
+    try:
+        with open(partial / STATES, "wb") as stream:
+            torch.save(dict(content), stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        sync_folder(partial)
+        if final.exists():  # saved before, perhaps by another run: swap the file inside, which is atomic
+            os.replace(partial / STATES, final / STATES)
+        else:
+            os.replace(partial, final)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     sync_folder(folder)
     with whole_file(folder / "latest") as latest:
         latest.write_text(str(iteration))

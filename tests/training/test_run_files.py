@@ -1,0 +1,152 @@
+"""Saving a run: whatever happens in the middle of it, `latest` names a checkpoint that is whole and can be resumed."""
+import os
+import resource
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoint import read_checkpoint, read_state_dict
+from errors import CheckpointError, ConfigError
+from training import run_files, run_state
+from training.run_state import RunState
+
+PARTS = {"bias": 4, "weight": 4096}
+
+
+def state(step):
+    weights = {name: torch.full((size,), float(step)) for name, size in PARTS.items()}
+    return RunState(step, weights, dict(weights), {"weights": [weights["weight"]]}, {"args.seed": 1})
+
+
+def in_child(work) -> int:
+    """Runs `work` in a process of its own; gives the signal that ended it, or its exit code negated."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    status = os.waitpid(child, 0)[1]
+    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else -os.WEXITSTATUS(status)
+
+
+def saved_step(folder):
+    """The step that `latest` names, after a look at all that a sampler and a continuation read of it."""
+    found = run_files.read_latest(folder, {"args.seed": 1})
+    assert (folder / "latest").read_text() == str(found.step) == str(read_checkpoint(folder)["iteration"])
+    expected = {name: torch.full((size,), float(found.step)) for name, size in PARTS.items()}
+    for kept in (found.network, found.average, read_state_dict(folder)):
+        assert all(torch.equal(value, expected[name.removeprefix("model.diffusion_model.")])
+                   for name, value in kept.items())
+    assert torch.equal(found.optimizer["weights"][0], expected["weight"])
+    return found.step
+
+
+def dies_at(number, monkeypatch):
+    """Replaces what touches the disk by versions of which the call of that number dies, some half-way through."""
+    calls = [0]
+
+    def deadly(function, half=lambda *args: None):
+        def called(*args, **kwargs):
+            calls[0] += 1
+            if calls[0] == number:
+                half(*args)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
+        return called
+
+    def write_half(content, file):
+        with open(file, "wb") if isinstance(file, Path) else file as stream:
+            stream.write(b"PK half of it")
+            stream.flush()
+
+    def remove_half(folder, *args, **kwargs):
+        for path in list(Path(folder).glob("*"))[:1]:
+            os.unlink(path)
+
+    monkeypatch.setattr(torch, "save", deadly(torch.save, write_half))
+    monkeypatch.setattr(shutil, "rmtree", deadly(shutil.rmtree, remove_half))
+    for owner, name in ((os, "replace"), (os, "fsync"), (Path, "unlink"), (Path, "mkdir"), (Path, "write_text")):
+        monkeypatch.setattr(owner, name, deadly(getattr(owner, name)))
+
+
+def test_killed_at_any_moment_of_a_save_the_last_or_the_new_one_is_whole(tmp_path, monkeypatch):
+    run_files.save(tmp_path / "start", state(1), keep=1)
+    steps, number = [], 0
+    while not steps or ended == signal.SIGKILL:
+        number += 1
+        folder = tmp_path / str(number)
+        shutil.copytree(tmp_path / "start", folder)
+
+        def work(folder=folder, number=number):
+            dies_at(number, monkeypatch)
+            run_files.save(folder, state(2), keep=1)
+
+        ended = in_child(work)
+        steps.append(saved_step(folder))
+        run_files.clear_unfinished(folder)
+        assert not list(folder.rglob(".*"))
+        run_files.save(folder, state(3), keep=1)
+        assert saved_step(folder) == 3
+        assert sorted(path.name for path in folder.iterdir()) == ["3", "latest", "training"]
+        assert [path.name for path in (folder / "training").iterdir()] == ["3_rank_00.pt"]
+    assert ended == 0 and steps == sorted(steps) and set(steps) == {1, 2} and number > 12
+
+
+@pytest.mark.parametrize("room", [1000, 20_000, 60_000])
+def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(tmp_path, room):
+    run_files.save(tmp_path, state(1), keep=3)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    larger = {"weight": torch.zeros(room // 4 + 4096)}
+
+    def work():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+        with pytest.raises(CheckpointError, match="step 2 could not be saved in .*; the checkpoint of step 1 is as it was: "
+                                                  "make room there and go on with --resume"):
+            run_files.save(tmp_path, RunState(2, larger, larger, {}, {}), keep=3)
+
+    assert in_child(work) == 0
+    assert saved_step(tmp_path) == 1
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_a_full_disk_while_the_checkpoint_itself_is_written(tmp_path, monkeypatch):
+    run_files.save(tmp_path, state(1), keep=3)
+    save = torch.save
+    monkeypatch.setattr(torch, "save", lambda content, file: save(content, file) if isinstance(file, Path) else (
+        file.write(b"PK half of it"), (_ for _ in ()).throw(OSError(28, "No space left on device"))))
+    with pytest.raises(CheckpointError, match="No space left on device"):
+        run_files.save(tmp_path, state(2), keep=3)
+    monkeypatch.undo()
+    assert saved_step(tmp_path) == 1 and not list(tmp_path.rglob(".*"))
+
+
+def test_what_latest_names_stays_whatever_else_is_there(tmp_path):
+    for step in (10, 20, 30):
+        run_files.save(tmp_path, state(step), keep=2)
+    assert {path.name for path in tmp_path.iterdir()} == {"20", "30", "latest", "training"}
+    (tmp_path / "latest").write_text("20")  # someone went back
+    run_files.save(tmp_path, state(25), keep=1)
+    assert saved_step(tmp_path) == 25
+
+
+def test_what_changed_since_is_named(tmp_path):
+    run_files.save(tmp_path, state(1), keep=1)
+    with pytest.raises(ConfigError, match="changed configuration: a from None to 0, args.seed from 1 to 2, b from None to "
+                                          "0, c from None to 0, d from None to 0 and 2 more; change it back"):
+        run_files.read_latest(tmp_path, {"args.seed": 2} | dict.fromkeys("abcdef", 0))
+    run_state.check_clips(RunState(1, {}, {}, {}, {}), [[1, 2]])
+    with pytest.raises(ConfigError, match=r"args.train_data had 3 \+ 1 clips when the run was stopped and has 2 now"):
+        run_state.check_clips(RunState(1, {}, {}, {}, {}, clips=(3, 1)), [[1, 2]])
+
+
+def test_a_missing_state_is_an_error(tmp_path):
+    assert run_files.read_latest(tmp_path, {}) is None
+    run_files.save(tmp_path, state(1), keep=1)
+    (tmp_path / "training" / "1_rank_00.pt").unlink()
+    with pytest.raises(CheckpointError, match="latest names step 1, but .*1_rank_00.pt is missing"):
+        run_files.read_latest(tmp_path, {"args.seed": 1})
