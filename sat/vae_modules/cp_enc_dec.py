@@ -3,10 +3,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae_modules.layers import CausalConv3d, Downsample3D, Past, ResnetBlock3D, Upsample3D, make_norm
+from vae_modules.layers import (
+    CausalConv3d,
+    Downsample3D,
+    Past,
+    ResnetBlock3D,
+    Upsample3D,
+    in_memory_order,
+    make_norm,
+    swish,
+)
 
 
 def _check(ch: int, groups: int, attn_resolutions: Sequence[int], temporal_compress_times: int,
@@ -52,14 +60,14 @@ class ContextParallelEncoder3D(nn.Module):
     def forward(self, x: Tensor, past: Past | None = None) -> Tensor:
         """Moments of a whole video, or of the chunk that follows what `past` holds; it then collects what is to follow."""
         past = past or Past()
-        h = self.conv_in(x, past)
+        h = self.conv_in(in_memory_order(x), past)
         for level in self.down:
             for block in level.block:
                 h = block(h, None, past)
             if hasattr(level, "downsample"):
                 h = level.downsample(h)
         h = self.mid.block_2(self.mid.block_1(h, None, past), None, past)
-        return self.conv_out(F.silu(self.norm_out(h, None, past)), past)
+        return self.conv_out(swish(self.norm_out(h, None, past)), past)
 
 
 class ContextParallelDecoder3D(nn.Module):
@@ -93,7 +101,7 @@ class ContextParallelDecoder3D(nn.Module):
 
     def forward(self, z: Tensor, before: dict | None = None) -> tuple[Tensor, dict]:
         """Frames of this chunk, and the state to hand to the next one. `before` is None for a video's first chunk."""
-        past = Past(before)
+        past, z = Past(before), in_memory_order(z)
         h = self.conv_in(z, past)
         h = self.mid.block_2(self.mid.block_1(h, z, past), z, past)
         for level in reversed(self.up):
@@ -101,5 +109,5 @@ class ContextParallelDecoder3D(nn.Module):
                 h = block(h, z, past)
             if hasattr(level, "upsample"):
                 h = level.upsample(h, past)
-        h = self.conv_out(F.silu(self.norm_out(h, z, past)), past)
+        h = self.conv_out(swish(self.norm_out(h, z, past)), past)
         return h, past.after

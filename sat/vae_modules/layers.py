@@ -2,12 +2,19 @@
 
 Time is causal: a convolution sees its own frame and the two before it. What comes before a chunk is held in a
 `Past`, handed down through every layer, so that decoding chunk by chunk equals decoding with those frames at hand.
+
+On a CPU tensors keep their channels last in memory: frames then lie one after the other, and need no copy to be taken
+by themselves, and a kernel of one pixel is a matrix product.
 """
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
+from precision import linear
 from torch import Tensor, nn
+from vae_modules import winograd
 
 
 class Past:
@@ -37,22 +44,31 @@ class CausalConv3d(nn.Module):
 
     def forward(self, x: Tensor, past: Past) -> Tensor:
         if self.lookback == 0:
-            return self.conv(x)
+            return pointwise(self.conv, x)
         front = past.before.get(self)
-        if front is None:
-            front = x[:, :, :1].expand(-1, -1, self.lookback, -1, -1)
-        x = torch.cat([front.to(x.dtype), x], dim=2)
-        past.after[self] = x[:, :, -self.lookback:]
-        return self.conv(x)
+        front = x[:, :, :1].expand(-1, -1, self.lookback, -1, -1) if front is None else front.to(x.dtype)
+        last = x[:, :, -self.lookback:] if x.shape[2] > 1 else torch.cat((front, x), dim=2)[:, :, -self.lookback:]
+        past.after[self] = last.clone()  # a view would keep all frames of the chunk in memory
+        if winograd.pays(x, self.conv.weight):
+            return winograd.convolve(front, x, self.conv.weight, self.conv.bias)
+        return self.conv(torch.cat((front, x), dim=2))
 
 
-def resize_causal(x: Tensor, size: tuple[int, int, int], lone_first: bool) -> Tensor:
-    """Nearest-neighbour resize to (T, H, W); with `lone_first` the first frame maps to the first frame alone."""
-    if lone_first and size[0] > 1:
-        first = F.interpolate(x[:, :, :1], size=(1, *size[1:]), mode="nearest")
-        rest = F.interpolate(x[:, :, 1:], size=(size[0] - 1, *size[1:]), mode="nearest")
-        return torch.cat([first, rest], dim=2)
-    return F.interpolate(x, size=size, mode="nearest")
+def pointwise(conv: nn.Conv3d, x: Tensor) -> Tensor:
+    """A convolution whose kernel is one pixel."""
+    if x.device.type != "cpu":
+        return conv(x)
+    return linear(x.movedim(1, -1), conv.weight.flatten(1), conv.bias).movedim(-1, 1)
+
+
+def in_memory_order(x: Tensor) -> Tensor:
+    """The order that the layers work in; what follows keeps to it."""
+    return x.contiguous(memory_format=torch.channels_last_3d) if x.device.type == "cpu" else x
+
+
+def swish(x: Tensor) -> Tensor:
+    """Overwrites x where no gradient needs it."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
 class SpatialNorm(nn.Module):
@@ -68,10 +84,22 @@ class SpatialNorm(nn.Module):
         self.conv_b = CausalConv3d(zq_channels, channels, 1)
 
     def forward(self, f: Tensor, zq: Tensor, past: Past) -> Tensor:
-        size = tuple(f.shape[2:])
-        y = resize_causal(self.conv_y(zq, past), size, past.leading)
-        b = resize_causal(self.conv_b(zq, past), size, past.leading)
-        return torch.addcmul(b, self.norm_layer(f), y)
+        f, y, b = self.norm_layer(f), self.conv_y(zq, past), self.conv_b(zq, past)
+        if not past.leading or zq.shape[2] == 1:
+            return modulate(f, y, b)
+        first, rest = slice(0, 1), slice(1, None)
+        parts = [modulate(f[:, :, part], y[:, :, part], b[:, :, part]) for part in (first, rest)]
+        return torch.cat(parts, dim=2) if torch.is_grad_enabled() else f
+
+
+def modulate(f: Tensor, y: Tensor, b: Tensor) -> Tensor:
+    """f * y + b, where y and b hold one value for a block of f's frames, rows and columns; overwrites f where no
+    gradient needs it."""
+    for axis in (2, 4, 6):
+        f = f.unflatten(axis, (y.shape[axis], -1))
+        y, b = y.unsqueeze(axis + 1), b.unsqueeze(axis + 1)
+    out = torch.addcmul(b, f, y, out=None if torch.is_grad_enabled() else f)
+    return out.flatten(6, 7).flatten(4, 5).flatten(2, 3)
 
 
 class PlainNorm(nn.GroupNorm):
@@ -99,18 +127,18 @@ class ResnetBlock3D(nn.Module):
             self.nin_shortcut = nn.Conv3d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, zq: Tensor | None, past: Past) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x, zq, past)), past)
-        h = self.conv2(self.dropout(F.silu(self.norm2(h, zq, past))), past)
-        shortcut = self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x
-        return shortcut + h
+        h = self.conv1(swish(self.norm1(x, zq, past)), past)
+        h = self.conv2(self.dropout(swish(self.norm2(h, zq, past))), past)
+        shortcut = pointwise(self.nin_shortcut, x) if hasattr(self, "nin_shortcut") else x
+        return shortcut + h if torch.is_grad_enabled() else h.add_(shortcut)
 
 
 def make_norm(channels: int, zq_channels: int | None, groups: int) -> nn.Module:
     return PlainNorm(channels, groups) if zq_channels is None else SpatialNorm(channels, zq_channels, groups)
 
 
-def per_frame(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """A 2D convolution on every frame of (B, C, T, H, W)."""
+def per_frame(conv: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """A 2D operation on every frame of (B, C, T, H, W)."""
     b, c, t = x.shape[:3]
     y = conv(x.transpose(1, 2).flatten(0, 1))
     return y.unflatten(0, (b, t)).transpose(1, 2)
@@ -135,7 +163,10 @@ class Downsample3D(nn.Module):
 
 
 class Upsample3D(nn.Module):
-    """Doubles height and width, with `in_time` also time (a video's first frame stays single), then convolves each frame."""
+    """Doubles height and width and convolves each frame; with `in_time` also doubles time, but for a video's first frame.
+
+    Frames that are doubled are convolved once.
+    """
 
     def __init__(self, channels: int, in_time: bool):
         super().__init__()
@@ -143,7 +174,33 @@ class Upsample3D(nn.Module):
         self.in_time = in_time
 
     def forward(self, x: Tensor, past: Past) -> Tensor:
-        t, h, w = x.shape[2:]
-        if self.in_time:
-            t = 2 * t - 1 if past.leading else 2 * t
-        return per_frame(self.conv, resize_causal(x, (t, 2 * h, 2 * w), past.leading))
+        exact = x.dtype == torch.float32 and not torch.is_grad_enabled()  # sums of half-precision weights would round
+        x = per_frame(lambda frames: (doubled_by_phases if exact else doubled)(self.conv, frames), x)
+        if not self.in_time:
+            return x
+        index = torch.arange(x.shape[2], device=x.device).repeat_interleave(2)[int(past.leading):]
+        return in_memory_order(x[:, :, index])
+
+
+def doubled(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """Convolves frames (n, C, H, W) brought to twice their height and width by nearest neighbour."""
+    return conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+
+
+def doubled_by_phases(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """The same with 4 products in place of 9: every other row and column sees just two of x's, in a fixed way."""
+    n, _, height, width = x.shape
+    out = x.new_empty(n, 2 * height, 2 * width, conv.out_channels).movedim(-1, 1)
+    for row in (0, 1):
+        for column in (0, 1):
+            kernel = _phase(_phase(conv.weight, 2, row), 3, column)
+            out[:, :, row::2, column::2] = F.conv2d(x, kernel, conv.bias, padding=1)[
+                :, :, row:row + height, column:column + width]
+    return out
+
+
+def _phase(weight: Tensor, axis: int, odd: int) -> Tensor:
+    """Three taps on doubled pixels as two taps on single ones: an even pixel is the second of its pair of taps' last
+    two, an odd one of the first two."""
+    first, second, third = weight.split(1, dim=axis)
+    return torch.cat((first + second, third) if odd else (first, second + third), dim=axis)

@@ -1,6 +1,9 @@
+import pytest
 import torch
+import torch.nn.functional as F
 
-from vae_modules.layers import CausalConv3d, Downsample3D, Past, SpatialNorm, Upsample3D, resize_causal
+from vae_modules import winograd
+from vae_modules.layers import CausalConv3d, Downsample3D, Past, SpatialNorm, Upsample3D, in_memory_order
 
 
 def frames(*shape, seed=0):
@@ -56,16 +59,55 @@ def test_time_is_halved_and_doubled_around_the_first_frame():
     assert halved.shape == (1, 1, 3, 2, 2) and halved[0, 0, :, 0, 0].tolist() == [0, 1.5, 3.5]
     assert down(x[:, :, :1]).shape[2] == 1
     up = Upsample3D(1, in_time=True)
-    assert up(halved, Past()).shape == (1, 1, 5, 4, 4)
-    assert up(halved, Past({up: halved})).shape == (1, 1, 6, 4, 4), "later chunks have no frame that stands alone"
-    assert resize_causal(halved, (5, 2, 2), lone_first=True)[0, 0, :, 0, 0].tolist() == [0, 1.5, 1.5, 3.5, 3.5]
+    up.conv.weight.data.zero_()[..., 1, 1] = 1
+    up.conv.bias.data.zero_()
+    assert up(halved, Past())[0, 0, :, 0, 0].tolist() == [0, 1.5, 1.5, 3.5, 3.5]
+    later = up(halved, Past({up: halved}))
+    assert later.shape == (1, 1, 6, 4, 4), "later chunks have no frame that stands alone"
 
 
-def test_the_norm_is_conditioned_where_the_latent_is():
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("leading", [True, False])
+def test_upsampling_is_nearest_neighbour_then_a_convolution(leading, grad):
+    """Whether computed pixel by pixel or by the phases of the doubled grid."""
+    torch.manual_seed(0)
+    up, x = Upsample3D(3, in_time=True).requires_grad_(False), frames(2, 3, 3, 4, 5)
+    times = [0, 1, 1, 2, 2] if leading else [0, 0, 1, 1, 2, 2]
+    large = F.interpolate(x[:, :, times], scale_factor=(1, 2, 2), mode="nearest")
+    expected = torch.stack([up.conv(frame) for frame in large.unbind(2)], dim=2)
+    with torch.set_grad_enabled(grad):
+        torch.testing.assert_close(up(x, Past() if leading else Past({up: x})), expected)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("leading", [True, False])
+def test_the_norm_is_conditioned_where_the_latent_is(leading, grad):
     """Convolving the small latent and resizing equals convolving the resized latent."""
     torch.manual_seed(0)
     norm = SpatialNorm(4, 2, groups=2).requires_grad_(False)
-    f, zq, past = frames(1, 4, 5, 4, 4), frames(1, 2, 3, 2, 2, seed=1), Past()
-    large = resize_causal(zq, (5, 4, 4), lone_first=True)
-    expected = norm.norm_layer(f) * norm.conv_y(large, past) + norm.conv_b(large, past)
-    torch.testing.assert_close(norm(f, zq, past), expected)
+    f, zq = frames(2, 4, 5 if leading else 6, 4, 4), frames(2, 2, 3, 2, 2, seed=1)
+    times = [0, 1, 1, 2, 2] if leading else [0, 0, 1, 1, 2, 2]
+    large = F.interpolate(zq[:, :, times], scale_factor=(1, 2, 2), mode="nearest")
+    expected = norm.norm_layer(f) * norm.conv_y.conv(large) + norm.conv_b.conv(large)
+    with torch.set_grad_enabled(grad):
+        torch.testing.assert_close(norm(f, zq, Past() if leading else Past({norm: f})), expected)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("count", [4, 7, 9])
+def test_transformed_convolution_is_the_convolution(count, batch):
+    torch.manual_seed(0)
+    conv, x, front = torch.nn.Conv3d(32, 40, 3, padding=(0, 1, 1)), frames(batch, 32, count, 9, 10), frames(batch, 32, 2, 9, 10)
+    with torch.no_grad():
+        expected = conv(torch.cat((front, x), dim=2))
+        x, front = in_memory_order(x), in_memory_order(front)
+        assert winograd.pays(x, conv.weight)
+        out = winograd.convolve(front, x, conv.weight, conv.bias)
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    assert not winograd.pays(x, conv.weight), "while gradients are recorded"
+
+
+def test_what_is_left_to_the_next_chunk_holds_no_more_than_its_frames():
+    past, conv = Past(), CausalConv3d(2, 3, 3)
+    conv(frames(1, 2, 8, 4, 4), past)
+    assert past.after[conv].untyped_storage().nbytes() == 2 * 2 * 4 * 4 * 4

@@ -1,0 +1,62 @@
+"""Convolution along time with half the products: four frames at once from six points (Lavin and Gray 2016, F(4, 3)).
+
+The numbers are those of the plain convolution up to rounding, in float32. Only the time axis is transformed, by sums of
+whole frames; height and width stay with the library's 2D convolution.
+"""
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+GROUP = 4
+# Of a kernel (w0, w1, w2) over time, and of six neighbouring frames, at the points 0, 1, -1, 2, -2 and infinity.
+KERNEL = torch.tensor([[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6],
+                       [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]])
+FRAMES = torch.tensor([[4., 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0],
+                       [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]])
+
+
+def pays(x: Tensor, weight: Tensor) -> bool:
+    """Whether `convolve` is faster than the plain convolution: it transforms the whole kernel at every call."""
+    frames, height, width = x.shape[2:]
+    return (x.dtype == torch.float32 and not torch.is_grad_enabled() and weight.shape[2:] == (3, 3, 3)
+            and min(weight.shape[:2]) >= 32 and frames >= GROUP and len(x) * frames * height * width >= 8 * len(weight))
+
+
+def convolve(front: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x (B, C, T, H, W), after the two frames `front` (B, C, 2, H, W), with (O, C, 3, 3, 3) to (B, O, T, H, W).
+
+    Height and width are padded by zeros. In memory channels are last.
+    """
+    frames = (*front.unbind(2), *x.unbind(2))
+    out = x.new_empty(len(x), *x.shape[2:], len(weight)).movedim(-1, 1)
+    kernels = (KERNEL.to(weight) @ weight.movedim(2, 0).flatten(1)).unflatten(1, (*weight.shape[:2], 3, 3))
+    grouped = x.shape[2] // GROUP * GROUP
+    for start in range(0, grouped, GROUP):
+        _four_frames(frames[start:start + GROUP + 2], kernels, bias, out[:, :, start:start + GROUP])
+    if grouped < x.shape[2]:
+        out[:, :, grouped:] = F.conv3d(torch.stack(frames[grouped:], dim=2), weight, bias, padding=(0, 1, 1))
+    return out
+
+
+def _four_frames(frames: Sequence[Tensor], kernels: Tensor, bias: Tensor, out: Tensor) -> None:
+    """Six frames (B, C, H, W) to four, written into `out` (B, O, 4, H, W)."""
+    # The second point has weight one in every output, so that its product carries the bias.
+    zero, one, minus_one, two, minus_two, infinity = (
+        F.conv2d(_weighted(frames, row), kernels[i], bias if i == 1 else None, padding=1)
+        for i, row in enumerate(FRAMES.tolist()))
+    even, odd = one + minus_one, one.sub_(minus_one)
+    even_two, odd_two = two + minus_two, two.sub_(minus_two)
+    torch.add(zero.add_(even), even_two, out=out[:, :, 0])
+    torch.add(odd, odd_two, alpha=2, out=out[:, :, 1])
+    torch.add(even, even_two, alpha=4, out=out[:, :, 2])
+    torch.add(odd.add_(infinity), odd_two, alpha=8, out=out[:, :, 3])
+
+
+def _weighted(frames: Sequence[Tensor], row: Sequence[float]) -> Tensor:
+    terms = [(weight, frame) for weight, frame in zip(row, frames, strict=True) if weight]
+    total = terms[0][1] * terms[0][0]
+    for weight, frame in terms[1:]:
+        total.add_(frame, alpha=weight)
+    return total
