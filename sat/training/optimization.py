@@ -56,7 +56,12 @@ def start_deepspeed(module: nn.Module, config: Mapping):
     from pydantic import ValidationError
 
     optimizer = build_optimizer(config.get("optimizer"), module)
-    if isinstance(optimizer, Muon) and (config.get("zero_optimization") or {}).get("stage", 0):
+    stage = (config.get("zero_optimization") or {}).get("stage", 0)
+    if stage == 0 and (config.get("fp16") or {}).get("enabled"):
+        # DeepSpeed 0.19 then divides gradients by a scale that the loss was never given.
+        raise ConfigError("deepspeed.fp16 needs deepspeed.zero_optimization.stage of 1 or more, without which the loss is "
+                          "not scaled; set it")
+    if isinstance(optimizer, Muon) and stage:
         raise ConfigError("deepspeed.optimizer.type Muon needs whole matrices: set deepspeed.zero_optimization.stage to 0")
     try:
         return deepspeed.initialize(model=module, optimizer=optimizer, config=_settings(config),
@@ -78,7 +83,7 @@ def optimizer_state(deepspeed_engine) -> dict:
     scale of the loss in float16."""
     with _base(deepspeed_engine) as base:
         state = {"optimizer": base.state_dict(), "weights": [p.detach() for p in _weights(base)]}
-    scale = _loss_scale(deepspeed_engine)
+    scale = getattr(deepspeed_engine.optimizer, "loss_scaler", None)
     return state if scale is None else state | {"loss_scale": {k: getattr(scale, k) for k in SCALE if hasattr(scale, k)}}
 
 
@@ -93,7 +98,7 @@ def load_optimizer_state(deepspeed_engine, state: Mapping) -> None:
         for parameter, saved in zip(own, state["weights"], strict=True):
             parameter.copy_(saved)
     for key, value in state.get("loss_scale", {}).items():
-        setattr(_loss_scale(deepspeed_engine), key, value)
+        setattr(deepspeed_engine.optimizer.loss_scaler, key, value)
 
 
 @contextmanager
@@ -110,12 +115,6 @@ def _base(deepspeed_engine) -> Iterator[torch.optim.Optimizer]:
         if taken_out:
             for group in base.param_groups:
                 group["params"] = []
-
-
-def _loss_scale(deepspeed_engine):
-    """DeepSpeed's record of the scale, which sits in one of two places; None where the loss is not scaled."""
-    wrapper = deepspeed_engine.optimizer
-    return getattr(wrapper, "loss_scaler", None) or getattr(wrapper, "loss_scale_config", None)
 
 
 def _weights(base: torch.optim.Optimizer) -> list[torch.Tensor]:

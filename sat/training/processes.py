@@ -20,6 +20,8 @@ def started(device: torch.device, model_parallel_size: int = 1) -> Iterator[torc
 
     # Nothing known as compilable: DeepSpeed would build C++ for collectives that gloo does already.
     deepspeed.ops.__compatible_ops__ = {}
+    if device.type == "cpu":  # it takes float16 to be supported where it is fast; torch computes it on every CPU
+        deepspeed.accelerator.get_accelerator().is_fp16_supported = lambda: True
     backend = "gloo" if device.type == "cpu" else dist.get_default_backend_for_device(device)
     # Accelerators' backends carry nothing that lies on the CPU, where losses are counted.
     backends = backend if device.type == "cpu" else f"cpu:gloo,{device.type}:{backend}"
