@@ -1,8 +1,15 @@
 """What the documents name is there."""
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import torch
+
+import sgm.guiders
+import sgm.sampling_utils
+from sgm.guiders import Evaluation
+from sgm.noise_schedule import VE, NoiseLevel
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -26,3 +33,39 @@ def test_the_files_that_documents_name_exist(document):
     assert named
     assert [path for path in sorted(set(named)) if not any(
         next(folder.glob(path), None) for folder in (REPOSITORY, REPOSITORY / "sat"))] == []
+
+
+def test_the_guiders_and_thresholdings_named_are_those_that_exist():
+    text = (REPOSITORY / "docs/guidance.md").read_text(encoding="utf-8")
+    existing = [f"guiders.{name}" for name, o in classes_of(sgm.guiders) if hasattr(o, "passes") and name != "Guider"]
+    existing += [f"sampling_utils.{name}" for name, _ in classes_of(sgm.sampling_utils)]
+    assert sorted(re.findall(r"^\| `(\w+\.\w+)`", text, re.M)) == sorted(existing)
+
+
+def test_the_passes_and_parameters_that_guiders_have_are_those_named():
+    text = (REPOSITORY / "docs/guidance.md").read_text(encoding="utf-8")
+    named_by_all = set(re.findall(r"`(\w+)`", text.partition("All but the first take:")[2].partition("target of")[0]))
+    for name, cls in classes_of(sgm.guiders):
+        row = re.search(rf"^\| `guiders\.{name}` \| (\d)[^|]*\|[^|]*\|(.*)\|$", text, re.M)
+        if row is None or name == "IdentityGuider":
+            continue
+        given = {"Autoguidance": {"ckpt_path": "weak"}, "PerturbedAttentionGuidance": {"layers": [0]}}.get(name, {})
+        assert len(cls(scale=2.0, **given).passes) == int(row[1]), name
+        own = {field.name for field in fields(cls) if field.init} - {field.name for field in fields(sgm.guiders.Guider)}
+        assert own == set(re.findall(r"`(\w+)`", row[2])), name
+    assert {field.name for field in fields(sgm.guiders.Guider) if field.init} <= named_by_all
+
+
+def test_the_guider_that_the_page_shows_works():
+    shown = re.search(r"```python\n(.*?)```", (REPOSITORY / "docs/guidance.md").read_text(encoding="utf-8"), re.S)[1]
+    names = {"__name__": "shown"}
+    exec(shown, names)
+    guider, at = names["Damped"](scale=3.0), Evaluation(None, NoiseLevel(1.0, 1.0, None, 0, 10, VE), 3.0)
+    estimates = torch.zeros(1, 2), torch.ones(1, 2)
+    first, memory = guider.guide(estimates, at)
+    second, _ = guider.guide(estimates, at, memory)
+    assert first.tolist() == [[3.0, 3.0]] and second.tolist() == [[2.0, 2.0]]
+
+
+def classes_of(module):
+    return [(name, o) for name, o in vars(module).items() if isinstance(o, type) and o.__module__ == module.__name__]

@@ -3,6 +3,7 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -140,6 +141,7 @@ def _released_to_real(path: str) -> str:
     return path
 
 
+@cache
 def _project_modules() -> set[str]:
     return {p.stem for p in SOURCE_ROOT.iterdir() if p.suffix == ".py" or (p.is_dir() and any(p.glob("*.py")))}
 

@@ -1,0 +1,276 @@
+"""The table docs/composition.md: which sampler goes with which discretization, guider and scaling, found by trying.
+
+    python tools/composition_table.py                  # builds every cell and runs it: some ten minutes on one core
+    python tools/composition_table.py --every 200      # runs every 200th
+
+A cell is built from its configuration alone, which refuses what cannot work; the others run through
+`DiffusionEngine.sample`, on a small random model with an image, time patches and `ofs`. The classes are those that the
+modules of sat/sgm list, so that a new one appears by itself; what it cannot be built without, or what makes it quick,
+stands in PARAMS.
+"""
+import argparse
+import json
+import logging
+import re
+import string
+import sys
+import tempfile
+from argparse import Namespace
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from itertools import product
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(REPOSITORY / "sat"), str(REPOSITORY)]
+
+import sgm.denoiser  # noqa: E402
+import sgm.denoiser_scaling  # noqa: E402
+import sgm.discretizer  # noqa: E402
+import sgm.guiders  # noqa: E402
+import sgm.sampling  # noqa: E402
+import torch  # noqa: E402
+from checkpoint import save_checkpoint  # noqa: E402
+from console import progress, run  # noqa: E402
+from diffusion_video import DiffusionEngine  # noqa: E402
+from errors import ConfigError, NumericalError, UserError  # noqa: E402
+from files import whole_file  # noqa: E402
+from omegaconf import OmegaConf  # noqa: E402
+from sgm.guidance_scale import GuidanceScale  # noqa: E402
+from sgm.noise_schedule import VE, VP  # noqa: E402
+from sgm.sampling import check_compatible  # noqa: E402
+from sgm.util import instantiate_from_config  # noqa: E402
+
+from tests.small_model import write_model  # noqa: E402
+
+logger = logging.getLogger("composition_table")
+
+DOCUMENT = REPOSITORY / "docs" / "composition.md"
+STEPS = 4
+SHAPE = (2, 4, 4, 4)
+PARAMS = {"Autoguidance": {"ckpt_path": "WEAK"}, "PerturbedAttentionGuidance": {"layers": [0]},
+          "TabulatedDiscretization": {"sigmas": "sdxl"}, "AdaptiveSampler": {"rtol": 0.1, "atol": 0.1},
+          "RestartSampler": {"intervals": [{"low": 0.1, "high": 2.0, "repeats": 1, "steps": 1}]}}
+# The table of a discrete denoiser has levels of its scaling's kind.
+TABLES = {VE: "LegacyDDPMDiscretization", VP: "ZeroSNRDDPMDiscretization"}
+HEAD = """# What goes with what
+
+Written by `python tools/composition_table.py`, and held by `tests/tools/test_composition_table.py`.
+
+Every sampler with every discretization, guider and scaling: {cells} combinations, with {steps} steps. Each is built
+from its configuration, which refuses {refused}; the others run through `DiffusionEngine.sample` on a small random
+model with an image, time patches and `ofs`, and end in finite latents.
+
+A number is how many of {denoisers} denoisers the sampler, discretization and guider go with; a letter says why some or
+all are refused. The denoisers: {names}.
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A class under the name it has in the table, with the parameters that it is tried with."""
+
+    label: str
+    target: str
+    params: Mapping
+
+    @property
+    def config(self) -> dict:
+        return {"target": self.target, "params": dict(self.params)}
+
+
+@dataclass(frozen=True)
+class Cell:
+    sampler: Part
+    discretization: Part
+    guider: Part
+    denoiser: Part
+
+    @property
+    def sampler_config(self) -> dict:
+        params = {**self.sampler.params, "num_steps": STEPS, "discretization_config": self.discretization.config,
+                  "guider_config": self.guider.config}
+        return {"target": self.sampler.target, "params": params}
+
+
+@cache
+def samplers() -> list[Part]:
+    return [_part(c) for c in _classes(sgm.sampling) if issubclass(c, sgm.sampling.Sampler) and not _is_base(c)]
+
+
+@cache
+def discretizations() -> list[Part]:
+    base = sgm.discretizer.Discretization
+    return [_part(c) for c in _classes(sgm.discretizer) if issubclass(c, base) and c.levels is not base.levels]
+
+
+@cache
+def guiders() -> list[Part]:
+    """Every class; DynamicCFG in each of its own schedules."""
+    parts = []
+    for cls in _classes(sgm.guiders):
+        if cls is sgm.guiders.DynamicCFG:
+            moving = [schedule for schedule in GuidanceScale.SCHEDULES if schedule != "constant"]
+            parts += [_part(cls, f"DynamicCFG {schedule}", scale=6.0, schedule=schedule) for schedule in moving]
+        elif hasattr(cls, "passes") and cls is not sgm.guiders.Guider:
+            parts.append(_part(cls, **({"scale": 6.0} if issubclass(cls, sgm.guiders.Guider) else {})))
+    return parts
+
+
+@cache
+def denoisers() -> list[Part]:
+    """Every scaling with the continuous denoiser and, where there is a table for it, with the discrete one."""
+    parts = []
+    for cls in _classes(sgm.denoiser_scaling):
+        if not hasattr(cls, "parameterization"):
+            continue
+        scaling = {"scaling_config": _part(cls).config}
+        parts.append(_part(sgm.denoiser.Denoiser, f"Denoiser with {cls.__name__}", **scaling))
+        if cls.parameterization in TABLES:
+            table = {"target": f"sgm.discretizer.{TABLES[cls.parameterization]}"}
+            parts.append(_part(sgm.denoiser.DiscreteDenoiser, f"DiscreteDenoiser with {cls.__name__}", **scaling,
+                               num_idx=1000, quantize_c_noise=False, discretization_config=table))
+    return parts
+
+
+def _classes(module) -> list[type]:
+    """The classes that a package lists in `__all__`, or that a module defines, by name."""
+    listed = getattr(module, "__all__", None)
+    return [o for name, o in sorted(vars(module).items()) if isinstance(o, type) and (
+        name in listed if listed else o.__module__ == module.__name__ and not name.startswith("_"))]
+
+
+def _is_base(cls: type) -> bool:
+    """Whether a class leaves one of its methods to those below it."""
+    methods = [getattr(cls, name) for name in dir(cls)]
+    return any("NotImplementedError" in method.__code__.co_names for method in methods if hasattr(method, "__code__"))
+
+
+def _part(cls: type, label: str | None = None, **params) -> Part:
+    return Part(label or cls.__name__, f"{cls.__module__}.{cls.__name__}", {**PARAMS.get(cls.__name__, {}), **params})
+
+
+@cache
+def cells() -> list[Cell]:
+    return [Cell(*parts) for parts in product(samplers(), discretizations(), guiders(), denoisers())]
+
+
+@lru_cache(maxsize=64)
+def _built(config: str):
+    return instantiate_from_config(json.loads(config))
+
+
+def build(config: Mapping):
+    """The object of a configuration, or the one that was built of it shortly before: none keeps anything of a run."""
+    return _built(json.dumps(config))
+
+
+def refusal(cell: Cell) -> str | None:
+    """Why a cell's configuration is refused; None if it is not."""
+    try:
+        check_compatible(build(cell.sampler_config), build(cell.denoiser.config))
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+class Laboratory:
+    """The engine of a small random image-to-video model, in which cells run."""
+
+    def __init__(self, folder: Path):
+        model = OmegaConf.load(write_model(folder, image=True)).model
+        model.network_config.params.update(patch_size=[2, 2, 2], ofs_embed_dim=32, num_layers=1)
+        network = instantiate_from_config(model.network_config)
+        save_checkpoint(folder / "weak", 1, {"module": network.state_dict()})
+        model.sampler_config.params.guider_config = {
+            "target": "sgm.guiders.Autoguidance", "params": {"scale": 6.0, "ckpt_path": str(folder / "weak")}}
+        self.engine = DiffusionEngine(Namespace(model_config=model, fp16=False, bf16=False, device="cpu")).eval()
+        torch.manual_seed(0)
+        for parameter in self.engine.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+        self.cond, self.uc = self.engine.conditioner.get_unconditional_conditioning(
+            {"txt": ["a red circle"]}, force_uc_zero_embeddings=["txt"])
+        self.cond["concat"] = self.uc["concat"] = torch.randn(1, *SHAPE)
+
+    def failure(self, cell: Cell) -> str | None:
+        """What goes wrong when a cell runs; None if it ends in finite latents."""
+        self.engine.sampler, self.engine.denoiser = build(cell.sampler_config), build(cell.denoiser.config)
+        try:
+            out = self.engine.sample(self.cond, self.uc, 1, SHAPE, generator=[torch.Generator().manual_seed(0)])
+        except UserError as error:
+            return str(error)
+        return None if out.shape == (1, *SHAPE) and bool(torch.isfinite(out).all()) else "latents that are not finite"
+
+
+def document(refused: Mapping[Cell, str | None]) -> str:
+    """The page, from the refusals of all cells. Samplers that agree share a row, discretizations that agree a table."""
+    reasons: dict[str, set[str]] = {}
+    for cell, reason in refused.items():
+        if reason is not None:
+            reasons.setdefault(_general(cell, reason), set()).add(cell.denoiser.label)
+    letters = dict(zip(reasons, string.ascii_lowercase, strict=False))
+    names = [part.label for part in denoisers()]
+    pages = [HEAD.format(cells=len(refused), steps=STEPS, denoisers=len(names), names=", ".join(names),
+                         refused=sum(reason is not None for reason in refused.values()))]
+    for reason, hit in reasons.items():
+        whose = "any denoiser" if len(hit) == len(names) else ", ".join(sorted(hit))
+        pages.append(f"- {letters[reason]}: {reason} ({whose})")
+    for rows, sharing in _grouped(discretizations(), lambda part: _rows(refused, letters, part)):
+        pages += ["", f"## {sharing}", "", _line("samplers", [part.label for part in guiders()]),
+                  _line("---", ["---"] * len(guiders()))]
+        pages += [_line(who, entries) for entries, who in rows]
+    return "\n".join(pages) + "\n"
+
+
+def _rows(refused: Mapping[Cell, str | None], letters: Mapping[str, str], discretization: Part) -> tuple:
+    """((entry for each guider, samplers), ...) of a discretization's table."""
+    def entries(sampler: Part) -> tuple[str, ...]:
+        return tuple(_entry(refused, letters, sampler, discretization, guider) for guider in guiders())
+    return tuple(_grouped(samplers(), entries))
+
+
+def _grouped(parts: Sequence[Part], key: Callable[[Part], Hashable]) -> list[tuple]:
+    """(key, labels of the parts that have it), in the order of the first of each."""
+    groups: dict[Hashable, list[str]] = {}
+    for part in parts:
+        groups.setdefault(key(part), []).append(part.label)
+    return [(shared, ", ".join(labels)) for shared, labels in groups.items()]
+
+
+def _entry(refused: Mapping[Cell, str | None], letters: Mapping[str, str], *parts: Part) -> str:
+    cells_of = [Cell(*parts, denoiser) for denoiser in denoisers()]
+    why = sorted({letters[_general(cell, refused[cell])] for cell in cells_of if refused[cell] is not None})
+    return " ".join([str(sum(refused[cell] is None for cell in cells_of)), *why])
+
+
+def _general(cell: Cell, reason: str) -> str:
+    """The same reason for every discretization."""
+    return re.sub(rf"\b{cell.discretization.label}\b", "the discretization", reason)
+
+
+def _line(first: str, rest: Sequence[str]) -> str:
+    return "| " + " | ".join([first, *rest]) + " |"
+
+
+def make_table(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--every", type=int, default=1, help="run every so many cells; all of them are built")
+    options = parser.parse_args(argv)
+    refused = {cell: refusal(cell) for cell in progress(cells(), "built")}
+    allowed = [cell for cell, reason in refused.items() if reason is None][::options.every]
+    with tempfile.TemporaryDirectory() as folder:
+        laboratory = Laboratory(Path(folder))
+        for cell in progress(allowed, "run"):
+            failure = laboratory.failure(cell)
+            if failure is not None:
+                raise NumericalError(f"{', '.join(part.label for part in vars(cell).values())}: {failure}; mend it, or "
+                                     "refuse it when it is built")
+    with whole_file(DOCUMENT) as partial:
+        partial.write_text(document(refused), encoding="utf-8")
+    logger.info("%d cells ran, %d are refused; written to %s", len(allowed),
+                sum(reason is not None for reason in refused.values()), DOCUMENT)
+
+
+if __name__ == "__main__":
+    sys.exit(run(make_table))
