@@ -5,6 +5,7 @@ from sgm.discretizer.ramps import (
     LogSNRDiscretization,
     RectifiedFlowDiscretization,
     TabulatedDiscretization,
+    VPRampDiscretization,
 )
 from sgm.discretizer.tables import (
     LegacyDDPMDiscretization,
@@ -16,5 +17,5 @@ from sgm.discretizer.tables import (
 __all__ = [
     "Discretization", "EDMDiscretization", "LegacyDDPMDiscretization", "LogSNRDiscretization",
     "RectifiedFlowDiscretization", "TableDiscretization", "TabulatedDiscretization", "VPDiscretization",
-    "ZeroSNRDDPMDiscretization",
+    "VPRampDiscretization", "ZeroSNRDDPMDiscretization",
 ]

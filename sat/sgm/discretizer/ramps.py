@@ -1,11 +1,12 @@
 """Levels by formula, from a noisiest to a least noisy one: no timesteps, for any network."""
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from errors import ConfigError
 from sgm.discretizer.base import Discretization
-from sgm.noise_schedule import FLOW
+from sgm.noise_schedule import FLOW, VP
 
 # Align Your Steps (Sabour et al. 2024, appendix): 10 steps optimized for a model, its sigmas.
 ALIGN_YOUR_STEPS = {
@@ -85,6 +86,30 @@ class RectifiedFlowDiscretization(Discretization):
         end = self.sigma_min / (self.shift - (self.shift - 1) * self.sigma_min)  # what the shift takes to sigma_min
         s = 1 + _ramp(n) * (end - 1) if end > 0 else 1 - np.arange(_checked(n)) / n
         return self.shift * s / (1 + (self.shift - 1) * s)
+
+
+class VPRampDiscretization(Discretization):
+    """VP levels from zero SNR, or from sigma_max, to a fixed sigma_min, both as sigma / alpha.
+
+    A rho ramp (Karras et al. 2022, eq. 5) in the time sigma / (alpha + sigma) of rectified flow, which is finite at
+    zero SNR. For the released models, whose own steps end at a noise that depends on their number: here the jump from
+    the last level to the clean end stays what it is, and the rest converges with the solver's order. `sigma_min`
+    is by default the least noise those models were trained at.
+    """
+
+    parameterization = VP
+
+    def __init__(self, sigma_min: float = 0.0292, sigma_max: float = math.inf, rho: float = 2.0):
+        if not 0 < sigma_min < sigma_max or rho <= 0:
+            raise ConfigError("VPRampDiscretization: needs 0 < sigma_min < sigma_max and rho > 0, "
+                              f"not sigma_min {sigma_min}, sigma_max {sigma_max}, rho {rho}")
+        self.first = 1.0 if math.isinf(sigma_max) else sigma_max / (1 + sigma_max)
+        self.last, self.rho = sigma_min / (1 + sigma_min), rho
+
+    def levels(self, n: int) -> np.ndarray:
+        high, low = self.first ** (1 / self.rho), self.last ** (1 / self.rho)
+        s = (high + _ramp(n) * (low - high)) ** self.rho
+        return (1 - s) / np.hypot(1 - s, s)
 
 
 def _checked(n: int) -> int:

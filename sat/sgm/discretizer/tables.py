@@ -1,4 +1,6 @@
 """Subsets of a table of training timesteps: of the DDPM tables, and of the SNR-shifted one with zero terminal SNR."""
+from functools import cached_property
+
 import numpy as np
 
 from errors import ConfigError
@@ -56,10 +58,14 @@ class TableDiscretization(Discretization):
         return spaced(self.spacing, n, self.num_timesteps)
 
     def timestep_at(self, ratio: float) -> float:
-        table = self.levels(self.num_timesteps)[::-1]  # index = timestep, noise rising
-        if self.parameterization == VE:
-            return float(np.interp(ratio, table, np.arange(len(table))))
-        return float(np.interp(-1 / np.hypot(1, ratio), -table, np.arange(len(table))))
+        level = ratio if self.parameterization == VE else -1 / np.hypot(1, ratio)
+        return float(np.interp(level, self._rising, np.arange(self.num_timesteps)))
+
+    @cached_property
+    def _rising(self) -> np.ndarray:
+        """The whole table by timestep, in numbers that rise with the noise."""
+        table = self.levels(self.num_timesteps)[::-1]
+        return table if self.parameterization == VE else -table
 
 
 class LegacyDDPMDiscretization(TableDiscretization):

@@ -1,4 +1,12 @@
 """Samplers: from unit noise to latents, each one short step over a schedule of (alpha, sigma)."""
+from sgm.sampling.adams import (
+    AdamsSampler,
+    DEISSampler,
+    DPMPP3MSampler,
+    SASolverSampler,
+    SDEDPMPP3MSampler,
+    UniPCSampler,
+)
 from sgm.sampling.base import Sampler, StepInfo
 from sgm.sampling.compatibility import check_compatible
 from sgm.sampling.inversion import invert, undoes_inversion
@@ -9,6 +17,8 @@ from sgm.sampling.multistep import (
     VPODEDPMPP2MSampler,
     VPSDEDPMPP2MSampler,
 )
+from sgm.sampling.restart import RestartSampler
+from sgm.sampling.runge_kutta import AdaptiveSampler, RungeKutta3Sampler
 from sgm.sampling.single_step import (
     DDIMSampler,
     DPMPP2SAncestralSampler,
@@ -23,9 +33,10 @@ from sgm.sampling.single_step import (
 from sgm.sampling.start import FromClip, FromLevel, Start
 
 __all__ = [
-    "DDIMSampler", "DPMPP2MSampler", "DPMPP2SAncestralSampler", "EulerAncestralSampler", "EulerEDMSampler",
-    "FromClip", "FromLevel", "HeunEDMSampler", "Image2VideoDDIMSampler", "LinearMultistepSampler", "SDEDPMPP2MSampler",
-    "Sampler", "SdeditEDMSampler", "Start", "StepInfo", "VPODEDPMPP2MSampler", "VPSDEDPMPP2MSampler",
-    "VideoDDIMSampler", "VideoDDPMSampler", "check_compatible", "invert",
+    "AdamsSampler", "AdaptiveSampler", "DDIMSampler", "DEISSampler", "DPMPP2MSampler", "DPMPP2SAncestralSampler",
+    "DPMPP3MSampler", "EulerAncestralSampler", "EulerEDMSampler", "FromClip", "FromLevel", "HeunEDMSampler",
+    "Image2VideoDDIMSampler", "LinearMultistepSampler", "RestartSampler", "RungeKutta3Sampler", "SASolverSampler",
+    "SDEDPMPP2MSampler", "SDEDPMPP3MSampler", "Sampler", "SdeditEDMSampler", "Start", "StepInfo", "UniPCSampler",
+    "VPODEDPMPP2MSampler", "VPSDEDPMPP2MSampler", "VideoDDIMSampler", "VideoDDPMSampler", "check_compatible", "invert",
     "undoes_inversion",
 ]

@@ -2,11 +2,9 @@
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
 from errors import ConfigError
 from sgm.sampling.base import Sampler
-from sgm.sampling.steps import decay, euler, second_order
+from sgm.sampling.steps import euler, lagrange_integrals, second_order, stochastic
 
 
 @dataclass(kw_only=True)
@@ -38,10 +36,7 @@ class SDEDPMPP2MSampler(Sampler):
         noise = run.draw()
         if history is not None:
             noise = run.draw()
-        estimate = second_order(denoised, history, now, then)
-        kept = decay(now, then)
-        x = (then.sigma / now.sigma * kept * x + then.alpha * (1 - kept**2) * estimate
-             + then.sigma * math.sqrt(1 - kept**2) * noise)
+        x = stochastic(x, now, then, second_order(denoised, history, now, then), 1.0, noise)
         return x, denoised, (denoised, now.lamb)
 
 
@@ -76,18 +71,6 @@ class LinearMultistepSampler(Sampler):
         if math.isinf(now.ratio):
             return euler(x, now, then, denoised), denoised, []
         history = [*(history or []), (now.ratio, (x - now.alpha * denoised) / now.sigma)][-self.order:]
-        weights = _adams_bashforth([ratio for ratio, _ in history], now.ratio, then.ratio)
+        weights = lagrange_integrals([ratio for ratio, _ in history], now.ratio, then.ratio, len(history))
         moved = sum(weight * noise for weight, (_, noise) in zip(weights, history, strict=True))
         return then.alpha * (x / now.alpha + moved), denoised, history
-
-
-def _adams_bashforth(nodes: list[float], start: float, end: float) -> list[float]:
-    """Integrals from start to end of the Lagrange polynomials on `nodes`, by Gauss-Legendre (exact for them)."""
-    points, weights = np.polynomial.legendre.leggauss(len(nodes))
-    t = (end - start) / 2 * points + (end + start) / 2
-    integrals = []
-    for i, node in enumerate(nodes):
-        others = nodes[:i] + nodes[i + 1:]
-        basis = np.prod([(t - other) / (node - other) for other in others], axis=0)
-        integrals.append(float(np.sum(weights * basis) * (end - start) / 2))
-    return integrals

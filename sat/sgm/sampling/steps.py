@@ -1,6 +1,9 @@
 """Formulas that several samplers step with, over x = alpha * x0 + sigma * noise; all finite at alpha = 0."""
 import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 
+import numpy as np
 import torch
 
 from sgm.noise_schedule import NoiseLevel, NoiseSchedule
@@ -17,6 +20,17 @@ def euler(x: torch.Tensor, now: NoiseLevel, then: NoiseLevel, denoised: torch.Te
 def decay(now: NoiseLevel, then: NoiseLevel) -> float:
     """exp(-h) with h = lambda' - lambda: the factor by which sigma / alpha falls; 0 from zero SNR."""
     return then.ratio / now.ratio
+
+
+def stochastic(x: torch.Tensor, now: NoiseLevel, then: NoiseLevel, estimate: torch.Tensor, tau: float,
+               noise: torch.Tensor | None) -> torch.Tensor:
+    """The step of the diffusion SDE with tau times the reverse SDE's noise, exact for a constant estimate of x0.
+
+    tau 0 is Euler's step (`noise` is not used), 1 the reverse SDE (SA-Solver, Xue et al. 2023, section 4).
+    """
+    kept = decay(now, then) ** tau**2
+    x = then.sigma / now.sigma * kept * x + then.alpha * (1 - decay(now, then) * kept) * estimate
+    return x if noise is None else x + then.sigma * math.sqrt(1 - kept**2) * noise
 
 
 def churn(x: torch.Tensor, now: NoiseLevel, gamma: float, noise: torch.Tensor,
@@ -46,3 +60,21 @@ def second_order(denoised: torch.Tensor, older: tuple[torch.Tensor, float] | Non
         return denoised
     last, last_lamb = older
     return denoised + (denoised - last) * (then.lamb - now.lamb) / (2 * (now.lamb - last_lamb))
+
+
+def lagrange_integrals(nodes: Sequence[float], start: float, end: float, points: int,
+                       weight: Callable[[np.ndarray], np.ndarray] = np.ones_like,
+                       variable: Callable[[np.ndarray], np.ndarray] = np.asarray) -> list[float]:
+    """Integrals from start to end of weight(t) times the Lagrange polynomials of variable(t) on `nodes`.
+
+    By Gauss-Legendre quadrature on `points` points: exact for polynomials of degree below twice that.
+    """
+    places, widths = _gauss_legendre(points)
+    t = (end - start) / 2 * places + (end + start) / 2
+    weighted, at = weight(t) * widths * (end - start) / 2, variable(t)
+    others = [[*nodes[:i], *nodes[i + 1:]] for i in range(len(nodes))]
+    return [float(np.sum(weighted * np.prod([(at - other) / (node - other) for other in rest], axis=0)))
+            for node, rest in zip(nodes, others, strict=True)]
+
+
+_gauss_legendre = lru_cache(np.polynomial.legendre.leggauss)

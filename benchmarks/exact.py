@@ -1,0 +1,133 @@
+"""Problems whose answers are known: Gaussian data and a finite set of clips, and how well a sampler solves them.
+
+Their denoisers are called as a bound network is, `denoiser(x, level, cond, idx=None)`, on the levels of any
+parameterization, and have no weights.
+"""
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+from sgm.noise_schedule import VE, NoiseLevel, NoiseSchedule, alpha_sigma
+from sgm.sampling.base import Run, Sampler
+from sgm.sampling.guided import Guided
+from sgm.tensors import append_dims
+
+SHAPE = (2, 3, 2, 2, 2)
+
+
+class Gaussian:
+    """E[x0 | x] for data of standard deviation d around the mean of cond["crossattn"]; counts its calls and rows."""
+
+    def __init__(self, parameterization: str = VE, d: float = 0.5):
+        self.parameterization, self.d = parameterization, d
+        self.calls, self.rows = 0, 0
+
+    def __call__(self, x, level, cond, idx=None, **inputs):
+        self.calls, self.rows = self.calls + 1, self.rows + len(x)
+        mean = append_dims(cond["crossattn"].mean(dim=(1, 2)).to(x), x.ndim)
+        alpha, sigma = (append_dims(v, x.ndim) for v in alpha_sigma(level, self.parameterization))
+        return mean + alpha * self.d**2 / (sigma**2 + alpha**2 * self.d**2) * (x - alpha * mean)
+
+    def flow(self, x: torch.Tensor, start: NoiseLevel, end: NoiseLevel, mean: float = 0.0) -> torch.Tensor:
+        """Where the probability-flow ODE takes x from one level to another."""
+        spread = [math.hypot(level.sigma, level.alpha * self.d) for level in (start, end)]
+        return end.alpha * mean + (x - start.alpha * mean) * spread[1] / spread[0]
+
+
+class CorrelatedGaussian:
+    """E[x0 | x] for channels with a covariance (C, C) around a mean (C,)."""
+
+    def __init__(self, parameterization: str, mean: torch.Tensor, covariance: torch.Tensor):
+        self.parameterization, self.mean = parameterization, mean.view(-1, 1, 1)
+        self.variances, self.directions = torch.linalg.eigh(covariance)
+
+    def __call__(self, x, level, cond, idx=None, **inputs):
+        alpha, sigma = (v[:, None] for v in alpha_sigma(level, self.parameterization))
+        share = alpha * self.variances / (sigma**2 + alpha**2 * self.variances)
+        apart = x - append_dims(alpha[:, 0], x.ndim) * self.mean
+        along = torch.einsum("cv,btchw->btvhw", self.directions, apart) * share[:, None, :, None, None]
+        return self.mean + torch.einsum("cv,btvhw->btchw", self.directions, along)
+
+
+class FiniteData:
+    """E[x0 | x] for data that is one of `clips` (N, T, C, H, W), each as likely: their softmax-weighted mean.
+
+    cond["crossattn"], where it is positive, leaves the first half of the clips alone, where negative the second.
+    """
+
+    def __init__(self, parameterization: str, clips: torch.Tensor):
+        self.parameterization, self.clips = parameterization, clips
+
+    def __call__(self, x, level, cond, idx=None, **inputs):
+        clips = self.clips.to(x).flatten(1)
+        alpha, sigma = (v.to(x)[:, None] for v in alpha_sigma(level, self.parameterization))
+        apart = (x.flatten(1)[:, None] - alpha[..., None] * clips).square().sum(-1)
+        side = torch.where(torch.arange(len(clips)) < len(clips) / 2, 1.0, -1.0)
+        asked = cond["crossattn"].mean(dim=(1, 2)).sign()[:, None]
+        logits = (-apart / (2 * sigma**2)).masked_fill(side * asked < 0, -math.inf)
+        return (logits.softmax(dim=1) @ clips).view_as(x)
+
+
+class WithoutLastJump:
+    """A discretization whose runs end at its least noise: the jump from there to the clean end is of first order."""
+
+    def __init__(self, discretization):
+        self.discretization, self.parameterization = discretization, discretization.parameterization
+
+    def schedule(self, n: int, device: str = "cpu") -> NoiseSchedule:
+        whole = self.discretization.schedule(n + 1, device)
+        return NoiseSchedule(whole.alpha[:-1], whole.sigma[:-1], None, self.parameterization)
+
+
+def flow_error(sampler: Sampler, num_steps: int, d: float = 0.5) -> float:
+    """Distance of a run on Gaussian data, without guidance, from the probability flow's end."""
+    denoiser = Gaussian(sampler.discretization.parameterization, d)
+    levels = sampler.schedule(num_steps).levels()
+    noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    start = noise * math.hypot(levels[0].alpha, levels[0].sigma)
+    out = sampler(denoiser, noise, {"crossattn": torch.zeros(len(noise), 1, 1)}, num_steps=num_steps)
+    return float((out - denoiser.flow(start, levels[0], levels[-1])).norm())
+
+
+def measured_order(sampler: Sampler, steps: Sequence[int], d: float = 0.5) -> float:
+    """Minus the fitted slope of log error over log steps."""
+    return -float(np.polyfit(np.log(steps), np.log([flow_error(sampler, n, d) for n in steps]), 1)[0])
+
+
+def moments(sampler: Sampler, num_steps: int, mean: torch.Tensor, covariance: torch.Tensor
+            ) -> tuple[torch.Tensor, torch.Tensor]:
+    """Exact mean (C,) and covariance (C, C) of what a sampler makes of Gaussian data with these, and without guidance.
+
+    A step is linear in the latents and in the noise it draws, so that a run for each single number of them, the
+    others 0, tells both; the first run has them all 0.
+    """
+    schedule = sampler.schedule(num_steps)
+    levels, size = schedule.levels(), len(mean)
+    rows = 1 + size * (1 + _count_draws(sampler, schedule, size))
+    x = torch.zeros(rows, 1, size, 1, 1, dtype=torch.float64)
+    ones = iter(range(1, rows, size))
+
+    def draw() -> torch.Tensor:
+        first, noise = next(ones), torch.zeros_like(x)
+        noise[first:first + size, 0, :, 0, 0] = torch.eye(size, dtype=torch.float64)
+        return noise
+
+    x = draw() * math.hypot(levels[0].alpha, levels[0].sigma)
+    x = _run(sampler, schedule, x, CorrelatedGaussian(schedule.parameterization, mean, covariance), draw)[:, 0, :, 0, 0]
+    return x[0], (x[1:] - x[0]).T @ (x[1:] - x[0])
+
+
+def _count_draws(sampler: Sampler, schedule: NoiseSchedule, size: int) -> int:
+    drawn = []
+    zero = torch.zeros(1, 1, size, 1, 1, dtype=torch.float64)
+    _run(sampler, schedule, zero, lambda x, level, cond, **inputs: x, lambda: drawn.append(1) or zero)
+    return len(drawn)
+
+
+def _run(sampler: Sampler, schedule: NoiseSchedule, x: torch.Tensor, denoiser, draw) -> torch.Tensor:
+    run, history = Run(schedule, Guided(denoiser, sampler.guider, {}, None, None, {}), draw), None
+    for now, then in pairwise(schedule.levels()):
+        x, _, history = sampler.step(x, now, then, run, history)
+    return x

@@ -1,0 +1,184 @@
+"""Adams methods: a polynomial through earlier estimates, integrated exactly along the step, and corrected at its end.
+
+With one evaluation a step, at the predicted latents: the estimate found there corrects the step that led there before
+the next one is taken (PEC mode), which costs nothing.
+"""
+import math
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import torch
+
+from errors import ConfigError
+from sgm.noise_schedule import NoiseLevel
+from sgm.sampling.base import Sampler
+from sgm.sampling.steps import decay, euler, lagrange_integrals, second_order, stochastic
+
+POINTS = 32  # of the quadrature: errors below 1e-9 for steps of up to 10 in lambda
+
+
+class Node(NamedTuple):
+    """Where an estimate was made."""
+
+    level: NoiseLevel
+    x: torch.Tensor
+    denoised: torch.Tensor
+
+    @property
+    def noise(self) -> torch.Tensor:
+        """The estimate of the noise in x."""
+        return (self.x - self.level.alpha * self.denoised) / self.level.sigma
+
+
+class Taken(NamedTuple):
+    """A step that may still be corrected: its (corrected) start, the fresh noise in it, its nodes, newest last."""
+
+    x: torch.Tensor
+    start: NoiseLevel
+    fresh: torch.Tensor | None
+    nodes: list[Node]
+
+
+@dataclass(kw_only=True)
+class AdamsSampler(Sampler):
+    """Base of the Adams methods with up to `order` nodes; a subclass says how a step follows from its nodes.
+
+    Where the method does not always correct, it corrects a step with fewer than order - 1 nodes: without that, the
+    first step, Euler's, would bring a method of order 3 down to 2.
+    """
+
+    nfe = 1
+    orders: ClassVar[tuple[int, ...]] = (2, 3)
+    always_corrects: ClassVar[bool] = False
+    order: int = 3
+
+    def __post_init__(self):
+        if self.order not in self.orders:
+            raise ConfigError(f"sampler_config.params.order: {self.order} is none of the orders of "
+                              f"{type(self).__name__}, {', '.join(map(str, self.orders))}")
+        super().__post_init__()
+
+    def move(self, x: torch.Tensor, now: NoiseLevel, then: NoiseLevel, nodes: list[Node],
+             fresh: torch.Tensor | None) -> torch.Tensor:
+        """From x at `now` to `then` with the polynomial through `nodes`; the last of them is at `now` or `then`."""
+        raise NotImplementedError
+
+    def fresh_noise(self, then: NoiseLevel, run) -> torch.Tensor | None:
+        """The noise that a step to `then` adds, if any."""
+        return None
+
+    def step(self, x, now, then, run, history):
+        node = Node(now, x, run.predict(x, now))
+        nodes = []
+        if history is not None:
+            if self.always_corrects or len(history.nodes) < self.order - 1:
+                x = self.move(history.x, history.start, now, [*history.nodes, node], history.fresh)
+            nodes = [old for old in history.nodes if not math.isinf(old.level.ratio)]  # no polynomial reaches zero SNR
+        nodes = [*nodes, node][-self.order:]
+        fresh = None if then.clean else self.fresh_noise(then, run)
+        return self.move(x, now, then, nodes, fresh), node.denoised, Taken(x, now, fresh, nodes)
+
+
+@dataclass(kw_only=True)
+class ExponentialAdamsSampler(AdamsSampler):
+    """Base of the Adams methods whose polynomial in lambda is of estimates of x0, integrated against the SDE's kernel.
+
+    tau is the share of noise: 0 is the probability-flow ODE, 1 the reverse SDE. With two nodes, their difference enters
+    at the middle of the step, as in DPM-Solver++(2M) and UniPC, which also holds from zero SNR.
+    """
+
+    tau: ClassVar[float] = 0.0
+
+    @property
+    def convergence_order(self) -> int | None:
+        return None if self.tau > 0 else self.order + self.always_corrects
+
+    def fresh_noise(self, then, run):
+        return run.draw() if self.tau > 0 else None
+
+    def move(self, x, now, then, nodes, fresh):
+        return stochastic(x, now, then, self._estimate(now, then, nodes), self.tau, fresh)
+
+    def _estimate(self, now: NoiseLevel, then: NoiseLevel, nodes: list[Node]) -> torch.Tensor:
+        """The constant estimate that takes the step as the polynomial does."""
+        newest = nodes[-1]
+        if len(nodes) == 1 or then.clean:
+            return newest.denoised
+        if len(nodes) == 2 and newest.level is now:
+            return second_order(newest.denoised, (nodes[0].denoised, nodes[0].level.lamb), now, then)
+        if len(nodes) == 2:
+            return (nodes[0].denoised + newest.denoised) / 2
+        share = 1 + self.tau**2
+        weights = lagrange_integrals([node.level.lamb for node in nodes], now.lamb, then.lamb, POINTS,
+                                     lambda lamb: share * np.exp(share * (lamb - then.lamb)))
+        whole = 1 - decay(now, then) ** share
+        return sum(weight / whole * node.denoised for weight, node in zip(weights, nodes, strict=True))
+
+
+@dataclass(kw_only=True)
+class SASolverSampler(ExponentialAdamsSampler):
+    """SA-Solver (Xue et al. 2023, section 5): predictor of `order` nodes, corrector of one more, the same tau always.
+
+    tau 0 is UniPC.
+    """
+
+    always_corrects = True
+    tau: float = 1.0
+
+    def __post_init__(self):
+        if self.tau < 0:
+            raise ConfigError(f"sampler_config.params.tau: {self.tau} must not be negative")
+        super().__post_init__()
+
+
+@dataclass(kw_only=True)
+class UniPCSampler(ExponentialAdamsSampler):
+    """UniPC on estimates of x0 with B(h) = exp(h) - 1 (Zhao et al. 2023, section 3): UniP-`order`, then UniC-`order`.
+
+    Its coefficients for more than two nodes solve a Vandermonde system, which is integrating the polynomial; B(h)
+    matters for two. The corrector adds one to the order (theorem 3.1). The first step's own is 3: from high noise, where
+    estimates hardly change, that does not show.
+    """
+
+    always_corrects = True
+    order: int = 2
+
+
+@dataclass(kw_only=True)
+class DPMPP3MSampler(ExponentialAdamsSampler):
+    """DPM-Solver++(3M) (Lu et al. 2022b, eq. 9 with three estimates), its first step corrected."""
+
+    orders = (3,)
+
+
+@dataclass(kw_only=True)
+class SDEDPMPP3MSampler(ExponentialAdamsSampler):
+    """SDE-DPM-Solver++ with three estimates (Lu et al. 2022b, section 5.2, taken one order further)."""
+
+    orders, tau = (3,), 1.0
+
+
+@dataclass(kw_only=True)
+class DEISSampler(AdamsSampler):
+    """tAB-DEIS with up to `order` nodes (Zhang and Chen 2023, eq. 14 and 15).
+
+    The polynomial is of the noise estimates, in the time t = arctan(sigma / alpha) of the cosine VP schedule, whatever
+    the schedule. From zero SNR and to the clean end its integral diverges or is unknown: those steps are Euler's.
+    """
+
+    order: int = 3
+
+    @property
+    def convergence_order(self) -> int:
+        return self.order
+
+    def move(self, x, now, then, nodes, fresh):
+        if then.clean:
+            return euler(x, now, then, nodes[-1].denoised)
+        if math.isinf(now.ratio):  # of one node; of two when corrected
+            return euler(x, now, then, sum(node.denoised for node in nodes) / len(nodes))
+        times = [math.atan(node.level.ratio) for node in nodes]
+        weights = lagrange_integrals(times, -now.lamb, -then.lamb, POINTS, np.exp, lambda log: np.arctan(np.exp(log)))
+        moved = sum(weight * node.noise for weight, node in zip(weights, nodes, strict=True))
+        return then.alpha * (x / now.alpha + moved)

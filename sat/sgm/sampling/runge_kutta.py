@@ -1,0 +1,150 @@
+"""Runge-Kutta of third order, with the schedule's steps or with steps chosen by their error.
+
+Every schedule's latents, divided by alpha + sigma, are a rectified flow z = (1 - s) x0 + s noise of the time
+s = sigma / (alpha + sigma). In it Euler's step is exact for a constant estimate, and zero SNR (s = 1) is a level like
+any other; since no stage stands at the end of a step, so is the clean end (s = 0).
+"""
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from errors import ConfigError
+from sgm.noise_schedule import NoiseLevel, NoiseSchedule
+from sgm.sampling.base import Sampler
+from sgm.sampling.guided import Guided
+
+# Share of a step's start below which the clean end is near: networks that were never asked there may stay apart from
+# their input, and no step would be small enough.
+CLEAN = 1e-4
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The rectified flow between two levels of a schedule."""
+
+    predict: Callable[[torch.Tensor, NoiseLevel], torch.Tensor]
+    schedule: NoiseSchedule
+    now: NoiseLevel
+    then: NoiseLevel
+
+    @property
+    def start(self) -> float:
+        return self.now.sigma / (self.now.alpha + self.now.sigma)
+
+    @property
+    def end(self) -> float:
+        return self.then.sigma / (self.then.alpha + self.then.sigma)
+
+    def velocity(self, z: torch.Tensor, s: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """dz/ds = (z - denoised) / s at a time above `end`, and the denoised estimate it comes from."""
+        level = self._level(s)
+        denoised = self.predict(z * (level.alpha + level.sigma), level)
+        return (z - denoised) / s, denoised
+
+    def ralston(self, z: torch.Tensor, first: torch.Tensor, s: float, end: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """z at `end`, with its difference from the midpoint rule's; `first` is the velocity at s (Ralston 1962)."""
+        h = end - s
+        second, _ = self.velocity(z + h / 2 * first, s + h / 2)
+        third, _ = self.velocity(z + 3 * h / 4 * second, s + 3 * h / 4)
+        return z + h * (2 * first + 3 * second + 4 * third) / 9, h * (2 * first - 6 * second + 4 * third) / 9
+
+    def _level(self, s: float) -> NoiseLevel:
+        if s == self.start:
+            return self.now
+        share = (self.start - s) / (self.start - self.end)
+        return self.schedule.at_ratio(s / (1 - s), self.now.index + share * (self.then.index - self.now.index))
+
+
+@dataclass(kw_only=True)
+class RungeKutta3Sampler(Sampler):
+    """Ralston's method of third order (Ralston 1962) on the schedule's rectified flow (Liu et al. 2023).
+
+    It keeps its order from zero SNR and on the step to the clean end.
+    """
+
+    convergence_order, nfe = 3, 3
+
+    def step(self, x, now, then, run, history):
+        flow = Flow(run.predict, run.schedule, now, then)
+        z = x / (now.alpha + now.sigma)
+        velocity, denoised = flow.velocity(z, flow.start)
+        z, _ = flow.ralston(z, velocity, flow.start, flow.end)
+        return z * (then.alpha + then.sigma), denoised, None
+
+
+class Control(NamedTuple):
+    """What a row carries from step to step: its estimate, the width of its next step in s, evaluations so far."""
+
+    predict: Guided
+    width: float
+    used: int
+
+
+@dataclass(kw_only=True)
+class AdaptiveSampler(Sampler):
+    """Ralston's method, its steps chosen by the difference from the embedded midpoint rule (Hairer et al. 1993, II.4).
+
+    The schedule's levels are stops on the way, for guidance and reports; between them are as many steps as keep the
+    error of each below atol + rtol |z|, in the root mean square over a row. Each row of a batch takes its own, so that
+    it does not depend on its neighbours. A step takes 3 evaluations, 2 when it is tried again. More than `max_evaluations` for a row raise ConfigError naming the step.
+    """
+
+    convergence_order, nfe, adaptive = None, None, True
+    rtol: float = 1e-3
+    atol: float = 1e-3
+    max_evaluations: int = 1000
+
+    def __post_init__(self):
+        if min(self.rtol, self.atol) < 0 or self.rtol + self.atol == 0:
+            raise ConfigError(f"sampler_config.params: rtol {self.rtol} and atol {self.atol} must not be negative, nor "
+                              "both 0")
+        super().__post_init__()
+
+    def schedule(self, num_steps: int | None = None, device: torch.device | str = "cpu") -> NoiseSchedule:
+        schedule = super().schedule(num_steps, device)
+        if self.max_evaluations < 3 * schedule.num_steps:
+            raise ConfigError(f"sampler_config.params.max_evaluations: {self.max_evaluations} are not enough for "
+                              f"{schedule.num_steps} steps of 3 at least; raise it, or lower num_steps")
+        return schedule
+
+    def step(self, x, now, then, run, history):
+        controls = history or [Control(run.predict.row(i, len(x)), math.inf, 0) for i in range(len(x))]
+        flows = [Flow(control.predict, run.schedule, now, then) for control in controls]
+        rows = [self._advance(row[None] / (now.alpha + now.sigma), flow, control)
+                for row, flow, control in zip(x, flows, controls, strict=True)]
+        z, denoised, controls = zip(*rows, strict=True)
+        run.predict.passes = max(control.predict.passes for control in controls)
+        return torch.cat(z) * (then.alpha + then.sigma), torch.cat(denoised), list(controls)
+
+    def _advance(self, z: torch.Tensor, flow: Flow, control: Control):
+        s, (predict, width, used) = flow.start, control
+        velocity, denoised = flow.velocity(z, s)
+        used += 1
+        while s > flow.end:
+            self._check_budget(used + 2, flow.now)
+            near = flow.end == 0 and s <= CLEAN * flow.start
+            end = flow.end if near else max(flow.end, s - width)
+            after, difference = flow.ralston(z, velocity, s, end)
+            error = 0.0 if near else self._error(z, after, difference)
+            best = (s - end) * min(5.0, max(0.2, 0.9 * max(error, 1e-9) ** (-1 / 3)))
+            width = max(width, best) if error <= 1 and s - end < width else best
+            used += 2
+            if error <= 1:
+                z, s = after, end
+                if s > flow.end:
+                    velocity, used = flow.velocity(z, s)[0], used + 1
+        return z, denoised, Control(predict, width, used)
+
+    def _error(self, z: torch.Tensor, after: torch.Tensor, difference: torch.Tensor) -> float:
+        """The error in units of what is tolerated; 0 for numbers that are not finite, which the run reports."""
+        scaled = difference / (self.atol + self.rtol * torch.maximum(z.abs(), after.abs()))
+        error = float(scaled.square().mean().sqrt())
+        return error if math.isfinite(error) else 0.0
+
+    def _check_budget(self, needed: int, now: NoiseLevel) -> None:
+        if needed > self.max_evaluations:
+            raise ConfigError(f"sampler_config.params.max_evaluations: {self.max_evaluations} are used up at sampling "
+                              f"step {now.index + 1} of {now.num_steps}; raise it, rtol or atol")
