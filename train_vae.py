@@ -4,7 +4,8 @@ Configuration: `model.first_stage_config` (the autoencoder, its loss inside), `d
 how many iterations with how many frames and clips a batch), `deepspeed.optimizer`, `args` (folders,
 intervals, seed). Writes `<save>/3d-vae.pt` with averaged weights, in the layout released autoencoders have, and
 `state.pt`, from which `--resume` goes on. `args.load` starts from the weights of another run; with
-`model.not_trainable_prefixes: [first_stage_model.encoder]` its latents, and what was trained on them, stay valid.
+`model.not_trainable_prefixes: [first_stage_model.encoder]` its latents, and what was trained on them, stay valid, while
+`model.latent_noise` makes the decoder robust (see configs/tiny_vae_decoder.yaml).
 """
 import json
 import logging
@@ -107,8 +108,13 @@ def psnr(model: VideoAutoencodingEngine, clips: Clips, device: torch.device) -> 
     return total / len(clips.videos)
 
 
-def train_step(p: Progress, video: Tensor, rate: float) -> dict[str, float]:
+def train_step(p: Progress, video: Tensor, rate: float, latent_noise: float = 0.0) -> dict[str, float]:
+    """`latent_noise`: tau of the decoder's augmentation, which makes it robust to latents that a diffusion model
+    sampled: z + |n| e, n ~ N(0, tau^2) per clip, e ~ N(0, 1) (noise-augmented decoding, arXiv 2510.11690)."""
     z, posterior = p.model.regularization(p.model.encode(video, unregularized=True), p.generator)
+    if latent_noise:
+        size = latent_noise * torch.randn(len(z), 1, 1, 1, 1, generator=p.generator).abs()
+        z = z + (size * torch.randn(z.shape, generator=p.generator)).to(z)
     loss, terms = p.model.loss(video, p.model.decode(z), posterior)
     if not torch.isfinite(loss):
         raise NumericalError(f"the loss is {loss.item()} at iteration {p.step}; lower deepspeed.optimizer.params.lr")
@@ -167,7 +173,7 @@ def main(argv=None) -> None:
             index = torch.randint(len(train.videos), (stage.batch_size,), generator=p.generator)
             start = torch.randint(train.videos.shape[2] - stage.frames + 1, (), generator=p.generator).item()
             record = train_step(p, train.batch(index, start, stage.frames).to(args.device),
-                                learning_rate(p.step, total, peak))
+                                learning_rate(p.step, total, peak), args.model_config.get("latent_noise", 0.0))
             record |= {"step": p.step, "frames": stage.frames}
             last = p.step == total
             if valid and (last or args.eval_interval and p.step % args.eval_interval == 0):

@@ -84,6 +84,20 @@ def test_the_decoder_goes_on_alone_from_other_weights(clips, tmp_path):
     assert changed == {"decoder"}
 
 
+def test_noise_on_latents_has_a_size_of_its_own_for_each_clip():
+    seen = []
+    for tau in (0.0, 0.5):
+        model = build(loss=True)
+        decode = model.decode
+        model.decode = lambda z, decode=decode: (seen.append(z), decode(z))[1]
+        progress = train_vae.Progress(model, build(loss=True), torch.optim.SGD(model.parameters()),
+                                      torch.Generator().manual_seed(0))
+        train_vae.train_step(progress, video(1, batch=64), 0.0, tau)
+    sizes = (seen[1] - seen[0]).detach().square().mean((1, 2, 3, 4)).sqrt()
+    assert sizes.mean().item() == pytest.approx(0.5 * (2 / torch.pi) ** 0.5, rel=0.2)  # of |N(0, 0.5^2)|
+    assert sizes.min() < 0.1 and sizes.max() > 0.8
+
+
 def test_a_loss_that_is_not_finite_names_the_iteration(clips, tmp_path):
     loss = "model.first_stage_config.params.loss_config.params.l1_weight"
     with pytest.raises(NumericalError, match="iteration 0; lower deepspeed.optimizer.params.lr"):
