@@ -2,6 +2,7 @@
 
     python benchmarks/shapes_judge.py VIDEO.mp4 … [--expect "a red circle moves left on a black background"]
     python benchmarks/shapes_judge.py OUTPUT_DIR         every video below, against the prompt in its metadata.json
+                                      [--require 0.8]    and fail if fewer are right
 
 Nothing of the generator is used but its words and colours. The judge follows one object against a plain background:
 coverage of each pixel (soft, so that blur moves no edge), its area and centroid from frame to frame, the colour of
@@ -334,7 +335,7 @@ def format_summary(summary: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def report_folder(folder: Path) -> None:
+def report_folder(folder: Path) -> list[Judged]:
     judged, left_out = judge_folder(folder)
     for one in judged:
         if not one.right["all"]:
@@ -342,18 +343,21 @@ def report_folder(folder: Path) -> None:
     mistakes = Counter(name for one in judged for name in ATTRIBUTES if not one.right[name])
     print(f"{len(judged)} videos judged, {len(left_out)} left out, mistakes {dict(mistakes)}\n")
     print(format_summary(summarize(judged)))
+    return judged
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="+", type=Path, metavar="VIDEO_OR_FOLDER")
     parser.add_argument("--expect", type=parse_caption, help="the caption that the videos should show")
+    parser.add_argument("--require", type=float, default=0.0, metavar="SHARE",
+                        help="exit with 1 if less than this share of the videos in folders is right in all")
     args = parser.parse_args(argv)
-    wrong = 0
+    wrong, judged = 0, []
     try:
         for path in args.paths:
             if path.is_dir():
-                report_folder(path)
+                judged += report_folder(path)
                 continue
             verdict = judge_file(path)
             wrong += args.expect is not None and not all(verdict.matches(args.expect).values())
@@ -361,6 +365,10 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as problem:
         sys.stderr.write(f"error: {problem}\n")
         return 2
+    right = sum(one.right["all"] for one in judged)
+    if right < args.require * len(judged):
+        print(f"{right} of {len(judged)} videos are right in all; {args.require:.0%} are required")
+        wrong += 1
     return 1 if wrong else 0
 
 

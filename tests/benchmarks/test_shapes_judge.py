@@ -91,6 +91,8 @@ def test_files_and_folders(tmp_path):
     assert shapes_judge.format_summary(summary).count("\n") == 4
     wrong = tmp_path / "1_x" / "0" / "000000.mp4"
     assert shapes_judge.main([str(wrong), "--expect", "a red circle moves left on a black background"]) == 1
+    assert shapes_judge.main([str(tmp_path), "--require", "0.6"]) == 0, "two of three are right"
+    assert shapes_judge.main([str(tmp_path), "--require", "0.7"]) == 1
     (tmp_path / "junk.mp4").write_bytes(b"junk")
     with pytest.raises(DataError, match="junk.mp4"):
         judge_file(tmp_path / "junk.mp4")
