@@ -53,13 +53,14 @@ class TabulatedDiscretization(Discretization):
     def __init__(self, sigmas: Sequence[float] | str):
         if isinstance(sigmas, str):
             if sigmas not in ALIGN_YOUR_STEPS:
-                raise ConfigError(f"TabulatedDiscretization: sigmas {sigmas!r} is none of {', '.join(ALIGN_YOUR_STEPS)}")
+                raise ConfigError(f"TabulatedDiscretization: sigmas {sigmas!r} is none of "
+                                  f"{', '.join(ALIGN_YOUR_STEPS)}")
             sigmas = ALIGN_YOUR_STEPS[sigmas]
         self.sigmas = np.array(sigmas, dtype=np.float64)
         if self.sigmas.ndim != 1 or len(self.sigmas) < 2 or not (self.sigmas > 0).all() or (
                 np.diff(self.sigmas) >= 0).any():
-            raise ConfigError("TabulatedDiscretization: sigmas must be two or more positive numbers, each below the one "
-                              f"before, not {list(sigmas)}")
+            raise ConfigError("TabulatedDiscretization: sigmas must be two or more positive numbers, each below the "
+                              f"one before, not {list(sigmas)}")
 
     def levels(self, n: int) -> np.ndarray:
         places = np.linspace(0, 1, len(self.sigmas))

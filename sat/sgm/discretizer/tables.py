@@ -131,7 +131,8 @@ class VPDiscretization(TableDiscretization):
                               f"{', '.join(BETA_ENDS)}, cosine")
         cosine = beta_schedule == "cosine"
         if cosine and (linear_start, linear_end) != (None, None):
-            raise ConfigError("VPDiscretization: the cosine schedule has no linear_start and linear_end; leave them out")
+            raise ConfigError("VPDiscretization: the cosine schedule has no linear_start and linear_end; leave them "
+                              "out")
         start, end = BETA_ENDS["linear" if cosine else beta_schedule]
         super().__init__(start if linear_start is None else linear_start, end if linear_end is None else linear_end,
                          num_timesteps, spacing, beta_schedule)

@@ -1,12 +1,5 @@
 """Samplers: from unit noise to latents, each one short step over a schedule of (alpha, sigma)."""
-from sgm.sampling.adams import (
-    AdamsSampler,
-    DEISSampler,
-    DPMPP3MSampler,
-    SASolverSampler,
-    SDEDPMPP3MSampler,
-    UniPCSampler,
-)
+from sgm.sampling.adams import DEISSampler, DPMPP3MSampler, SASolverSampler, SDEDPMPP3MSampler, UniPCSampler
 from sgm.sampling.base import Sampler, StepInfo
 from sgm.sampling.compatibility import check_compatible
 from sgm.sampling.inversion import invert, undoes_inversion
@@ -33,7 +26,7 @@ from sgm.sampling.single_step import (
 from sgm.sampling.start import FromClip, FromLevel, Start
 
 __all__ = [
-    "AdamsSampler", "AdaptiveSampler", "DDIMSampler", "DEISSampler", "DPMPP2MSampler", "DPMPP2SAncestralSampler",
+    "AdaptiveSampler", "DDIMSampler", "DEISSampler", "DPMPP2MSampler", "DPMPP2SAncestralSampler",
     "DPMPP3MSampler", "EulerAncestralSampler", "EulerEDMSampler", "FromClip", "FromLevel", "HeunEDMSampler",
     "Image2VideoDDIMSampler", "LinearMultistepSampler", "RestartSampler", "RungeKutta3Sampler", "SASolverSampler",
     "SDEDPMPP2MSampler", "SDEDPMPP3MSampler", "Sampler", "SdeditEDMSampler", "Start", "StepInfo", "UniPCSampler",

@@ -137,8 +137,8 @@ class UniPCSampler(ExponentialAdamsSampler):
     """UniPC on estimates of x0 with B(h) = exp(h) - 1 (Zhao et al. 2023, section 3): UniP-`order`, then UniC-`order`.
 
     Its coefficients for more than two nodes solve a Vandermonde system, which is integrating the polynomial; B(h)
-    matters for two. The corrector adds one to the order (theorem 3.1). The first step's own is 3: from high noise, where
-    estimates hardly change, that does not show.
+    matters for two. The corrector adds one to the order (theorem 3.1). The first step is of third order, which does not
+    show from high noise, where estimates hardly change.
     """
 
     always_corrects = True

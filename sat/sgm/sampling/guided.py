@@ -52,7 +52,7 @@ class Guided:
     def row(self, i: int, rows: int) -> "Guided":
         """The same for row i of `rows` alone, as at the start of a run."""
         def of(value):
-            return value[i:i + 1] if isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) == rows else value
+            return value[i:i + 1] if _per_row(value, rows) else value
         cond, uc, inputs = (None if values is None else {name: of(value) for name, value in values.items()}
                             for values in (self.cond, self.uc, self.model_inputs))
         return replace(self, cond=cond, uc=uc, scale=of(self.scale), model_inputs=inputs)
@@ -82,8 +82,11 @@ def _joined(conditions: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch
 
 
 def _rows(value, rows: int, copies: int):
-    per_row = isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) == rows
-    return _stacked([value] * copies) if per_row else value
+    return _stacked([value] * copies) if _per_row(value, rows) else value
+
+
+def _per_row(value, rows: int) -> bool:
+    return isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) == rows
 
 
 def _stacked(tensors: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -62,7 +62,8 @@ class Flow:
 class RungeKutta3Sampler(Sampler):
     """Ralston's method of third order (Ralston 1962) on the schedule's rectified flow (Liu et al. 2023).
 
-    It keeps its order from zero SNR and on the step to the clean end.
+    It keeps its order from zero SNR and on the step to the clean end, for which it asks at a half and a quarter of the
+    last level's s. A network that was never asked there leaves a little of that level's noise.
     """
 
     convergence_order, nfe = 3, 3
@@ -89,7 +90,8 @@ class AdaptiveSampler(Sampler):
 
     The schedule's levels are stops on the way, for guidance and reports; between them are as many steps as keep the
     error of each below atol + rtol |z|, in the root mean square over a row. Each row of a batch takes its own, so that
-    it does not depend on its neighbours. A step takes 3 evaluations, 2 when it is tried again. More than `max_evaluations` for a row raise ConfigError naming the step.
+    it does not depend on its neighbours. A step takes 3 evaluations, and 2 each time it is tried again. More than
+    `max_evaluations` for a row raise ConfigError naming the step.
     """
 
     convergence_order, nfe, adaptive = None, None, True

@@ -1,0 +1,42 @@
+"""docs/samplers.md names exactly the samplers and schedules that exist, with what they declare and take."""
+import re
+from dataclasses import fields
+from inspect import signature
+from pathlib import Path
+
+import pytest
+
+import sgm.discretizer
+import sgm.sampling
+from sgm.sampling import Sampler
+from sgm.util import get_obj_from_str
+from tests.sgm.problems import sampler_of
+
+TEXT = (Path(__file__).resolve().parents[3] / "docs/samplers.md").read_text(encoding="utf-8")
+ROWS = {target: [cell.strip() for cell in cells.split("|")]
+        for target, cells in re.findall(r"^\| `(sgm\.\S+)` \|(.*)\|$", TEXT, re.M)}
+BASES = ("Sampler", "Discretization", "TableDiscretization")
+
+
+def public(module):
+    return {f"{module.__name__}.{name}": cls for name, cls in vars(module).items()
+            if name in module.__all__ and isinstance(cls, type) and name.endswith(("Sampler", "Discretization"))
+            and name not in BASES}
+
+
+def test_the_table_names_exactly_the_classes_that_exist():
+    assert sorted(ROWS) == sorted({**public(sgm.sampling), **public(sgm.discretizer)})
+
+
+@pytest.mark.parametrize("path", [path for path in ROWS if ".sampling." in path])
+def test_the_row_of_a_sampler_says_what_it_declares(path):
+    _, order, evaluations, own = ROWS[path]
+    sampler = sampler_of(path.rsplit(".", 1)[1])
+    assert order == str(sampler.convergence_order or "-") and evaluations == str(sampler.nfe or "-")
+    inherited = {field.name for field in fields(Sampler)}
+    assert set(re.findall(r"`(\w+)`", own)) == {f.name for f in fields(sampler) if f.init} - inherited
+
+
+@pytest.mark.parametrize("path", [path for path in ROWS if ".discretizer." in path])
+def test_the_row_of_a_schedule_names_its_parameters(path):
+    assert re.findall(r"`(\w+)`", ROWS[path][-1]) == list(signature(get_obj_from_str(path)).parameters)
