@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "sat"))
@@ -55,14 +56,20 @@ def sample_videos(argv: Sequence[str] | None = None) -> None:
         args = get_args(argv, __doc__)
         requests = None if args.input_type == "latents" else plan_requests(args)
     if requests is None:
-        with parallel.launched(args.device) as args.device:
+        with launched(args) as args.device:
             return decode_saved_latents(args)
     steps.announce("configuration", f": {summary(args)}")
     if requests == [[]]:
         return logger.info("every video of this run is finished already, in %s", args.output_dir)
-    with parallel.launched(args.device, args.model_parallel_size) as args.device:
+    with launched(args) as args.device:
         made = make_videos(requests, args, steps)
     logger.info("%d video(s) in %s; seconds: %s", made, args.output_dir, steps.seconds)
+
+
+def launched(args: Arguments) -> AbstractContextManager[torch.device]:
+    """The processes of the run, and this one's device."""
+    first_stage = args.model_config.first_stage_config.get("params") or {}
+    return parallel.launched(args.device, args.model_parallel_size, first_stage.get("cp_size", 1))
 
 
 def make_videos(requests: Iterable[list[Job]], args: Arguments, steps: console.Steps) -> int:
@@ -88,13 +95,13 @@ def make_batch(engine: DiffusionEngine, batch: Sequence[Job], conditions: Mappin
     filmstrip = None if args.save_denoised_every is None else Filmstrip(args.save_denoised_every)
     with steps("diffusion sampling") as sampling:
         latents, trace = sample_latents(engine, batch, conditions, args, filmstrip)
-    if not parallel.leads_its_copy():
-        return
     for row, (job, z) in enumerate(zip(batch, latents, strict=True)):
         with steps("decode and save") as saving:
             save(engine, job, z, args)
             if filmstrip is not None:
                 filmstrip.write(job.folder / FILMSTRIP, engine, row, job.plan.pad_latents)
+            if not parallel.leads_its_copy():
+                continue
             seconds = steps.seconds | {STEPS[3]: sampling.seconds, STEPS[4]: saving.seconds}
             write_record(job.folder, record_of(job, args, trace) | {"seconds": seconds})
         logger.info("%s", job.folder)
@@ -178,7 +185,7 @@ def sample_latents(engine: DiffusionEngine, batch: Sequence[Job], conditions: Ma
         cond["concat"] = uncond["concat"] = torch.cat(images)
     start = find_start(engine, batch, cond, args)
     if args.invert:
-        for job, noise in zip(batch, start.latents, strict=True):
+        for job, noise in zip(batch, start.latents, strict=True) if parallel.leads_its_copy() else ():
             save_latents(job.folder / NOISE, noise, job.plan.fps)
     trace = {"guidance_scale": [], "noise": [], "passes": []}
     with console.progress(desc=", ".join(str(job.prompt.index) for job in batch), unit="step") as bar:
@@ -199,15 +206,20 @@ def sample_latents(engine: DiffusionEngine, batch: Sequence[Job], conditions: Ma
 
 def save(engine: DiffusionEngine, job: Job, latents: Tensor, args: Arguments) -> None:
     """Writes the video of latents (T, C, h, w) with its contact sheet, or only the latents."""
-    if args.only_save_latents:
+    if args.only_save_latents and parallel.leads_its_copy():
         save_latents(job.folder / LATENTS, latents, job.plan.fps)
-    else:
+    elif not args.only_save_latents:
         decode(engine, latents, job.folder, job.plan.fps)
 
 
 def decode(codec, latents: Tensor, folder: Path, fps: int) -> None:
     pieces = codec.decode_chunks(latents[None].transpose(1, 2))
-    write_outputs(folder, (piece[0] for piece in console.progress(pieces, "decode", unit="chunk", leave=False)), fps)
+    if parallel.leads_its_copy():
+        pieces = console.progress(pieces, "decode", unit="chunk", leave=False)
+        write_outputs(folder, (piece[0] for piece in pieces), fps)
+    else:
+        for _ in pieces:  # decoded together, written by one
+            pass
 
 
 def record_of(job: Job, args: Arguments, trace: Mapping) -> dict:
@@ -239,7 +251,8 @@ def decode_saved_latents(args: Arguments) -> None:
         decode(codec, latents.to(args.device), folder, fps)
         beside = path.parent / RECORD
         record = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
-        write_record(folder, record | {"decoded_from": str(path)})
+        if parallel.leads_its_copy():
+            write_record(folder, record | {"decoded_from": str(path)})
     logger.info("%d video(s) in %s", len(found), args.output_dir)
 
 

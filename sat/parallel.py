@@ -1,7 +1,7 @@
 """Parallel state in one place: SwissArmyTransformer's process groups, made to work without any process group.
 
 Ranks are laid out as SwissArmyTransformer does: neighbours share a model-parallel group, equal positions in those
-groups form the data-parallel groups.
+groups form the data-parallel groups. Neighbours also share a context-parallel group, which decodes a video together.
 """
 import os
 import types
@@ -14,6 +14,9 @@ import torch.distributed as dist
 from errors import ConfigError, UserError
 from precision import linear
 from swiss_army import mpu, process_groups
+
+
+_context: tuple[dist.ProcessGroup | None, list[int]] = (None, [0])
 
 
 class SingleProcess:
@@ -48,10 +51,27 @@ def initialize(model_parallel_size: int = 1) -> None:
                           f"{mpu.get_model_parallel_world_size()} of an earlier model; use one value for the whole run")
 
 
-def _check_size(model_parallel_size: int, processes: int) -> None:
-    if model_parallel_size < 1 or processes % model_parallel_size:
-        raise ConfigError(f"model_parallel_size {model_parallel_size} does not divide the {processes} process(es) of "
-                          "this run; start as many with torchrun, or set model_parallel_size to 1")
+def _check_size(size: int, processes: int, name: str = "model_parallel_size") -> None:
+    if size < 1 or processes % size:
+        raise ConfigError(f"{name} {size} does not divide the {processes} process(es) of this run; start as many with "
+                          f"torchrun, or set {name} to 1")
+
+
+def _initialize_context(size: int) -> None:
+    global _context
+    _check_size(size, dist.get_world_size(), "cp_size")
+    if max(size, model_parallel_size()) % min(size, model_parallel_size()):
+        raise ConfigError(f"cp_size {size} and model_parallel_size {model_parallel_size()}: one must divide the other")
+    for first in range(0, dist.get_world_size(), size):
+        ranks = list(range(first, first + size))
+        group = dist.new_group(ranks)
+        if dist.get_rank() in ranks:
+            _context = (group, ranks)
+
+
+def _forget_context() -> None:
+    global _context
+    _context = (None, [0])
 
 
 def model_parallel_size() -> int:
@@ -60,12 +80,21 @@ def model_parallel_size() -> int:
     return 1 if group is None else group.size()
 
 
+def context_group() -> tuple[dist.ProcessGroup | None, list[int]]:
+    """The processes that decode a video together: their group, None for one alone, and their ranks."""
+    return _context
+
+
+def copy_size() -> int:
+    """How many processes share one copy of the whole model."""
+    return max(model_parallel_size(), len(_context[1]))
+
+
 def data_rank_and_size() -> tuple[int, int]:
     """This process's place among the copies of the model, and the number of copies: (0, 1) on one process."""
     if not dist.is_initialized():
         return 0, 1
-    size = model_parallel_size()
-    return dist.get_rank() // size, dist.get_world_size() // size
+    return dist.get_rank() // copy_size(), dist.get_world_size() // copy_size()
 
 
 def is_main_process() -> bool:
@@ -85,28 +114,33 @@ def told_once() -> Iterator[None]:
 
 
 @contextmanager
-def launched(device: torch.device, model_parallel_size: int = 1) -> Iterator[torch.device]:
+def launched(device: torch.device, model_parallel_size: int = 1, context_parallel_size: int = 1
+             ) -> Iterator[torch.device]:
     """torch.distributed (gloo on the CPU) inside the block, if torchrun started this process.
 
     All processes begin and end the block together. Yields this process's device: the CPU, or one accelerator each.
     """
     if "RANK" not in os.environ:
+        _check_size(model_parallel_size, processes=1)
+        _check_size(context_parallel_size, processes=1, name="cp_size")
         yield device
         return
     dist.init_process_group("gloo" if device.type == "cpu" else dist.get_default_backend_for_device(device))
     try:
         initialize(model_parallel_size)
+        _initialize_context(context_parallel_size)
         dist.barrier()
         yield device if device.type == "cpu" else torch.device(device.type, int(os.environ["LOCAL_RANK"]))
         dist.barrier()
     finally:
         mpu.destroy_model_parallel()
+        _forget_context()
         dist.destroy_process_group()
 
 
 def leads_its_copy() -> bool:
     """Whether this process writes what its copy of the model makes."""
-    return not dist.is_initialized() or dist.get_rank() % model_parallel_size() == 0
+    return not dist.is_initialized() or dist.get_rank() % copy_size() == 0
 
 
 def use_plain_linears(module: torch.nn.Module) -> None:

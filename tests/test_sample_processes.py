@@ -54,3 +54,12 @@ def test_a_mistake_is_told_once(words, tmp_path):
     (first, told), (second, quiet) = launch([*words, "--input-type", "cli"])
     assert (first, second) == (2, 2) and quiet.strip() == ""
     assert told.startswith("error: args.input_type is cli") and told.count("\n") == 1
+
+
+def test_two_processes_decode_one_video_together(words, tmp_path):
+    assert main([*words, "--output-dir", str(tmp_path / "one")]) == 0
+    (first, told), (second, quiet) = launch([*words, "model.first_stage_config.params.cp_size=2",
+                                             "--output-dir", str(tmp_path / "two")])
+    assert (first, second) == (0, 0), told + quiet
+    assert videos(tmp_path / "two") == videos(tmp_path / "one")
+    assert len([line for line in told.splitlines() if line.startswith(str(tmp_path / "two"))]) == 3

@@ -4,9 +4,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
-from errors import ConfigError
 from sgm.util import instantiate_from_config
 from torch import Tensor, nn
+from vae_modules.context_parallel import decode_together
 from vae_modules.layers import Past
 from vae_modules.tiling import Tiling, by_tiles
 
@@ -35,7 +35,8 @@ class VideoAutoencodingEngine(nn.Module):
     """Encoder, regularizer and decoder. Videos are (B, 3, T, H, W) in [-1, 1], T = 4 k + 1, H and W multiples of 8.
 
     To save memory, at the price of norms that see less at a time: `tiling` (None: off) divides height and width,
-    `encode_in_chunks` has the encoder see eight frames at a time, as the decoder always sees two latents.
+    `encode_in_chunks` has the encoder see eight frames at a time, as the decoder always sees two latents. With
+    `cp_size` above 1, as many processes decode a video together, and each gets all of its frames.
     """
 
     def __init__(self, *, encoder_config: dict, decoder_config: dict, regularizer_config: dict,
@@ -44,8 +45,7 @@ class VideoAutoencodingEngine(nn.Module):
         super().__init__()
         self.tiling: Tiling | None = None
         self.encode_in_chunks = False
-        if cp_size > 1:
-            raise ConfigError(f"cp_size is {cp_size}: decoding split in time over several processes is not supported; set 1")
+        self.cp_size = cp_size
         self.encoder = instantiate_from_config(encoder_config)
         self.decoder = instantiate_from_config(decoder_config)
         self.regularization = instantiate_from_config(regularizer_config)
@@ -85,18 +85,12 @@ class VideoAutoencodingEngine(nn.Module):
             yield from self._decoded(z)
 
     def _moments(self, x: Tensor) -> Tensor:
-        before, moments = None, []
-        for chunk in x.split(encode_schedule(x.shape[2]) if self.encode_in_chunks else x.shape[2], dim=2):
-            past = Past(before)
-            moments.append(self.encoder(chunk, past))
-            before = past.after
-        return torch.cat(moments, dim=2)
+        chunks = x.split(encode_schedule(x.shape[2]) if self.encode_in_chunks else x.shape[2], dim=2)
+        return torch.cat(list(_in_turn(self.encoder, chunks)), dim=2)
 
     def _decoded(self, z: Tensor) -> Iterator[Tensor]:
-        before = None
-        for chunk in z.split(decode_schedule(z.shape[2]), dim=2):
-            frames, before = self.decoder(chunk, before)
-            yield frames
+        chunks = z.split(decode_schedule(z.shape[2]), dim=2)
+        return _in_turn(self.decoder, chunks) if self.cp_size == 1 else decode_together(self.decoder, chunks, self.cp_size)
 
     @staticmethod
     def _check_size(x: Tensor) -> None:
@@ -104,6 +98,13 @@ class VideoAutoencodingEngine(nn.Module):
         if (frames - 1) % 4 or height % 8 or width % 8:
             raise ValueError(f"a video of {frames} frames of {height} x {width} cannot be encoded: "
                              "4 k + 1 frames and sides in multiples of 8 are needed")
+
+
+def _in_turn(network: nn.Module, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+    past = Past()
+    for chunk in chunks:
+        past = Past(past.after)
+        yield network(chunk, past)
 
 
 class VideoAutoencoderInferenceWrapper(VideoAutoencodingEngine):

@@ -99,9 +99,10 @@ class ContextParallelDecoder3D(nn.Module):
         self.norm_out = make_norm(before, z_channels, norm_groups)
         self.conv_out = CausalConv3d(before, out_ch, 3)
 
-    def forward(self, z: Tensor, before: dict | None = None) -> tuple[Tensor, dict]:
-        """Frames of this chunk, and the state to hand to the next one. `before` is None for a video's first chunk."""
-        past, z = Past(before), in_memory_order(z)
+    def forward(self, z: Tensor, past: Past | None = None) -> Tensor:
+        """Frames of a video's first chunk, or of the chunk that follows what `past` holds; it then collects what is to
+        follow."""
+        past, z = past or Past(), in_memory_order(z)
         h = self.conv_in(z, past)
         h = self.mid.block_2(self.mid.block_1(h, z, past), z, past)
         for level in reversed(self.up):
@@ -109,5 +110,4 @@ class ContextParallelDecoder3D(nn.Module):
                 h = block(h, z, past)
             if hasattr(level, "upsample"):
                 h = level.upsample(h, past)
-        h = self.conv_out(swish(self.norm_out(h, z, past)), past)
-        return h, past.after
+        return self.conv_out(swish(self.norm_out(h, z, past)), past)

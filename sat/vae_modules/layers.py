@@ -33,6 +33,13 @@ class Past:
         """Whether this chunk opens the video, so that its first frame stands alone in time."""
         return not self.before
 
+    def take(self, layer: nn.Module, like: Tensor) -> Tensor:
+        """The frames before this chunk, of the size and type of `like` (B, C, lookback, H, W)."""
+        return self.before[layer]
+
+    def leave(self, layer: nn.Module, frames: Tensor) -> None:
+        self.after[layer] = frames
+
 
 class CausalConv3d(nn.Module):
     """3D convolution that never looks ahead: time is padded in front, with the first frame or with the past's last frames."""
@@ -45,10 +52,11 @@ class CausalConv3d(nn.Module):
     def forward(self, x: Tensor, past: Past) -> Tensor:
         if self.lookback == 0:
             return pointwise(self.conv, x)
-        front = past.before.get(self)
-        front = x[:, :, :1].expand(-1, -1, self.lookback, -1, -1) if front is None else front.to(x.dtype)
-        last = x[:, :, -self.lookback:] if x.shape[2] > 1 else torch.cat((front, x), dim=2)[:, :, -self.lookback:]
-        past.after[self] = last.clone()  # a view would keep all frames of the chunk in memory
+        front = x[:, :, :1].expand(-1, -1, self.lookback, -1, -1)
+        if not past.leading:
+            front = past.take(self, front).to(x.dtype)
+        last = x if x.shape[2] >= self.lookback else torch.cat((front, x), dim=2)
+        past.leave(self, last[:, :, -self.lookback:].clone())  # a view would keep all frames of the chunk in memory
         if winograd.pays(x, self.conv.weight):
             return winograd.convolve(front, x, self.conv.weight, self.conv.bias)
         return self.conv(torch.cat((front, x), dim=2))
@@ -163,7 +171,7 @@ class Downsample3D(nn.Module):
 
 
 class Upsample3D(nn.Module):
-    """Doubles height and width and convolves each frame; with `in_time` also doubles time, but for a video's first frame.
+    """Doubles height and width and convolves each frame; with `in_time` also doubles time, but for the first frame.
 
     Frames that are doubled are convolved once.
     """

@@ -5,7 +5,7 @@ from torch.distributions import Normal, kl_divergence
 from errors import CheckpointError, ConfigError
 from tests.vae_modules.small_vae import build, latent, video
 from vae_modules.autoencoder import decode_schedule
-from vae_modules.layers import PlainNorm
+from vae_modules.layers import Past, PlainNorm
 from vae_modules.losses import ReconstructionLoss
 from vae_modules.regularizers import DiagonalGaussian, DiagonalGaussianRegularizer
 
@@ -44,17 +44,18 @@ def test_videos_that_do_not_divide_are_refused(vae, frames, height):
 
 
 def test_chunks_hand_on_their_state(vae):
-    z = latent(7)
-    opening, state = vae.decoder(z[:, :, :3])
-    middle, after = vae.decoder(z[:, :, 3:5], state)
-    closing, _ = vae.decoder(z[:, :, 5:], after)
+    z, first = latent(7), Past()
+    opening = vae.decoder(z[:, :, :3], first)
+    second = Past(first.after)
+    middle = vae.decoder(z[:, :, 3:5], second)
+    closing = vae.decoder(z[:, :, 5:], Past(second.after))
     chunks = list(vae.decode_chunks(z))
     assert [chunk.shape[2] for chunk in chunks] == [9, 8, 8]
     torch.testing.assert_close(torch.cat([opening, middle, closing], 2), torch.cat(chunks, 2), rtol=0, atol=0)
     torch.testing.assert_close(vae.decode(z), torch.cat(chunks, 2), rtol=0, atol=0)
-    again, _ = vae.decoder(z[:, :, 3:5], state)
+    again = vae.decoder(z[:, :, 3:5], Past(first.after))
     assert torch.equal(again, middle), "a state is not used up"
-    assert not torch.equal(vae.decoder(z[:, :, 3:5])[0][:, :, -8:], middle), "the state matters"
+    assert not torch.equal(vae.decoder(z[:, :, 3:5])[:, :, -8:], middle), "the state matters"
 
 
 def test_frames_do_not_depend_on_later_chunks(vae):
@@ -128,9 +129,10 @@ def test_architectures_that_do_not_exist_are_refused(encoder, message):
         build(encoder=encoder)
 
 
-def test_splitting_time_over_processes_is_refused():
-    with pytest.raises(ConfigError, match="cp_size is 2"):
-        build(cp_size=2)
+def test_processes_that_are_not_there_are_asked_for():
+    vae = build(cp_size=2)
+    with pytest.raises(ConfigError, match="cp_size is 2, but 1 process"):
+        vae.decode(latent(3))
 
 
 def test_the_encoder_by_itself_gives_the_moments_of_a_whole_video():

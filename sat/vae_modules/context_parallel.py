@@ -1,0 +1,93 @@
+"""One video decoded by several processes, split in time; the numbers of one process.
+
+Chunks are dealt out in rounds, one to each process. A chunk needs from the one before only the last frames in front of
+every convolution: as soon as a process is past a layer it sends them on, so that all are at work, each a layer behind
+the other.
+"""
+from collections.abc import Iterator, Sequence
+
+import parallel
+import torch
+import torch.distributed as dist
+from errors import ConfigError
+from torch import Tensor, nn
+from vae_modules.layers import Past, in_memory_order
+
+
+class RelayedPast(Past):
+    """Takes frames from the process that has the chunk before, leaves them to the one that has the chunk after.
+
+    Frames for the next round stay in `after`, as those that `before` holds came with the round before.
+    """
+
+    def __init__(self, before: dict[nn.Module, Tensor], source: int | None, target: int | None):
+        super().__init__(before)
+        self._source, self._target = source, target
+        self._sent: list[tuple[dist.Work, Tensor]] = []
+
+    @property
+    def leading(self) -> bool:
+        return self._source is None and super().leading
+
+    def take(self, layer: nn.Module, like: Tensor) -> Tensor:
+        if self._source is None:
+            return super().take(layer, like)
+        return _received(like, self._source)
+
+    def leave(self, layer: nn.Module, frames: Tensor) -> None:
+        super().leave(layer, frames)
+        if self._target is not None:
+            frames = frames.contiguous()
+            self._sent.append((dist.isend(frames, self._target), frames))
+
+    def wait(self) -> None:
+        """Until all that was sent has arrived."""
+        for work, _ in self._sent:
+            work.wait()
+
+
+def decode_together(decoder: nn.Module, chunks: Sequence[Tensor], processes: int) -> Iterator[Tensor]:
+    """Frames of every chunk in order, on each of the processes; all must ask for them.
+
+    Raises ConfigError where the run does not have as many processes.
+    """
+    group, ranks = parallel.context_group()
+    if len(ranks) != processes:
+        raise ConfigError(f"cp_size is {processes}, but {len(ranks)} process(es) share a video; start as many with torchrun")
+    place, left = ranks.index(dist.get_rank()), {}
+    for start in range(0, len(chunks), processes):
+        now = chunks[start:start + processes]
+        frames = None
+        if place < len(now):
+            past = RelayedPast(left if place == 0 else {}, ranks[place - 1] if place else None,
+                               ranks[place + 1] if place + 1 < len(now) else None)
+            frames = decoder(now[place], past).contiguous()
+            past.wait()
+            left = past.after
+        for owner, chunk in enumerate(now):
+            whole = frames if owner == place else _frames_like(chunk, decoder, opening=start + owner == 0)
+            dist.broadcast(whole, ranks[owner], group=group)
+            yield whole
+        if start + processes < len(chunks):
+            _hand_over(left, ranks, place)
+
+
+def _received(like: Tensor, source: int) -> Tensor:
+    frames = torch.empty_like(like, memory_format=torch.contiguous_format)
+    dist.recv(frames, source)
+    return in_memory_order(frames)  # as if computed here: the same kernels follow, to the same bit
+
+
+def _frames_like(chunk: Tensor, decoder: nn.Module, opening: bool) -> Tensor:
+    batch, _, time, height, width = chunk.shape
+    return chunk.new_empty(batch, decoder.conv_out.conv.out_channels, 4 * time - 3 * opening, 8 * height, 8 * width)
+
+
+def _hand_over(left: dict[nn.Module, Tensor], ranks: Sequence[int], place: int) -> None:
+    """What the last chunk of a round left goes to the process that has the first of the next."""
+    if place == len(ranks) - 1:
+        for frames in left.values():
+            dist.send(frames.contiguous(), ranks[0])
+    elif place == 0:
+        for layer, frames in left.items():  # of its own chunk: the same layers and sizes
+            left[layer] = _received(frames, ranks[-1])
