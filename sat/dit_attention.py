@@ -1,4 +1,4 @@
-"""Attention and rotary embedding as pure functions. Shapes: B batch, S tokens [text, video], h heads, d head dim."""
+"""Attention and rotary embedding as pure functions. Shapes: B batch, h heads, S tokens [text, video], d head dim."""
 import torch
 import torch.nn.functional as F
 
@@ -9,8 +9,9 @@ QUERY_PIECE = 256
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float = 0.0) -> torch.Tensor:
-    """Full attention of (B, S, h, d) queries, keys and values, without a mask; returns (B, S, h·d)."""
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    """Full attention of (B, h, S, d) queries, keys and values, without a mask; returns (B, S, h·d)."""
+    if q.device.type == "cpu":  # whose kernel is an eighth faster when each head's tokens lie together
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     bfloat16_products = CPU_HAS_BFLOAT16 and q.device.type == "cpu" and q.dtype == torch.bfloat16
     if bfloat16_products and not dropout and not torch.is_grad_enabled():
         out = _attention_by_pieces(q, k, v)
@@ -32,15 +33,14 @@ def _attention_by_pieces(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> t
 def rotate(x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
     """Turn each pair (x0, x1) of the last axis by its angle: (x0 cos - x1 sin, x1 cos + x0 sin), in float32.
 
-    x: (B, S, h, d); rotary: cosines and sines, (S, d / 2) each. RoFormer (Su et al. 2021), equation 34, over
+    x: (B, h, S, d); rotary: cosines and sines, (S, d / 2) each. RoFormer (Su et al. 2021), equation 34, over
     neighbouring pairs.
     """
     cos, sin = rotary
     pairs = x.float().unflatten(-1, (-1, 2))
     if torch.compiler.is_compiling():  # the compiler fuses real arithmetic, and leaves complex numbers alone
         a, b = pairs.unbind(-1)
-        cos, sin = cos[:, None], sin[:, None]
         turned = torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1)
     else:
-        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin)[:, None])
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin))
     return turned.flatten(-2).to(x.dtype)

@@ -2,7 +2,9 @@
 
 Shapes: B batch, S tokens [text, video], D hidden size, E time embedding (rows B, or 1 when all rows agree).
 """
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 
 import torch
@@ -12,6 +14,7 @@ from dit_attention import attention, rotate
 from dit_context import Grid, VideoContext, patchify, unpatchify
 from swiss_army import BaseMixin, mpu
 
+TOKENS_AT_A_TIME = 1024
 Terms = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
@@ -31,27 +34,38 @@ class Experts:
     text_length: int
 
     def modulate(self, x: torch.Tensor) -> torch.Tensor:
+        """Of the normalised x, which is overwritten where nothing else can need it."""
         text, video = self._parts(x)
-        return joint_addcmul((self.text.shift, text, self.text.scale), (self.video.shift, video, self.video.scale))
+        return joint_addcmul((self.text.shift, text, self.text.scale), (self.video.shift, video, self.video.scale), x)
 
     def add_gated(self, x: torch.Tensor, branch: torch.Tensor) -> torch.Tensor:
         (text, video), (text_branch, video_branch) = self._parts(x), self._parts(branch)
         return joint_addcmul((text, text_branch, self.text.gate), (video, video_branch, self.video.gate))
+
+    def of_video(self) -> "Experts":
+        """For tokens of which the text is gone."""
+        return replace(self, text_length=0)
 
     def _parts(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         # One split, not two slices: its gradient is one concatenation, theirs two full-size zero tensors and a sum.
         return x.split((self.text_length, x.shape[1] - self.text_length), dim=1)
 
 
-def joint_addcmul(text: Terms, video: Terms) -> torch.Tensor:
-    """a + b·c for text and for video, joined along the tokens (axis 1)."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+def recorded() -> bool:
+    """Whether results are kept for a gradient or traced by a compiler, so that nothing may be overwritten."""
+    return torch.is_grad_enabled() or torch.compiler.is_compiling()
+
+
+def joint_addcmul(text: Terms, video: Terms, into: torch.Tensor | None = None) -> torch.Tensor:
+    """a + b·c for text and for video, joined along the tokens (axis 1); may be written `into` a tensor."""
+    if recorded():
         return torch.cat((torch.addcmul(*text), torch.addcmul(*video)), dim=1)
     # Where no gradient is recorded both write into their place: no copy for joining them.
     n = text[1].shape[1]
-    batch, _, width = torch.broadcast_shapes(*(x.shape for x in text))
+    batch, _, width = torch.broadcast_shapes(*(x.shape for x in video))
     dtype = torch.promote_types(video[0].dtype, torch.promote_types(video[1].dtype, video[2].dtype))
-    out = video[1].new_empty(batch, n + video[1].shape[1], width, dtype=dtype)
+    fits = into is not None and into.dtype == dtype
+    out = into if fits else video[1].new_empty(batch, n + video[1].shape[1], width, dtype=dtype)
     torch.addcmul(*text, out=out[:, :n])
     torch.addcmul(*video, out=out[:, n:])
     return out
@@ -114,25 +128,45 @@ class AdaLNMixin(BaseMixin):
 
         normed = around_attention.modulate(layer.input_layernorm(x))
         branch = layer.attention(normed, mask, layer_id=layer_id, context=context)
+        if self._is_last(layer_id):  # nothing reads what would become of the text
+            x = x[:, context.text_length:]
+            around_attention, around_mlp = around_attention.of_video(), around_mlp.of_video()
         x = around_attention.add_gated(x, layer.third_layernorm(branch) if sandwich else branch)
 
         normed = around_mlp.modulate(layer.post_attention_layernorm(x))
-        branch = layer.mlp(normed, layer_id=layer_id, context=context)
+        branch = by_pieces(partial(layer.mlp, layer_id=layer_id, context=context), normed)
         return around_mlp.add_gated(x, layer.fourth_layernorm(branch) if sandwich else branch)
+
+    def _is_last(self, layer_id: int) -> bool:
+        return layer_id == len(self.adaLN_modulations) - 1
 
     def attention_forward(self, hidden_states, mask, layer_id: int, context: VideoContext, **hook) -> torch.Tensor:
         layer = self.transformer.layers[layer_id].attention
         head_dim = layer.hidden_size_per_attention_head
         q, k, v = layer.query_key_value(hidden_states).unflatten(-1, (3, -1, head_dim)).unbind(2)  # (B, S, h, d) each
         if layer_id in context.identity_attention:
-            return layer.output_dropout(layer.dense(v.flatten(2)))
+            own = v[:, context.text_length:] if self._is_last(layer_id) else v
+            return layer.output_dropout(layer.dense(own.flatten(2)))
+        first = context.text_length if self._is_last(layer_id) else 0  # of the tokens that ask
+        q, k, v = q[:, first:].transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if self.qk_ln:
             q, k = self.query_layernorm_list[layer_id](q), self.key_layernorm_list[layer_id](k)
         if context.rotary is not None:
-            q, k = rotate(q, context.rotary), rotate(k, context.rotary)
+            cos, sin = context.rotary
+            q, k = rotate(q, (cos[first:], sin[first:])), rotate(k, context.rotary)
         # Under autocast the norms and the rotation leave float32 behind; attention runs in the product's type.
         out = attention(q.to(v.dtype), k.to(v.dtype), v, layer.attention_dropout.p if self.training else 0.0)
         return layer.output_dropout(layer.dense(out))
+
+
+def by_pieces(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """`run`, which takes each token of x (B, S, D) by itself. On a CPU it is given a few at a time and x is overwritten:
+    what is wide inside of it then stays in the cache."""
+    if recorded() or x.device.type != "cpu" or x.dtype != torch.float32:
+        return run(x)
+    for piece in x.view(-1, x.shape[-1]).split(TOKENS_AT_A_TIME):
+        piece.copy_(run(piece))
+    return x
 
 
 class SwiGLUMixin(BaseMixin):
@@ -169,5 +203,5 @@ class FinalLayerMixin(BaseMixin):
 
     def final_forward(self, logits, context: VideoContext, **hook) -> torch.Tensor:
         shift, scale = self.adaLN_modulation[1](context.embedding)[:, None].chunk(2, dim=-1)
-        video = torch.addcmul(shift, self.norm_final(logits[:, context.text_length:]), 1 + scale)
+        video = torch.addcmul(shift, self.norm_final(logits[:, -prod(context.grid):]), 1 + scale)
         return unpatchify(self.linear(video), context.grid, self.patch_size)

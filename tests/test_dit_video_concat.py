@@ -102,7 +102,7 @@ def test_rotary_scores_depend_on_distance_alone():
     cos, sin = rotary().rotary(grid, 0, torch.device("cpu"))
     q, k = torch.randn(2, 1, 1, 1, HEAD, generator=torch.Generator().manual_seed(0))
     def at(x, place):
-        return rotate(x.expand(1, t * h * w, 1, HEAD), (cos, sin)).view(t, h, w, HEAD)[place]
+        return rotate(x.expand(1, 1, t * h * w, HEAD), (cos, sin)).view(t, h, w, HEAD)[place]
     score = at(q, (1, 2, 3)) @ at(k, (0, 4, 1))
     torch.testing.assert_close(at(q, (3, 3, 7)) @ at(k, (2, 5, 5)), score, atol=1e-4, rtol=1e-4)
     assert not torch.isclose(at(q, (1, 2, 3)) @ at(k, (0, 4, 2)), score)
@@ -116,9 +116,9 @@ def test_rotary_turns_pairs_by_their_angle():
 
 
 def test_rotary_leaves_text_alone_and_crops_at_the_corner():
-    x = torch.randn(1, TEXT + 2 * 3 * 4, 2, HEAD)
+    x = torch.randn(1, 2, TEXT + 2 * 3 * 4, HEAD)
     small, large = (rotary().rotary(grid, TEXT, x.device) for grid in ((2, 3, 4), (4, 6, 8)))
-    assert torch.equal(rotate(x, small)[:, :TEXT], x[:, :TEXT])
+    assert torch.equal(rotate(x, small)[:, :, :TEXT], x[:, :, :TEXT])
     for a, b in zip(small, large, strict=True):
         assert torch.equal(a[TEXT:].view(2, 3, 4, -1), b[TEXT:].view(4, 6, 8, -1)[:2, :3, :4])
 
@@ -214,11 +214,11 @@ def test_uneven_latents_name_the_nearest_size():
 @pytest.mark.parametrize("dtype,tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
 @torch.no_grad()
 def test_attention_equals_its_definition(dtype, tolerance):
-    q, k, v = torch.randn(3, 1, QUERY_PIECE + 70, 2, HEAD, generator=torch.Generator().manual_seed(0)).to(dtype)
-    scores = torch.einsum("bqhd,bkhd->bhqk", q.double(), k.double()) / HEAD ** 0.5
-    expected = torch.einsum("bhqk,bkhd->bqhd", scores.softmax(-1), v.double()).flatten(2)
+    q, k, v = torch.randn(3, 1, 2, QUERY_PIECE + 70, HEAD, generator=torch.Generator().manual_seed(0)).to(dtype)
+    scores = torch.einsum("bhqd,bhkd->bhqk", q.double(), k.double()) / HEAD ** 0.5
+    expected = torch.einsum("bhqk,bhkd->bqhd", scores.softmax(-1), v.double()).flatten(2)
     torch.testing.assert_close(attention(q, k, v).double(), expected, atol=tolerance, rtol=tolerance)
-    pieces = _attention_by_pieces(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2).flatten(2)
+    pieces = _attention_by_pieces(q, k, v).transpose(1, 2).flatten(2)
     torch.testing.assert_close(pieces.double(), expected, atol=tolerance, rtol=tolerance)
 
 
