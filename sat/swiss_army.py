@@ -2,8 +2,15 @@
 
 This project's source folder is called `sat` as well. Without the library `import sat` may find just that folder, as an
 empty namespace, and fail later in confusing ways.
+
+The library's own start-up imports a model zoo, data sets and DeepSpeed, ten times what its transformer needs. It is put
+off until a name of it is asked for.
 """
+import importlib
+import importlib.util
 import os
+import sys
+import types
 
 import torch
 
@@ -14,7 +21,34 @@ os.environ.setdefault("SAT_LOGLEVEL", "ERROR")
 if not torch.accelerator.is_available():  # say so, or DeepSpeed warns at every start that it had to guess
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
+
+
+class _Deferred(types.ModuleType):
+    """A package whose modules can be imported, and whose own code runs when another of its names is asked for."""
+
+    def __getattr__(self, name: str):
+        if name.startswith("__"):
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        if importlib.util.find_spec(f"{self.__name__}.{name}") is not None:
+            return importlib.import_module(f"{self.__name__}.{name}")
+        self.__class__ = types.ModuleType
+        self.__spec__.loader.exec_module(self)
+        return getattr(self, name)
+
+
+def _defer(package: str) -> None:
+    spec = None if package in sys.modules else importlib.util.find_spec(package)
+    if spec is not None and spec.origin is not None:  # it is there, and not just a folder
+        module = sys.modules[package] = importlib.util.module_from_spec(spec)
+        module.__class__ = _Deferred
+        parent, _, name = package.rpartition(".")
+        if parent:
+            setattr(sys.modules[parent], name, module)
+
+
 try:
+    for package in ("sat", "sat.model"):
+        _defer(package)
     import sat.mpu as mpu
     import sat.mpu.initialize as process_groups
     from sat.model.base_model import BaseMixin, BaseModel
