@@ -29,12 +29,6 @@ def guided(config, name, **params):
     return config
 
 
-def build(config):
-    engine = DiffusionEngine(Namespace(model_config=config, fp16=False, bf16=False, device="cpu")).eval()
-    randomize(engine.network, 3)
-    return engine
-
-
 def randomize(network, seed):
     torch.manual_seed(seed)
     for parameter in network.parameters():
@@ -53,6 +47,14 @@ def weak(config, tmp_path_factory):
     return {"ckpt_path": str(folder), "network_config": network_config}
 
 
+@pytest.fixture(scope="module")
+def engine(config, weak):
+    model_config = guided(config, "Autoguidance", **weak)
+    engine = DiffusionEngine(Namespace(model_config=model_config, fp16=False, bf16=False, device="cpu")).eval()
+    randomize(engine.network, 3)
+    return engine
+
+
 def sample(engine, rows, **extra):
     cond, uc = engine.conditioner.get_unconditional_conditioning(
         {"txt": ["a red circle", "a blue square"]}, force_uc_zero_embeddings=["txt"])
@@ -65,8 +67,9 @@ def sample(engine, rows, **extra):
 @pytest.mark.parametrize("name, params", [
     ("VanillaCFG", {"rescale": 0.7, "sigma_lo": 0.3}), ("APG", {}), ("CFGZeroStar", {"schedule": "decreasing"}),
     (PAG, {"layers": [1]}), (PAG, {"layers": [0, 1], "cfg_scale": 3.0}), ("Autoguidance", {})])
-def test_every_guider_runs_with_an_image_and_ofs_row_by_row(config, weak, name, params):
-    engine, steps = build(guided(config, name, **params, **(weak if name == "Autoguidance" else {}))), []
+def test_every_guider_runs_with_an_image_and_ofs_row_by_row(config, weak, engine, name, params):
+    params = weak if name == "Autoguidance" else params
+    engine.sampler, steps = instantiate_from_config(guided(config, name, **params).sampler_config), []
     both = sample(engine, [0, 1], callback=steps.append)
     torch.testing.assert_close(sample(engine, [1])[0], both[1], atol=1e-4, rtol=1e-4)
     assert not torch.allclose(both, sample(engine, [0, 1], scale=1), atol=2e-3, rtol=0)
@@ -75,11 +78,12 @@ def test_every_guider_runs_with_an_image_and_ofs_row_by_row(config, weak, name, 
     assert steps[-1].denoised_norm.shape == (2,)
 
 
-def test_the_weaker_network_has_its_own_weights_that_are_never_trained(config, weak):
-    engine = build(guided(config, "Autoguidance", **weak))
+def test_the_weaker_network_has_its_own_weights_that_are_never_trained(config, weak, engine):
+    engine.sampler = instantiate_from_config(guided(config, "Autoguidance", **weak).sampler_config)
     asked = []
-    engine.weak_model.register_forward_hook(lambda module, args, out: asked.append(len(args[0])))
+    hook = engine.weak_model.register_forward_hook(lambda module, args, out: asked.append(len(args[0])))
     sample(engine, [0])
+    hook.remove()
     assert asked == [1, 1, 1]
     assert len(engine.weak_model.diffusion_model.transformer.layers) == 1
     assert not any(parameter.requires_grad for parameter in engine.weak_model.parameters())

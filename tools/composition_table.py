@@ -1,9 +1,9 @@
 """The table docs/composition.md: which sampler goes with which discretization, guider and scaling, found by trying.
 
-    python tools/composition_table.py                  # builds every cell and runs it: some ten minutes on one core
-    python tools/composition_table.py --every 200      # runs every 200th
+    python tools/composition_table.py               # builds every cell; runs so many that every two parts meet
+    python tools/composition_table.py --meet 4      # builds and runs every cell: some ten minutes on one free core
 
-A cell is built from its configuration alone, which refuses what cannot work; the others run through
+A cell is built from its configuration alone, which refuses what cannot work. Others run through
 `DiffusionEngine.sample`, on a small random model with an image, time patches and `ofs`. The classes are those that the
 modules of sat/sgm list, so that a new one appears by itself; what it cannot be built without, or what makes it quick,
 stands in PARAMS.
@@ -11,6 +11,7 @@ stands in PARAMS.
 import argparse
 import json
 import logging
+import random
 import re
 import string
 import sys
@@ -19,7 +20,7 @@ from argparse import Namespace
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -58,9 +59,10 @@ HEAD = """# What goes with what
 
 Written by `python tools/composition_table.py`, and held by `tests/tools/test_composition_table.py`.
 
-Every sampler with every discretization, guider and scaling: {cells} combinations, with {steps} steps. Each is built
-from its configuration, which refuses {refused}; the others run through `DiffusionEngine.sample` on a small random
-model with an image, time patches and `ofs`, and end in finite latents.
+Every sampler with every discretization, guider and scaling: {cells} combinations. Each is built from its configuration,
+which refuses {refused}. Of the others so many run through `DiffusionEngine.sample` that every two parts that go
+together meet (`--meet 4`: all of them): {steps} steps of a small random model with an image, time patches and `ofs`,
+which have to end in finite latents.
 
 A number is how many of {denoisers} denoisers the sampler, discretization and guider go with; a letter says why some or
 all are refused. The denoisers: {names}.
@@ -253,22 +255,36 @@ def _line(first: str, rest: Sequence[str]) -> str:
     return "| " + " | ".join([first, *rest]) + " |"
 
 
+def meeting(parts: int, refused: Mapping[Cell, str | None]) -> list[Cell]:
+    """Of the cells that are not refused, in a random order, those in which so many parts meet for the first time."""
+    allowed = [cell for cell, reason in refused.items() if reason is None]
+    random.Random(0).shuffle(allowed)
+    met: set[tuple[Part, ...]] = set()
+    chosen = []
+    for cell in allowed:
+        groups = set(combinations(vars(cell).values(), parts))
+        if not groups <= met:
+            met |= groups
+            chosen.append(cell)
+    return chosen
+
+
 def make_table(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--every", type=int, default=1, help="run every so many cells; all of them are built")
+    parser.add_argument("--meet", type=int, choices=(1, 2, 3, 4), default=2, help="parts that meet in cells that run")
     options = parser.parse_args(argv)
     refused = {cell: refusal(cell) for cell in progress(cells(), "built")}
-    allowed = [cell for cell, reason in refused.items() if reason is None][::options.every]
+    chosen = meeting(options.meet, refused)
     with tempfile.TemporaryDirectory() as folder:
         laboratory = Laboratory(Path(folder))
-        for cell in progress(allowed, "run"):
+        for cell in progress(chosen, "run"):
             failure = laboratory.failure(cell)
             if failure is not None:
                 raise NumericalError(f"{', '.join(part.label for part in vars(cell).values())}: {failure}; mend it, or "
                                      "refuse it when it is built")
     with whole_file(DOCUMENT) as partial:
         partial.write_text(document(refused), encoding="utf-8")
-    logger.info("%d cells ran, %d are refused; written to %s", len(allowed),
+    logger.info("%d cells ran, %d are refused; written to %s", len(chosen),
                 sum(reason is not None for reason in refused.values()), DOCUMENT)
 
 

@@ -51,11 +51,11 @@ class GuidanceScale:
         where = "guider_config.params"
         if self.schedule not in self.SCHEDULES:
             raise ConfigError(f"{where}.schedule: {self.schedule!r} is none of {', '.join(self.SCHEDULES)}")
-        check_numbers({name: getattr(self, name) for name in ("scale", "exp", "num_steps")})
+        check_numbers({name: getattr(self, name) for name in ("scale", "exp")})
         if self.schedule == "release" and self.exp != int(self.exp):
             raise ConfigError(f"{where}.exp: {self.exp} must be a whole number with schedule release, "
                               "which raises negative numbers to it; choose another schedule or exponent")
-        if self.exp <= 0:
+        if self.schedule in ("decreasing", "increasing") and self.exp <= 0:
             raise ConfigError(f"{where}.exp: {self.exp} must be above 0")
         low, high = INTERVAL if self.schedule == "interval" else EVERYWHERE
         self.sigma_lo = low if self.sigma_lo is None else self.sigma_lo

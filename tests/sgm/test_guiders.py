@@ -192,6 +192,7 @@ def test_percentiles_are_each_rows_own():
 @pytest.mark.parametrize("name, params, message", [
     ("DynamicCFG", {"schedule": "sideways"}, "is none of"), ("DynamicCFG", {"exp": 2.5}, "whole number"),
     ("DynamicCFG", {"schedule": "interval", "sigma_lo": 3.0, "sigma_hi": 1.0}, "sigma_lo < sigma_hi"),
+    ("DynamicCFG", {"schedule": "decreasing", "exp": 0}, "exp: 0 must be above 0"),
     ("VanillaCFG", {"sigma_lo": -1.0}, "sigma_lo < sigma_hi"), ("VanillaCFG", {"scale": "much"}, "must be a number"),
     ("VanillaCFG", {"rescale": 1.5}, "rescale: 1.5 is a share"), ("APG", {"momentum": -1.0}, "between -1 and 1"),
     ("APG", {"norm_threshold": 0.0}, "norm_threshold above 0"), ("APG", {"etta": 0.0}, "did you mean eta"),
