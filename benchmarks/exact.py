@@ -105,7 +105,7 @@ def moments(sampler: Sampler, num_steps: int, mean: torch.Tensor, covariance: to
     """
     schedule = sampler.schedule(num_steps)
     levels, size = schedule.levels(), len(mean)
-    rows = 1 + size * (1 + _count_draws(sampler, schedule, size))
+    rows = 1 + size * (1 + count_draws(sampler, num_steps))
     x = torch.zeros(rows, 1, size, 1, 1, dtype=torch.float64)
     ones = iter(range(1, rows, size))
 
@@ -119,10 +119,15 @@ def moments(sampler: Sampler, num_steps: int, mean: torch.Tensor, covariance: to
     return x[0], (x[1:] - x[0]).T @ (x[1:] - x[0])
 
 
-def _count_draws(sampler: Sampler, schedule: NoiseSchedule, size: int) -> int:
-    drawn = []
-    zero = torch.zeros(1, 1, size, 1, 1, dtype=torch.float64)
-    _run(sampler, schedule, zero, lambda x, level, cond, **inputs: x, lambda: drawn.append(1) or zero)
+def count_draws(sampler: Sampler, num_steps: int) -> int:
+    """How often a run of a sampler draws noise."""
+    drawn, zero = [], torch.zeros(1, 1, 1, 1, 1, dtype=torch.float64)
+
+    def draw() -> torch.Tensor:
+        drawn.append(1)
+        return zero
+
+    _run(sampler, sampler.schedule(num_steps), zero, lambda x, level, cond, **inputs: x, draw)
     return len(drawn)
 
 

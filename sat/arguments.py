@@ -21,6 +21,7 @@ from config_files import (
 from errors import ConfigError
 from files import REPOSITORY
 from omegaconf import DictConfig, OmegaConf
+from sgm.util import allow_targets
 
 if TYPE_CHECKING:
     import torch
@@ -144,6 +145,7 @@ def get_args(argv: Sequence[str] | None = None, description: str = "") -> Argume
     Raises ConfigError for a file, section, key or value that is wrong; nothing below `model` is imported or built.
     """
     options, overrides = _read_command_line(argv, description)
+    allow_targets(*options.pop("allow_targets", ()))
     loaded = []
     for path in options.pop("base") or []:
         loaded.append(read_file(path))
@@ -176,6 +178,8 @@ def _read_command_line(argv: Sequence[str] | None, description: str) -> tuple[di
     parser = _Parser(description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS,
                      epilog="Any key of the files can follow as key=value, such as args.sampling_fps=16.")
     parser.add_argument("--base", nargs="+", default=None, metavar="YAML", help="files, merged left to right")
+    parser.add_argument("--allow-targets", nargs="+", metavar="MODULE",
+                        help="modules outside this project whose classes the files may name as targets")
     parser.add_argument("--use-dynamic-cfg", action="store_true",
                         help="guidance that changes from step to step (presets: on)")
     parser.add_argument("--no-dynamic-cfg", dest="use_dynamic_cfg", action="store_false", help="constant guidance")

@@ -85,7 +85,7 @@ class RectifiedFlowDiscretization(Discretization):
 
     def levels(self, n: int) -> np.ndarray:
         end = self.sigma_min / (self.shift - (self.shift - 1) * self.sigma_min)  # what the shift takes to sigma_min
-        s = 1 + _ramp(n) * (end - 1) if end > 0 else 1 - np.arange(_checked(n)) / n
+        s = 1 + _ramp(n) * (end - 1) if end > 0 else 1 - np.arange(n) / n
         return self.shift * s / (1 + (self.shift - 1) * s)
 
 
@@ -113,12 +113,6 @@ class VPRampDiscretization(Discretization):
         return (1 - s) / np.hypot(1 - s, s)
 
 
-def _checked(n: int) -> int:
-    if n < 1:
-        raise ConfigError(f"num_steps: {n} is not a step count; use at least 1")
-    return n
-
-
 def _ramp(n: int) -> np.ndarray:
     """(n,) places from 0 to 1; 0 alone for one step."""
-    return np.linspace(0, 1, _checked(n))
+    return np.linspace(0, 1, n)

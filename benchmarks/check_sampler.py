@@ -1,0 +1,203 @@
+"""Whether a sampler, schedule or guider of one's own keeps what it says, by exact answers, in under a minute.
+
+    PYTHONPATH=FOLDER python -m benchmarks.check_sampler my_parts.RalstonSampler
+    PYTHONPATH=FOLDER python -m benchmarks.check_sampler my_parts.PowerDiscretization --params '{power: 3}'
+
+The dotted path on the command line is what opens the allow-list, for its module alone. One line a check; the exit code
+is 1 if one fails, 2 for a mistake. See docs/samplers.md.
+"""
+import argparse
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__file__).resolve().parents[1])]
+
+import torch
+from console import run
+from errors import ConfigError, UserError
+from omegaconf import OmegaConf
+from sgm.discretizer import Discretization
+from sgm.noise_schedule import FLOW, VE, VP, NoiseSchedule, at_ratio
+from sgm.sampling import Sampler
+from sgm.util import allow_targets, get_obj_from_str, instantiate_from_config
+
+from benchmarks.exact import SHAPE, FiniteData, Gaussian, WithoutLastJump, count_draws, measured_order, moments
+
+EDM = {"target": "sgm.discretizer.EDMDiscretization"}
+TO_FIXED_NOISE = {"target": "sgm.discretizer.VPRampDiscretization", "params": {"sigma_max": 20.0, "rho": 1.0}}
+FROM_ZERO_SNR = {"target": "sgm.discretizer.VPRampDiscretization"}
+HEUN = "sgm.sampling.HeunEDMSampler"
+CLIPS = torch.randn(6, *SHAPE[1:], generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+
+Check = tuple[str, Callable[[], tuple[bool, str]]]
+
+
+class AtRatios:
+    """The same signal-to-noise ratios as levels of any parameterization."""
+
+    def __init__(self, parameterization: str):
+        self.parameterization = parameterization
+
+    def schedule(self, n: int, device: str = "cpu") -> NoiseSchedule:
+        pairs = [at_ratio(20 * 0.002 ** (i / (n - 1)), self.parameterization) for i in range(n)]
+        alpha, sigma = torch.tensor([*pairs, (1.0, 0.0)], dtype=torch.float64).unbind(1)
+        return NoiseSchedule(alpha, sigma, None, self.parameterization)
+
+
+def sampler_of(config: Mapping, discretization: Mapping = EDM, guider: Mapping | None = None) -> Sampler:
+    params = {**config.get("params", {}), "discretization_config": discretization, "num_steps": 12,
+              "guider_config": guider}
+    return instantiate_from_config({**config, "params": params})
+
+
+def conditions(value: float = 1.0) -> tuple[Mapping, Mapping]:
+    """Conditional and unconditional; the rows of the first differ in sign."""
+    cond = torch.full((SHAPE[0], 1, 1), value)
+    cond[1:] *= -1
+    return {"crossattn": cond}, {"crossattn": torch.zeros(SHAPE[0], 1, 1)}
+
+
+def solve(sampler: Sampler, denoiser=None, rows: slice = slice(None), scale=None) -> torch.Tensor:
+    """A run on a problem, Gaussian if none is given, with its seeds by row."""
+    noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)[rows]
+    cond, uc = ({"crossattn": c["crossattn"][rows]} for c in conditions())
+    generators = [torch.Generator().manual_seed(i) for i in range(SHAPE[0])][rows]
+    denoiser = denoiser or Gaussian(sampler.discretization.parameterization)
+    return sampler(denoiser, noise, cond, uc, scale=scale, generator=generators)
+
+
+def near(one: torch.Tensor, other: torch.Tensor, tolerance: float = 1e-8) -> tuple[bool, str]:
+    apart = float((one - other).abs().max())
+    return apart < tolerance, f"{apart:.1e} apart"
+
+
+def ends_at_clips(sampler: Sampler) -> tuple[bool, str]:
+    out = solve(sampler, FiniteData(sampler.discretization.parameterization, CLIPS))
+    distance, which = (out.flatten(1)[:, None] - CLIPS.flatten(1)).abs().amax(-1).min(dim=1)
+    asked_for = (which < 3).tolist() == [True, False]
+    return asked_for and bool(distance.max() < 0.1), f"{float(distance.max()):.1e} from clips"
+
+
+def evaluations(config: Mapping) -> tuple[bool, str]:
+    sampler, denoiser = sampler_of(config), Gaussian(VE)
+    solve(sampler, denoiser, scale=1)
+    return 12 * sampler.nfe - sampler.nfe < denoiser.calls <= 12 * sampler.nfe, f"{denoiser.calls} in 12 steps"
+
+
+def order(config: Mapping, discretization: Mapping) -> tuple[bool, str]:
+    sampler = sampler_of(config, discretization)
+    sampler.discretization = WithoutLastJump(sampler.discretization)
+    found = measured_order(sampler, (96, 144, 216, 324))
+    return found > sampler.convergence_order - 0.15, f"{found:.2f}, declared {sampler.convergence_order}"
+
+
+def distribution(config: Mapping) -> tuple[bool, str]:
+    mean = torch.tensor([1.0, -0.5], dtype=torch.float64)
+    covariance = torch.tensor([[1.0, 0.4], [0.4, 0.3]], dtype=torch.float64)
+    few, many = (max(float((found - exact).abs().max()) for found, exact in
+                     zip(moments(sampler_of(config), n, mean, covariance), (mean, covariance), strict=True))
+                 for n in (12, 120))
+    # Without noise the data's mean is not forgotten that the start does not have: 1 / 80 of it.
+    return many < 0.15 and (many < few / 3 or many < 0.02), f"{few:.3f} off with 12 steps, {many:.3f} with 120"
+
+
+def parameterizations(config: Mapping) -> tuple[bool, str]:
+    outs = []
+    for parameterization in (VE, VP, FLOW):
+        sampler = sampler_of(config)
+        sampler.discretization = AtRatios(parameterization)
+        outs.append(solve(sampler))
+    return near(torch.cat([outs[0], outs[0]]), torch.cat(outs[1:]))
+
+
+def checks_of_sampler(config: Mapping) -> Iterator[Check]:
+    sampler = sampler_of(config)
+    if sampler.nfe is not None:
+        yield "evaluations as declared", lambda: evaluations(config)
+    if sampler.convergence_order is not None and count_draws(sampler, 12) == 0:
+        yield "order on the EDM ramp", lambda: order(config, EDM)
+        yield "order on VP levels", lambda: order(config, TO_FIXED_NOISE)
+    if not sampler.adaptive:
+        yield "mean and covariance of Gaussian data", lambda: distribution(config)
+    yield "the same on VE, VP and flow levels", lambda: parameterizations(config)
+    yield "from zero SNR to a clip of a finite set", lambda: ends_at_clips(sampler_of(config, FROM_ZERO_SNR))
+    yield "a row does not depend on its neighbours", lambda: near(solve(sampler)[1:], solve(sampler, rows=slice(1, 2)))
+    yield "seeds reproduce", lambda: near(solve(sampler), solve(sampler), 1e-15)
+
+
+def checks_of_schedule(config: Mapping) -> Iterator[Check]:
+    def build() -> Sampler:
+        return sampler_of({"target": HEUN}, config)
+
+    def falls() -> tuple[bool, str]:
+        levels = instantiate_from_config(config).schedule(12).levels()
+        return levels[-1].clean, f"sigma / alpha {levels[0].ratio:.4g} to {levels[-2].ratio:.4g}"
+
+    def refuses() -> tuple[bool, str]:
+        try:
+            instantiate_from_config(config).schedule(0)
+        except ConfigError as error:
+            return True, str(error)
+        return False, "0 steps were taken"
+
+    build()
+    yield "noise falls to the clean end", falls
+    yield "refuses 0 steps", refuses
+    yield "Heun's method ends at a clip of a finite set", lambda: ends_at_clips(build())
+    yield "a row does not depend on its neighbours", lambda: near(solve(build())[1:], solve(build(), rows=slice(1, 2)))
+
+
+def checks_of_guider(config: Mapping) -> Iterator[Check]:
+    def build(discretization: Mapping = EDM) -> Sampler:
+        return sampler_of({"target": HEUN}, discretization, config)
+
+    def passes() -> tuple[bool, str]:
+        sampler, denoiser = build(), Gaussian(VE)
+        solve(sampler, denoiser)
+        found, most = denoiser.rows / SHAPE[0] / (2 * 12 - 1), len(sampler.guider.passes)
+        return found <= most, f"{found:.2f} an evaluation, declared up to {most}"
+
+    build()
+    alone = sampler_of({"target": HEUN})
+    yield "passes as declared", passes
+    yield "scale 1 is the conditional run", lambda: near(solve(build(), scale=1), solve(alone, scale=1), 1e-15)
+    yield "a row does not depend on its neighbours", lambda: near(solve(build())[1:], solve(build(), rows=slice(1, 2)))
+    yield "from zero SNR to a clip of a finite set", lambda: ends_at_clips(build(FROM_ZERO_SNR))
+
+
+def checks_of(target: str, params: Mapping) -> Iterator[Check]:
+    """Raises ConfigError for a class that is neither sampler, schedule nor guider."""
+    cls, config = get_obj_from_str(target), {"target": target, "params": params}
+    if issubclass(cls, Sampler):
+        return checks_of_sampler(config)
+    if issubclass(cls, Discretization):
+        return checks_of_schedule(config)
+    if hasattr(cls, "passes") and hasattr(cls, "guide"):
+        return checks_of_guider(config)
+    raise ConfigError(f"{target}: neither a Sampler (sgm.sampling), a Discretization (sgm.discretizer) nor a Guider "
+                      "(sgm.guiders); derive it from one of them")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("target", help="dotted path of the class")
+    parser.add_argument("--params", default="{}", help="its own parameters, in YAML")
+    options = parser.parse_args(argv)
+    allow_targets(options.target.rpartition(".")[0])
+    params, failed = OmegaConf.to_container(OmegaConf.create(options.params)), False
+    for name, check in checks_of(options.target, params):
+        try:
+            passed, found = check()
+        except UserError as error:
+            passed, found = False, str(error)
+        failed = failed or not passed
+        sys.stdout.write(f"{'ok    ' if passed else 'FAILED'} {name}: {found}\n")
+        sys.stdout.flush()
+    if failed:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
