@@ -23,13 +23,13 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sat"))
 
 from errors import DataError, UserError  # noqa: E402
-from shapes_world import BACKGROUNDS, COLORS, SIZE, Combination, parse_caption  # noqa: E402
+from shapes_world import BACKGROUNDS, PALETTE, SIZE, Combination, parse_caption  # noqa: E402
 
 ATTRIBUTES = ("color", "shape", "motion", "background")
 MIN_FRAMES = 9
 
-# Distances are Euclidean in 8-bit RGB. Half the way between the two closest colours (blue, purple) is 61,
-# between the backgrounds 78.
+# Distances are Euclidean in 8-bit RGB. Half the way between the two closest colours of the world (blue, purple) is 61,
+# from orange, which is outside of it, to yellow 41, between the backgrounds 78.
 MAX_COLOR_DISTANCE = 55.0
 MAX_BACKGROUND_DISTANCE = 35.0
 MAX_BACKGROUND_NOISE = 15.0  # root mean square away from the object
@@ -133,8 +133,8 @@ def judge_color(frames: np.ndarray, track: Track, measures: dict[str, float]) ->
     medians = []
     for frame, deep, shallow in zip(frames[track.seen], core[track.seen], inside[track.seen], strict=True):
         medians.append(np.median(frame[deep if deep.sum() >= 5 else shallow], axis=0))
-    name, distance = _nearest(np.median(medians, axis=0), COLORS)
-    votes = np.mean([_nearest(median, COLORS)[0] == name for median in medians])
+    name, distance = _nearest(np.median(medians, axis=0), PALETTE)
+    votes = np.mean([_nearest(median, PALETTE)[0] == name for median in medians])
     measures |= {"color_distance": distance, "color_votes": float(votes)}
     return name if distance <= MAX_COLOR_DISTANCE and votes >= MIN_VOTES else None
 

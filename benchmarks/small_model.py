@@ -2,6 +2,7 @@
 
     python -m benchmarks.small_model vae                      # PSNR on held-out clips, and what is seen in them
     python -m benchmarks.small_model t2v --seeds 4            # every combination, seen and never seen
+    python -m benchmarks.small_model t2v --colors orange      # of a colour that a LoRA taught (args.load_lora=FOLDER)
     python -m benchmarks.small_model i2v --seeds 1            # the same from a first frame
     python -m benchmarks.small_model table --every 4          # samplers x guidance on every fourth combination
 
@@ -28,7 +29,7 @@ from omegaconf import OmegaConf
 from sample_video import load_engine
 from seeds import generator_for
 from sgm.util import instantiate_from_config
-from shapes_world import Combination, all_combinations, render
+from shapes_world import COLORS, PALETTE, Combination, all_combinations, render
 from torch import Tensor
 from tqdm import tqdm
 from video_io import write_outputs
@@ -52,9 +53,9 @@ def configured(model: str, overrides: Sequence[str]) -> Arguments:
     return get_args(["--base", f"configs/tiny_{model}.yaml", "configs/inference.yaml", *overrides])
 
 
-def chosen(every: int) -> list[Combination]:
+def chosen(every: int, colors: Sequence[str] = tuple(COLORS)) -> list[Combination]:
     """One background for each colour, shape and motion, alternating; every n-th of the seen, and of the never seen."""
-    picked = [c for i, c in enumerate(all_combinations()) if i % 2 == (i // 2) % 2]
+    picked = [c for i, c in enumerate(all_combinations(colors)) if i % 2 == (i // 2) % 2]
     seen, unseen = ([c for c in picked if c.held_out is held] for held in (False, True))
     return seen[::every] + unseen[::every]
 
@@ -107,7 +108,8 @@ def split_rows(label: str, results: Sequence[tuple[Combination, Verdict]]) -> li
 def judge_model(model: str, args: Arguments, options: argparse.Namespace) -> list[dict[str, str]]:
     engine, results, errors = load_engine(args), [], []
     for seed in range(options.seeds):
-        for combination, video in make_videos(engine, args, chosen(options.every), seed, Path(options.out) / model):
+        for combination, video in make_videos(engine, args, chosen(options.every, options.colors), seed,
+                                              Path(options.out) / model):
             results.append((combination, judge_file(video)))
             if model == "i2v":
                 shown = VideoReader(str(video))[0].asnumpy().astype(float)
@@ -161,6 +163,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("what", choices=["vae", "t2v", "i2v", "table"])
     parser.add_argument("--seeds", type=int, default=1, help="videos per combination")
     parser.add_argument("--every", type=int, default=1, help="use every n-th combination")
+    parser.add_argument("--colors", nargs="+", choices=PALETTE, default=list(COLORS), help="of t2v and i2v")
     parser.add_argument("--out", default="runs/small_model")
     options, overrides = parser.parse_known_args(argv)
     started = time.time()

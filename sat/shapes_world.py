@@ -10,6 +10,7 @@ side `2r` standing on its base. Positions are those of the shape's centroid, so 
 
 import itertools
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,8 @@ COLORS = {
     "white": (245, 245, 245),
     "purple": (160, 60, 200),
 }
+OUTSIDE = {"orange": (240, 140, 30)}  # no part of the world: what a model may be taught later
+PALETTE = COLORS | OUTSIDE
 BACKGROUNDS = {"black": (0, 0, 0), "gray": (90, 90, 90)}
 SHAPES = ("circle", "square", "triangle")
 DIRECTIONS = {"moves left": (-1, 0), "moves right": (1, 0), "moves up": (0, -1), "moves down": (0, 1)}  # (x, y)
@@ -36,13 +39,13 @@ MIN_GROWTH = 1.62  # ratio of the last to the first radius, a little above the 1
 MARGIN = 1.5  # pixels between the shape and the border, which not even the ramp of a sharp corner reaches
 
 _CAPTION = re.compile(
-    rf"a ({'|'.join(COLORS)}) ({'|'.join(SHAPES)}) ({'|'.join(MOTIONS)}) on a ({'|'.join(BACKGROUNDS)}) background"
+    rf"a ({'|'.join(PALETTE)}) ({'|'.join(SHAPES)}) ({'|'.join(MOTIONS)}) on a ({'|'.join(BACKGROUNDS)}) background"
 )
 
 
 def is_held_out(color: str, shape: str, motion: str) -> bool:
     """Whether this combination (18 of the 108) never occurs in training; the background does not matter."""
-    return (list(COLORS).index(color) + SHAPES.index(shape) + MOTIONS.index(motion)) % 6 == 0
+    return color in COLORS and (list(COLORS).index(color) + SHAPES.index(shape) + MOTIONS.index(motion)) % 6 == 0
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,9 @@ def parse_caption(text: str) -> Combination:
     return Combination(*match.groups())
 
 
-def all_combinations() -> list[Combination]:
+def all_combinations(colors: Iterable[str] = COLORS) -> list[Combination]:
     """All 216: colour, shape and motion (108), each on both backgrounds, in the order of the grammar."""
-    return [Combination(*parts) for parts in itertools.product(COLORS, SHAPES, MOTIONS, BACKGROUNDS)]
+    return [Combination(*parts) for parts in itertools.product(colors, SHAPES, MOTIONS, BACKGROUNDS)]
 
 
 def render(combination: Combination, rng: np.random.Generator) -> np.ndarray:
@@ -81,7 +84,7 @@ def render(combination: Combination, rng: np.random.Generator) -> np.ndarray:
     radius = _draw_radius(combination.motion, rng)
     center = _draw_path(combination, radius.max(), rng)
     coverage = _coverage(combination.shape, center, radius)[..., None]
-    color = np.asarray(COLORS[combination.color], np.float32)
+    color = np.asarray(PALETTE[combination.color], np.float32)
     background = np.asarray(BACKGROUNDS[combination.background], np.float32)
     return np.rint(background + coverage * (color - background)).astype(np.uint8)
 

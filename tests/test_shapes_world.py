@@ -64,3 +64,12 @@ def test_every_clip_keeps_the_promises_of_the_world(combination):
             growth = radius[-1] / radius[0]
             assert (growth if combination.motion == "grows" else 1 / growth) >= 1.6
             assert np.abs(steps).max() < 0.05
+
+
+def test_a_colour_outside_the_world_can_be_asked_for_and_is_in_no_part_of_it():
+    orange = all_combinations(world.OUTSIDE)
+    assert len(orange) == 36 and not any(c.held_out for c in orange)
+    assert not set(orange) & set(all_combinations())
+    assert parse_caption(orange[0].caption) == orange[0]
+    frame = render(orange[0], np.random.default_rng(0))[0].reshape(-1, 3).tolist()
+    assert list(world.OUTSIDE["orange"]) in frame

@@ -4,8 +4,10 @@
     python tools/make_shapes.py --out data/shapes/valid --clips 216 --split heldout-clips
     python tools/make_shapes.py --out data/shapes/unseen --clips 72 --split unseen
 
+    python tools/make_shapes.py --out data/shapes/orange --clips 360 --split outside
+
 `train` and `heldout-clips` draw the same 90 combinations of colour, shape and motion, never the same clip; `unseen`
-draws the 18 that training never shows. Combinations come equally often. The same arguments give the same clips.
+draws the 18 that training never shows, `outside` shapes of a colour that the world does not have. Combinations come equally often. The same arguments give the same clips.
 About 20 clips a second for each process on one core of a small machine: nearly all of it is starting the encoder.
 """
 
@@ -26,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sat"))
 import shapes_world  # noqa: E402
 from errors import DataError, UserError  # noqa: E402
 
-SPLITS = ("train", "heldout-clips", "unseen")
+SPLITS = ("train", "heldout-clips", "unseen", "outside")
 
 # Close to lossless (above 40 dB): what a model learns from should be the world, not the traces of an encoder.
 ENCODER = ["-crf", "8", "-preset", "veryfast", "-threads", "1", "-f", "mp4"]
@@ -34,7 +36,8 @@ ENCODER = ["-crf", "8", "-preset", "veryfast", "-threads", "1", "-f", "mp4"]
 
 def plan_clips(split: str, count: int, seed: int) -> list[tuple[str, shapes_world.Combination, np.random.SeedSequence]]:
     """Name, combination and seed of every clip; clip `i` does not depend on `count`."""
-    wanted = [c for c in shapes_world.all_combinations() if c.held_out == (split == "unseen")]
+    colors = shapes_world.OUTSIDE if split == "outside" else shapes_world.COLORS
+    wanted = [c for c in shapes_world.all_combinations(colors) if c.held_out == (split == "unseen")]
     root = [seed, SPLITS.index(split)]
     clips = []
     for index in range(count):
