@@ -61,8 +61,9 @@ def build_trainer(args: Arguments) -> Trainer:
     request = sample_request(args, sources.shown)
     trainer = Trainer(args, engine, Data(sources.train, sources.valid, request and (
         lambda step: write_samples(engine, request, folder / "samples" / f"{step:06d}"))), state)
-    logger.info("%d clips in %d bucket(s); %.2f M trained parameters; %d steps of %d clips", sum(map(len, sources.train)),
-                len(sources.train), trained, args.train_iters, trainer.deepspeed.train_batch_size())
+    logger.info("%d clips in %d bucket(s); %.2f M trained parameters; %d steps of %d clips",
+                sum(map(len, sources.train)), len(sources.train), trained, args.train_iters,
+                trainer.deepspeed.train_batch_size())
     return trainer
 
 

@@ -83,18 +83,18 @@ class Arguments:
     experiment_name: str = _key("train", "str", "names the run's folder")
     model_parallel_size: int = _key(1, "int", "processes that share one transformer")
     checkpoint_activations: bool = _key(False, "bool", "recompute activations in the backward pass to save memory")
-    no_load_rng: bool = _key(False, "bool", "do not restore random states when resuming")
+    no_load_rng: bool = _key(False, "bool", "draw noise and timesteps anew when resuming")
     train_iters: int | None = _key(None, "int", "optimizer steps")
     warmup_iters: int = _key(0, "int", "steps over which the learning rate rises")
     lr_decay: str = _key("cosine", "str", "course of the learning rate after the warm-up", ("cosine", "constant"))
     final_lr_share: float = _key(0.01, "float", "last learning rate of a cosine, as a share of the highest")
     ema_decay: float = _key(0.999, "float", "of the average of the weights that checkpoints hold; 0 for none")
-    latent_cache: str | None = _key(None, "output", "folder of latents computed once; made when it is not there")
+    latent_cache: str | None = _key(None, "output", "folder of latents and text embeddings; made if missing")
     first_frame_variants: int = _key(4, "int", "cached draws of the noise on each clip's first frame (image-to-video)")
     grow_input: bool = _key(False, "bool", "args.load has fewer input channels; the new ones start at zero")
     sample_interval: int | None = _key(None, "int", "steps between samples")
     sample_count: int = _key(4, "int", "samples each time")
-    keep_checkpoints: int = _key(3, "int", "the last so many checkpoints stay")
+    keep_checkpoints: int = _key(3, "int", "the last so many checkpoints stay; 0: all")
     eval_iters: int = _key(1, "int", "batches per evaluation")
     eval_interval: int | None = _key(None, "int", "steps between evaluations")
     eval_batch_size: int | None = _key(None, "int", "clips per evaluation batch")
@@ -103,10 +103,10 @@ class Arguments:
     log_interval: int = _key(50, "int", "steps between log lines")
     train_data: list[str] | None = _key(None, "inputs", "folders of training clips")
     valid_data: list[str] | None = _key(None, "inputs", "folders of held-out clips")
-    split: str = _key("1,0,0", "str", "shares of the data for training, validation and test")
-    num_workers: int = _key(0, "int", "processes that read data")
+    split: str = _key("1,0,0", "str", "accepted at 1,0,0, as released files have it; see valid_data")
+    num_workers: int = _key(0, "int", "threads that read and decode clips ahead; 0: none")
     force_train: bool = _key(False, "bool", "start from a checkpoint that lacks some of the model's parameters")
-    only_log_video_latents: bool = _key(False, "bool", "do not decode the samples made while training")
+    only_log_video_latents: bool = _key(False, "bool", "samples made while training stay latents")
     wandb: bool = _key(False, "bool", "log to Weights & Biases as well")
     wandb_project_name: str = _key("cogvideox", "str", "its project")
 
@@ -210,7 +210,8 @@ def _flag(name: str) -> str:
 def _option_kind(key) -> dict:
     kind, choices = key.metadata["kind"], key.metadata["choices"]
     if kind == "bool":
-        return {"action": argparse.BooleanOptionalAction}
+        # argparse takes any `--no-…` of its own kind to mean false.
+        return {"action": "store_true" if key.name.startswith("no_") else argparse.BooleanOptionalAction}
     types = {"int": int, "float": float, "ints": int}
     return {"type": types.get(kind, str), "nargs": "+" if kind in ("ints", "inputs") else None,
             "choices": choices or None}

@@ -56,7 +56,8 @@ def clip_forms(video_size: Sequence, fps: float, max_num_frames: int | Sequence[
     lengths = list(max_num_frames) if isinstance(max_num_frames, Sequence) else [max_num_frames]
     forms = [ClipFormat(size, fps, length, skip_frms_num) for size in sizes for length in lengths]
     if not forms or len(set(forms)) < len(forms):
-        raise ConfigError(f"max_num_frames: {lengths} with video_size: {sizes} must name each pair once, and one at least")
+        raise ConfigError(f"max_num_frames: {lengths} with video_size: {sizes} must name each pair once, and at "
+                          "least one")
     return forms
 
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 import data_video
 from data_video import SFTDataset, VideoDataset, label_path
 from errors import ConfigError, DataError
-from video_clips import ClipFormat, wanted_frames
+from video_clips import ClipFormat, clip_forms, fitting_form, wanted_frames
 
 FORM = {"video_size": [32, 32], "fps": 8, "max_num_frames": 9, "skip_frms_num": 0}
 
@@ -143,6 +143,39 @@ def test_skipped_ends(tmp_path, caplog):
 def test_wrong_parameters_are_named(folder, wrong, said):
     with pytest.raises(ConfigError, match=said):
         SFTDataset(str(folder), **{**FORM, **wrong})
+
+
+@pytest.mark.parametrize(
+    "video, chosen",
+    [((480, 720, 49), "480x720x49"), ((1080, 1920, 500), "480x720x49"), ((1920, 1080, 30), "720x480x25"),
+     ((240, 360, 8), "240x360x9"), ((500, 750, 48), "480x720x25"), ((100, 150, 100), "240x360x49")],
+)  # fmt: skip
+def test_each_clip_gets_the_format_that_loses_least_of_it(video, chosen):
+    forms = clip_forms([[480, 720], [720, 480], [240, 360]], 8, [49, 25, 9])
+    assert fitting_form(forms, *video).name == chosen
+
+
+def test_buckets_of_horizontal_and_vertical_long_and_short_clips(tmp_path, caplog):
+    shapes = {"wide": ((32, 64), 9), "tall": ((64, 32), 9), "brief": ((64, 32), 6), "fast": ((32, 64), 27)}
+    for name, (size, count) in shapes.items():
+        write_video(tmp_path / "videos" / f"{name}.mp4", ramp(9) * 3 if name == "fast" else ramp(count),
+                    fps=24 if name == "fast" else 8, size=size)
+    (tmp_path / "videos" / "broken.mp4").write_bytes(b"no video")
+    form = {"video_size": [[16, 32], [32, 16]], "fps": 8, "max_num_frames": [9, 5]}
+    found = {bucket.form.name: bucket for bucket in SFTDataset.buckets(str(tmp_path), **form)}
+    assert {name: [video.stem for video in bucket.videos] for name, bucket in found.items()} == {
+        "16x32x9": ["fast", "wide"], "32x16x9": ["tall"], "32x16x5": ["brief"]}
+    for name, bucket in found.items():
+        height, width, frames = map(int, name.split("x"))
+        assert all(item["mp4"].shape == (frames, 3, height, width) and item["num_frames"] == frames for item in bucket)
+    assert close(levels_of(found["16x32x9"][0]), (ramp(9) * 3)[::3])
+    assert "broken.mp4 skipped" in caplog.text and caplog.text.count("have no caption") == 1
+    with pytest.raises(ConfigError, match="must name each pair once"):
+        SFTDataset.buckets(str(tmp_path), **form | {"max_num_frames": [9, 9]})
+    (tmp_path / "only" / "videos").mkdir(parents=True)
+    (tmp_path / "only" / "videos" / "a.mp4").write_bytes(b"no video")
+    with pytest.raises(DataError, match="none of the 1 clips can be read"):
+        SFTDataset.buckets(str(tmp_path / "only"), **form)
 
 
 def test_label_beside_a_clip_outside_of_a_videos_folder():

@@ -23,7 +23,8 @@ class WeightAverage:
     def update(self, step: int) -> None:
         """After optimizer step number `step`, counted from 1."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.values.values()), [own_part(p).float() for p in self.parameters.values()], weight)
+        current = [own_part(p).float() for p in self.parameters.values()]
+        torch._foreach_lerp_(list(self.values.values()), current, weight)
 
     def whole(self) -> dict[str, Tensor]:
         """The average of every weight; called by all processes."""

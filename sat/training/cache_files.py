@@ -1,7 +1,7 @@
 """Tensors computed once, in folders of safetensors files that say what they were made of.
 
-`NAME.json` describes a part, and `NAME-NNNNN.safetensors` hold it, up to 256 items each. A folder made of something else
-is refused with what differs; an interrupted one is completed.
+`NAME.json` describes a part, and `NAME-NNNNN.safetensors` hold it, up to 256 items each. A folder made of something
+else is refused with what differs; an interrupted one is completed.
 """
 import json
 from bisect import bisect_right
@@ -84,8 +84,9 @@ def _check_or_write_description(folder: Path, part: Part) -> None:
             found = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as problem:
             raise DataError(f"cache {path} is damaged ({problem}): delete the folder") from problem
-        differing = [_difference(key, found.get(key), part.description.get(key)) for key in {**part.description, **found}
-                     if found.get(key) != part.description.get(key)]
+        wanted = part.description
+        differing = [_difference(key, found.get(key), wanted.get(key)) for key in {**wanted, **found}
+                     if found.get(key) != wanted.get(key)]
         if differing:
             raise DataError(f"cache {folder} was made with another {', '.join(differing)}: delete the folder, or "
                             "set args.latent_cache to another")
@@ -107,8 +108,8 @@ def _write_file(path: Path, part: Part, numbers: Sequence[int]) -> None:
     tensors = {"index": torch.tensor(kept, dtype=torch.int64)}
     if values is not None:
         if not torch.isfinite(values).all():
-            raise DataError(f"{part.name} for cache {path.parent} came out not finite: check the weights that make them, "
-                            "or compute in a wider dtype")
+            raise DataError(f"{part.name} for cache {path.parent} came out not finite: check the weights that make "
+                            "them, or compute in a wider dtype")
         tensors[part.values] = values.contiguous()
     with whole_file(path) as unfinished:
         save_file(tensors, unfinished)

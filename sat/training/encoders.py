@@ -1,4 +1,4 @@
-"""What clips and captions go through before training: told apart by their files, built only where a cache lacks them."""
+"""What clips and captions go through before training: told apart by files, built only where a cache lacks them."""
 import hashlib
 import json
 from collections.abc import Mapping
@@ -53,7 +53,8 @@ class Encoders:
     def frozen_text(self) -> list[int]:
         """Which of `emb_models` give each caption the same embedding throughout training."""
         models = self.model["conditioner_config"]["params"]["emb_models"]
-        return [i for i, model in enumerate(models) if model.get("input_key") == "txt" and not model.get("is_trainable")]
+        return [i for i, model in enumerate(models)
+                if model.get("input_key") == "txt" and not model.get("is_trainable")]
 
     def describe_text(self, number: int) -> dict:
         """What decides an embedding of `emb_models[number]`, as plain values."""

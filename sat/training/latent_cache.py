@@ -49,8 +49,8 @@ class CachedLatents:
     captions: list[str]
 
 
-def cached_latents(folder: Path, dataset: SFTDataset, encoders: Encoders, noise: FirstFrameNoise | None, workers: int = 0
-                   ) -> CachedLatents:
+def cached_latents(folder: Path, dataset: SFTDataset, encoders: Encoders, noise: FirstFrameNoise | None,
+                   workers: int = 0) -> CachedLatents:
     """The cache in `folder`, first made or completed with `encoders.vae`, which a complete one does not build.
 
     Raises DataError for a cache that was made otherwise (another encoder, clips, size or noise).
@@ -104,7 +104,8 @@ def _moments(vae: nn.Module, video: Tensor) -> Tensor:
     return vae.encode(video.to(next(vae.parameters())), unregularized=True).to("cpu", torch.float16)
 
 
-def _encoded(reader: Reader, clips: Sequence[int], encode: Callable[[Batch], Tensor]) -> tuple[list[int], Tensor | None]:
+def _encoded(reader: Reader, clips: Sequence[int], encode: Callable[[Batch], Tensor]
+             ) -> tuple[list[int], Tensor | None]:
     """Clips that cannot be read are left out; the data set reports them."""
     kept, moments = [], []
     for start in range(0, len(clips), CLIPS_AT_A_TIME):

@@ -61,8 +61,8 @@ def start_wandb(args: Arguments):
                           id=hashlib.sha256(str(Path(args.save).resolve()).encode()).hexdigest()[:16],
                           config=OmegaConf.to_container(args.config, resolve=True))
     except wandb.errors.Error as error:
-        raise ConfigError(f"args.wandb: {' '.join(str(error).split())[:160]}; run `wandb login`, or set WANDB_MODE=offline"
-                          ) from error
+        raise ConfigError(f"args.wandb: {' '.join(str(error).split())[:160]}; run `wandb login`, or set "
+                          "WANDB_MODE=offline") from error
 
 
 class Log:

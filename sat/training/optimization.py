@@ -59,10 +59,11 @@ def start_deepspeed(module: nn.Module, config: Mapping):
     stage = (config.get("zero_optimization") or {}).get("stage", 0)
     if stage == 0 and (config.get("fp16") or {}).get("enabled"):
         # DeepSpeed 0.19 then divides gradients by a scale that the loss was never given.
-        raise ConfigError("deepspeed.fp16 needs deepspeed.zero_optimization.stage of 1 or more, without which the loss is "
-                          "not scaled; set it")
+        raise ConfigError("deepspeed.fp16 needs deepspeed.zero_optimization.stage of 1 or more, without which the loss "
+                          "is not scaled; set it")
     if isinstance(optimizer, Muon) and stage:
-        raise ConfigError("deepspeed.optimizer.type Muon needs whole matrices: set deepspeed.zero_optimization.stage to 0")
+        raise ConfigError("deepspeed.optimizer.type Muon needs whole matrices: set deepspeed.zero_optimization.stage "
+                          "to 0")
     try:
         return deepspeed.initialize(model=module, optimizer=optimizer, config=_settings(config),
                                     dist_init_required=False)[0]
@@ -84,7 +85,9 @@ def optimizer_state(deepspeed_engine) -> dict:
     with _base(deepspeed_engine) as base:
         state = {"optimizer": base.state_dict(), "weights": [p.detach() for p in _weights(base)]}
     scale = getattr(deepspeed_engine.optimizer, "loss_scaler", None)
-    return state if scale is None else state | {"loss_scale": {k: getattr(scale, k) for k in SCALE if hasattr(scale, k)}}
+    if scale is not None:
+        state["loss_scale"] = {key: getattr(scale, key) for key in SCALE if hasattr(scale, key)}
+    return state
 
 
 @torch.no_grad()
@@ -92,8 +95,8 @@ def load_optimizer_state(deepspeed_engine, state: Mapping) -> None:
     with _base(deepspeed_engine) as base:
         own = _weights(base)
         if [p.shape for p in own] != [p.shape for p in state["weights"]]:
-            raise CheckpointError("the saved optimizer state is of another ZeRO stage or number of processes; resume with "
-                                  "those of the stopped run")
+            raise CheckpointError("the saved optimizer state is of another ZeRO stage or number of processes; resume "
+                                  "with those of the stopped run")
         base.load_state_dict(state["optimizer"])
         for parameter, saved in zip(own, state["weights"], strict=True):
             parameter.copy_(saved)

@@ -1,4 +1,4 @@
-"""Weights that DeepSpeed's ZeRO 3 has divided among the processes: each holds an equal piece of the flat, padded tensor."""
+"""Weights that DeepSpeed's ZeRO 3 divided among the processes: each holds an equal piece of the flat, padded tensor."""
 from contextlib import AbstractContextManager, nullcontext
 
 import torch

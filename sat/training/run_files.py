@@ -2,8 +2,8 @@
 
 `<save>/<step>/` and `latest` are laid out as `checkpoint.save_checkpoint` says; `<save>/training/<step>_rank_NN.pt`
 holds each process's optimizer, and the first process's file all that they share. Every file is whole or absent, those
-of a step are on disk before `latest` names it, and what `latest` names is never removed: a process killed at any moment,
-or a disk that is full, leaves a run that can be sampled with and resumed.
+of a step are on disk before `latest` names it, and what `latest` names is never removed: a process killed at any
+moment, or a disk that is full, leaves a run that can be sampled with and resumed.
 """
 import re
 import shutil
@@ -48,8 +48,8 @@ def _written(folder: Path, step: int, write) -> None:
         reason = " ".join(str(problem or "another process could not write").split())[:120]
         before = _latest(folder)
         kept = "nothing was saved before" if before is None else f"the checkpoint of step {before} is as it was"
-        raise CheckpointError(f"step {step} could not be saved in {folder} ({reason}); {kept}: make room there and go on "
-                              "with --resume") from problem
+        raise CheckpointError(f"step {step} could not be saved in {folder} ({reason}); {kept}: make room there and go "
+                              "on with --resume") from problem
 
 
 def _write(path: Path, content: Mapping) -> None:
@@ -74,8 +74,8 @@ def read_latest(folder: Path, settings: Mapping) -> RunState | None:
     rank, _ = rank_and_count()
     file = _state_file(folder, step, 0)
     if not file.is_file():
-        raise CheckpointError(f"{folder}/latest names step {step}, but {file} is missing; start anew with args.load and "
-                              "another args.save")
+        raise CheckpointError(f"{folder}/latest names step {step}, but {file} is missing; start anew with args.load "
+                              "and another args.save")
     state = RunState(**read_checkpoint(file))
     check_unchanged(folder, state.settings, settings)
     own = _state_file(folder, step, rank)
@@ -92,8 +92,8 @@ def check_unchanged(folder: Path, saved: Mapping, given: Mapping) -> None:
         listed = ", ".join(f"{key} from {saved.get(key)} to {given.get(key)}" for key in changed[:DIFFERENCES_SHOWN])
         more = len(changed) - DIFFERENCES_SHOWN
         raise ConfigError(f"the run in {folder} cannot be resumed with a changed configuration: {listed}"
-                          f"{f' and {more} more' if more > 0 else ''}; change it back, or start anew with args.load and "
-                          "another args.save")
+                          f"{f' and {more} more' if more > 0 else ''}; change it back, or start anew with args.load "
+                          "and another args.save")
 
 
 def check_unused(folder: Path) -> None:

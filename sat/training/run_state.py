@@ -68,9 +68,9 @@ def check_clips(state: RunState, buckets: Sequence[Sized]) -> None:
     """Raises ConfigError where a run would go on with other clips, whose order could not go on."""
     given = tuple(map(len, buckets))
     if state.clips and state.clips != given:
-        raise ConfigError(f"args.train_data had {' + '.join(map(str, state.clips))} clips when the run was stopped and has "
-                          f"{' + '.join(map(str, given))} now; give it what it had, or start anew with args.load and "
-                          "another args.save")
+        raise ConfigError(f"args.train_data had {' + '.join(map(str, state.clips))} clips when the run was stopped and "
+                          f"has {' + '.join(map(str, given))} now; give it what it had, or start anew with args.load "
+                          "and another args.save")
 
 
 def _digest_under_lora(network: nn.Module) -> str:

@@ -46,8 +46,8 @@ def check_data(args: Arguments) -> None:
         raise ConfigError(f"data.target is {kind.__name__}; training needs data_video.SFTDataset, whose clips can be "
                           "counted: unpack the shards into folders of videos/ and labels/")
     if args.split.split(",")[0].strip() not in ("1", "1.0"):
-        raise ConfigError(f"args.split is {args.split}; clips are not held out by share: put them into a folder of their "
-                          "own, give it as args.valid_data, and leave split at 1,0,0")
+        raise ConfigError(f"args.split is {args.split}; clips are not held out by share: put them into a folder of "
+                          "their own, give it as args.valid_data, and leave split at 1,0,0")
     with torch.device("meta"):
         network = instantiate_from_config(args.model_config.network_config)
     for form in clip_forms(**args.data_config.params):

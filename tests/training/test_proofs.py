@@ -32,14 +32,13 @@ def command(small_model, tmp_path_factory):
         "deepspeed": {"train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 2, "gradient_clipping": 1.0,
                       "optimizer": {"type": "AdamW", "params": {"lr": 1e-3}}},
     }, path)
-    fill(root / "fp32", get_args(["--base", str(small_model / "t2v.yaml"), str(path), f"args.latent_cache={root / 'fp32'}",
-                                  f"args.save={root / 'unused'}"]), None)
+    base = ["--base", str(small_model / "t2v.yaml"), str(path)]
+    fill(root / "fp32", get_args([*base, f"args.latent_cache={root / 'fp32'}", f"args.save={root / 'unused'}"]), None)
 
     def command(save, *changes):
         precision = next((name for name in ("bf16", "fp16") if any(name in change for change in changes)), "fp32")
         cache = root / precision
-        argv = ["--base", str(small_model / "t2v.yaml"), str(path), f"args.save={save}", f"args.latent_cache={cache}",
-                *changes]
+        argv = [*base, f"args.save={save}", f"args.latent_cache={cache}", *changes]
         if not cache.exists():
             fill(cache, get_args(argv), root / "fp32")
         return argv
@@ -98,8 +97,9 @@ def test_without_a_learning_rate_the_video_stays_the_same(command, small_model, 
     (tmp_path / "prompts.txt").write_text("a red circle moves left")
     videos = []
     for weights in (model, tmp_path / "run"):
-        sample_video(["--base", str(small_model / "t2v.yaml"), "configs/inference.yaml", f"args.load={weights}", "--seed=3",
-                      f"args.input_file={tmp_path / 'prompts.txt'}", f"args.output_dir={tmp_path / weights.name}"])
+        sample_video(["--base", str(small_model / "t2v.yaml"), "configs/inference.yaml", f"args.load={weights}",
+                      "--seed=3", f"args.input_file={tmp_path / 'prompts.txt'}",
+                      f"args.output_dir={tmp_path / weights.name}"])
         videos += [path.read_bytes() for path in (tmp_path / weights.name).rglob("*.mp4")]
     assert len(videos) == 2 and videos[0] == videos[1]
 

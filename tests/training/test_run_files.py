@@ -105,8 +105,8 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(tmp_path, room):
 
     def work():
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
-        with pytest.raises(CheckpointError, match="step 2 could not be saved in .*; the checkpoint of step 1 is as it was: "
-                                                  "make room there and go on with --resume"):
+        with pytest.raises(CheckpointError, match="step 2 could not be saved in .*; the checkpoint of step 1 is as it "
+                                                  "was: make room there and go on with --resume"):
             run_files.save(tmp_path, RunState(2, larger, larger, {}, {}), keep=3)
 
     assert in_child(work) == 0
@@ -136,8 +136,8 @@ def test_what_latest_names_stays_whatever_else_is_there(tmp_path):
 
 def test_what_changed_since_is_named(tmp_path):
     run_files.save(tmp_path, state(1), keep=1)
-    with pytest.raises(ConfigError, match="changed configuration: a from None to 0, args.seed from 1 to 2, b from None to "
-                                          "0, c from None to 0, d from None to 0 and 2 more; change it back"):
+    with pytest.raises(ConfigError, match="changed configuration: a from None to 0, args.seed from 1 to 2, b from None "
+                                          "to 0, c from None to 0, d from None to 0 and 2 more; change it back"):
         run_files.read_latest(tmp_path, {"args.seed": 2} | dict.fromkeys("abcdef", 0))
     run_state.check_clips(RunState(1, {}, {}, {}, {}), [[1, 2]])
     with pytest.raises(ConfigError, match=r"args.train_data had 3 \+ 1 clips when the run was stopped and has 2 now"):

@@ -1,0 +1,33 @@
+"""Trainings one after the other in one process group: `python two_processes.py RUNS.json`.
+
+A run is [steps, command line]; one with steps is stopped after as many and saved, one without goes to its end.
+"""
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "sat")]
+
+import torch
+import train_video
+from arguments import get_args
+from training import processes
+
+
+def train_all(runs: list[tuple[int | None, list[str]]]) -> None:
+    with processes.started(torch.device("cpu")):
+        for steps, command in runs:
+            args = get_args(command)
+            train_video.check_settings(args)
+            trainer = train_video.build_trainer(args)
+            if steps is None:
+                trainer.run()
+            else:
+                for _ in range(steps):
+                    trainer.train_step()
+                trainer.save()
+
+
+if __name__ == "__main__":
+    train_all(json.loads(Path(sys.argv[1]).read_text()))
