@@ -11,10 +11,10 @@ from torch import Tensor
 
 GROUP = 4
 # Of a kernel (w0, w1, w2) over time, and of six neighbouring frames, at the points 0, 1, -1, 2, -2 and infinity.
-KERNEL = torch.tensor([[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6],
-                       [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]])
-FRAMES = torch.tensor([[4., 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0],
-                       [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]])
+KERNEL = ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6),
+          (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1))
+FRAMES = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0),
+          (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1))
 
 
 def pays(x: Tensor, weight: Tensor) -> bool:
@@ -31,7 +31,7 @@ def convolve(front: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """
     frames = (*front.unbind(2), *x.unbind(2))
     out = x.new_empty(len(x), *x.shape[2:], len(weight)).movedim(-1, 1)
-    kernels = (KERNEL.to(weight) @ weight.movedim(2, 0).flatten(1)).unflatten(1, (*weight.shape[:2], 3, 3))
+    kernels = (weight.new_tensor(KERNEL) @ weight.movedim(2, 0).flatten(1)).unflatten(1, (*weight.shape[:2], 3, 3))
     grouped = x.shape[2] // GROUP * GROUP
     for start in range(0, grouped, GROUP):
         _four_frames(frames[start:start + GROUP + 2], kernels, bias, out[:, :, start:start + GROUP])
@@ -45,7 +45,7 @@ def _four_frames(frames: Sequence[Tensor], kernels: Tensor, bias: Tensor, out: T
     # The second point has weight one in every output, so that its product carries the bias.
     zero, one, minus_one, two, minus_two, infinity = (
         F.conv2d(_weighted(frames, row), kernels[i], bias if i == 1 else None, padding=1)
-        for i, row in enumerate(FRAMES.tolist()))
+        for i, row in enumerate(FRAMES))
     even, odd = one + minus_one, one.sub_(minus_one)
     even_two, odd_two = two + minus_two, two.sub_(minus_two)
     torch.add(zero.add_(even), even_two, out=out[:, :, 0])
