@@ -139,13 +139,14 @@ class DynamicCFG(VanillaCFG):
 class APG(Guider):
     """Adaptive projected guidance (Sadat et al. 2024, algorithm 1). Two passes.
 
-    The difference cond - uncond gathers `momentum` times the one before; is shortened to `norm_threshold` (the length
+    The difference cond - uncond gathers `momentum` times the one before (negative in the paper, which pushes back where
+    the difference falls quickly, as it does in few steps); is shortened to `norm_threshold` (the length
     of a whole row, so it grows with the root of the video's size; None: as it is); and keeps `eta` of its part along
-    cond, which oversaturates. eta 1 without momentum and threshold is CFG.
+    cond, which oversaturates. eta 1 with neither momentum nor threshold is CFG.
     """
 
     eta: float = 0.0
-    momentum: float = -0.5
+    momentum: float = 0.0
     norm_threshold: float | None = None
 
     def __post_init__(self):

@@ -73,7 +73,8 @@ GUIDERS = [  # name, parameters, passes where the scale is not 1
     ("VanillaCFG", {}, 2), ("VanillaCFG", {"rescale": 0.7}, 2), ("VanillaCFG", {"dyn_thresh_config": PERCENTILE}, 2),
     ("VanillaCFG", {"sigma_lo": 0.3, "sigma_hi": 4.0}, 2), ("VanillaCFG", {"schedule": "increasing"}, 2),
     ("DynamicCFG", {"schedule": "decreasing"}, 2), ("DynamicCFG", {"schedule": "interval"}, 2),
-    ("APG", {"norm_threshold": 0.5}, 2), ("APG", {"schedule": "decreasing", "rescale": 0.5}, 2), ("CFGZeroStar", {}, 2),
+    ("APG", {"norm_threshold": 0.5, "momentum": -0.5}, 2), ("APG", {"schedule": "decreasing", "rescale": 0.5}, 2),
+    ("CFGZeroStar", {}, 2),
     ("Autoguidance", {"ckpt_path": "weak"}, 2), (PAG, {"layers": [0]}, 2), (PAG, {"layers": [0], "cfg_scale": 3.0}, 3),
 ]
 EACH = pytest.mark.parametrize("name, params, passes", GUIDERS)
@@ -132,8 +133,8 @@ def test_a_row_is_guided_without_its_neighbours(name, params, passes):
 
 
 @pytest.mark.parametrize("name, params", [
-    ("VanillaCFG", {"sigma_lo": 0.0, "sigma_hi": 1e9}), ("APG", {"eta": 1.0, "momentum": 0.0}),
-    ("APG", {"eta": 1.0, "momentum": 0.0, "norm_threshold": 1e9}),
+    ("VanillaCFG", {"sigma_lo": 0.0, "sigma_hi": 1e9}), ("APG", {"eta": 1.0}),
+    ("APG", {"eta": 1.0, "norm_threshold": 1e9}),
     ("VanillaCFG", {"dyn_thresh_config": {**PERCENTILE, "params": {"percentile": 1.0, "limit": 1e9}}}),
     ("DynamicCFG", {"schedule": "interval", "scale": 4.0, "sigma_lo": 0.0, "sigma_hi": 1e9}),
 ])
@@ -160,8 +161,9 @@ def test_projected_guidance_by_hand():
     assert pushed("APG", uncond, cond, scale=3.0)[0] == [1.0, 2.0]
     assert pushed("APG", uncond, cond, scale=3.0, eta=0.5)[0] == [2.0, 2.0]
     assert pushed("APG", uncond, cond, scale=3.0, norm_threshold=0.5**0.5)[0] == pytest.approx([1.0, 1.0])
-    _, memory = pushed("APG", uncond, cond, scale=3.0)
-    again, memory = pushed("APG", uncond, cond, scale=3.0, memory=memory)  # (1, 1) - 0.5 (1, 1)
+    assert pushed("APG", uncond, cond, scale=3.0)[1] is None
+    _, memory = pushed("APG", uncond, cond, scale=3.0, momentum=-0.5)
+    again, memory = pushed("APG", uncond, cond, scale=3.0, momentum=-0.5, memory=memory)  # (1, 1) - 0.5 (1, 1)
     assert again == [1.0, 1.0] and memory[0].tolist() == [0.5, 0.5]
     assert pushed("APG", [1.0, 1.0], [0.0, 0.0], scale=3.0)[0] == [-2.0, -2.0]  # nothing to project on
 
