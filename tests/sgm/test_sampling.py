@@ -129,14 +129,23 @@ def test_a_network_trained_on_vp_sees_over_edm_levels_what_it_was_trained_on():
         assert float(seen[-1][0]) == pytest.approx(bound.timestep_at(sigma), abs=1e-2)
 
 
-def test_a_row_does_not_depend_on_its_neighbours():
-    for name in ("EulerAncestralSampler", "VPSDEDPMPP2MSampler", "HeunEDMSampler"):
-        sampler = sampler_of(name, **({"s_churn": 3.0} if "EDM" in name else {}))
-        noise, cond = unit_noise(dtype=torch.float32), {"crossattn": torch.tensor([[[1.0]], [[-2.0]]])}
-        both = sampler(Gaussian(), noise, cond, generator=[torch.Generator().manual_seed(s) for s in (5, 6)])
-        alone = sampler(Gaussian(), noise[1:], {"crossattn": cond["crossattn"][1:]},
-                        generator=[torch.Generator().manual_seed(6)])
-        torch.testing.assert_close(both[1:], alone)
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_row_does_not_depend_on_its_neighbours(name):
+    sampler = sampler_of(name, **({"s_churn": 3.0} if "EDM" in name else {}))
+    noise, cond = unit_noise(), {"crossattn": torch.tensor([[[1.0]], [[-2.0]]])}
+    both = sampler(Gaussian(), noise, cond, generator=[torch.Generator().manual_seed(s) for s in (5, 6)])
+    alone = sampler(Gaussian(), noise[1:], {"crossattn": cond["crossattn"][1:]},
+                    generator=[torch.Generator().manual_seed(6)])
+    torch.testing.assert_close(both[1:], alone, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_guidance_of_scale_one_is_the_conditional_run(name):
+    guided, alone = sampler_of(name, ZERO_SNR, guider=guider_config(scale=1.0)), sampler_of(name, ZERO_SNR)
+    cond, uc = conditions()
+    one, other = (sampler(Gaussian("VP"), unit_noise(), cond, given, generator=torch.Generator().manual_seed(2))
+                  for sampler, given in ((guided, uc), (alone, None)))
+    assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

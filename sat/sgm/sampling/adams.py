@@ -15,7 +15,7 @@ from sgm.noise_schedule import NoiseLevel
 from sgm.sampling.base import Sampler
 from sgm.sampling.steps import decay, euler, lagrange_integrals, second_order, stochastic
 
-POINTS = 32  # of the quadrature: errors below 1e-9 for steps of up to 10 in lambda
+POINTS = 32  # of the quadrature: errors of some 1e-9 for steps of 10 in lambda
 
 
 class Node(NamedTuple):

@@ -12,7 +12,8 @@ from sgm.sampling import Sampler
 from sgm.util import get_obj_from_str
 from tests.sgm.problems import sampler_of
 
-TEXT = (Path(__file__).resolve().parents[3] / "docs/samplers.md").read_text(encoding="utf-8")
+REPOSITORY = Path(__file__).resolve().parents[3]
+TEXT = (REPOSITORY / "docs/samplers.md").read_text(encoding="utf-8")
 ROWS = {target: [cell.strip() for cell in cells.split("|")]
         for target, cells in re.findall(r"^\| `(sgm\.\S+)` \|(.*)\|$", TEXT, re.M)}
 BASES = ("Sampler", "Discretization", "TableDiscretization")
@@ -40,3 +41,10 @@ def test_the_row_of_a_sampler_says_what_it_declares(path):
 @pytest.mark.parametrize("path", [path for path in ROWS if ".discretizer." in path])
 def test_the_row_of_a_schedule_names_its_parameters(path):
     assert re.findall(r"`(\w+)`", ROWS[path][-1]) == list(signature(get_obj_from_str(path)).parameters)
+
+
+def test_the_tests_that_the_page_names_exist():
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", TEXT)
+    assert named
+    for path, name in named:
+        assert f"def {name}" in (REPOSITORY / path).read_text(encoding="utf-8"), (path, name)
