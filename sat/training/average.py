@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from training.partition import own_part, part_of, whole
+from training.processes import rank_and_count
 
 
 class WeightAverage:
@@ -27,8 +28,9 @@ class WeightAverage:
         torch._foreach_lerp_(list(self.values.values()), current, weight)
 
     def whole(self) -> dict[str, Tensor]:
-        """The average of every weight; called by all processes."""
-        return {name: whole(p, self.values[name]) for name, p in self.parameters.items()}
+        """The average of every weight, on the CPU; called by all processes, empty in all but the first."""
+        averages = ((name, whole(p, self.values[name])) for name, p in self.parameters.items())
+        return {name: value.cpu() for name, value in averages if rank_and_count()[0] == 0}
 
     @torch.no_grad()
     def load(self, values: Mapping[str, Tensor]) -> None:

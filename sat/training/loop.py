@@ -124,7 +124,7 @@ class Trainer:
 
     def save(self) -> None:
         with gathered(self.engine.network):
-            network, lora = run_state.weights_of(self.engine.network)
+            network, lora = run_state.weights_of(self.engine.network) if parallel.is_main_process() else ({}, None)
         run_files.save(self.folder, RunState(
             self.step, network, self.average.whole(), optimizer_state(self.deepspeed),
             run_state.settings_of(self.args, processes.rank_and_count()[1]), lora, tuple(map(len, self.data.train))),

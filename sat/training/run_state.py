@@ -53,7 +53,7 @@ def weights_of(network: nn.Module) -> tuple[dict[str, Tensor], dict | None]:
         lora = lora_of(network)
         return dict(lora.matrices), header_of(lora) | {"base_digest": _digest_under_lora(network)}
     # Own storage: DeepSpeed's weights are views of one flat tensor, which would be written whole for each.
-    return {name: value.clone() for name, value in network.state_dict().items()}, None
+    return {name: value.to("cpu", copy=True) for name, value in network.state_dict().items()}, None
 
 
 def restore(network: nn.Module, state: RunState) -> None:
