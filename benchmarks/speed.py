@@ -1,0 +1,108 @@
+"""Times this project and diffusers on the same random weights and inputs, in turns, and compares what they compute.
+
+    python -m benchmarks.speed all                            # on a CPU: a quarter of an hour
+    python -m benchmarks.speed decode --repeats 9 --save
+    python -m benchmarks.speed all --size 5b --dtype bf16 --compile
+
+Needs requirements-test.txt beside requirements.txt, and downloads nothing. Figures are medians of alternating runs,
+with the least and the most; the ratio is the median over pairs of neighbouring runs. Memory is what the first call of
+each side needs beside the weights. FLOPs are those that each side spends, and the share is theirs of the matrix
+product's rate, measured on the spot. --save keeps the table under docs/benchmarks/.
+"""
+import argparse
+import platform
+import statistics
+import sys
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__file__).resolve().parents[1])]
+
+import torch
+from arguments import resolve_device
+from benchmarks.speed_measure import CLOCKS, SIDES, Timing, hardware, product_peak, time_pair
+from console import run
+from files import from_repository, whole_file
+
+try:
+    import diffusers
+    from benchmarks.speed_models import SIZES
+    from benchmarks.speed_parts import PARTS, Setting
+except ImportError as error:
+    sys.stderr.write(f"error: {error}; run: pip install -r requirements-test.txt\n")
+    raise SystemExit(2) from error
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+COLUMNS = ("part", "ours", "diffusers", "ratio", "difference", "memory, ours", "memory, diffusers", "ratio of memory",
+           "TFLOP, ours", "TFLOP, diffusers", "share of peak, ours", "share of peak, diffusers")
+
+
+def seconds(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.3g} s ({min(values):.3g} to {max(values):.3g})"
+
+
+def row(name: str, timing: Timing, peak: float) -> list[str]:
+    memory, flops = timing.memory, timing.flops
+    share = {side: flops[side] / statistics.median(getattr(timing, side)) / peak for side in SIDES}
+    return [name, seconds(timing.ours), seconds(timing.diffusers), f"{timing.ratio:.2f}", f"{timing.difference:.1e}",
+            *(f"{memory[side] / 2**20:.0f} MiB" for side in SIDES), f"{memory['ours'] / memory['diffusers']:.2f}",
+            *(f"{flops[side] / 1e12:.3g}" for side in SIDES), *(f"{100 * share[side]:.0f} %" for side in SIDES)]
+
+
+def measure(name: str, setting: Setting, options: argparse.Namespace, peak: float) -> list[str]:
+    """A row of the table. Raises OutputsDiffer before anything is told."""
+    pair = PARTS[name](setting)
+    return row(name, time_pair(pair, options.repeats, setting.device, options.clock, options.compile), peak)
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def heading(options: argparse.Namespace, device: torch.device, peak: float) -> str:
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}, diffusers {diffusers.__version__}"
+    return (f"# Speed beside diffusers, {date.today()}\n\n`python -m benchmarks.speed {' '.join(options.words)}`\n\n"
+            f"{hardware(device)}; {versions}; matrix product {peak / 1e12:.3g} TFLOP/s.\n")
+
+
+def save(text: str, options: argparse.Namespace) -> Path:
+    name = f"{date.today()}_speed_{options.part}_{options.size}_{options.dtype}.md"
+    with whole_file(from_repository(f"docs/benchmarks/{name}")) as file:
+        file.write_text(text, encoding="utf-8")
+    return from_repository(f"docs/benchmarks/{name}")
+
+
+def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=[*PARTS, "all"])
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--dtype", choices=DTYPES, default="fp32")
+    parser.add_argument("--device", help="cpu or an accelerator (default: an accelerator if there is one)")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds of both (default: %(default)s)")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall",
+                        help="cpu: the process's own time, for a machine that others use (default: %(default)s)")
+    parser.add_argument("--compile", action="store_true", help="torch.compile both transformers")
+    parser.add_argument("--save", action="store_true", help="keep the table as a dated note")
+    options = parser.parse_args(argv)
+    options.words = sys.argv[1:] if argv is None else list(argv)
+    return options
+
+
+@torch.no_grad()
+def main(argv: Sequence[str] | None = None) -> None:
+    options = read_options(argv)
+    device, dtype = resolve_device(options.device), DTYPES[options.dtype]
+    torch.backends.fp32_precision = "ieee"  # or an accelerator rounds float32 to 10 bits in convolutions
+    setting = Setting(SIZES[options.size], device, dtype, options.compile)
+    peak = product_peak(device, dtype)
+    rows = [measure(part, setting, options, peak) for part in (PARTS if options.part == "all" else [options.part])]
+    text = f"{heading(options, device, peak)}\n{markdown(rows)}\n"
+    sys.stdout.write(text)
+    if options.save:
+        sys.stdout.write(f"{save(text, options)}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

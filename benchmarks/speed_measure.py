@@ -1,0 +1,159 @@
+"""Time, memory and arithmetic of two ways to compute the same thing."""
+import ctypes
+import gc
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from errors import UserError
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+Run = Callable[[], Tensor]
+SIDES = ("ours", "diffusers")
+# Largest difference over largest value; in bfloat16 two orders of the same sums already differ by per cents.
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
+PRODUCT_SIZE = {"cpu": 2048}
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+class OutputsDiffer(UserError):
+    """Two computations that are to be compared in speed give different numbers."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same work done by this project and by diffusers.
+
+    Where doing it once more is too long: `short` is a first part of it, followed by `rest` so many `times`.
+    """
+
+    ours: Run
+    diffusers: Run
+    short: "Pair | None" = None
+    rest: "Pair | None" = None
+    times: int = 0
+
+    def of(self, side: str) -> Run:
+        return getattr(self, side)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of every run of both sides, taken in turns; how far the outputs of these runs lie apart; of each
+    side's first run the bytes it needed and the floating-point operations it took."""
+
+    ours: Sequence[float]
+    diffusers: Sequence[float]
+    difference: float
+    memory: Mapping[str, int]
+    flops: Mapping[str, float]
+
+    @property
+    def ratio(self) -> float:
+        """Median of ours over diffusers', neighbour by neighbour."""
+        return statistics.median(a / b for a, b in zip(self.ours, self.diffusers, strict=True))
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize()
+
+
+def time_pair(pair: Pair, repeats: int, device: torch.device, clock: str = "wall", compiled: bool = False) -> Timing:
+    """Runs both sides in turns, the first of a round alternating. Raises OutputsDiffer."""
+    memory, flops = {}, {}
+    for side in SIDES:
+        memory[side], flops[side] = _first_run(pair, side, device)
+        if compiled:  # what counts operations keeps the compiler away
+            (pair.short or pair).of(side)()
+    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+    difference = 0.0
+    for index in range(repeats):
+        outputs = {}
+        for side in SIDES if index % 2 == 0 else SIDES[::-1]:
+            spent, outputs[side] = _timed(pair.of(side), device, CLOCKS[clock])
+            seconds[side].append(spent)
+        difference = max(difference, relative_difference(outputs["ours"], outputs["diffusers"]))
+    return Timing(seconds["ours"], seconds["diffusers"], difference, memory, flops)
+
+
+def _first_run(pair: Pair, side: str, device: torch.device) -> tuple[int, float]:
+    flops = []
+    memory = peak_memory(lambda: flops.append(count_flops((pair.short or pair).of(side))), device)
+    rest = 0.0 if pair.rest is None else pair.times * count_flops(pair.rest.of(side))
+    return memory, flops[0] + rest
+
+
+def _timed(run: Run, device: torch.device, clock: Callable[[], float]) -> tuple[float, Tensor]:
+    synchronize(device)
+    start = clock()
+    output = run()
+    synchronize(device)
+    return clock() - start, output
+
+
+def relative_difference(one: Tensor, other: Tensor) -> float:
+    """Largest difference over the largest value. Raises OutputsDiffer when it is no rounding, or shapes differ."""
+    if one.shape != other.shape:
+        raise OutputsDiffer(f"outputs have the shapes {tuple(one.shape)} and {tuple(other.shape)}; nothing is reported")
+    difference = float((one.float() - other.float()).abs().max() / other.float().abs().max())
+    limit = TOLERANCE[one.dtype]
+    if not difference <= limit:  # not a number, too
+        raise OutputsDiffer(f"outputs differ by {difference:.1e} of the largest value, more than the {limit:g} of "
+                            f"rounding in {one.dtype}; nothing is reported")
+    return difference
+
+
+def count_flops(run: Run) -> float:
+    """Floating-point operations of matrix products, convolutions and attention."""
+    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    formula = {fused: lambda q, k, v, *rest, out_shape=None, **named: sdpa_flop_count(q, k, v)}
+    with FlopCounterMode(display=False, custom_mapping=formula) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+def product_peak(device: torch.device, dtype: torch.dtype, repeats: int = 9) -> float:
+    """FLOP/s of a square matrix product, the best of several."""
+    n = PRODUCT_SIZE.get(device.type, 8192)
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    torch.mm(a, b)
+    return 2 * n**3 / min(_timed(lambda: torch.mm(a, b), device, time.perf_counter)[0] for _ in range(repeats))
+
+
+def peak_memory(run: Callable[[], object], device: torch.device) -> int:
+    """Bytes that one call needs beside what stood there before it, weights and inputs.
+
+    On a CPU this is what the process's resident memory rises by (Linux).
+    """
+    gc.collect()
+    if device.type != "cpu":
+        synchronize(device)
+        before = torch.accelerator.memory_allocated()
+        torch.accelerator.reset_peak_memory_stats()
+        run()
+        synchronize(device)
+        return torch.accelerator.max_memory_allocated() - before
+    ctypes.CDLL(None).malloc_trim(0)  # or what the process has freed but not given back would hide a part
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _resident("VmRSS")
+    run()
+    return _resident("VmHWM") - before
+
+
+def _resident(field: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field + ":")) * 1024
+
+
+def hardware(device: torch.device) -> str:
+    if device.type != "cpu":
+        return torch.get_device_module(device).get_device_name()
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return f"{name}, {torch.get_num_threads()} thread(s), {torch.backends.cpu.get_cpu_capability()}"

@@ -1,0 +1,155 @@
+"""What is compared: parts of the work, each as a pair of calls on the same weights and inputs."""
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from shutil import copy
+
+import torch
+from benchmarks.speed_measure import Pair
+from benchmarks.speed_models import (
+    SCALE,
+    Size,
+    our_engine,
+    our_network,
+    our_vae,
+    rotary,
+    their_network,
+    their_vae,
+)
+from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline
+from diffusion_video import DiffusionEngine
+from files import from_repository
+from sgm.encoders import FrozenT5Embedder
+from sgm.sampling.start import FromLevel
+from torch import Tensor
+from transformers import T5Config, T5EncoderModel
+
+T5_XXL = {"d_model": 4096, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "d_kv": 64, "vocab_size": 32128,
+          "feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu_new", "is_encoder_decoder": False,
+          "use_cache": False, "tie_word_embeddings": False}
+TOKENIZER = "checkpoints/tiny/t5/spiece.model"  # any will do: the encoder computes all of max_length
+PROMPT = "a red circle moves right on a black background"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """On what, in what precision, and whether with compiled transformers the parts run."""
+
+    size: Size
+    device: torch.device
+    dtype: torch.dtype
+    compiled: bool = False
+
+    def noise(self, *shape: int, seed: int = 1) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(*shape, generator=generator).to(self.device, self.dtype)
+
+    def text(self, rows: int) -> Tensor:
+        return self.noise(rows, self.size.text_length, self.size.text_width, seed=2)
+
+
+def transformer(setting: Setting) -> Pair:
+    """One forward of both halves of a guided step."""
+    model = setting.size.model()
+    ours = our_network(model, setting.device, setting.dtype)
+    theirs = their_network(model, ours)
+    if setting.compiled:
+        ours.compile()
+        theirs.compile()
+    x, text = setting.noise(2, *setting.size.latent), setting.text(2)
+    times = torch.full((2,), 500.0, device=setting.device)
+    tables = rotary(ours, setting.size, setting.device)
+    return Pair(lambda: ours(x, times, text),
+                lambda: theirs(x, text, times, image_rotary_emb=tables, return_dict=False)[0])
+
+
+def step(setting: Setting) -> Pair:
+    """One step of guided sampling, latents to latents."""
+    return _sampled(setting, *_engines(setting), steps=1, decoded=False)
+
+
+def whole(setting: Setting) -> Pair:
+    """All steps from noise, and the video decoded; text embeddings are at hand."""
+    setting = replace(setting, size=setting.size.as_decoded())
+    ours, theirs = _engines(setting)
+    steps = setting.size.steps
+    full, short = (_sampled(setting, ours, theirs, n, decoded=True) for n in (steps, 1))
+    return replace(full, short=short, rest=_sampled(setting, ours, theirs, 1, decoded=False), times=steps - 1)
+
+
+def _engines(setting: Setting) -> tuple[DiffusionEngine, CogVideoXPipeline]:
+    model = setting.size.model()
+    ours = our_engine(model, setting.device, setting.dtype)
+    scheduler = CogVideoXDDIMScheduler(timestep_spacing="trailing", prediction_type="v_prediction", clip_sample=False)
+    theirs = CogVideoXPipeline(None, None, their_vae(model, ours.first_stage_model),
+                               their_network(model, ours.network), scheduler)
+    theirs.set_progress_bar_config(disable=True)
+    if setting.compiled:
+        ours.network.compile()
+        theirs.transformer.compile()
+    return ours, theirs
+
+
+def _sampled(setting: Setting, ours: DiffusionEngine, theirs: CogVideoXPipeline, steps: int, decoded: bool) -> Pair:
+    size, text = setting.size, setting.text(1)
+    zeros, noise = torch.zeros_like(text), setting.noise(1, *size.latent).float()
+
+    def our_run() -> Tensor:
+        latents = ours.sample({"crossattn": text}, {"crossattn": zeros}, 1, size.latent, num_steps=steps,
+                              start=FromLevel(noise, 0))
+        return ours.decode_first_stage(latents[:, size.padding:].transpose(1, 2)) if decoded else latents
+
+    def their_run() -> Tensor:
+        use_levels(theirs.scheduler, ours.sampler.discretization, steps)
+        t, _, h, w = size.latent
+        latents = theirs(
+            prompt_embeds=text, negative_prompt_embeds=zeros, latents=noise.to(setting.dtype), guidance_scale=SCALE,
+            num_inference_steps=steps, num_frames=4 * t - 3, height=8 * h, width=8 * w, output_type="latent").frames
+        return theirs.decode_latents(latents[:, size.padding:]) if decoded else latents
+
+    return Pair(our_run, their_run)
+
+
+def use_levels(scheduler: CogVideoXDDIMScheduler, discretization, steps: int) -> None:
+    """Our noise levels for theirs, which are rescaled over the whole table, not over the chosen steps."""
+    timesteps = torch.from_numpy(discretization.timesteps(steps).copy())
+    levels = torch.from_numpy(discretization.levels(steps)[::-1].copy())
+    scheduler.alphas_cumprod[timesteps] = levels.to(scheduler.alphas_cumprod) ** 2
+
+
+def decode(setting: Setting) -> Pair:
+    """Latents to frames, by the trained schedule of chunks."""
+    ours, theirs, z = _codecs(setting)
+    return Pair(lambda: ours.decode(z), lambda: theirs.decode(z).sample)
+
+
+def encode(setting: Setting) -> Pair:
+    """Frames to moments, eight frames at a time."""
+    ours, theirs, z = _codecs(setting)
+    t, h, w = z.shape[2:]
+    video = setting.noise(1, 3, 4 * t - 3, 8 * h, 8 * w, seed=3)
+    return Pair(lambda: ours.encode(video, unregularized=True), lambda: theirs.encode(video).latent_dist.parameters)
+
+
+def _codecs(setting: Setting):
+    model = setting.size.model()
+    ours = our_vae(model, setting.device, setting.dtype)
+    channels = setting.size.latent[1]
+    return ours, their_vae(model, ours), setting.noise(1, channels, *setting.size.decoded)
+
+
+def t5(setting: Setting) -> Pair:
+    """A prompt to its embedding; both run the same library's encoder."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy(from_repository(TOKENIZER), folder)
+        with torch.device(setting.device):
+            T5EncoderModel(T5Config(**T5_XXL | dict(setting.size.text))).to(setting.dtype).save_pretrained(folder)
+        ours = FrozenT5Embedder(folder, str(setting.device), max_length=setting.size.text_length).to(setting.dtype)
+    theirs = CogVideoXPipeline(ours.tokenizer, ours.transformer, None, None, None)
+    return Pair(lambda: ours([PROMPT]), lambda: theirs.encode_prompt(
+        PROMPT, do_classifier_free_guidance=False, device=setting.device,
+        max_sequence_length=setting.size.text_length)[0])
+
+
+PARTS: dict[str, Callable[[Setting], Pair]] = {
+    "transformer": transformer, "step": step, "decode": decode, "encode": encode, "t5": t5, "whole": whole}

@@ -1,0 +1,76 @@
+"""The comparison with diffusers at a size that takes seconds."""
+from dataclasses import replace
+
+import pytest
+import torch
+
+pytest.importorskip("diffusers", reason="diffusers is missing: pip install -r requirements-test.txt")
+
+from benchmarks import speed, speed_measure  # noqa: E402
+from benchmarks.speed_measure import OutputsDiffer, Pair, count_flops, peak_memory, time_pair  # noqa: E402
+from benchmarks.speed_models import SIZES  # noqa: E402
+from benchmarks.speed_parts import Setting  # noqa: E402
+
+CPU = torch.device("cpu")
+
+
+def test_every_part_is_computed_alike_by_both(capsys):
+    """Raises OutputsDiffer, before a table is written, where one part is not."""
+    speed.main(["all", "--size", "tiny", "--device", "cpu", "--repeats", "1"])
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    table = {row[0].strip(): dict(zip(speed.COLUMNS, (cell.strip() for cell in row), strict=True)) for row in rows[2:]}
+    assert list(table) == list(speed.PARTS)
+    assert all(float(row["difference"]) < 1e-4 for row in table.values())
+    assert float(table["decode"]["TFLOP, ours"]) < float(table["decode"]["TFLOP, diffusers"])
+
+
+@pytest.mark.parametrize("preset,latent", [("cogvideox_2b", (3, 16, 8, 8)), ("cogvideox1.5_5b", (4, 16, 8, 8))])
+@torch.no_grad()
+def test_the_other_models_are_compared_alike(preset, latent):
+    tiny = SIZES["tiny"]
+    size = replace(tiny, preset=preset, latent=latent, network=tiny.network | {"num_frames": 4 * latent[0] - 3})
+    assert size.padding == latent[0] - 3
+    for part in ("step", "whole"):
+        assert time_pair(speed.PARTS[part](Setting(size, CPU, torch.float32)), 1, CPU).difference < 1e-4
+
+
+def test_nothing_is_told_of_computations_that_differ():
+    ones = torch.ones(3)
+    with pytest.raises(OutputsDiffer, match="nothing is reported"):
+        time_pair(Pair(lambda: ones, lambda: ones * 1.001), 1, CPU)
+    with pytest.raises(OutputsDiffer, match="shapes"):
+        time_pair(Pair(lambda: ones, lambda: ones[:2]), 1, CPU)
+    with pytest.raises(OutputsDiffer):
+        time_pair(Pair(lambda: ones, lambda: ones * torch.nan), 1, CPU)
+
+
+def test_sides_take_turns_and_who_begins_alternates():
+    calls = []
+    pair = Pair(*(lambda side=side: calls.append(side) or torch.ones(1) for side in "od"))
+    timing = time_pair(pair, 3, CPU)
+    assert "".join(calls) == "od" + "od" + "do" + "od"
+    assert len(timing.ours) == len(timing.diffusers) == 3 and timing.difference == 0
+
+
+def test_attention_and_products_are_counted():
+    x = torch.randn(1, 2, 16, 32)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    with torch.no_grad():
+        assert count_flops(lambda: attend(x, x, x)) == 2 * 2 * 2 * 16 * 16 * 32
+        assert count_flops(lambda: x @ x.transpose(2, 3)) == 2 * 2 * 16 * 16 * 32
+
+
+def test_memory_is_what_a_call_needs_beside_what_was_there():
+    there = torch.ones(40 * 2**18)
+    peak = peak_memory(lambda: (torch.ones(80 * 2**18) + 1).sum() + there.sum(), CPU)
+    assert 150 * 2**20 < peak < 180 * 2**20
+
+
+def test_a_note_says_on_what_and_how(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(speed, "from_repository", lambda path: tmp_path / path)
+    monkeypatch.setattr(speed_measure, "PRODUCT_SIZE", {"cpu": 64})
+    speed.main(["transformer", "--size", "tiny", "--device", "cpu", "--repeats", "1", "--save"])
+    note, = (tmp_path / "docs/benchmarks").glob("*_speed_transformer_tiny_fp32.md")
+    text = note.read_text()
+    assert "python -m benchmarks.speed transformer --size tiny" in text
+    assert torch.__version__ in text and "TFLOP/s" in text and "| transformer |" in text
