@@ -62,12 +62,16 @@ def require(config: Mapping, where: str, *keys: str) -> Mapping:
 
 
 def set_key(config: DictConfig, key: str, value) -> None:
-    """Sets one dotted key; numbers step into lists (`emb_models.0.params.max_length`)."""
+    """Sets one dotted key; numbers step into lists (`emb_models.0.params.max_length`).
+
+    A mapping takes the place of the one that is there, so that another class may have other parameters.
+    """
     root = key.split(".")[0].split("[")[0]
     if root not in SECTIONS:
         raise ConfigError(f"{key}: unknown section {root}{nearest(root, SECTIONS)} (sections: {', '.join(SECTIONS)})")
     try:
-        OmegaConf.update(config, key, value, merge=True, force_add=True)
+        replaces = isinstance(value, dict) and key not in SECTIONS
+        OmegaConf.update(config, key, value, merge=not replaces, force_add=True)
     except (OmegaConfBaseException, ValueError, IndexError, TypeError) as error:
         raise ConfigError(f"{key} cannot be set: {_first_line(error)}") from error
     if not isinstance(config[root], DictConfig):

@@ -47,6 +47,15 @@ def test_overrides_reach_any_key_wherever_they_stand(base):
     assert args.sampling_image_size == [32, 64]
 
 
+def test_a_mapping_takes_the_place_of_the_one_in_the_file(base):
+    guider = {"target": "sgm.guiders.VanillaCFG", "params": {"scale": 2}}
+    key = "model.sampler_config.params.guider_config"
+    args = get_args([*base, f"{key}={{target: sgm.guiders.VanillaCFG, params: {{scale: 2}}}}"])
+    assert sampler(args).guider_config == guider and sampler(args).num_steps == 50
+    assert sampler(get_args([*base, f"{key}.params={{}}"])).guider_config.params == {}
+    assert get_args([*base, "args={sampling_fps: 9}"]).output_dir is not None
+
+
 def test_plain_arguments_set_the_nested_keys(base):
     args = get_args([*base, "--num-inference-steps", "20", "--guidance-scale", "3.5", "--num-frames", "9"])
     guider = sampler(args).guider_config.params
