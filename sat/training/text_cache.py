@@ -7,7 +7,7 @@ import torch
 from sgm.encoders import AbstractEmbModel
 from torch import Tensor
 
-from training.cache_files import Part, Rows, completed
+from training.cache_files import Part, completed
 from training.encoders import Encoders
 
 CAPTIONS_AT_A_TIME = 8
