@@ -3,8 +3,8 @@
 Time is causal: a convolution sees its own frame and the two before it. What comes before a chunk is held in a
 `Past`, handed down through every layer, so that decoding chunk by chunk equals decoding with those frames at hand.
 
-On a CPU tensors keep their channels last in memory: frames then lie one after the other, and need no copy to be taken
-by themselves, and a kernel of one pixel is a matrix product.
+On a CPU, without gradients, tensors keep their channels last in memory: frames then lie one after the other, and need
+no copy to be taken by themselves, and a kernel of one pixel is a matrix product.
 """
 from __future__ import annotations
 
@@ -64,14 +64,19 @@ class CausalConv3d(nn.Module):
 
 def pointwise(conv: nn.Conv3d, x: Tensor) -> Tensor:
     """A convolution whose kernel is one pixel."""
-    if x.device.type != "cpu":
+    if not has_channels_last(x):
         return conv(x)
     return linear(x.movedim(1, -1), conv.weight.flatten(1), conv.bias).movedim(-1, 1)
 
 
 def in_memory_order(x: Tensor) -> Tensor:
     """The order that the layers work in; what follows keeps to it."""
-    return x.contiguous(memory_format=torch.channels_last_3d) if x.device.type == "cpu" else x
+    return x.contiguous(memory_format=torch.channels_last_3d) if has_channels_last(x) else x
+
+
+def has_channels_last(x: Tensor) -> bool:
+    """Gradients are faster the other way."""
+    return x.device.type == "cpu" and not torch.is_grad_enabled()
 
 
 def swish(x: Tensor) -> Tensor:
