@@ -83,12 +83,17 @@ class WithoutLastJump:
 
 def flow_error(sampler: Sampler, num_steps: int, d: float = 0.5) -> float:
     """Distance of a run on Gaussian data, without guidance, from the probability flow's end."""
+    return solve_flow(sampler, num_steps, d)[0]
+
+
+def solve_flow(sampler: Sampler, num_steps: int, d: float = 0.5) -> tuple[float, int]:
+    """flow_error, and how often the denoiser was called."""
     denoiser = Gaussian(sampler.discretization.parameterization, d)
     levels = sampler.schedule(num_steps).levels()
     noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     start = noise * math.hypot(levels[0].alpha, levels[0].sigma)
     out = sampler(denoiser, noise, {"crossattn": torch.zeros(len(noise), 1, 1)}, num_steps=num_steps)
-    return float((out - denoiser.flow(start, levels[0], levels[-1])).norm())
+    return float((out - denoiser.flow(start, levels[0], levels[-1])).norm()), denoiser.calls
 
 
 def measured_order(sampler: Sampler, steps: Sequence[int], d: float = 0.5) -> float:

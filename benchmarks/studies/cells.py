@@ -1,0 +1,36 @@
+"""Solves the cells of a study, one after the other or in processes, and hands each over as it is finished."""
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+
+import torch
+from sgm.util import allow_targets
+
+from benchmarks.studies.grid import Cell, Study
+from benchmarks.studies.problems import problem_of
+
+Solved = tuple[Cell, dict[str, float]]
+
+
+def solve_all(study: Study, cells: Sequence[Cell], processes: int, allowed: Sequence[str] = ()) -> Iterator[Solved]:
+    """In any order. Raises UserError of the first cell that fails; those finished before were handed over."""
+    if processes == 1:
+        yield from (solve(study, cell) for cell in cells)
+        return
+    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    with ProcessPoolExecutor(processes, context, _prepare, (tuple(allowed),)) as pool:
+        waiting = [pool.submit(solve, study, cell) for cell in cells]
+        try:
+            for done in as_completed(waiting):
+                yield done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def solve(study: Study, cell: Cell) -> Solved:
+    return cell, problem_of(study).solve(study.sampler(cell), cell)
+
+
+def _prepare(allowed: Sequence[str]) -> None:
+    torch.set_num_threads(1)
+    allow_targets(*allowed)

@@ -1,0 +1,124 @@
+"""A study as its YAML file has it: a question, a problem, and grids of sampler x schedule x guidance x steps x seed."""
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from itertools import product
+from pathlib import Path
+
+import yaml
+from config_files import nearest
+from errors import ConfigError
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from sgm.sampling import Sampler
+from sgm.util import instantiate_from_config
+
+AXES = ("samplers", "schedules", "guidances")
+NO_GUIDANCE = {"none": None}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: names of the study's parts, steps and seed. It is the key of one line of the results."""
+
+    sampler: str
+    schedule: str
+    guidance: str
+    steps: int
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.sampler}, {self.schedule}, guidance {self.guidance}, {self.steps} steps, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """The keys of a study's file. Samplers, schedules and guidances are `{target, params}` by name; each grid chooses
+    among the names, all unless it says which, and has `steps` and `seeds`.
+    """
+
+    name: str
+    question: str
+    problem: Mapping
+    samplers: Mapping[str, Mapping]
+    schedules: Mapping[str, Mapping]
+    grids: Sequence[Mapping]
+    guidances: Mapping[str, Mapping | None] = field(default_factory=NO_GUIDANCE.copy)
+    plots: Sequence[Mapping] = ()
+    slopes: bool = False  # fit log error over log steps, beside the declared orders
+
+    def cells(self) -> list[Cell]:
+        """Of all grids, each once. Raises ConfigError for a name that the study does not have."""
+        found: dict[Cell, None] = {}
+        for i, grid in enumerate(self.grids):
+            where = f"study {self.name}: grids[{i}]"
+            check_keys(grid, (*AXES, "steps", "seeds"), where)
+            names = [self._chosen(axis, grid.get(axis), where) for axis in AXES]
+            steps = _whole_numbers(grid.get("steps"), 1, f"{where}.steps")
+            seeds = _whole_numbers(grid.get("seeds", [0]), 0, f"{where}.seeds")
+            found.update(dict.fromkeys(Cell(*parts) for parts in product(*names, steps, seeds)))
+        return list(found)
+
+    def sampler(self, cell: Cell) -> Sampler:
+        """Raises ConfigError, naming the cell, for parts that are wrong or do not fit."""
+        part = self.samplers[cell.sampler]
+        params = {**(part.get("params") or {}), "discretization_config": self.schedules[cell.schedule],
+                  "guider_config": self.guidances[cell.guidance], "num_steps": cell.steps}
+        try:
+            return instantiate_from_config({**part, "params": params})
+        except ConfigError as error:
+            raise ConfigError(f"study {self.name}: {cell}: {error}") from error
+
+    def measured(self) -> dict:
+        """What the results depend on; the rest is how they are shown."""
+        return {key: getattr(self, key) for key in ("problem", *AXES, "grids")}
+
+    def _chosen(self, axis: str, names: Sequence[str] | None, where: str) -> list[str]:
+        known = getattr(self, axis)
+        for name in names or ():
+            if name not in known:
+                raise ConfigError(f"{where}.{axis}: the study has no {name}{nearest(name, known)}")
+        return list(known if names is None else names)
+
+
+def read_study(path: str | Path) -> Study:
+    """Raises ConfigError for a file that is missing, not readable, or has unknown or missing keys."""
+    path = Path(path)
+    if not path.is_file():
+        known = [str(other) for other in path.parent.glob("*.yaml")]
+        raise ConfigError(f"study {path} does not exist{nearest(str(path), known)}")
+    try:
+        loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not a readable YAML file: {' '.join(str(error).split())}") from error
+    known = [f.name for f in fields(Study) if f.name != "name"]
+    check_keys(loaded, known, str(path))
+    for key in ("question", "problem", "samplers", "schedules", "grids"):
+        if not loaded.get(key):
+            raise ConfigError(f"{path}: {key} is missing; see configs/studies")
+    for axis in AXES:
+        _check_axis(loaded.get(axis, {}), f"{path}: {axis}")
+    study = Study(name=path.stem, **loaded)
+    for cell in study.cells():
+        study.sampler(cell)
+    return study
+
+
+def _check_axis(axis, where: str) -> None:
+    for name, part in axis.items() if isinstance(axis, Mapping) else [("", "")]:
+        if part is not None and not (isinstance(part, Mapping) and "target" in part):
+            raise ConfigError(f"{where}: {name or axis!r} must be a name with its target and params")
+
+
+def check_keys(given, known: Sequence[str], where: str) -> None:
+    """Raises ConfigError for what is no mapping, and for a key that is not among `known`."""
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{where}: must be a mapping with the keys {', '.join(known)}")
+    for key in given:
+        if key not in known:
+            raise ConfigError(f"{where}: unknown key {key}{nearest(key, known)}")
+
+
+def _whole_numbers(values, least: int, where: str) -> list[int]:
+    if not isinstance(values, list) or not values or any(type(v) is not int or v < least for v in values):
+        raise ConfigError(f"{where} is {values!r}; it must be a list of whole numbers from {least}")
+    return values

@@ -1,0 +1,55 @@
+"""Runs a study: samplers x schedules x guidances x steps as a YAML file has them, on problems with known answers.
+
+    python -m benchmarks.study configs/studies/order_of_convergence.yaml
+    python -m benchmarks.study configs/studies/quality_against_cost.yaml --processes 4
+
+Started again it goes on where it stopped. In `--out` (default runs/studies/NAME): results.csv, plots, and report.html,
+which holds all of it. See docs/studies.
+"""
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__file__).resolve().parents[1])]
+
+from console import progress, run
+from errors import ConfigError
+from sgm.util import allow_targets
+
+from benchmarks.studies.cells import solve_all
+from benchmarks.studies.curves import plots_of
+from benchmarks.studies.grid import read_study
+from benchmarks.studies.problems import problem_of
+from benchmarks.studies.report import write_report
+from benchmarks.studies.results import Results
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path, help="its YAML file")
+    parser.add_argument("--out", type=Path, help="folder of the results")
+    parser.add_argument("--processes", type=int, default=1, help="cells solved at a time, each on one thread")
+    parser.add_argument("--most", type=int, help="stop after so many cells")
+    parser.add_argument("--allow-targets", nargs="+", default=(), metavar="MODULE", help="of one's own samplers")
+    options = parser.parse_args(argv)
+    if options.processes < 1 or (options.most is not None and options.most < 0):
+        raise ConfigError("--processes must be 1 or more, and --most not negative")
+    allow_targets(*options.allow_targets)
+    study = read_study(options.study)
+    problem = problem_of(study)
+    plots_of(study, problem.measures)  # a mistake there is told before hours of work
+    folder = options.out or Path("runs/studies") / study.name
+    results = Results(folder, study, problem.measures)
+    left = [cell for cell in study.cells() if cell not in results.rows][:options.most]
+    with progress(total=len(left), desc=study.name, unit="cell", disable=not left) as bar:
+        for cell, measured in solve_all(study, left, options.processes, options.allow_targets):
+            results.add(cell, measured)
+            bar.update()
+    videos = getattr(problem, "folder", None)
+    report = write_report(study, results, folder, None if videos is None else Path(videos))
+    sys.stdout.write(f"{len(results.rows)} of {len(study.cells())} cells: {report}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
