@@ -1,0 +1,90 @@
+"""A study runs, goes on where it stopped, refuses a table of another study, and finds the order of Euler's method."""
+import csv
+import re
+
+import pytest
+import yaml
+from console import run
+
+from benchmarks.study import main
+
+TWO_CELLS = {
+    "question": "Is Euler's method of first order?",
+    "problem": {"kind": "gaussian", "last_jump": False},
+    "samplers": {"Euler": {"target": "sgm.sampling.EulerEDMSampler"}},
+    "schedules": {"ramp": {"target": "sgm.discretizer.EDMDiscretization"}},
+    "grids": [{"steps": [64, 128]}],
+    "slopes": True,
+    "plots": [{"name": "steps", "x": "steps", "y": "error"}],
+}
+FINITE = {**TWO_CELLS, "problem": {"kind": "finite", "clips": 6, "rows": 4}, "slopes": False,
+          "guidances": {"plain": {"target": "sgm.guiders.VanillaCFG", "params": {"scale": 2.0}}},
+          "grids": [{"steps": [4], "seeds": [0, 1]}], "plots": []}
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Writes a study and runs it; returns the exit code."""
+    def write_and_run(content, *words):
+        path = tmp_path / "small.yaml"
+        path.write_text(yaml.safe_dump(content))
+        return run(main, [str(path), "--out", str(tmp_path / "out"), *words])
+    return write_and_run
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_study_runs_and_finds_the_order_and_reports_it_in_one_file(study, tmp_path):
+    assert study(TWO_CELLS) == 0
+    found = rows(tmp_path / "out/results.csv")
+    assert [(row["steps"], row["passes"]) for row in found] == [("64", "64"), ("128", "128")]
+    slope = rows(tmp_path / "out/slopes.csv")[0]
+    assert slope["declared"] == "1" and float(slope["fitted"]) == pytest.approx(1, abs=0.15)
+    page = (tmp_path / "out/report.html").read_text()
+    assert "data:image/png;base64," in page and not re.search(r'(src|href)="(?!data:)', page)
+    assert (tmp_path / "out/small_steps.png").is_file()
+
+
+def test_it_goes_on_where_it_stopped(study, tmp_path):
+    table = tmp_path / "out/results.csv"
+    assert study(TWO_CELLS, "--most", "1") == 0
+    assert len(rows(table)) == 1
+    table.write_text(re.sub(r"[^,\n]+$", "42", table.read_text().rstrip("\n")) + "\n")  # solved again, it would differ
+    assert study(TWO_CELLS) == 0
+    found = rows(table)
+    assert len(found) == 2 and found[0]["error"] == "42"
+
+
+def test_a_changed_study_is_refused_with_what_changed_and_changed_plots_are_not(study, tmp_path, capsys):
+    assert study(TWO_CELLS) == 0
+    before = (tmp_path / "out/results.csv").read_bytes()
+    changed = {**TWO_CELLS, "problem": {"kind": "gaussian", "last_jump": False, "deviation": 2.0}}
+    assert study(changed) == 2
+    err = capsys.readouterr().err.splitlines()
+    assert err[-1].startswith("error: ") and "problem.deviation was missing, is 2.0" in err[-1]
+    assert (tmp_path / "out/results.csv").read_bytes() == before
+    assert study({**TWO_CELLS, "plots": []}) == 0
+
+
+def test_finite_data_counts_the_passes_of_guidance(study, tmp_path):
+    assert study(FINITE) == 0
+    for row in rows(tmp_path / "out/results.csv"):
+        assert float(row["passes"]) == 8 and float(row["error"]) >= 0 and float(row["energy"]) >= 0
+
+
+@pytest.mark.parametrize("change, says", [
+    ({"problem": {"kind": "nothing"}}, "problem.kind nothing is none of"),
+    ({"problem": {"kind": "gaussian", "rows": 3}}, "unknown key rows"),
+    ({"grids": [{"steps": [0]}]}, "must be a list of whole numbers from 1"),
+    ({"grids": [{"steps": [4], "samplers": ["Heun"]}]}, "the study has no Heun"),
+    ({"samplers": {"Euler": {"target": "sgm.sampling.NoSampler"}}}, "NoSampler"),
+    ({"plots": [{"name": "a", "x": "steps", "y": "beauty"}]}, "beauty is no column"),
+    ({"question": None}, "question is missing"),
+])
+def test_mistakes_are_one_line(study, capsys, change, says):
+    assert study({**TWO_CELLS, **change}) == 2
+    err = capsys.readouterr().err
+    assert says in err and err.count("\n") == 1 and err.startswith("error: ")
