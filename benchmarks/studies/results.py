@@ -82,4 +82,4 @@ def _short(value):
 def _value(key: str, text: str):
     if key in ("sampler", "schedule", "guidance"):
         return text
-    return int(text) if key in KEYS else float(text)
+    return int(text) if key in KEYS or text.isdigit() else float(text)
