@@ -1,6 +1,8 @@
 """From prompts, or prompts and images, to video files, in five steps.
 
     python sample_video.py --base configs/tiny_t2v.yaml configs/inference.yaml --seed 1
+
+With `--plan` nothing is loaded: it says what would be made, in what memory and time.
 """
 import itertools
 import json
@@ -15,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "sat"))
 import console  # noqa: E402
 import parallel  # noqa: E402
 import torch  # noqa: E402
-from arguments import Arguments, get_args  # noqa: E402
-from checkpoint import check_network, load_network  # noqa: E402
+from arguments import Arguments, get_args, resolve_dtype  # noqa: E402
+from checkpoint import build_network, check_network  # noqa: E402
 from diffusion_video import DiffusionEngine, build_codec, check_model  # noqa: E402
 from errors import CheckpointError, ConfigError, DataError  # noqa: E402
 from filmstrip import FILMSTRIP, Filmstrip  # noqa: E402
@@ -27,6 +29,7 @@ from offload import TEXT, at_rest, offload_engine  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 from prompts import ask_prompts, read_prompts  # noqa: E402
 from quantization import check_quantization, quantize_engine  # noqa: E402
+from run_plan import show_plan  # noqa: E402
 from sgm.sampling import StepInfo  # noqa: E402
 from sgm.util import check_config  # noqa: E402
 from torch import Tensor  # noqa: E402
@@ -54,6 +57,8 @@ def sample_videos(argv: Sequence[str] | None = None) -> None:
     steps = console.Steps(*STEPS)
     with steps("configuration", announce=False), parallel.told_once():  # a mistake is answered by its one line alone
         args = get_args(argv, __doc__)
+        if args.plan:
+            return show_plan(args)
         requests = None if args.input_type == "latents" else plan_requests(args)
     if requests is None:
         with launched(args) as args.device:
@@ -148,8 +153,9 @@ def plan_requests(args: Arguments) -> Iterable[list[Job]]:
 
 def load_engine(args: Arguments) -> DiffusionEngine:
     device, args = args.device, at_rest(args)
-    engine = DiffusionEngine(args).eval()
-    load_network(engine.network, args.load)
+    dtype = resolve_dtype(args.fp16, args.bf16)
+    network = build_network(args.model_config.network_config, args.load, dtype, args.device)
+    engine = DiffusionEngine(args, network).eval()
     if args.load_lora is not None:
         load_lora(engine.network, args.load_lora)
     engine.save_memory(args)

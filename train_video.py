@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "sat"))
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 from arguments import Arguments, get_args  # noqa: E402
-from checkpoint import check_readable  # noqa: E402
+from checkpoint import check_network  # noqa: E402
 from console import run  # noqa: E402
 from diffusion_video import DiffusionEngine, check_model  # noqa: E402
 from errors import ConfigError  # noqa: E402
@@ -30,6 +30,7 @@ from training.loop import Data, Trainer  # noqa: E402
 from training.samples import write_samples  # noqa: E402
 from training.sources import check_data, read_sources, sample_request  # noqa: E402
 from video_io import check_writable  # noqa: E402
+from weights import transformer_weights  # noqa: E402
 
 RECOMPUTE = "model.network_config.params.transformer_args.checkpoint_activations"
 
@@ -86,10 +87,12 @@ def check_settings(args: Arguments) -> None:
     if args.sample_interval and (args.deepspeed_config.get("zero_optimization") or {}).get("stage") == 3:
         raise ConfigError("args.sample_interval: no samples are made while weights are divided among processes "
                           "(deepspeed.zero_optimization.stage 3); set it to null and sample from the checkpoints")
-    if args.load is not None:
-        check_readable(args.load)
     if args.load_lora is not None:
         configure_lora(args.model_config, args.load_lora)
+    if args.load is not None and (args.grow_input or args.force_train):  # it need not fit
+        transformer_weights(args.load)
+    elif args.load is not None:
+        check_network(args.model_config.network_config, args.load)
     args.save = args.save or str(from_repository("runs") / args.experiment_name)
     check_writable(args.save)
 

@@ -21,6 +21,7 @@ from config_files import (
 from errors import ConfigError
 from files import REPOSITORY
 from omegaconf import DictConfig, OmegaConf
+from pipeline_folder import borrow_parts, is_pipeline
 from sgm.util import allow_targets
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Arguments:
     """
 
     mode: str = _key("inference", "str", "what the run is for", MODES)
-    load: str | None = _key(None, "input", "transformer weights: a folder with `latest`, or a .pt or .safetensors file")
+    load: str | None = _key(None, "input", "weights: a folder with `latest`, a .pt or .safetensors file, or diffusers'")
     load_lora: str | None = _key(None, "input", "a LoRA of those weights, as trained here or in diffusers' layout")
     seed: int = _key(0, "int", "with prompt and sample index, the seed of each video's own noise")
     device: "str | torch.device | None" = _key(None, "str", "where to compute; None: the accelerator, else the CPU")
@@ -53,6 +54,7 @@ class Arguments:
     bf16: bool = _key(False, "bool", "compute in bfloat16")
 
     # sampling
+    plan: bool = _key(False, "bool", "say what would be made, in what memory and time, and stop")
     input_type: str = _key("txt", "str", "txt: a prompt a line, cli: asked for, latents: saved ones", INPUT_TYPES)
     input_file: str | None = _key(None, "input", "the prompts (txt), or a file or folder of saved latents (latents)")
     image2video: bool | None = _key(None, "bool", "prompts name images, `prompt@@a.png`; None: as the model needs")
@@ -153,8 +155,12 @@ def get_args(argv: Sequence[str] | None = None, description: str = "") -> Argume
         _anchor(loaded[-1], REPOSITORY, Path.cwd())
     config = merge(loaded)
     _apply_options(config, options)
-    for text in overrides:
-        set_key(config, *parse_override(text))
+    typed = [parse_override(text) for text in overrides]
+    load = dict(typed).get("args.load", config.args.get("load"))
+    if isinstance(load, str) and is_pipeline(existing_path(load, Path.cwd(), REPOSITORY)):
+        borrow_parts(config.model, existing_path(load, Path.cwd(), REPOSITORY))  # from files: what is typed is meant
+    for key, value in typed:
+        set_key(config, key, value)
     _check_keys(config.args, "command line")
     _anchor(config, Path.cwd(), REPOSITORY)
     plain = resolved(config)

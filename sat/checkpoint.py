@@ -9,7 +9,7 @@ import pickle
 import shutil
 import zipfile
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -66,15 +66,15 @@ def check_readable(path: str | Path) -> Path:
     return file
 
 
-def read_checkpoint(path: str | Path) -> dict:
-    """Everything in a checkpoint file, tensors memory-mapped.
+def read_checkpoint(path: str | Path, names: Container[str] | None = None) -> dict:
+    """Everything in a checkpoint file, tensors memory-mapped; of a safetensors file, only those in `names` if given.
 
     Raises CheckpointError for a file that is missing, truncated, or whose pickle names anything but tensors and plain
     values (nothing of it is executed).
     """
     file = check_readable(path)
     if file.suffix == ".safetensors":
-        return _read_safetensors(file)
+        return _read_safetensors(file, names)
     try:
         with torch.serialization.safe_globals(HARMLESS):
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
@@ -88,15 +88,18 @@ def read_checkpoint(path: str | Path) -> dict:
     return dict(content)
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name, unwrapped from `module` or `state_dict`."""
-    content = read_checkpoint(path)
+def read_state_dict(path: str | Path, names: Container[str] | None = None) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name, unwrapped from `module` or `state_dict`; only those in `names` if given.
+
+    Raises CheckpointError as `read_checkpoint`, and for a file without tensors.
+    """
+    content = read_checkpoint(path, names)
     for wrapper in WRAPPERS:
         if isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
             break
-    state = {k: v for k, v in content.items() if isinstance(v, Tensor)}
-    if not state:
+    state = {k: v for k, v in content.items() if isinstance(v, Tensor) and (names is None or k in names)}
+    if not state and names is None:
         raise CheckpointError(f"checkpoint {find_checkpoint(path)} holds no tensors")
     return state
 
@@ -108,39 +111,49 @@ def load_module(module: nn.Module, state: Mapping[str, Tensor], source: str | Pa
     is then left as it is.
     """
     check_shapes(_own_tensors(module, state), state, source)
-    module.load_state_dict(state, strict=True)
+    module.load_state_dict(state, strict=False)  # all names were compared
 
 
 def load_network(network: nn.Module, path: str | Path) -> None:
-    """Loads a transformer's weights; CheckpointError as in `check_network`."""
-    state = network_state(path)
-    _check_preset(network, state, path)
-    network.load_state_dict(state, strict=True)
-    logger.info("loaded %d tensors from %s", len(state), path)
+    """Copies a transformer's weights into it; CheckpointError as in `check_network`."""
+    from weights import transformer_weights
+    weights = transformer_weights(path)
+    _check_preset(network, weights.shapes, weights.source)
+    weights.copy_into(network)
+    logger.info("loaded %d tensors from %s", len(weights.links), path)
+
+
+def build_network(network_config: Mapping, path: str | Path, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """The transformer of a configuration with the weights of a path, never in memory with any others.
+
+    CheckpointError as in `check_network`.
+    """
+    from sgm.util import instantiate_from_config
+    from weights import materialize
+    with torch.device("meta"):
+        network = instantiate_from_config(network_config)
+    materialize(network, dtype, device)
+    network.reinit()  # computed tables and the start of a LoRA are not in every file
+    load_network(network, path)
+    return network
 
 
 def check_network(network_config: Mapping, path: str | Path) -> None:
-    """Compares a checkpoint with the transformer that a configuration would build, reading and building no weights.
+    """Compares the weights of a path (`weights.transformer_weights`) with the transformer that a configuration would
+    build, reading and building none.
 
     Raises CheckpointError with the tensors that do not fit and the preset in configs/ that would.
     """
     from sgm.util import instantiate_from_config
+    from weights import transformer_weights
     with torch.device("meta"):
         network = instantiate_from_config(network_config)
-    _check_preset(network, network_state(path), path)
+    weights = transformer_weights(path)
+    _check_preset(network, weights.shapes, weights.source)
 
 
-def network_state(path: str | Path) -> dict[str, Tensor]:
-    """The transformer's tensors of a whole model's; a file that holds only a transformer is taken as it is."""
-    from dit_video_concat import modernize
-    state = read_state_dict(path)
-    network = {k.removeprefix(NETWORK_PREFIX): v for k, v in state.items() if k.startswith(NETWORK_PREFIX)} or state
-    modernize(network)
-    return network
-
-
-def _check_preset(network: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
-    file, own = find_checkpoint(path), _own_tensors(network, state)
+def _check_preset(network: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
+    own = _own_tensors(network, state)
     if all(map(is_matrix, state)):
         raise CheckpointError(f"checkpoint {file} holds a LoRA alone; give it as args.load_lora, and as args.load the "
                               "weights of the model that it was trained for")
@@ -153,8 +166,10 @@ def _check_preset(network: nn.Module, state: Mapping[str, Tensor], path: str | P
 
 
 def _own_tensors(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What `state` has to hold for a module; weights without LoRA may be loaded into a module with it."""
-    own = module.state_dict()
+    """What `state` has to hold for a module; weights without LoRA may be loaded into a module with it, and tables that
+    are computed need not be there."""
+    buffers = dict(module.named_buffers())
+    own = {name: value for name, value in module.state_dict().items() if name in state or name not in buffers}
     return own if any(map(is_matrix, state)) else without_lora(own)
 
 
@@ -214,7 +229,9 @@ def fitting_presets(shapes: Mapping[str, torch.Size], folder: Path = REPOSITORY 
             continue
         with torch.device("meta"):
             network = instantiate_from_config(config)
-        if {k: v.shape for k, v in network.state_dict().items()} == shapes:
+        computed = dict(network.named_buffers())
+        wanted = {k: v.shape for k, v in network.named_parameters()}
+        if wanted == {k: v for k, v in shapes.items() if k not in computed}:
             fitting.append(f"{folder.name}/{preset.name}")
     return fitting
 
@@ -235,9 +252,10 @@ def open_safetensors(file: Path):
                               "copy it again") from error
 
 
-def _read_safetensors(file: Path) -> dict[str, Tensor]:
+def _read_safetensors(file: Path, names: Container[str] | None) -> dict[str, Tensor]:
+    """Each tensor that is asked for brings a page of the file into memory, those that are not bring nothing."""
     with open_safetensors(file) as opened:
-        return {key: opened.get_tensor(key) for key in opened.keys()}
+        return {key: opened.get_tensor(key) for key in opened.keys() if names is None or key in names}
 
 
 def _refusal(error: Exception) -> str:

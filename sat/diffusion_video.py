@@ -7,11 +7,10 @@ from typing import get_args
 
 import torch
 from arguments import resolve_dtype
-from checkpoint import check_readable
 from config_files import nearest, require
 from dit_context import parse_patch_size
 from errors import ConfigError
-from latent_codec import LatentCodec
+from latent_codec import LatentCodec, first_stage_weights
 from lora_weights import MATRICES
 from model_fit import check_fit, t5_configs, t5_folder
 from offload import Offload
@@ -93,9 +92,7 @@ def check_model(config) -> ModelConfig:
     check_config({k: v for k, v in vars(model).items() if k.endswith("_config")}, "model")
     for embedder in t5_configs(model):
         check_t5_folder(**t5_folder(embedder))
-    first_stage = (model.first_stage_config.get("params") or {}).get("ckpt_path")
-    if first_stage is not None:
-        check_readable(first_stage)
+    first_stage_weights(model.first_stage_config)
     check_fit(model)
     return model
 
@@ -111,17 +108,19 @@ class DiffusionEngine(LatentCodec):
     """Conditioner, network, denoiser, sampler, loss and first stage, as `args.model_config` names them.
 
     `args` also has `fp16`, `bf16` (dtype of all weights) and `device`. State-dict prefixes: `model.diffusion_model.`,
-    `conditioner.`, `first_stage_model.`. Raises ConfigError for parts that do not fit each other.
+    `conditioner.`, `first_stage_model.`. `network` is one that was built before, with its weights
+    (`checkpoint.build_network`); None builds it anew. Raises ConfigError for parts that do not fit each other.
     """
 
-    def __init__(self, args: Namespace):
+    def __init__(self, args: Namespace, network: nn.Module | None = None):
         config = ModelConfig.read(args.model_config)
         check_fit(config)
         super().__init__(config.first_stage_config, config.scale_factor, config.disable_first_stage_autocast,
                          config.en_and_decode_n_samples_a_time)
         self.config = config
         self.offload: Offload | None = None
-        network = instantiate_from_config(config.network_config)
+        if network is None:
+            network = instantiate_from_config(config.network_config)
         wrapper = get_obj_from_str(config.network_wrapper or "sgm.wrappers.OpenAIWrapper", "model.network_wrapper")
         self.model = wrapper(network, compile_model=config.compile_model)
         self.conditioner = instantiate_from_config(config.conditioner_config)

@@ -21,7 +21,7 @@ class LoraLinear(nn.Module):
     """`original`, a linear layer of weight (out, in), and an update of low rank for each of `parts` stacked matrices.
 
     A (r, in) starts as a linear layer's weight does and B (out / parts, r) at zero, so that at first nothing changes.
-    A state dict of the layer without LoRA loads too: it leaves A and B alone.
+    A state dict of the layer without LoRA loads too, or a part of it: A and B are left alone.
     """
 
     def __init__(self, original: nn.Module, parts: int, r: int, alpha: float, dropout: float):
@@ -30,10 +30,15 @@ class LoraLinear(nn.Module):
         rows, columns = original.weight.shape
         weight = original.weight
         self.matrix_A = nn.ParameterList(nn.Parameter(weight.new_empty(r, columns)) for _ in range(parts))
-        self.matrix_B = nn.ParameterList(nn.Parameter(weight.new_zeros(rows // parts, r)) for _ in range(parts))
-        for matrix in self.matrix_A:
-            nn.init.kaiming_uniform_(matrix, a=math.sqrt(5))
+        self.matrix_B = nn.ParameterList(nn.Parameter(weight.new_empty(rows // parts, r)) for _ in range(parts))
+        self.start()
         self.register_load_state_dict_pre_hook(_take_plain_layer)
+
+    def start(self) -> None:
+        """Draws A anew, as a linear layer's weight is, and sets B to zero."""
+        for a, b in zip(self.matrix_A, self.matrix_B, strict=True):
+            nn.init.kaiming_uniform_(a, a=math.sqrt(5))
+            nn.init.zeros_(b)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         dropped = F.dropout(x, self.dropout, self.training)
@@ -43,11 +48,11 @@ class LoraLinear(nn.Module):
 
 
 def _take_plain_layer(layer: LoraLinear, state_dict: dict, prefix: str, *rest) -> None:
-    if prefix + "weight" not in state_dict:
+    plain = [kind for kind in ("weight", "bias") if prefix + kind in state_dict]
+    if not plain:
         return
-    for kind in ("weight", "bias"):
-        if prefix + kind in state_dict:
-            state_dict[f"{prefix}original.{kind}"] = state_dict.pop(prefix + kind)
+    for kind in plain:
+        state_dict[f"{prefix}original.{kind}"] = state_dict.pop(prefix + kind)
     for matrix in MATRICES:
         for part, value in enumerate(getattr(layer, matrix)):
             state_dict.setdefault(f"{prefix}{matrix}.{part}", value.detach())
@@ -75,8 +80,12 @@ class LoraMixin(BaseMixin):
         self.r, self.lora_alpha, self.lora_dropout, self.layers = r, lora_alpha, lora_dropout, layers
 
     def reinit(self, parent_model: BaseModel) -> None:
+        """Wraps the layers; starts those anew that are wrapped already."""
         for i in self.layers:
             block = parent_model.transformer.layers[i]
             for name, parts in PARTS.items():
-                block.set_submodule(name, LoraLinear(block.get_submodule(name), parts, self.r, self.lora_alpha,
-                                                     self.lora_dropout))
+                layer = block.get_submodule(name)
+                if isinstance(layer, LoraLinear):
+                    layer.start()
+                else:
+                    block.set_submodule(name, LoraLinear(layer, parts, self.r, self.lora_alpha, self.lora_dropout))

@@ -95,6 +95,7 @@ class Basic3DPositionEmbeddingMixin(PositionMixin):
         return sincos_video(*axes, dim)
 
     def reinit(self, parent_model=None) -> None:
+        self.pos_embedding[0, :self.text_length] = 0
         self.pos_embedding[0, self.text_length:] = self._video_table(self.pos_embedding.shape[-1])
 
     def position_embedding_forward(self, position_ids, context: VideoContext, **hook) -> torch.Tensor:

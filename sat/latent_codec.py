@@ -7,11 +7,25 @@ import torch
 from sgm.util import instantiate_from_config
 from torch import Tensor, nn
 from vae_modules.tiling import TILE_SIZE, Tiling
+from weights import Weights
 
 
 def tiling_of(args: Namespace) -> Tiling | None:
     """Raises ConfigError for tiles that cannot be."""
     return Tiling(args.vae_tile_size or TILE_SIZE, args.vae_tile_overlap) if args.vae_tiling else None
+
+
+def first_stage_weights(config: Mapping) -> Weights | None:
+    """The weights that a first stage will load, compared with it but not read; None for one that loads none.
+
+    Raises CheckpointError for weights that are missing, damaged or do not fit.
+    """
+    params = config.get("params") or {}
+    if params.get("ckpt_path") is None:
+        return None
+    with torch.device("meta"):
+        first_stage = instantiate_from_config({**config, "params": {**params, "ckpt_path": None}})
+    return first_stage.check_weights(params["ckpt_path"], params.get("ignore_keys", ()))
 
 
 class LatentCodec(nn.Module):

@@ -12,7 +12,6 @@ from checkpoint import (
     NETWORK_PREFIX,
     find_checkpoint,
     misfits,
-    network_state,
     open_safetensors,
     preset_hint,
     read_checkpoint,
@@ -23,6 +22,7 @@ from lora_weights import PARTS, Lora, is_matrix, matrix_names, without_lora
 from sgm.util import instantiate_from_config
 from torch import Tensor, nn
 from weight_layouts import TABLE
+from weights import transformer_weights
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def read_lora(path: str | Path, unstated_alpha: float = 1.0) -> Lora:
     LoRA.
     """
     file = Path(path) / FILE if (Path(path) / FILE).is_file() else find_checkpoint(path)
-    state = network_state(file)
+    state = transformer_weights(file).read()
     if any(map(is_peft, state)):
         with open_safetensors(file) as opened:
             return from_peft(state, opened.metadata() or {}, file)

@@ -5,7 +5,7 @@ JSON header with every tensor's type, shape and place, and the tensors' bytes.
 """
 import json
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -13,10 +13,11 @@ import torch
 from checkpoint import read_state_dict
 from errors import CheckpointError
 from files import whole_file
+from pipeline_folder import STEM
 from torch import Tensor
 
-STEM = "diffusion_pytorch_model"
 INDEX = f"{STEM}.safetensors.index.json"
+NAMES = (f"{STEM}.safetensors", INDEX)  # of what holds a part of a diffusers folder
 TYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
 
 
@@ -24,26 +25,38 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     """All tensors of a folder by name. Raises CheckpointError for a folder or shard that is missing or damaged."""
     if not folder.is_dir():
         raise CheckpointError(f"diffusers folder {folder} does not exist; give the one that has transformer/ and vae/")
+    return read_shards(shard_files(folder, NAMES))
+
+
+def read_shards(files: Iterable[Path], names: Container[str] | None = None) -> dict[str, Tensor]:
+    """The tensors of several files together, memory-mapped; only those in `names` if given.
+
+    Raises CheckpointError for a file that is damaged.
+    """
     tensors: dict[str, Tensor] = {}
-    for file in _shards(folder):
-        tensors |= read_state_dict(file)
+    for file in files:
+        tensors |= read_state_dict(file, names)
     return tensors
 
 
-def _shards(folder: Path) -> list[Path]:
-    index = folder / INDEX
-    if not index.is_file():
-        if (folder / f"{STEM}.safetensors").is_file():
-            return [folder / f"{STEM}.safetensors"]
-        raise CheckpointError(f"diffusers folder {folder} has neither {STEM}.safetensors nor {INDEX}; fetch it again")
+def shard_files(folder: Path, names: Sequence[str]) -> list[Path]:
+    """The files of weights in a folder: the first of `names` that is there, or the shards that it lists as an index.
+
+    Raises CheckpointError for a folder without any, and for an index that is damaged or names files that are missing.
+    """
+    found = next((folder / name for name in names if (folder / name).is_file()), None)
+    if found is None:
+        raise CheckpointError(f"folder {folder} has no weights ({' or '.join(names)}); fetch it again")
+    if not found.name.endswith(".index.json"):
+        return [found]
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        shards = sorted(set(json.loads(found.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{index} is no index of shards; fetch it again") from error
-    missing = [name for name in names if not (folder / name).is_file()]
+        raise CheckpointError(f"{found} is no index of shards; fetch it again") from error
+    missing = [name for name in shards if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(f"{folder} lacks {', '.join(missing)}, which its index names; fetch it again")
-    return [folder / name for name in names]
+    return [folder / name for name in shards]
 
 
 def write_tensors(folder: Path, planned: Mapping[str, Tensor], tensors: Iterable[tuple[str, Tensor]],

@@ -24,7 +24,7 @@ class ModelLimits:
     default_size: tuple[int, int]
     side_multiple: int
     largest: tuple[int, int]
-    patch_t: int
+    patch: tuple[int, int, int]  # of latents: time, height, width
     time_factor: int
     space_factor: int
     channels: int
@@ -36,7 +36,7 @@ class ModelLimits:
 
     def pad_latents(self, frames: int) -> int:
         """Latents sampled in front and dropped before decoding, so that time divides into patches."""
-        return -self.real_latents(frames) % self.patch_t
+        return -self.real_latents(frames) % self.patch[0]
 
     def sampled_latents(self, frames: int) -> int:
         return self.real_latents(frames) + self.pad_latents(frames)
@@ -44,7 +44,7 @@ class ModelLimits:
 
 @dataclass(frozen=True)
 class VideoPlan:
-    """A video as it is delivered (frames, height, width, fps) and as it is sampled (latent sizes)."""
+    """A video as it is delivered (frames, height, width, fps) and as it is sampled (latent sizes, patches)."""
 
     frames: int
     height: int
@@ -55,6 +55,7 @@ class VideoPlan:
     pad_latents: int
     latent_height: int
     latent_width: int
+    patches: tuple[int, int, int]  # time, height, width; a token each
 
     @property
     def latent_shape(self) -> tuple[int, int, int, int]:
@@ -89,7 +90,7 @@ def model_limits(model: Mapping) -> ModelLimits:
     trained = largest if patch[0] == 1 else tuple(map(min, SIZE_WITH_TIME_PATCHES, largest))
     return ModelLimits(
         frame_counts=counts, default_frames=max(c for c in counts if c <= network["num_frames"]), default_size=trained,
-        side_multiple=space * max(patch[1:]), largest=largest, patch_t=patch[0], time_factor=time, space_factor=space,
+        side_multiple=space * max(patch[1:]), largest=largest, patch=patch, time_factor=time, space_factor=space,
         channels=network["out_channels"], size_from_image=patch[0] > 1, fixed_table=fixed)
 
 
@@ -103,10 +104,12 @@ def plan_video(limits: ModelLimits, args, size: Sequence[int] | None = None) -> 
     if args.latent_channels != limits.channels:
         raise ConfigError(f"args.latent_channels is {args.latent_channels}, but the model's latent has "
                           f"{limits.channels} channels; set it to {limits.channels}")
+    latent = limits.sampled_latents(frames), height // limits.space_factor, width // limits.space_factor
     return VideoPlan(
         frames=frames, height=height, width=width, fps=args.sampling_fps, channels=limits.channels,
-        latent_frames=limits.sampled_latents(frames), pad_latents=limits.pad_latents(frames),
-        latent_height=height // limits.space_factor, latent_width=width // limits.space_factor)
+        latent_frames=latent[0], latent_height=latent[1], latent_width=latent[2],
+        pad_latents=limits.pad_latents(frames),
+        patches=tuple(size // patch for size, patch in zip(latent, limits.patch, strict=True)))
 
 
 def choose_frames(limits: ModelLimits, num_frames: int | None, sampling_num_frames: int | None) -> int:

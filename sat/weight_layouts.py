@@ -4,7 +4,7 @@ A `Link` joins a tensor here with the tensors there that hold the same numbers, 
 diffusers' configurations are made from a preset's `model` section, with the values its own released folders have.
 """
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,25 +14,29 @@ from torch import Tensor
 
 PATCH = "mixins.patch_embed.proj.weight"
 TABLE = "mixins.pos_embed.pos_embedding"
+THEIR_TABLE = "patch_embed.pos_embedding"
 
-BLOCK = "transformer_blocks.\\1."
+BLOCK = "transformer_blocks.{i}."
 TRANSFORMER_NAMES = {
-    r"(time|ofs)_embed\.0": ("\\1_embedding.linear_1",),
-    r"(time|ofs)_embed\.2": ("\\1_embedding.linear_2",),
-    r"mixins\.patch_embed\.(proj|text_proj)": ("patch_embed.\\1",),
-    r"transformer\.layers\.(\d+)\.input_layernorm": (BLOCK + "norm1.norm",),
-    r"transformer\.layers\.(\d+)\.post_attention_layernorm": (BLOCK + "norm2.norm",),
-    r"transformer\.layers\.(\d+)\.attention\.query_key_value": tuple(f"{BLOCK}attn1.to_{x}" for x in "qkv"),
-    r"transformer\.layers\.(\d+)\.attention\.dense": (BLOCK + "attn1.to_out.0",),
-    r"transformer\.layers\.(\d+)\.mlp\.dense_h_to_4h": (BLOCK + "ff.net.0.proj",),
-    r"transformer\.layers\.(\d+)\.mlp\.dense_4h_to_h": (BLOCK + "ff.net.2",),
-    r"mixins\.adaln_layer\.adaLN_modulations\.(\d+)\.1": (BLOCK + "norm1.linear", BLOCK + "norm2.linear"),
-    r"mixins\.adaln_layer\.query_layernorm_list\.(\d+)": (BLOCK + "attn1.norm_q",),
-    r"mixins\.adaln_layer\.key_layernorm_list\.(\d+)": (BLOCK + "attn1.norm_k",),
-    r"transformer\.final_layernorm": ("norm_final",),
-    r"mixins\.final_layer\.norm_final": ("norm_out.norm",),
-    r"mixins\.final_layer\.adaLN_modulation\.1": ("norm_out.linear",),
-    r"mixins\.final_layer\.linear": ("proj_out",),
+    "time_embed.0": ("time_embedding.linear_1",),
+    "time_embed.2": ("time_embedding.linear_2",),
+    "ofs_embed.0": ("ofs_embedding.linear_1",),
+    "ofs_embed.2": ("ofs_embedding.linear_2",),
+    "mixins.patch_embed.proj": ("patch_embed.proj",),
+    "mixins.patch_embed.text_proj": ("patch_embed.text_proj",),
+    "transformer.layers.{i}.input_layernorm": (BLOCK + "norm1.norm",),
+    "transformer.layers.{i}.post_attention_layernorm": (BLOCK + "norm2.norm",),
+    "transformer.layers.{i}.attention.query_key_value": tuple(f"{BLOCK}attn1.to_{x}" for x in "qkv"),
+    "transformer.layers.{i}.attention.dense": (BLOCK + "attn1.to_out.0",),
+    "transformer.layers.{i}.mlp.dense_h_to_4h": (BLOCK + "ff.net.0.proj",),
+    "transformer.layers.{i}.mlp.dense_4h_to_h": (BLOCK + "ff.net.2",),
+    "mixins.adaln_layer.adaLN_modulations.{i}.1": (BLOCK + "norm1.linear", BLOCK + "norm2.linear"),
+    "mixins.adaln_layer.query_layernorm_list.{i}": (BLOCK + "attn1.norm_q",),
+    "mixins.adaln_layer.key_layernorm_list.{i}": (BLOCK + "attn1.norm_k",),
+    "transformer.final_layernorm": ("norm_final",),
+    "mixins.final_layer.norm_final": ("norm_out.norm",),
+    "mixins.final_layer.adaLN_modulation.1": ("norm_out.linear",),
+    "mixins.final_layer.linear": ("proj_out",),
 }
 
 
@@ -76,21 +80,40 @@ def transformer_links(names: Iterable[str], network: Mapping) -> list[Link]:
 
     Raises ConfigError for a tensor that diffusers' transformer has no place for.
     """
-    return [_transformer_link(name, network) for name in names]
+    patch_t, *patch = parse_patch_size(network["patch_size"])
+    learned = bool(_positions(network).get("learnable_pos_embed"))
+    return [_transformer_link(name, patch if patch_t == 1 else None, learned) for name in names]
 
 
-def _transformer_link(name: str, network: Mapping) -> Link:
+def is_diffusers_transformer(names: Iterable[str]) -> bool:
+    return any(name.startswith("transformer_blocks.") for name in names)
+
+
+def links_from_diffusers(theirs: Mapping[str, Tensor]) -> list[Link]:
+    """A link for each tensor here that a transformer in diffusers' layout makes, without its configuration.
+
+    What has no place here, or lacks a counterpart, keeps its name.
+    """
+    convolution = theirs["patch_embed.proj.weight"].shape[2:] if "patch_embed.proj.weight" in theirs else ()
+    names = dict.fromkeys(filter(None, map(_name_here, theirs)))
+    links = [_transformer_link(name, convolution or None, True) for name in names]
+    links = [link for link in links if all(name in theirs for name in link.theirs)]
+    used = {name for link in links for name in link.theirs}
+    return [*links, *(Link(name, (name,)) for name in theirs if name not in used)]
+
+
+def _transformer_link(name: str, convolution: Sequence[int] | None, learned: bool) -> Link:
+    """`convolution`: height and width of a patch where diffusers embeds it by one; `learned`: it has a table too."""
     if name == TABLE:
-        return Link(name, ("patch_embed.pos_embedding",) if _positions(network).get("learnable_pos_embed") else ())
+        return Link(name, (THEIR_TABLE,) if learned else ())
     stem, _, kind = name.rpartition(".")
     theirs = diffusers_names(stem)
     if theirs is None:
         raise ConfigError(f"the transformer's {name} has no place in diffusers' layout; only the structures of the "
                           "released models can be converted, LoRA merged into them first")
     theirs = tuple(f"{x}.{kind}" for x in theirs)
-    patch_t, *patch = parse_patch_size(network["patch_size"])
-    if name == PATCH and patch_t == 1:  # a convolution there
-        return Link(name, theirs, split=lambda w: (w.unflatten(1, (-1, *patch)),), merge=lambda w: w.flatten(1))
+    if name == PATCH and convolution is not None:
+        return Link(name, theirs, split=lambda w: (w.unflatten(1, (-1, *convolution)),), merge=lambda w: w.flatten(1))
     if len(theirs) == 3:
         return Link(name, theirs, split=split_qkv)
     if len(theirs) == 2:
@@ -115,11 +138,26 @@ def _vae_name(name: str, levels: int) -> str:
 
 def diffusers_names(stem: str) -> tuple[str, ...] | None:
     """What a part of the transformer (a tensor's name without `.weight`) is called there; None if it has no place."""
-    for pattern, theirs in TRANSFORMER_NAMES.items():
-        match = re.fullmatch(pattern, stem)
+    for ours, theirs in TRANSFORMER_NAMES.items():
+        match = _match(ours, stem)
         if match:
-            return tuple(match.expand(name) for name in theirs)
+            return tuple(name.format(**match.groupdict()) for name in theirs)
     return None
+
+
+def _name_here(name: str) -> str | None:
+    """The tensor here that one in diffusers' layout is a part of; None if there is none."""
+    if name == THEIR_TABLE:
+        return TABLE
+    stem, _, kind = name.rpartition(".")
+    for ours, theirs in TRANSFORMER_NAMES.items():
+        for match in filter(None, (_match(part, stem) for part in theirs)):
+            return f"{ours.format(**match.groupdict())}.{kind}"
+    return None
+
+
+def _match(template: str, stem: str) -> re.Match | None:
+    return re.fullmatch(re.escape(template).replace(re.escape("{i}"), r"(?P<i>\d+)"), stem)
 
 
 def to_diffusers(links: Iterable[Link], state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

@@ -1,4 +1,6 @@
 """Fixtures that several test files share."""
+import os
+
 import pytest
 
 
@@ -10,3 +12,19 @@ def small_model(tmp_path_factory):
     write_model(root)
     write_model(root, image=True)
     return root
+
+
+@pytest.fixture(scope="session")
+def peak_memory():
+    """See tests/peak_memory.py."""
+    from tests.peak_memory import COUNTER, Worker
+    if not os.access(COUNTER, os.W_OK):
+        pytest.skip("the kernel's account of memory cannot be read here")
+    worker = Worker()
+    yield worker
+    worker.close()
+
+
+@pytest.fixture
+def diffusers():
+    return pytest.importorskip("diffusers", reason="diffusers is missing: pip install -r requirements-test.txt")

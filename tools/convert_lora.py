@@ -6,7 +6,7 @@
 
 The source may be in either layout, or a checkpoint of a whole model with LoRA; the target is a folder. diffusers reads
 its own with `CogVideoXPipeline.load_lora_weights(folder)`. Merging takes the model's weights from the configuration's
-args.load (or --load) and holds a third of them in memory; `args.load` takes the result.
+args.load (or --load, in any form that `args.load` takes); `args.load` takes the result.
 """
 import argparse
 import sys
@@ -18,13 +18,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sat"))
 
 import torch  # noqa: E402
 from arguments import get_args  # noqa: E402
-from checkpoint import NETWORK_PREFIX, check_shapes, network_state, save_checkpoint  # noqa: E402
+from checkpoint import NETWORK_PREFIX, check_shapes, save_checkpoint  # noqa: E402
 from console import run  # noqa: E402
 from errors import CheckpointError, ConfigError  # noqa: E402
 from lora import check_fits, checkpoint_of, merge, read_lora  # noqa: E402
 from lora_peft import write_peft  # noqa: E402
 from lora_weights import Lora, without_lora  # noqa: E402
 from sgm.util import instantiate_from_config  # noqa: E402
+from weights import transformer_weights  # noqa: E402
 
 LAYOUTS = ("diffusers", "sat", "merged")
 
@@ -33,7 +34,7 @@ def merged_state(lora: Lora, weights: str | None) -> dict[str, torch.Tensor]:
     """The weights of a LoRA's model with it inside. Raises CheckpointError."""
     if weights is None:
         raise CheckpointError("merging needs the model's weights: args.load of the configuration, or --load")
-    state = without_lora(network_state(weights))
+    state = without_lora(transformer_weights(weights).read())
     check_shapes(lora.base, state, weights)
     merge(lora, state)
     return state

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sat"))
 
 import torch  # noqa: E402
 from arguments import get_args  # noqa: E402
-from checkpoint import NETWORK_PREFIX, check_shapes, network_state, read_state_dict, save_checkpoint  # noqa: E402
+from checkpoint import NETWORK_PREFIX, check_shapes, read_state_dict, save_checkpoint  # noqa: E402
 from console import run  # noqa: E402
 from errors import ConfigError  # noqa: E402
 from files import whole_file  # noqa: E402
@@ -38,6 +38,7 @@ from weight_layouts import (  # noqa: E402
     vae_config,
     vae_links,
 )
+from weights import transformer_weights  # noqa: E402
 
 PARTS = ("transformer", "vae")
 VAE_FILE = "3d-vae.pt"
@@ -65,7 +66,8 @@ def parts_of(model: Mapping) -> dict[str, Part]:
     levels = len(first_stage["decoder_config"]["params"].get("ch_mult", (1, 2, 2, 4)))
     return {
         "transformer": Part(
-            transformer, transformer_links(transformer, network), transformer_config(network), network_state,
+            transformer, transformer_links(transformer, network), transformer_config(network),
+            lambda folder: transformer_weights(folder).read(),
             lambda folder, state: save_checkpoint(
                 folder, "release", {"module": {NETWORK_PREFIX + k: v for k, v in state.items()}})),
         "vae": Part(vae, vae_links(vae, levels), vae_config(model), _read_vae, _write_vae)}

@@ -1,13 +1,29 @@
 """Text encoders. An embedder turns one entry of a batch into a conditioning tensor, keyed later by its rank."""
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from checkpoint import check_shapes
 from errors import ConfigError
+from pipeline_folder import is_pipeline
+from safetensors_files import shard_files
 from torch import Tensor, nn
+from weights import SHARED, materialize, text_encoder_weights
 
 WEIGHT_FILES = (
     "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+ENCODER, TOKENIZER = "text_encoder", "tokenizer"  # in a diffusers folder
+DECODER = ("decoder.", "lm_head.")  # of a whole T5, of which only the encoder is wanted
+
+
+@dataclass(frozen=True)
+class T5Folder:
+    """Where a text encoder's parts lie: config.json beside its weights, and the tokenizer's spiece.model."""
+
+    encoder: Path
+    tokenizer: Path
 
 
 class AbstractEmbModel(nn.Module):
@@ -24,9 +40,10 @@ class AbstractEmbModel(nn.Module):
 class FrozenT5Embedder(AbstractEmbModel):
     """The encoder of T5 v1.1 (arXiv 1910.10683): prompts to (B, max_length, width), padding attended like text.
 
-    `model_dir` is a Hugging Face folder (`config.json`, `spiece.model`, safetensors); nothing is downloaded. With
-    `cache_dir` a hub name is looked up in that hub cache. `device` is where the weights are put at first; tokens
-    always follow them. Raises ConfigError for a folder that is missing or incomplete.
+    `model_dir` is a Hugging Face folder (`config.json`, `spiece.model`, safetensors), or a diffusers folder with
+    `text_encoder/` and `tokenizer/` inside; nothing is downloaded. With `cache_dir` a hub name is looked up in that hub
+    cache. `device` is where the weights are put at first, in the type they are stored in; tokens always follow them.
+    Raises ConfigError or CheckpointError for a folder that is missing or incomplete.
     """
 
     def __init__(self, model_dir: str | None = None, device: str = "cpu", max_length: int = 77,
@@ -34,13 +51,13 @@ class FrozenT5Embedder(AbstractEmbModel):
         super().__init__()
         folder = check_t5_folder(model_dir, cache_dir)
         # transformers takes seconds to import, and a folder that is missing should not cost them.
-        from transformers import T5EncoderModel, T5Tokenizer
+        from transformers import T5Tokenizer
         try:
-            self.tokenizer = T5Tokenizer.from_pretrained(folder)
-            self.transformer = T5EncoderModel.from_pretrained(folder).to(device)
+            self.tokenizer = T5Tokenizer.from_pretrained(folder.tokenizer)
         except (OSError, ValueError, RuntimeError) as error:
-            raise ConfigError(f"T5 folder {folder} cannot be read ({' '.join(str(error).split())[:200]}); "
+            raise ConfigError(f"T5 folder {folder.tokenizer} cannot be read ({' '.join(str(error).split())[:200]}); "
                               "fetch it again") from error
+        self.transformer = load_t5(folder.encoder, device)
         self.max_length = max_length
         if freeze:
             self.freeze()
@@ -56,8 +73,22 @@ class FrozenT5Embedder(AbstractEmbModel):
         return self.transformer(input_ids=tokens.to(weight.device)).last_hidden_state
 
 
-def check_t5_folder(model_dir: str | None, cache_dir: str | None = None) -> Path:
-    """The folder of a text encoder, its files looked for but not read. Raises ConfigError for what is missing."""
+def load_t5(folder: Path, device: torch.device | str) -> nn.Module:
+    """The encoder of a Hugging Face folder, in the type that its weights are stored in. Raises CheckpointError."""
+    from transformers import T5Config, T5EncoderModel
+    with torch.device("meta"):
+        encoder = T5EncoderModel(T5Config.from_pretrained(folder)).eval()
+    weights = text_encoder_weights(folder, shard_files(folder, WEIGHT_FILES), ignore=DECODER)
+    check_shapes(encoder.state_dict(), weights.shapes, weights.source)
+    materialize(encoder, next(w.dtype for w in weights.shapes.values() if w.is_floating_point()), device)
+    encoder.tie_weights()
+    weights.copy_into(encoder)
+    return encoder
+
+
+def check_t5_folder(model_dir: str | None, cache_dir: str | None = None) -> T5Folder:
+    """The folders of a text encoder, their files looked for but not read. Raises ConfigError or CheckpointError for
+    what is missing."""
     if model_dir is None:
         raise ConfigError("the text encoder's model_dir is missing; set it to a T5 folder")
     folder = Path(model_dir)
@@ -66,20 +97,27 @@ def check_t5_folder(model_dir: str | None, cache_dir: str | None = None) -> Path
     if not folder.is_dir():
         raise ConfigError(f"T5 folder {model_dir} does not exist: put config.json, spiece.model and the weights there, "
                           "or set model_dir of the text encoder to where they are")
-    for name in ("config.json", "spiece.model"):
-        if not (folder / name).is_file():
-            raise ConfigError(f"T5 folder {folder} has no {name}: copy the whole folder of the text encoder")
-    if not any((folder / name).is_file() for name in WEIGHT_FILES):
-        raise ConfigError(f"T5 folder {folder} has no weights ({WEIGHT_FILES[0]} or {WEIGHT_FILES[1]} with its shards)")
-    return folder
+    in_parts = is_pipeline(folder) or (folder / ENCODER).is_dir()
+    found = T5Folder(folder / ENCODER, folder / TOKENIZER) if in_parts else T5Folder(folder, folder)
+    for path in (found.encoder / "config.json", found.tokenizer / "spiece.model"):
+        if not path.is_file():
+            raise ConfigError(f"T5 folder {path.parent} has no {path.name}: copy the whole folder of the text encoder")
+    shard_files(found.encoder, WEIGHT_FILES)
+    return found
 
 
-def t5_width(folder: Path) -> int:
+def t5_width(folder: T5Folder) -> int:
     """Numbers per token of the encoder in a folder, from its config.json."""
     try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8"))["d_model"]
+        return json.loads((folder.encoder / "config.json").read_text(encoding="utf-8"))["d_model"]
     except (ValueError, KeyError) as error:
-        raise ConfigError(f"{folder}/config.json is no T5 configuration; fetch the folder again") from error
+        raise ConfigError(f"{folder.encoder}/config.json is no T5 configuration; fetch the folder again") from error
+
+
+def t5_parameters(folder: T5Folder) -> int:
+    """How many numbers the encoder in a folder has, told without reading them."""
+    weights = text_encoder_weights(folder.encoder, shard_files(folder.encoder, WEIGHT_FILES), ignore=DECODER)
+    return sum(shape.numel() for name, shape in weights.shapes.items() if name != SHARED[1])
 
 
 def _in_hub_cache(name: str, cache_dir: str) -> Path:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 from arguments import Arguments, resolve_dtype
-from checkpoint import read_state_dict
 from diffusion_video import build_codec
+from latent_codec import first_stage_weights
 from omegaconf import OmegaConf
 from sgm.conditioner import GeneralConditioner
+from sgm.encoders import T5Folder, check_t5_folder
 from sgm.util import instantiate_from_config
 from torch import Tensor, nn
 
@@ -41,9 +42,9 @@ class Encoders:
 
     def describe_vae(self) -> dict:
         """What decides the latents of a clip, as plain values."""
-        args, path = self.args, (self.model["first_stage_config"].get("params") or {}).get("ckpt_path")
-        weights = self.vae.encoder.state_dict() if path is None else {
-            name.removeprefix("encoder."): value for name, value in read_state_dict(path).items()
+        args, stored = self.args, first_stage_weights(self.model["first_stage_config"])
+        weights = self.vae.encoder.state_dict() if stored is None else {
+            name.removeprefix("encoder."): value for name, value in stored.read().items()
             if name.startswith("encoder.")}
         description = {"encoder": self._digest(weights)} | self._precision()
         if args.vae_tiling:
@@ -64,7 +65,7 @@ class Encoders:
         params.pop("cache_dir", None)
         described = {"text encoder's parameters": json.dumps(params, sort_keys=True)} | self._precision()
         return described if folder is None or not Path(folder).is_dir() else (
-            {"text encoder": _files_digest(Path(folder))} | described)
+            {"text encoder": _files_digest(check_t5_folder(folder))} | described)
 
     def without(self) -> Arguments:
         """The configuration of an engine that has neither: clips come as latents, captions are looked up."""
@@ -86,10 +87,11 @@ class Encoders:
         return digest.hexdigest()
 
 
-def _files_digest(folder: Path) -> str:
+def _files_digest(found: T5Folder) -> str:
     """Of the names, sizes and ends of the files that an encoder is read from."""
     digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
+    folders = dict.fromkeys((found.encoder, found.tokenizer))  # often the same
+    for file in (file for folder in folders for file in sorted(folder.iterdir())):
         if file.is_file() and file.suffix in (".json", ".model", ".safetensors", ".bin"):
             size = file.stat().st_size
             digest.update(f"{file.name}\0{size}\n".encode())

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from arguments import Arguments
-from checkpoint import load_module, load_network, network_state
+from checkpoint import load_module, load_network
 from config_files import MODEL_PATHS
 from errors import CheckpointError, ConfigError
 from lora import header_of, lora_of, trains_lora_alone
+from weights import transformer_weights
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ def load_initial(network: nn.Module, path: str, grow_input: bool, partly: bool =
     if not grow_input and not partly:
         load_network(network, path)
         return
-    state, own = network_state(path), network.state_dict()
+    state, own = transformer_weights(path).read(), network.state_dict()
     if grow_input:
         _grow(state, own[PATCH_EMBEDDING], path)
     if partly:

@@ -2,13 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 
 import torch
+from checkpoint import check_shapes
 from sgm.util import instantiate_from_config
 from torch import Tensor, nn
 from vae_modules.context_parallel import decode_together
 from vae_modules.layers import Past
 from vae_modules.tiling import Tiling, by_tiles
+from weights import Weights, autoencoder_weights, materialize
 
 
 def encode_schedule(frames: int) -> list[int]:
@@ -46,18 +49,27 @@ class VideoAutoencodingEngine(nn.Module):
         self.tiling: Tiling | None = None
         self.encode_in_chunks = False
         self.cp_size = cp_size
-        self.encoder = instantiate_from_config(encoder_config)
-        self.decoder = instantiate_from_config(decoder_config)
-        self.regularization = instantiate_from_config(regularizer_config)
-        self.loss = instantiate_from_config(loss_config or {"target": "torch.nn.Identity"})
+        device = torch.get_default_device()
+        with torch.device("meta") if ckpt_path is not None else nullcontext():  # no numbers that will be replaced
+            self.encoder = instantiate_from_config(encoder_config)
+            self.decoder = instantiate_from_config(decoder_config)
+            self.regularization = instantiate_from_config(regularizer_config)
+            self.loss = instantiate_from_config(loss_config or {"target": "torch.nn.Identity"})
         if ckpt_path is not None:
-            self.load_weights(ckpt_path, ignore_keys)
+            weights = self.check_weights(ckpt_path, ignore_keys)
+            materialize(self, torch.float32, device)
+            weights.copy_into(self)
 
-    def load_weights(self, path: str, ignore_keys: Iterable[str] = ()) -> None:
-        """Load `{"state_dict": ...}` (or a bare state dict); keys that start with one of `ignore_keys` are left out."""
-        from checkpoint import load_module, read_state_dict
-        state = {k: v for k, v in read_state_dict(path).items() if not k.startswith(tuple(ignore_keys) or ("\0",))}
-        load_module(self, state, path)
+    def check_weights(self, path: str, ignore_keys: Iterable[str] = ()) -> Weights:
+        """The weights of a path, compared with this model's but not read: a checkpoint (`{"state_dict": ...}` or bare),
+        diffusers' vae/ or a folder that holds it.
+
+        Names that start with one of `ignore_keys` do not count. Raises CheckpointError.
+        """
+        own = self.state_dict()
+        weights = autoencoder_weights(path, own, len(self.decoder.up), ignore_keys)
+        check_shapes(own, weights.shapes, weights.source)
+        return weights
 
     def encode(self, x: Tensor, unregularized: bool = False, generator: torch.Generator | None = None,
                sample_posterior: bool = True) -> Tensor:

@@ -1,7 +1,7 @@
 """Text conditioning: unconditional zeros, dropout in training only, frozen encoders, missing folders."""
 import pytest
 import torch
-from errors import ConfigError
+from errors import ConfigError, UserError
 from sgm.conditioner import GeneralConditioner
 from sgm.encoders import AbstractEmbModel, FrozenT5Embedder
 from sgm.util import allow_targets
@@ -49,7 +49,7 @@ def test_missing_files_are_named(small_model, tmp_path, missing):
     for path in (small_model / "t5").iterdir():
         if missing and path.name != missing:
             (tmp_path / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(ConfigError, match=missing or "no config.json"):
+    with pytest.raises(UserError, match=missing or "no config.json"):
         FrozenT5Embedder(str(tmp_path))
     with pytest.raises(ConfigError, match="does not exist"):
         FrozenT5Embedder(str(tmp_path / "nowhere"))

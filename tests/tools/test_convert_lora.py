@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from tools import convert_lora, convert_weights
 
 from tests.dit_models import build, inputs
-from tests.tools.test_convert_weights import STRUCTURES, rotary, write_config, write_transformer
+from tests.released_structures import STRUCTURES, rotary
+from tests.tools.test_convert_weights import write_config, write_transformer
 
 RANK, ALPHA = 3, 12
 

@@ -1,0 +1,75 @@
+"""The most memory that code takes, measured in a process of its own.
+
+There freed memory goes back to the system at once and pages are small, whatever the machine's settings; each job runs
+twice, so that imports and caches are there before the run that counts.
+"""
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+COUNTER = Path("/proc/self/clear_refs")
+RESET_PEAK, THP_DISABLE = "5", 41
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+
+
+class Worker:
+    """A process that runs `JOBS`, one after the other."""
+
+    def __init__(self):
+        self.process = subprocess.Popen(
+            [sys.executable, __file__], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**MALLOC, "PYTHONPATH": f"{ROOT / 'sat'}:{ROOT}", "OMP_NUM_THREADS": "1"})
+
+    def __call__(self, job, *words):
+        """Bytes in memory at the most while a job runs, beside what was there before."""
+        self.process.stdin.write(json.dumps([job, *map(str, words)]) + "\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def load(config, path):
+    import torch
+    from checkpoint import build_network
+    from omegaconf import OmegaConf
+    build_network(OmegaConf.load(config), path, torch.bfloat16, torch.device("cpu"))
+
+
+def sample(folder, *words):
+    import sample_video
+    shutil.rmtree(folder, ignore_errors=True)
+    assert sample_video.main([*words, "--output-dir", folder]) == 0
+
+
+JOBS = {"load": load, "sample": sample}
+
+
+def memory(key):
+    return 1024 * next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key))
+
+
+def peak_of(job, *words):
+    import gc
+    JOBS[job](*words)
+    gc.collect()
+    before = memory("VmRSS:")
+    COUNTER.write_text(RESET_PEAK)
+    JOBS[job](*words)
+    return memory("VmHWM:") - before
+
+
+if __name__ == "__main__":
+    import ctypes
+    ctypes.CDLL(None).prctl(THP_DISABLE, 1, 0, 0, 0)
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a job says does not get between the answers
+    for line in sys.stdin:
+        answers.write(f"{peak_of(*json.loads(line))}\n")
+        answers.flush()

@@ -1,0 +1,72 @@
+"""What `--plan` says, and that it needs no weights."""
+import logging
+from dataclasses import replace
+
+import pytest
+import run_plan
+import torch
+from arguments import get_args
+from diffusion_video import ModelConfig
+from files import REPOSITORY
+from memory_plan import estimate
+from run_plan import network_calls, plan_lines, product_rate
+from sample_video import main
+from video_plan import model_limits, plan_video
+
+CONFIGS = REPOSITORY / "configs"
+
+
+def args_of(name, *words):
+    return get_args(["--base", str(CONFIGS / f"{name}.yaml"), "--device", "cpu", *words])
+
+
+def test_small_model(caplog):
+    caplog.set_level(logging.INFO)
+    assert main(["--base", str(CONFIGS / "tiny_t2v.yaml"), "--plan", "--device", "cpu"]) == 0
+    said = "\n".join(caplog.messages) + "\n"
+    for part in ("video: 17 frames (asked: 5 latent frames) of 64 x 64 at 8 fps",
+                 "latents: 5 frames of 8 x 8, 16 channels\n", "tokens: 16 of text and 80 of video (5 x 4 x 4 patches)\n",
+                 "work: 50 steps of EulerEDMSampler, 50 passes through the transformer, of at most 2 videos",
+                 "weights: text encoder ", "memory: ", "time: about "):
+        assert part in said
+    assert "will not fit" not in said and "model load" not in said
+
+
+def test_padding_crop_and_images_of_a_long_video_of_a_released_model_without_its_files(caplog):
+    caplog.set_level(logging.INFO)
+    words = ["--base", str(CONFIGS / "cogvideox1.5_5b_i2v.yaml"), "--plan", "--device", "cpu", "--num-frames", "161"]
+    assert main(words) == 0
+    said = dict(line.split(": ", 1) for line in caplog.messages if ": " in line)
+    assert said["video"] == "161 frames of 768 x 1360 at 16 fps"
+    assert said["latents"] == "42 frames of 96 x 170, 16 channels, the first 1 padding that is dropped before decoding"
+    assert said["tokens"] == "224 of text and 85680 of video (21 x 48 x 85 patches, of positions for 21 x 150 x 150)"
+    assert said["images"] == "short side to 768, the video takes their shape"
+
+
+def test_what_does_not_fit_is_told_with_what_would(monkeypatch):
+    args = replace(args_of("tiny_t2v"), device=torch.device("meta"))
+    model = ModelConfig.read(args.model_config)
+    _, peak = estimate(args, model, plan_video(model_limits(args.model_config), args), rows=2).peak
+    monkeypatch.setattr(run_plan, "product_rate", lambda device, dtype: 1e12)
+    for share, says in ((0.8, "with args.bf16=true it needs "), (0.01, "make the video shorter"), (2, None)):
+        monkeypatch.setattr(run_plan, "free_memory", lambda device, room=share * peak: room)
+        found = [line for line in plan_lines(args, model) if "will not fit" in line]
+        assert (says is None and not found) or says in found[0]
+
+
+@pytest.mark.parametrize("words, expected", [
+    ((), [2] * 49 + [1]), (("--batch-size", "3"), [6] * 49 + [3]), (("--strength", "0.5"), [2] * 24 + [1]),
+    (("--invert",), [1] * 100), (("--no-dynamic-cfg",), [2] * 50),
+    (("--guidance-scale", "1", "--no-dynamic-cfg"), [1] * 50)])
+def test_passes_are_those_of_the_sampler(words, expected):
+    args = args_of("tiny_t2v", *words)
+    assert network_calls(args, ModelConfig.read(args.model_config)) == expected
+
+
+def test_product_rate_is_quick():
+    assert product_rate(torch.device("cpu"), torch.float32, seconds=0.01) > 1e7
+
+
+def test_mistakes_get_one_line(capfd):
+    assert main(["--base", str(CONFIGS / "tiny_t2v.yaml"), "--plan", "--num-frames", "18"]) == 2
+    assert "the nearest is 17" in capfd.readouterr().err
