@@ -65,15 +65,13 @@ def test_levels_of_other_spacings_are_entries_of_the_whole_table():
     ("linear", {"beta_schedule": "linear"}), ("cosine", {"beta_schedule": "squaredcos_cap_v2"}),
     ("scaled_linear", {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}),
 ])
-def test_vp_tables_are_those_of_diffusers(ours, theirs):
-    from diffusers import DDPMScheduler
-    expected = DDPMScheduler(**theirs).alphas_cumprod.sqrt().numpy()[::-1]
+def test_vp_tables_are_those_of_diffusers(diffusers, ours, theirs):
+    expected = diffusers.DDPMScheduler(**theirs).alphas_cumprod.sqrt().numpy()[::-1]
     np.testing.assert_allclose(built("VPDiscretization", beta_schedule=ours).levels(1000), expected, rtol=2e-4)
 
 
-def test_rectified_flow_is_that_of_diffusers():
-    from diffusers import FlowMatchEulerDiscreteScheduler
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+def test_rectified_flow_is_that_of_diffusers(diffusers):
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
     scheduler.set_timesteps(sigmas=np.linspace(1, 1 / 12, 12).tolist())
     ours = built("RectifiedFlowDiscretization", shift=3.0).schedule(12)
     np.testing.assert_allclose(ours.sigma.numpy(), scheduler.sigmas.numpy(), rtol=1e-6)

@@ -69,9 +69,8 @@ class Given:
 
 
 @pytest.mark.parametrize("order", [2, 3])
-def test_unipc_is_that_of_diffusers(order):
-    from diffusers import UniPCMultistepScheduler
-    scheduler = UniPCMultistepScheduler(solver_order=order, solver_type="bh2", prediction_type="sample",
+def test_unipc_is_that_of_diffusers(diffusers, order):
+    scheduler = diffusers.UniPCMultistepScheduler(solver_order=order, solver_type="bh2", prediction_type="sample",
                                         lower_order_final=False, final_sigmas_type="zero")
     scheduler.set_timesteps(12)
     scheduler.sigmas = torch.linspace(2.5, -3.0, 13, dtype=torch.float64).exp()
