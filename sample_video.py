@@ -143,8 +143,8 @@ def plan_requests(args: Arguments) -> Iterable[list[Job]]:
     tiling_of(args)  # asked for here, so that a mistake is answered before weights are read
     typed = args.input_type == "cli"
     if typed and console.processes() > 1:
-        raise ConfigError("args.input_type is cli, but several processes cannot share a keyboard; give the prompts in a "
-                          "file, args.input_type=txt")
+        raise ConfigError("args.input_type is cli, but several processes cannot share a keyboard; give the prompts in "
+                          "a file, args.input_type=txt")
     source = "clip" if starts_from_clips(args) else "image" if model.noised_image_input else None
     prompts = ask_prompts(source) if typed else read_prompts(args.input_file, source)
     check_writable(args.output_dir)

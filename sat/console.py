@@ -17,7 +17,8 @@ NOISY = ("DeepSpeed", "transformers", "httpx", "urllib3", "PIL", "imageio", "ima
 def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
     """The exit code of `main(argv)`: 0, 2 with one `error:` line for a mistake of the user, 130 when interrupted."""
     _quiet_libraries()
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO if first_process() else logging.WARNING, format="%(message)s")
+    level = logging.INFO if first_process() else logging.WARNING
+    logging.basicConfig(stream=sys.stderr, level=level, format="%(message)s")
     try:
         main(argv)
     except UserError as error:

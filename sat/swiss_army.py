@@ -47,8 +47,8 @@ def _defer(package: str) -> None:
 
 
 try:
-    for package in ("sat", "sat.model"):
-        _defer(package)
+    _defer("sat")
+    _defer("sat.model")
     import sat.mpu as mpu
     import sat.mpu.initialize as process_groups
     from sat.model.base_model import BaseMixin, BaseModel

@@ -53,7 +53,8 @@ def decode_together(decoder: nn.Module, chunks: Sequence[Tensor], processes: int
     """
     group, ranks = parallel.context_group()
     if len(ranks) != processes:
-        raise ConfigError(f"cp_size is {processes}, but {len(ranks)} process(es) share a video; start as many with torchrun")
+        raise ConfigError(f"cp_size is {processes}, but {len(ranks)} process(es) share a video; start as many with "
+                          "torchrun")
     place, left = ranks.index(dist.get_rank()), {}
     for start in range(0, len(chunks), processes):
         now = chunks[start:start + processes]
