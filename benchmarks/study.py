@@ -18,8 +18,9 @@ from errors import ConfigError
 from sgm.util import allow_targets
 
 from benchmarks.studies.cells import solve_all
-from benchmarks.studies.curves import plots_of
+from benchmarks.studies.comparisons import check_comparisons
 from benchmarks.studies.grid import read_study
+from benchmarks.studies.plots import plots_of
 from benchmarks.studies.problems import problem_of
 from benchmarks.studies.report import write_report
 from benchmarks.studies.results import Results
@@ -38,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     allow_targets(*options.allow_targets)
     study = read_study(options.study)
     problem = problem_of(study)
-    plots_of(study, problem.measures)  # a mistake there is told before hours of work
+    plots_of(study, problem.measures)  # a mistake here is told before hours of work
+    check_comparisons(study, problem)
     folder = options.out or Path("runs/studies") / study.name
     results = Results(folder, study, problem.measures)
     left = [cell for cell in study.cells() if cell not in results.rows][:options.most]
@@ -46,8 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for cell, measured in solve_all(study, left, options.processes, options.allow_targets):
             results.add(cell, measured)
             bar.update()
-    videos = getattr(problem, "folder", None)
-    report = write_report(study, results, folder, None if videos is None else Path(videos))
+    report = write_report(study, problem, results, folder)
     sys.stdout.write(f"{len(results.rows)} of {len(study.cells())} cells: {report}\n")
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from errors import ConfigError
 
-from benchmarks.studies.grid import Study, check_keys
+from benchmarks.studies.grid import Study
 from benchmarks.studies.results import Row
 
 COLUMNS = ("sampler", "schedule", "guidance", "steps")
@@ -17,7 +17,8 @@ LIMIT = 1e-12  # errors below it are float64's, not the solver's
 @dataclass(frozen=True)
 class Plot:
     """A plot as the study's file has it: `y` over `x`, a line for each value of `lines`, a panel for each of `panels`,
-    of the results `where` each column named has one of the values given. `floor` is a column drawn dashed."""
+    of the results `where` each column named has one of the values given. `floor` is a column drawn dashed, `interval`
+    the columns of an interval; without it that of the mean over seeds is drawn."""
 
     name: str
     x: str
@@ -27,38 +28,37 @@ class Plot:
     panels: str | None = None
     where: Mapping[str, Sequence] = None
     floor: str | None = None
+    interval: Sequence[str] = ()
     linear: bool = False
 
-
-def plots_of(study: Study, measures: Sequence[str]) -> list[Plot]:
-    """Raises ConfigError for a key, a column or a value that the results will not have."""
-    plots = []
-    for i, given in enumerate(study.plots):
-        where = f"study {study.name}: plots[{i}]"
-        check_keys(given, list(Plot.__dataclass_fields__), where)
-        for key in ("name", "x", "y"):
-            if key not in given:
-                raise ConfigError(f"{where}.{key} is missing")
-        plot = Plot(**given)
-        for column in filter(None, (plot.x, plot.y, plot.lines, plot.panels, plot.floor, *(plot.where or {}))):
+    def check(self, study: Study, measures: Sequence[str], where: str) -> None:
+        """Raises ConfigError for a column that the results will not have."""
+        for column in filter(None, (self.x, self.y, self.lines, self.panels, self.floor, *self.interval,
+                                    *(self.where or {}))):
             if column not in (*COLUMNS, *measures):
                 raise ConfigError(f"{where}: {column} is no column of the results; they are "
                                   f"{', '.join((*COLUMNS, *measures))}")
-        plots.append(plot)
-    return plots
+        if len(self.interval) not in (0, 2):
+            raise ConfigError(f"{where}.interval names {len(self.interval)} columns; it takes two, low and high")
 
 
 def chosen_rows(rows: Sequence[Row], plot: Plot) -> list[Row]:
     return [row for row in rows if all(row[key] in values for key, values in (plot.where or {}).items())]
 
 
-def curve(rows: Sequence[Row], x: str, y: str) -> list[tuple]:
-    """(x, mean of y, half of its 95 % interval over seeds) by rising x, or in the order of names."""
+def curve(rows: Sequence[Row], x: str, y: str, interval: Sequence[str] = ()) -> list[tuple]:
+    """(x, mean of y, down and up from there to the ends of its 95 % interval) by rising x, or in the order of names."""
     groups = defaultdict(list)
     for row in rows:
-        groups[row[x]].append(row[y])
+        groups[row[x]].append(row)
     places = list(groups) if any(isinstance(place, str) for place in groups) else sorted(groups)
-    return [(place, *mean_and_interval(groups[place])) for place in places]
+    points = []
+    for place in places:
+        mean, half = mean_and_interval([row[y] for row in groups[place]])
+        low, high = (np.mean([row[name] for row in groups[place]]) for name in interval) if interval else (
+            mean - half, mean + half)
+        points.append((place, mean, mean - low, high - mean))
+    return points
 
 
 def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:

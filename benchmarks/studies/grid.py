@@ -44,6 +44,7 @@ class Study:
     grids: Sequence[Mapping]
     guidances: Mapping[str, Mapping | None] = field(default_factory=NO_GUIDANCE.copy)
     plots: Sequence[Mapping] = ()
+    comparisons: Sequence[Mapping] = ()  # of videos, pair by pair
     slopes: bool = False  # fit log error over log steps, beside the declared orders
 
     def cells(self) -> list[Cell]:

@@ -35,7 +35,7 @@ class Results:
             table = csv.DictWriter(file, (*KEYS, *self.measures), lineterminator="\n")
             table.writeheader()
             for row in sorted(self.rows.items(), key=lambda item: self._order[item[0]]):
-                table.writerow({key: _short(value) for key, value in row[1].items()})
+                table.writerow({key: short(value) for key, value in row[1].items()})
 
     def _keep(self, path: Path, measured: Mapping) -> None:
         if path.is_file():
@@ -75,7 +75,7 @@ def first_change(old, new, where: str = "") -> str | None:
     return None if old == new else f"{where} was {old}, is {new}"
 
 
-def _short(value):
+def short(value):
     return f"{value:.6g}" if isinstance(value, float) else value
 
 

@@ -3,10 +3,13 @@ import csv
 import re
 
 import pytest
+import torch
 import yaml
 from console import run
 
+from benchmarks.studies.pictures import POINTS, path_of
 from benchmarks.study import main
+from sgm.sampling import HeunEDMSampler, RungeKutta3Sampler
 
 TWO_CELLS = {
     "question": "Is Euler's method of first order?",
@@ -69,6 +72,22 @@ def test_a_changed_study_is_refused_with_what_changed_and_changed_plots_are_not(
     assert study({**TWO_CELLS, "plots": []}) == 0
 
 
+def test_pictures_of_the_parts_need_no_results(study, tmp_path):
+    pictures = [{"name": "paths", "kind": "trajectories", "schedule": "ramp", "steps": 4},
+                {"name": "scales", "kind": "scales", "schedule": "ramp", "steps": 4}]
+    assert study({**FINITE, "plots": pictures}, "--most", "0") == 0
+    assert all((tmp_path / f"out/small_{one['name']}.png").is_file() for one in pictures)
+
+
+def test_paths_end_at_the_data_and_those_of_many_steps_follow_the_flow():
+    ramp = {"target": "sgm.discretizer.EDMDiscretization"}
+    _, exact = path_of(RungeKutta3Sampler(discretization_config=ramp, num_steps=300))
+    times, found = path_of(HeunEDMSampler(discretization_config=ramp, num_steps=80))
+    assert times[0] > 0.98 and times[-1] == 0
+    assert float((found[-1][:, None] - torch.tensor(POINTS)).abs().min(dim=1).values.max()) < 1e-3
+    assert float((found[-1] - exact[-1]).abs().max()) < 1e-3
+
+
 def test_finite_data_counts_the_passes_of_guidance(study, tmp_path):
     assert study(FINITE) == 0
     for row in rows(tmp_path / "out/results.csv"):
@@ -82,6 +101,14 @@ def test_finite_data_counts_the_passes_of_guidance(study, tmp_path):
     ({"grids": [{"steps": [4], "samplers": ["Heun"]}]}, "the study has no Heun"),
     ({"samplers": {"Euler": {"target": "sgm.sampling.NoSampler"}}}, "NoSampler"),
     ({"plots": [{"name": "a", "x": "steps", "y": "beauty"}]}, "beauty is no column"),
+    ({"plots": [{"name": "a", "x": "steps"}]}, "plots[0].y is missing"),
+    ({"plots": [{"name": "a", "kind": "pie"}]}, "plots[0].kind pie is none of"),
+    ({"plots": [{"name": "a", "kind": "trajectories", "schedule": "ramp", "steps": 4, "samplers": ["Heun"]}]},
+     "plots[0].samplers: the study has no Heun"),
+    ({"plots": [{"name": "a", "x": "steps", "y": "error", "interval": ["error"]}]}, "takes two, low and high"),
+    ({"comparisons": [{"name": "a", "against": {"steps": 3}}]}, "no cell of the study has another one"),
+    ({"comparisons": [{"name": "a", "against": {"steps": 64}}]}, "problem.kind gaussian has none"),
+    ({"problem": {"kind": "small_model", "repeats": 1}}, "problem.repeats is 1"),
     ({"question": None}, "question is missing"),
 ])
 def test_mistakes_are_one_line(study, capsys, change, says):

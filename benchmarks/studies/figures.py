@@ -1,0 +1,39 @@
+"""Figures of some panels with one legend beside them, written as PNG."""
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt  # noqa: E402
+from files import whole_file  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+
+DPI = 90
+
+
+def panels(titles: Sequence[str], columns: int = 3, size: tuple[float, float] = (4.2, 3.9)) -> list[Axes]:
+    """Axes of a new figure, in lines, that share their y axis."""
+    columns = min(len(titles), columns)
+    lines = math.ceil(len(titles) / columns)
+    _, grid = plt.subplots(lines, columns, figsize=(1.5 + size[0] * columns, size[1] * lines), squeeze=False,
+                           sharey=True)
+    for axes in grid.flat[len(titles):]:
+        axes.set_visible(False)
+    for axes, title in zip(grid.flat, titles, strict=False):
+        axes.set_title(title, fontsize=10)
+        axes.grid(alpha=0.3)
+    return list(grid.flat[:len(titles)])
+
+
+def save(axes: Sequence[Axes], path: Path) -> None:
+    """Writes the figure of these axes and closes it."""
+    figure = axes[0].figure
+    handles, labels = axes[0].get_legend_handles_labels()
+    if labels:
+        figure.legend(handles, labels, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+    figure.tight_layout()
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=DPI, bbox_inches="tight")
+    plt.close(figure)

@@ -1,0 +1,101 @@
+"""Pictures of a study's parts, which need no results: scales of its guidances, and paths of its samplers."""
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist
+
+import torch
+from errors import ConfigError
+from sgm.noise_schedule import NoiseLevel
+from sgm.sampling import RungeKutta3Sampler, Sampler, StepInfo
+
+from benchmarks.exact import FiniteData
+from benchmarks.studies.figures import panels, save
+from benchmarks.studies.grid import Cell, Study
+
+POINTS = (-1.0, 0.3, 1.0)  # the data of trajectories
+PATHS = 16
+EXACT_STEPS = 300
+
+
+@dataclass(frozen=True)
+class Scales:
+    """The guidance scale of every step: a panel for each of `guidances` (all of the study unless named)."""
+
+    name: str
+    schedule: str
+    steps: int
+    title: str = ""
+    guidances: Sequence[str] | None = None
+
+    def check(self, study: Study, measures: Sequence[str], where: str) -> None:
+        for guidance in self.guidances or ():
+            check_name(guidance, study.guidances, f"{where}.guidances")
+        check_name(self.schedule, study.schedules, f"{where}.schedule")
+
+    def draw(self, study: Study, path: Path) -> None:
+        names = list(study.guidances) if self.guidances is None else self.guidances
+        grid = panels(names, columns=4, size=(2.6, 2.2))
+        for axes, name in zip(grid, names, strict=True):
+            sampler = study.sampler(Cell(next(iter(study.samplers)), self.schedule, name, self.steps, 0))
+            levels = sampler.schedule().levels()[:-1]
+            scales = [sampler.guider.scale_at(level) for level in levels]
+            axes.step(range(1, len(scales) + 1), scales, where="mid", linewidth=1.2)
+            axes.set(xlabel="step", ylabel="scale", ylim=(0, None))
+        save(grid, path)
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """Paths of `samplers` from noise to one-dimensional data of three values, and dashed where the exact flow leads.
+
+    Time is sigma / (alpha + sigma), 1 noise and 0 clean; x is divided by the root of alpha^2 + sigma^2.
+    """
+
+    name: str
+    schedule: str
+    steps: int
+    title: str = ""
+    samplers: Sequence[str] | None = None
+
+    def check(self, study: Study, measures: Sequence[str], where: str) -> None:
+        for sampler in self.samplers or ():
+            check_name(sampler, study.samplers, f"{where}.samplers")
+        check_name(self.schedule, study.schedules, f"{where}.schedule")
+
+    def draw(self, study: Study, path: Path) -> None:
+        names = list(study.samplers) if self.samplers is None else self.samplers
+        config = study.schedules[self.schedule]
+        exact = RungeKutta3Sampler(discretization_config=config, num_steps=EXACT_STEPS)
+        grid = panels(names)
+        for axes, name in zip(grid, names, strict=True):
+            sampler = study.sampler(Cell(name, self.schedule, next(iter(study.guidances)), self.steps, 0))
+            axes.plot(*path_of(exact), color="0.75", linestyle="--", linewidth=0.8)
+            axes.plot(*path_of(sampler), color="C0", marker="o", markersize=2, linewidth=1)
+            axes.set(xlabel="time", ylabel="x", xlim=(1.02, -0.02))
+        save(grid, path)
+
+
+def path_of(sampler: Sampler) -> tuple[torch.Tensor, torch.Tensor]:
+    """Times (n + 1,), and places (n + 1, PATHS) from quantiles of the noise to the data."""
+    starts = [NormalDist().inv_cdf((i + 0.5) / PATHS) for i in range(PATHS)]
+    noise = torch.tensor(starts, dtype=torch.float64).view(-1, 1, 1, 1, 1)
+    places: list[torch.Tensor] = []
+
+    def watch(step: StepInfo) -> None:
+        places.append(step.x.flatten() / (step.alpha**2 + step.sigma**2) ** 0.5)
+
+    data = FiniteData(sampler.discretization.parameterization, torch.tensor(POINTS, dtype=torch.float64).view(-1, 1, 1, 1, 1))
+    cond = {"crossattn": torch.zeros(PATHS, 1, 1)}
+    end = sampler(data, noise, cond, generator=torch.Generator().manual_seed(0), callback=watch)
+    times = [time_of(level) for level in sampler.schedule().levels()]
+    return torch.tensor(times), torch.stack([*places, end.flatten()])
+
+
+def time_of(level: NoiseLevel) -> float:
+    return level.sigma / (level.alpha + level.sigma)
+
+
+def check_name(name: str, known: Sequence[str], where: str) -> None:
+    if name not in known:
+        raise ConfigError(f"{where}: the study has no {name}; it has {', '.join(known)}")

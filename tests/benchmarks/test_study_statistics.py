@@ -1,0 +1,54 @@
+"""Statistics of studies against closed forms."""
+import numpy as np
+import pytest
+
+from benchmarks.studies.statistics import around, frechet_distance, mcnemar_p, middle, resampled, spread_ratio
+
+
+def with_moments(mean, covariance, seed):
+    """(64, F) whose mean and covariance are exactly these."""
+    draws = np.random.default_rng(seed).normal(size=(64, len(mean)))
+    draws = draws - draws.mean(0)
+    whitened = draws @ np.linalg.inv(np.linalg.cholesky(np.cov(draws.T, ddof=0))).T
+    return whitened @ np.linalg.cholesky(np.asarray(covariance, float)).T + mean
+
+
+def test_frechet_distance_of_equal_sets_is_0_and_of_a_shift_its_length():
+    one = with_moments([1.0, 2.0], [[2.0, 0.5], [0.5, 1.0]], 0)
+    assert frechet_distance(one, one[::-1]) == pytest.approx(0, abs=1e-6)
+    assert frechet_distance(one, one + [3.0, 4.0]) == pytest.approx(5.0)
+
+
+def test_frechet_distance_of_gaussians_that_commute_is_that_of_their_deviations():
+    turn = np.array([[0.6, -0.8], [0.8, 0.6]])
+    one = with_moments([0.0, 0.0], turn @ np.diag([4.0, 1.0]) @ turn.T, 0)
+    other = with_moments([0.0, 1.0], turn @ np.diag([1.0, 9.0]) @ turn.T, 1)
+    assert frechet_distance(one, other) == pytest.approx(np.sqrt(1 + (2 - 1) ** 2 + (3 - 1) ** 2))
+
+
+def test_frechet_distance_takes_features_that_do_not_vary():
+    one = np.zeros((8, 2))
+    assert frechet_distance(one, one + [0.0, 2.0]) == pytest.approx(2.0)
+
+
+def test_spread_is_relative_to_the_data_within_groups():
+    data = np.random.default_rng(0).normal(size=(5, 4, 3)) + np.arange(5)[:, None, None] * 100
+    assert spread_ratio(data, data) == pytest.approx(1)
+    halved = data.mean(1, keepdims=True) + (data - data.mean(1, keepdims=True)) / 2
+    assert spread_ratio(halved, data) == pytest.approx(0.5)
+
+
+def test_mcnemar_is_the_binomial_tail():
+    one, other = np.array([True] * 6 + [False]), np.array([False] * 6 + [True])
+    assert mcnemar_p(one, other) == pytest.approx(2 * (1 + 7) / 2**7)
+    assert mcnemar_p(one, one) == 1.0
+
+
+def test_resampling_finds_the_deviation_of_a_mean():
+    values = np.random.default_rng(0).normal(size=200)
+    drawn = resampled(200, lambda i: values[i].mean())
+    assert drawn.std() == pytest.approx(values.std() / np.sqrt(200), rel=0.1)
+    low, high = middle(drawn)
+    assert low < values.mean() < high and high - low == pytest.approx(3.92 * drawn.std(), rel=0.1)
+    low, high = around(1.0, drawn)
+    assert (high - low) / 2 == pytest.approx(1.96 * drawn.std(ddof=1))
