@@ -8,16 +8,16 @@ from shapes_world import SIZE, Combination, render
 
 from benchmarks.shapes_judge import follow_object
 
-# Each with the unit that it is counted in, about as far as the world's clips of one caption are apart where they are.
+# Each with the unit that it is counted in, about as far as clips of one caption, drawn or sampled, are apart.
 UNITS = {
     "x": 8.0, "y": 8.0,  # pixels: the centroid, mean over the frames
     "velocity_x": 0.2, "velocity_y": 0.2,  # pixels a frame: slope of the line through the centroids
-    "wander": 0.2,  # pixels: root mean square from that line
+    "wander": 0.5,  # pixels: root mean square from that line
     "radius": 1.5,  # pixels: of a circle of the same area, mean over the frames
     "growth": 0.1,  # log of the last radius over the first, on the line through the radii
     "red": 16.0, "green": 16.0, "blue": 16.0,  # 8-bit: mean where more than half is covered
     "background": 16.0, "noise": 4.0,  # 8-bit: median of the border, and root mean square from it off the object
-    "compact": 0.02,  # area^2 / (2 pi second moment): 1 for a circle, 3 / pi for a square
+    "compact": 0.05,  # area^2 / (2 pi second moment): 1 for a circle, 3 / pi for a square
     "lopsided": 0.1,  # skewness of the coverage from top to bottom: 0 for these, not for a triangle
 }
 DRAWN = ("x", "y", "velocity_x", "velocity_y", "radius", "growth")  # what the world draws at random for each clip

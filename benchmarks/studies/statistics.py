@@ -26,12 +26,9 @@ def _root(covariance: np.ndarray) -> np.ndarray:
 
 
 def spread_ratio(samples: np.ndarray, data: np.ndarray) -> float:
-    """Deviation over repeats of (groups, repeats, F), relative to that of data (groups, more repeats, F).
-
-    Variances within groups, averaged over them, are divided feature by feature; the root of the mean of the ratios.
-    """
-    within = [x.var(axis=1, ddof=1).mean(axis=0) for x in (samples, data)]
-    return float(np.sqrt((within[0] / within[1]).mean()))
+    """Deviation over repeats of (groups, repeats, F), all features taken together, relative to that of data."""
+    within = [x.var(axis=1, ddof=1).mean(axis=0).sum() for x in (samples, data)]
+    return float(np.sqrt(within[0] / within[1]))
 
 
 def resampled(groups: int, statistic: Callable[[np.ndarray], np.ndarray | float], seed: int = 0) -> np.ndarray:
