@@ -50,7 +50,8 @@ def comparisons_of(study: Study) -> list[Comparison]:
 def check_comparisons(study: Study, problem) -> None:
     """Raises ConfigError for comparisons that are wrong, or of a problem that has no videos to compare."""
     if comparisons_of(study) and not hasattr(problem, "clips"):
-        raise ConfigError(f"study {study.name}: comparisons are of videos; problem.kind {study.problem['kind']} has none")
+        raise ConfigError(f"study {study.name}: comparisons are of videos; problem.kind {study.problem['kind']} has "
+                          "none")
 
 
 def compared(comparison: Comparison, rows: Mapping[Cell, Row], clips_of) -> list[Row]:

@@ -85,7 +85,8 @@ def path_of(sampler: Sampler) -> tuple[torch.Tensor, torch.Tensor]:
     def watch(step: StepInfo) -> None:
         places.append(step.x.flatten() / (step.alpha**2 + step.sigma**2) ** 0.5)
 
-    data = FiniteData(sampler.discretization.parameterization, torch.tensor(POINTS, dtype=torch.float64).view(-1, 1, 1, 1, 1))
+    values = torch.tensor(POINTS, dtype=torch.float64).view(-1, 1, 1, 1, 1)
+    data = FiniteData(sampler.discretization.parameterization, values)
     cond = {"crossattn": torch.zeros(PATHS, 1, 1)}
     end = sampler(data, noise, cond, generator=torch.Generator().manual_seed(0), callback=watch)
     times = [time_of(level) for level in sampler.schedule().levels()]

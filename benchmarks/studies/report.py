@@ -21,7 +21,7 @@ SIDE = 128  # of a video on the page, in pixels
 
 
 def write_report(study: Study, problem: Problem, results: Results, folder: Path) -> Path:
-    """PNGs, slopes.csv and comparisons.csv where the study asks for them, and report.html, which needs no other file."""
+    """PNGs, slopes.csv and comparisons.csv where the study asks for them; report.html, which needs no other file."""
     rows = [results.rows[cell] for cell in study.cells() if cell in results.rows]
     parts = [f"<h1>{html.escape(study.name)}</h1><p>{html.escape(study.question)}</p>",
              f"<p>{len(rows)} of {len(study.cells())} cells.</p>"]

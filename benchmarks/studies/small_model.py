@@ -1,4 +1,4 @@
-"""The small text-to-video model as a problem: what the judge finds in its videos, and how far they are from the data."""
+"""The small text-to-video model as a problem: what the judge sees in its videos, how far they are from the data."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -23,8 +23,8 @@ class SmallModel:
     """Every `every`-th combination of the world of shapes, `repeats` videos each, the same noise in every cell;
     `overrides` to the model's configuration.
 
-    `accuracy` is the share right in all of its attributes (95 % Wilson interval), `ceiling` that of rendered clips which
-    were only encoded and decoded. `distance` is the Frechet distance between Gaussians that are fitted to features of
+    `accuracy` is the share right in all of its attributes (95 % Wilson interval), `ceiling` that of rendered clips
+    which were only encoded and decoded. `distance` is the Frechet distance between Gaussians that are fitted to features of
     the videos and of rendered clips (`clip_features`), each less the data's mean at the same caption, in the features'
     units; `floor` that of the encoded and decoded clips, as many as there are videos. `diversity` is the deviation over
     repeats of what the world draws at random (`DRAWN`), relative to rendered clips: 1 is theirs, 0 always the same;
