@@ -18,13 +18,13 @@ import console  # noqa: E402
 import parallel  # noqa: E402
 import torch  # noqa: E402
 from arguments import Arguments, get_args, resolve_dtype  # noqa: E402
-from checkpoint import build_network, check_network  # noqa: E402
 from diffusion_video import DiffusionEngine, build_codec, check_model  # noqa: E402
 from errors import CheckpointError, ConfigError, DataError  # noqa: E402
 from filmstrip import FILMSTRIP, Filmstrip  # noqa: E402
 from jobs import Job, in_batches, plan_jobs  # noqa: E402
 from lora import configure_lora, load_lora  # noqa: E402
 from latent_codec import tiling_of  # noqa: E402
+from network_weights import build_network, check_network  # noqa: E402
 from offload import TEXT, at_rest, offload_engine  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 from prompts import ask_prompts, read_prompts  # noqa: E402

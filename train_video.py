@@ -16,12 +16,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "sat"))
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 from arguments import Arguments, get_args  # noqa: E402
-from checkpoint import check_network  # noqa: E402
 from console import run  # noqa: E402
 from diffusion_video import DiffusionEngine, check_model  # noqa: E402
 from errors import ConfigError  # noqa: E402
 from files import from_repository  # noqa: E402
 from lora import configure_lora, load_lora, trains_lora_alone  # noqa: E402
+from network_weights import check_network  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 from sgm.util import check_config  # noqa: E402
 from training import processes, run_files, run_state  # noqa: E402

@@ -3,7 +3,6 @@
 A folder holds `latest` (an iteration, or `release`) and `<iteration>/mp_rank_00_model_states.pt`, which holds
 `{"module": state_dict, ...}`; transformer weights carry the prefix `model.diffusion_model.`.
 """
-import logging
 import os
 import pickle
 import shutil
@@ -15,11 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from errors import CheckpointError
-from files import REPOSITORY, sync_folder, whole_file
+from files import sync_folder, whole_file
 from lora_weights import is_matrix, without_lora
 from torch import Tensor, nn
-
-logger = logging.getLogger(__name__)
 
 STATES = "mp_rank_00_model_states.pt"
 NETWORK_PREFIX = "model.diffusion_model."
@@ -110,62 +107,11 @@ def load_module(module: nn.Module, state: Mapping[str, Tensor], source: str | Pa
     Every name and shape must fit: raises CheckpointError naming those that do not. A module's LoRA may be missing: it
     is then left as it is.
     """
-    check_shapes(_own_tensors(module, state), state, source)
+    check_shapes(own_tensors(module, state), state, source)
     module.load_state_dict(state, strict=False)  # all names were compared
 
 
-def load_network(network: nn.Module, path: str | Path) -> None:
-    """Copies a transformer's weights into it; CheckpointError as in `check_network`."""
-    from weights import transformer_weights
-    weights = transformer_weights(path)
-    _check_preset(network, weights.shapes, weights.source)
-    weights.copy_into(network)
-    logger.info("loaded %d tensors from %s", len(weights.links), path)
-
-
-def build_network(network_config: Mapping, path: str | Path, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """The transformer of a configuration with the weights of a path, never in memory with any others.
-
-    CheckpointError as in `check_network`.
-    """
-    from sgm.util import instantiate_from_config
-    from weights import materialize
-    with torch.device("meta"):
-        network = instantiate_from_config(network_config)
-    materialize(network, dtype, device)
-    network.reinit()  # computed tables and the start of a LoRA are not in every file
-    load_network(network, path)
-    return network
-
-
-def check_network(network_config: Mapping, path: str | Path) -> None:
-    """Compares the weights of a path (`weights.transformer_weights`) with the transformer that a configuration would
-    build, reading and building none.
-
-    Raises CheckpointError with the tensors that do not fit and the preset in configs/ that would.
-    """
-    from sgm.util import instantiate_from_config
-    from weights import transformer_weights
-    with torch.device("meta"):
-        network = instantiate_from_config(network_config)
-    weights = transformer_weights(path)
-    _check_preset(network, weights.shapes, weights.source)
-
-
-def _check_preset(network: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
-    own = _own_tensors(network, state)
-    if all(map(is_matrix, state)):
-        raise CheckpointError(f"checkpoint {file} holds a LoRA alone; give it as args.load_lora, and as args.load the "
-                              "weights of the model that it was trained for")
-    if any(map(is_matrix, state)) and not any(map(is_matrix, own)):
-        raise CheckpointError(f"checkpoint {file} holds a LoRA beside the model's weights; part or merge them with "
-                              "tools/convert_lora.py, or give the model the lora_config that it was trained with")
-    faults = misfits(own, state)
-    if faults:  # presets are built only now: loading what fits does not pay for them
-        raise CheckpointError(f"checkpoint {file} does not fit the configuration; {faults}; {preset_hint(state)}")
-
-
-def _own_tensors(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def own_tensors(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What `state` has to hold for a module; weights without LoRA may be loaded into a module with it, and tables that
     are computed need not be there."""
     buffers = dict(module.named_buffers())
@@ -216,30 +162,6 @@ def save_checkpoint(folder: str | Path, iteration: int | str, content: Mapping) 
     with whole_file(folder / "latest") as latest:
         latest.write_text(str(iteration))
     return final / STATES
-
-
-def fitting_presets(shapes: Mapping[str, torch.Size], folder: Path = REPOSITORY / "configs") -> list[str]:
-    """The presets whose transformer has exactly these tensors, compared on the meta device."""
-    from omegaconf import OmegaConf
-    from sgm.util import instantiate_from_config
-    fitting = []
-    for preset in sorted(folder.glob("*.yaml")):
-        config = OmegaConf.select(OmegaConf.load(preset), "model.network_config")
-        if config is None or "target" not in config:  # what is laid over another file
-            continue
-        with torch.device("meta"):
-            network = instantiate_from_config(config)
-        computed = dict(network.named_buffers())
-        wanted = {k: v.shape for k, v in network.named_parameters()}
-        if wanted == {k: v for k, v in shapes.items() if k not in computed}:
-            fitting.append(f"{folder.name}/{preset.name}")
-    return fitting
-
-
-def preset_hint(state: Mapping[str, Tensor]) -> str:
-    """Which presets have a transformer of these tensors, in words; LoRA does not count."""
-    presets = fitting_presets({k: v.shape for k, v in without_lora(state).items()})
-    return f"{' or '.join(presets)} would fit it" if presets else "no preset in configs/ fits it"
 
 
 def open_safetensors(file: Path):

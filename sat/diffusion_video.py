@@ -109,7 +109,7 @@ class DiffusionEngine(LatentCodec):
 
     `args` also has `fp16`, `bf16` (dtype of all weights) and `device`. State-dict prefixes: `model.diffusion_model.`,
     `conditioner.`, `first_stage_model.`. `network` is one that was built before, with its weights
-    (`checkpoint.build_network`); None builds it anew. Raises ConfigError for parts that do not fit each other.
+    (`network_weights.build_network`); None builds it anew. Raises ConfigError for parts that do not fit each other.
     """
 
     def __init__(self, args: Namespace, network: nn.Module | None = None):

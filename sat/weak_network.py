@@ -1,8 +1,8 @@
 """The weaker transformer that a guider such as Autoguidance asks beside the model's own."""
 from collections.abc import Mapping
 
-from checkpoint import check_network, load_network
 from errors import ConfigError
+from network_weights import check_network, load_network
 from sgm.util import instantiate_from_config
 from torch import nn
 

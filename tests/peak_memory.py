@@ -37,7 +37,7 @@ class Worker:
 
 def load(config, path):
     import torch
-    from checkpoint import build_network
+    from network_weights import build_network
     from omegaconf import OmegaConf
     build_network(OmegaConf.load(config), path, torch.bfloat16, torch.device("cpu"))
 

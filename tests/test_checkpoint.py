@@ -8,20 +8,9 @@ import checkpoint
 import numpy as np
 import pytest
 import torch
-from checkpoint import (
-    check_network,
-    find_checkpoint,
-    fitting_presets,
-    load_module,
-    load_network,
-    read_checkpoint,
-    read_state_dict,
-    save_checkpoint,
-)
+from checkpoint import find_checkpoint, load_module, read_checkpoint, read_state_dict, save_checkpoint
 from errors import CheckpointError
-from omegaconf import OmegaConf
 from safetensors.torch import save_file
-from sgm.util import instantiate_from_config
 
 
 class RunsCode:
@@ -102,20 +91,3 @@ def test_misfits_are_listed(layer):
         load_module(layer, state, "a.pt")
     for part in ("weight is 2x4, wanted 2x3", "missing: bias", "not in the model: extra"):
         assert part in str(error.value)
-
-
-def test_a_misfit_names_the_preset_that_fits(small_model, monkeypatch):
-    monkeypatch.setattr(checkpoint.fitting_presets, "__defaults__", (small_model,))
-    config = OmegaConf.load(small_model / "t2v.yaml").model.network_config
-    config.params.num_layers = 1
-    with pytest.raises(CheckpointError, match=r"t2v.yaml would fit it"):
-        load_network(instantiate_from_config(config), small_model / "t2v")
-    with pytest.raises(CheckpointError, match=r"t2v.yaml would fit it"):
-        check_network(config, small_model / "t2v")
-
-
-def test_presets_are_compared_without_memory():
-    preset = checkpoint.REPOSITORY / "configs" / "tiny_t2v.yaml"
-    with torch.device("meta"):
-        network = instantiate_from_config(OmegaConf.load(preset).model.network_config)
-    assert "configs/tiny_t2v.yaml" in fitting_presets({k: v.shape for k, v in network.state_dict().items()})

@@ -1,11 +1,13 @@
 """A LoRA apart from its model: what a file of it tells, where it is refused, what merging does."""
 import checkpoint
+import network_weights
 import pytest
 import torch
-from checkpoint import NETWORK_PREFIX, load_network, save_checkpoint
+from checkpoint import NETWORK_PREFIX, save_checkpoint
 from errors import CheckpointError, ConfigError
 from lora import checkpoint_of, configure_lora, load_lora, lora_of, merge, read_lora, trains_lora_alone
 from lora_weights import is_matrix, without_lora
+from network_weights import load_network
 from omegaconf import OmegaConf
 from sgm.util import instantiate_from_config
 
@@ -90,7 +92,7 @@ def test_another_models_is_refused_with_the_preset_it_is_for(folder, tmp_path, m
     presets.mkdir()
     OmegaConf.save({"model": model_of()}, presets / "right.yaml")
     OmegaConf.save({"model": {"network_config": {"params": {"modules": LORA}}}}, presets / "overlay.yaml")
-    monkeypatch.setattr(checkpoint.fitting_presets, "__defaults__", (presets,))
+    monkeypatch.setattr(network_weights.fitting_presets, "__defaults__", (presets,))
     with pytest.raises(CheckpointError, match="for another model; shapes differ: .*presets/right.yaml would fit"):
         configure_lora(model_of(in_channels=8), folder)  # its matrices alone would fit
     with pytest.raises(CheckpointError, match="another model; .*not in the model: .*preset"):

@@ -50,9 +50,9 @@ def test_phases_hold_what_is_on_the_device(small_model):
         assert by_part.phases[name] == cost.weights + cost.activations
     assert by_layer.phases[TRANSFORMER] < by_part.phases[TRANSFORMER]
     assert ENCODER not in everything.phases and ENCODER in estimated(small_model / "i2v.yaml").phases
-    on_cpu, kept = (estimated(small_model / "t2v.yaml", offload=how).phases for how in ("model", None))
-    assert on_cpu[TEXT] == kept[TEXT]
-    assert kept[DECODER] - on_cpu[DECODER] == everything.costs[TEXT].weights
+    on_cpu = estimated(small_model / "t2v.yaml", offload="model")  # all is there, the text encoder until it is done
+    assert on_cpu.phases[TEXT] == weights + on_cpu.costs[TEXT].activations
+    assert on_cpu.phases[TRANSFORMER] == weights - on_cpu.costs[TEXT].weights + on_cpu.costs[TRANSFORMER].activations
 
 
 def test_more_work_takes_more(small_model):
@@ -67,10 +67,10 @@ def test_more_work_takes_more(small_model):
 def test_chunks_and_tiles_of_a_long_video_are_counted_from_a_few():
     vae = build().to("meta")
     cpu = torch.device("cpu")
-    for frames in (1, 3, 5, 13):
+    for frames in (1, 7):
         latents = torch.empty(1, 4, frames, 4, 4, device="meta")
         assert decoding(vae, latents, cpu) == measure(lambda z=latents: [None for _ in vae.decode_chunks(z)], cpu)
-    vae.tiling = Tiling((3, 4), 1)
+    vae.tiling = Tiling((4, 3), 1)
     found, whole = decoding(vae, latents, cpu), measure(lambda: [None for _ in vae.decode_chunks(latents)], cpu)
     assert found == pytest.approx(whole, rel=0.1)
 

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 import train_video
-from checkpoint import load_network, read_state_dict
+from checkpoint import read_state_dict
 from console import run
 from diffusion_video import DiffusionEngine
 from errors import ConfigError, DataError, NumericalError
+from network_weights import load_network
 from omegaconf import OmegaConf
 from video_io import write_video
 

@@ -5,8 +5,9 @@ import shutil
 
 import pytest
 import torch
-from checkpoint import NETWORK_PREFIX, build_network, check_network, fitting_presets, load_network, save_checkpoint
+from checkpoint import NETWORK_PREFIX, save_checkpoint
 from errors import CheckpointError, UserError
+from network_weights import build_network, check_network, fitting_presets, load_network
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from safetensors_files import INDEX

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from arguments import Arguments
-from checkpoint import load_module, load_network
+from checkpoint import load_module
 from config_files import MODEL_PATHS
 from errors import CheckpointError, ConfigError
 from lora import header_of, lora_of, trains_lora_alone
+from network_weights import load_network
 from weights import transformer_weights
 
 logger = logging.getLogger(__name__)

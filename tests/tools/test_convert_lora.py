@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from checkpoint import load_network, save_checkpoint
+from checkpoint import save_checkpoint
 from errors import CheckpointError, ConfigError
 from lora import checkpoint_of, lora_of, read_lora
 from lora_peft import CONFIG, FILE
+from network_weights import load_network
 from omegaconf import OmegaConf
 from safetensors import safe_open
 from safetensors.torch import save_file
