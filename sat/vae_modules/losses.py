@@ -1,6 +1,7 @@
 """What the autoencoder is trained on."""
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from vae_modules.regularizers import DiagonalGaussian
@@ -11,16 +12,28 @@ class ReconstructionLoss(nn.Module):
 
     Means over all pixels; the KL per latent value. The gradient difference (after Mathieu et al. 2016,
     arXiv 1511.05440) is between neighbouring pixels of a frame: it asks for edges and corners as sharp as the video's.
+    With `equal_contrast` a video's errors are divided by its standard deviation about its mean colour, so that what is
+    faint or small counts as much as what is bright.
     """
 
-    def __init__(self, l1_weight: float = 1.0, l2_weight: float = 1.0, kl_weight: float = 1e-6, edge_weight: float = 0.0):
+    def __init__(self, l1_weight: float = 1.0, l2_weight: float = 1.0, kl_weight: float = 1e-6,
+                 edge_weight: float = 0.0, equal_contrast: bool = False):
         super().__init__()
         self.l1_weight, self.l2_weight, self.kl_weight, self.edge_weight = l1_weight, l2_weight, kl_weight, edge_weight
+        self.equal_contrast = equal_contrast
 
     def forward(self, video: Tensor, reconstruction: Tensor, posterior: DiagonalGaussian) -> tuple[Tensor, dict[str, Tensor]]:
         error = reconstruction.float() - video
+        if self.equal_contrast:
+            error = error / contrast(video)
         l1, l2 = error.abs().mean(), error.square().mean()
         edge = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
         kl = posterior.kl().mean() / posterior.mean[0].numel()
         loss = self.l1_weight * l1 + self.l2_weight * l2 + self.edge_weight * edge + self.kl_weight * kl
         return loss, {"l1": l1.detach(), "l2": l2.detach(), "edge": edge.detach(), "kl": kl.detach()}
+
+
+def contrast(video: Tensor) -> Tensor:
+    """Standard deviation of each video (B, C, T, H, W) about its mean colour, (B, 1, 1, 1, 1); at least 0.01."""
+    variance, _ = torch.var_mean(video, dim=(2, 3, 4), keepdim=True, correction=0)
+    return variance.mean(dim=1, keepdim=True).sqrt().clamp_min(0.01)

@@ -31,3 +31,12 @@ def test_edges_between_frames_do_not_count():
     error = torch.zeros_like(VIDEO)
     error[:, :, 2] = 0.5
     assert edge_term(error) == pytest.approx(0, abs=1e-6)
+
+
+def test_with_equal_contrast_a_faint_video_counts_as_much_as_a_bright_one():
+    loss = ReconstructionLoss(l1_weight=1, l2_weight=0, kl_weight=0, equal_contrast=True)
+    error = torch.full_like(VIDEO, 0.1)
+    bright = loss(VIDEO, VIDEO + error, POSTERIOR)[0].item()
+    assert bright == pytest.approx(0.1 / VIDEO.std(dim=(2, 3, 4), correction=0).square().mean().sqrt().item(), rel=1e-4)
+    faint, offset = VIDEO / 5, torch.tensor([0.5, -0.3, 0.1])[None, :, None, None, None]
+    assert loss(faint + offset, faint + offset + error / 5, POSTERIOR)[0].item() == pytest.approx(bright, rel=1e-4)
