@@ -100,6 +100,7 @@ def make_batch(engine: DiffusionEngine, batch: Sequence[Job], conditions: Mappin
     filmstrip = None if args.save_denoised_every is None else Filmstrip(args.save_denoised_every)
     with steps("diffusion sampling") as sampling:
         latents, trace = sample_latents(engine, batch, conditions, args, filmstrip)
+    skipped = trace.pop("passes_skipped")
     for row, (job, z) in enumerate(zip(batch, latents, strict=True)):
         with steps("decode and save") as saving:
             save(engine, job, z, args)
@@ -108,7 +109,8 @@ def make_batch(engine: DiffusionEngine, batch: Sequence[Job], conditions: Mappin
             if not parallel.leads_its_copy():
                 continue
             seconds = steps.seconds | {STEPS[3]: sampling.seconds, STEPS[4]: saving.seconds}
-            write_record(job.folder, record_of(job, args, trace) | {"seconds": seconds})
+            share = {"passes_skipped": skipped[row]} if skipped else {}
+            write_record(job.folder, record_of(job, args, trace | share) | {"seconds": seconds})
         logger.info("%s", job.folder)
 
 
@@ -181,7 +183,7 @@ def encode_prompts(engine: DiffusionEngine, jobs: Iterable[Job], args: Arguments
 def sample_latents(engine: DiffusionEngine, batch: Sequence[Job], conditions: Mapping, args: Arguments,
                    watch: Callable[[StepInfo], None] | None = None) -> tuple[Tensor, dict]:
     """Latents (B, T, C, h, w) of a batch, padding dropped; and guidance scale, noise level and the network passes so
-    far of every step. `watch` is called after each."""
+    far of every step, and which share of them a step cache skipped in each row. `watch` is called after each."""
     cond, uncond = ({key: torch.cat([conditions[job.prompt.index][half][key] for job in batch])
                      for key in conditions[batch[0].prompt.index][half]} for half in (0, 1))
     shape = batch[0].plan.latent_shape
@@ -193,7 +195,7 @@ def sample_latents(engine: DiffusionEngine, batch: Sequence[Job], conditions: Ma
     if args.invert:
         for job, noise in zip(batch, start.latents, strict=True) if parallel.leads_its_copy() else ():
             save_latents(job.folder / NOISE, noise, job.plan.fps)
-    trace = {"guidance_scale": [], "noise": [], "passes": []}
+    trace = {"guidance_scale": [], "noise": [], "passes": [], "passes_skipped": ()}
     with console.progress(desc=", ".join(str(job.prompt.index) for job in batch), unit="step") as bar:
 
         def after_step(step) -> None:
@@ -202,6 +204,7 @@ def sample_latents(engine: DiffusionEngine, batch: Sequence[Job], conditions: Ma
             trace["guidance_scale"].append(float(step.scale))
             trace["noise"].append({"alpha": step.alpha, "sigma": step.sigma, "timestep": step.timestep})
             trace["passes"].append(step.passes)
+            trace["passes_skipped"] = step.skipped
             if watch is not None:
                 watch(step)
 

@@ -13,7 +13,7 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__file__).resolve().parents[1])]
@@ -28,6 +28,7 @@ from diffusion_video import DiffusionEngine
 from omegaconf import OmegaConf
 from sample_video import load_engine
 from seeds import generator_for
+from sgm.sampling import StepInfo
 from sgm.util import instantiate_from_config
 from shapes_world import COLORS, PALETTE, Combination, all_combinations, render
 from torch import Tensor
@@ -64,6 +65,19 @@ def first_frame(combination: Combination, seed: int) -> np.ndarray:
     return render(combination, np.random.default_rng([seed, 77]))[0]
 
 
+def sample_batch(engine: DiffusionEngine, batch: Sequence[Combination], shape: Sequence[int], seed: int, start: int = 0,
+                 callback: Callable[[StepInfo], None] | None = None) -> Tensor:
+    """Latents (B, T, C, h, w) of `shape` (T, C, h, w), their noise numbered from `start`."""
+    texts = {"txt": [c.caption for c in batch]}
+    cond, uncond = engine.conditioner.get_unconditional_conditioning(texts, texts, force_uc_zero_embeddings=["txt"])
+    if engine.config.noised_image_input:
+        frames = np.stack([first_frame(c, seed) for c in batch])
+        images = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
+        cond["concat"] = uncond["concat"] = engine.encode_image(images, shape[0], generator_for(seed, start))
+    return engine.sample(cond, uncond, batch_size=len(batch), shape=shape, callback=callback,
+                         generator=[generator_for(seed, start + i) for i in range(len(batch))])
+
+
 @torch.no_grad()
 def make_videos(engine: DiffusionEngine, args: Arguments, combinations: Sequence[Combination], seed: int, folder: Path
                 ) -> Iterator[tuple[Combination, Path]]:
@@ -71,14 +85,7 @@ def make_videos(engine: DiffusionEngine, args: Arguments, combinations: Sequence
     plan = plan_video(model_limits(args.model_config), args)
     for start in tqdm(range(0, len(combinations), BATCH), folder.name, unit="batch"):
         batch = combinations[start:start + BATCH]
-        texts = {"txt": [c.caption for c in batch]}
-        cond, uncond = engine.conditioner.get_unconditional_conditioning(texts, texts, force_uc_zero_embeddings=["txt"])
-        if engine.config.noised_image_input:
-            frames = np.stack([first_frame(c, seed) for c in batch])
-            images = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
-            cond["concat"] = uncond["concat"] = engine.encode_image(images, plan.latent_shape[0], generator_for(seed, start))
-        latents = engine.sample(cond, uncond, batch_size=len(batch), shape=plan.latent_shape,
-                                generator=[generator_for(seed, start + i) for i in range(len(batch))])
+        latents = sample_batch(engine, batch, plan.latent_shape, seed, start)
         for i, (combination, z) in enumerate(zip(batch, latents, strict=True)):
             target = folder / f"{start + i:03d}_{combination.caption}" / str(seed)
             write_outputs(target, (piece[0] for piece in engine.decode_chunks(z[None].transpose(1, 2))), plan.fps)

@@ -51,6 +51,7 @@ class ModelConfig:
     en_and_decode_n_samples_a_time: int | None = None
     disable_first_stage_autocast: bool = True
     compile_model: bool = False
+    step_cache_config: Mapping | None = None  # reuse of what layers added at earlier steps: step_cache
     log_keys: Sequence[str] = ()  # entries of a batch to log beside samples
     # Accepted in released files, which set them to these values or never read them.
     lr_scale: None = None
@@ -126,6 +127,7 @@ class DiffusionEngine(LatentCodec):
         self.conditioner = instantiate_from_config(config.conditioner_config)
         self.denoiser = instantiate_from_config(config.denoiser_config)
         self.sampler = config.sampler_config and instantiate_from_config(config.sampler_config)
+        self.step_cache = config.step_cache_config and instantiate_from_config(config.step_cache_config)
         weak = self.sampler and build_weak(self.sampler.guider, config.network_config)
         self.weak_model = None if weak is None else wrapper(weak, compile_model=config.compile_model)
         self.loss_fn = config.loss_fn_config and instantiate_from_config(config.loss_fn_config)
@@ -179,7 +181,8 @@ class DiffusionEngine(LatentCodec):
         NumericalError naming the step that left the finite numbers.
         """
         noise = draw_noise(torch.empty(batch_size, *shape, device=self.device), generator)
-        return self.sampler(self._bound_denoiser(), noise, cond, uc=uc, num_steps=num_steps, scale=scale,
+        reuse = self.step_cache and self.step_cache.begin(batch_size)
+        return self.sampler(self._bound_denoiser(), noise, cond, uc=uc, num_steps=num_steps, scale=scale, reuse=reuse,
                             generator=generator, callback=callback, start=start, **network_inputs)
 
     @torch.no_grad()

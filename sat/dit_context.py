@@ -1,5 +1,6 @@
 """What the transformer's hooks need to know about the batch at hand, and how a latent video becomes patches."""
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -18,6 +19,7 @@ class VideoContext:
     grid: patches along time, height and width.
     rotary: cosines and sines for the tokens [text, video], (N + t·h·w, head dim / 2) each; None without rotation.
     identity_attention: numbers of the layers in which every token attends to itself alone.
+    reuse: takes tokens (B, S, D) and this context in place of running all layers on them, see step_cache.
     """
     latents: torch.Tensor
     text: torch.Tensor
@@ -25,10 +27,16 @@ class VideoContext:
     grid: Grid
     rotary: tuple[torch.Tensor, torch.Tensor] | None = None
     identity_attention: tuple[int, ...] = ()
+    reuse: Callable[[torch.Tensor, "VideoContext"], torch.Tensor] | None = None
 
     @property
     def text_length(self) -> int:
         return self.text.shape[1]
+
+    def rows(self, chosen: Sequence[int]) -> "VideoContext":
+        """For these rows of the batch alone."""
+        latents, text, embedding = (x if len(x) == 1 else x[chosen] for x in (self.latents, self.text, self.embedding))
+        return replace(self, latents=latents, text=text, embedding=embedding)
 
 
 def parse_patch_size(patch_size: int | list[int] | tuple[int, ...]) -> Grid:

@@ -56,11 +56,17 @@ class VideoTransformer(BaseTransformer):
         x = self.hooks["word_embedding_forward"](None, context=context)
         positions = self.hooks["position_embedding_forward"](None, context=context)
         x = self.embedding_dropout(x if positions is None else x + positions)
+        x = self.run_layers(x, context) if context.reuse is None else context.reuse(x, context)
+        return self.hooks["final_forward"](self.final_layernorm(x), context=context)
+
+    def run_layers(self, x: torch.Tensor, context: VideoContext, first: int = 0, end: int | None = None
+                   ) -> torch.Tensor:
+        """Tokens x (B, S, D) through the layers from `first` to before `end`; behind the last only video is left."""
         recompute = self.checkpoint_activations and self.training and torch.is_grad_enabled()
-        for layer_id in range(len(self.layers)):
+        for layer_id in range(len(self.layers))[first:end]:
             x = checkpoint(self._layer, x, layer_id, context, use_reentrant=False) if recompute else (
                 self._layer(x, layer_id, context))
-        return self.hooks["final_forward"](self.final_layernorm(x), context=context)
+        return x
 
     def _layer(self, x: torch.Tensor, layer_id: int, context: VideoContext) -> torch.Tensor:
         return self.hooks["layer_forward"](x, None, layer_id=layer_id, context=context)

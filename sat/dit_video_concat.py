@@ -23,6 +23,7 @@ from dit_positions import (
 from dit_transformer import VideoTransformer, read_transformer_args
 from errors import ConfigError
 from sgm.util import instantiate_from_config
+from step_cache import Reuse
 from swiss_army import BaseModel, RMSNorm
 
 __all__ = ["AdaLNMixin", "Basic2DPositionEmbeddingMixin", "Basic3DPositionEmbeddingMixin", "DiffusionTransformer",
@@ -135,13 +136,14 @@ class DiffusionTransformer(BaseModel):
         return self.time_embed[0].weight.dtype
 
     def forward(self, x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor, y: torch.Tensor | None = None,
-                ofs: torch.Tensor | None = None, identity_attention: Sequence[int] = ()) -> torch.Tensor:
+                ofs: torch.Tensor | None = None, identity_attention: Sequence[int] = (), reuse: Reuse | None = None
+                ) -> torch.Tensor:
         """Predict from noisy latents x (B, T, C_in, H, W); returns (B, T, C_out, H, W) in x's dtype.
 
         timesteps: (B,), or (1,) when all rows share one, which then are embedded and modulated once; fractions are
         allowed. context: text (B or 1, N, text width). y: labels of a model with num_classes. ofs: (B,) or (1,), for a
         model with ofs_embed_dim; others ignore it. identity_attention: layers in which every token sees itself alone.
-        Raises ConfigError for a video that does not fit the model.
+        reuse: what earlier calls left for this one (step_cache). Raises ConfigError for a video that does not fit the model.
         """
         if x.shape[2] != self.in_channels:
             raise ConfigError(f"latents of {x.shape[2]} channels, but the transformer's in_channels is "
@@ -150,7 +152,7 @@ class DiffusionTransformer(BaseModel):
         rotary = self.mixins["pos_embed"].rotary(grid, context.shape[1], x.device)
         out = super().forward(VideoContext(x.to(self.dtype), context.to(self.dtype),
                                            F.silu(self.embed(timesteps, y, ofs)), grid, rotary,
-                                           tuple(identity_attention)))
+                                           tuple(identity_attention), reuse and partial(reuse, self)))
         return out.to(x.dtype)
 
     def embed(self, timesteps: torch.Tensor, y: torch.Tensor | None, ofs: torch.Tensor | None) -> torch.Tensor:

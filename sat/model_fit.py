@@ -30,6 +30,11 @@ def check_fit(config: "ModelConfig") -> None:
                      "the text encoder's max_length", embedder.get("max_length"))
         _check_equal("width of text", "patch_embed_config's text_hidden_size", patches.get("text_hidden_size"),
                      "the text encoder's d_model", t5_width(check_t5_folder(**t5_folder(embedder))))
+    if config.step_cache_config is not None:
+        instantiate_from_config(config.step_cache_config)
+        if config.compile_model is True:
+            raise ConfigError("model.step_cache_config does not work with model.compile_model true, which compiles all "
+                              "layers into one; leave one out, or compile_model: regional")
     if config.sampler_config is not None:
         sampler = instantiate_from_config(config.sampler_config)
         check_compatible(sampler, instantiate_from_config(config.denoiser_config))

@@ -19,7 +19,8 @@ NO_GUIDANCE = {"target": "sgm.guiders.IdentityGuider"}
 @dataclass(frozen=True)
 class StepInfo:
     """One finished step: `x` (B, T, C, H, W) at (alpha, sigma) is where it started, `denoised` the guided estimate of
-    x0 from there; `passes` counts how often the batch went through the network since the run began.
+    x0 from there; `passes` counts how often the batch went through the network since the run began, of which each
+    row `skipped` a share (empty without a step cache).
     """
 
     index: int
@@ -31,6 +32,7 @@ class StepInfo:
     timestep: float | None
     scale: float | torch.Tensor
     passes: int
+    skipped: tuple[float, ...] = ()
 
     @property
     def x_norm(self) -> torch.Tensor:
@@ -97,17 +99,17 @@ class Sampler:
 
     def __call__(self, denoiser: Callable, x: torch.Tensor, cond: Mapping, uc: Mapping | None = None,
                  num_steps: int | None = None, scale=None, generator: Generators = None,
-                 callback: Callable[[StepInfo], None] | None = None, start: Start | None = None, **model_inputs
-                 ) -> torch.Tensor:
+                 callback: Callable[[StepInfo], None] | None = None, start: Start | None = None, reuse=None,
+                 **model_inputs) -> torch.Tensor:
         """Unit noise x (B, T, C, H, W), left as it is -> latents of the same shape, float32 at least.
 
         `start` lets the run begin elsewhere than at noise alone. `scale` replaces the guider's (exactly 1: unguided).
-        Noise comes from torch's global state, from one generator, or from one per row. Raises NumericalError naming
-        the step where the latents are no longer finite.
+        Noise comes from torch's global state, from one generator, or from one per row. `reuse`: a fresh
+        `step_cache.RunMemory`. Raises NumericalError naming the step where the latents are no longer finite.
         """
         schedule = self.schedule(num_steps)
         beginning = (start or FromNoise()).begin(schedule, at_least_float32(x))
-        guided = Guided(denoiser, self.guider, cond, uc, scale, model_inputs)
+        guided = Guided(denoiser, self.guider, cond, uc, scale, model_inputs, reuse)
         return self._solve(beginning, schedule, guided, generator, callback)
 
     def _solve(self, beginning: Beginning, schedule: NoiseSchedule, guided: Guided, generator: Generators,
@@ -122,7 +124,7 @@ class Sampler:
             check_finite(x, f"sampling step {now.index + 1} of {now.num_steps}")
             if callback is not None:
                 callback(StepInfo(now.index, now.num_steps, before, denoised, now.alpha, now.sigma,
-                                  guided.timestep(now), guided.scale_at(now), guided.passes))
+                                  guided.timestep(now), guided.scale_at(now), guided.passes, guided.skipped))
         return torch.cat([prefix, x[:, prefix.shape[1]:]], dim=1)
 
     def _hold(self, x: torch.Tensor, prefix: torch.Tensor, now: NoiseLevel, generator: Generators) -> torch.Tensor:

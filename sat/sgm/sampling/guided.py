@@ -16,7 +16,8 @@ class Guided:
     """Called with (x, noise) -> estimate of x0; `uc` None means conditional alone, whatever the guider says.
 
     One for each run: it holds what the guider remembers from evaluation to evaluation, and `passes`, the number of
-    times that the batch has gone through the network.
+    times that the batch has gone through the network. `reuse` is what the network remembers of its passes
+    (`step_cache.RunMemory`), None without a step cache.
     """
 
     denoiser: Callable
@@ -25,6 +26,7 @@ class Guided:
     uc: Mapping[str, torch.Tensor] | None
     scale: Scale | None
     model_inputs: Mapping
+    reuse: Any = None
     memory: Any = field(default=None, init=False)
     passes: int = field(default=0, init=False)
 
@@ -55,12 +57,19 @@ class Guided:
             return value[i:i + 1] if _per_row(value, rows) else value
         cond, uc, inputs = (None if values is None else {name: of(value) for name, value in values.items()}
                             for values in (self.cond, self.uc, self.model_inputs))
-        return replace(self, cond=cond, uc=uc, scale=of(self.scale), model_inputs=inputs)
+        reuse = None if self.reuse is None else self.reuse.row(i)
+        return replace(self, cond=cond, uc=uc, scale=of(self.scale), model_inputs=inputs, reuse=reuse)
+
+    @property
+    def skipped(self) -> tuple[float, ...]:
+        """The share of its passes that each row skipped so far; empty without a step cache."""
+        return () if self.reuse is None else self.reuse.skipped
 
     def _estimates(self, passes: Sequence[Pass], x: torch.Tensor, noise: NoiseLevel) -> list[torch.Tensor]:
         """One estimate (B, ...) per pass; neighbours that agree in their own inputs share one call, in their order."""
         estimates = []
         for own_inputs, group in groupby(passes, key=lambda one: one.inputs):
+            group = list(group)
             conditions = [self.uc if one.unconditional else self.cond for one in group]
             copies = len(conditions)
             rows = _stacked([x] * copies)
@@ -68,6 +77,9 @@ class Guided:
             inputs = {name: _rows(value, len(x), copies) for name, value in self.model_inputs.items()}
             if noise.parameterization == VP and noise.timestep is not None:  # the level alone does not tell it
                 inputs["idx"] = rows.new_full((len(rows),), noise.timestep)
+            if self.reuse is not None:
+                numbers = [self.guider.passes.index(one) for one in group]
+                inputs["reuse"] = self.reuse.of(numbers, last=noise.index >= noise.num_steps - 1)
             answers = self.denoiser(rows, level, _joined(conditions), **inputs, **own_inputs).to(x.dtype)
             estimates += answers.chunk(copies)
         self.passes += len(passes)
