@@ -53,7 +53,7 @@ def row(name: str, timing: Timing, peak: float) -> list[str]:
 def measure(name: str, setting: Setting, options: argparse.Namespace, peak: float) -> list[str]:
     """A row of the table. Raises OutputsDiffer before anything is told."""
     pair = PARTS[name](setting)
-    return row(name, time_pair(pair, options.repeats, setting.device, options.clock, options.compile), peak)
+    return row(name, time_pair(pair, options.repeats, setting.device, options.clock, options.compile is not None), peak)
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
@@ -83,7 +83,8 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3, help="rounds of both (default: %(default)s)")
     parser.add_argument("--clock", choices=CLOCKS, default="wall",
                         help="cpu: the process's own time, for a machine that others use (default: %(default)s)")
-    parser.add_argument("--compile", action="store_true", help="torch.compile both transformers")
+    parser.add_argument("--compile", nargs="?", const="whole", choices=["whole", "regional"],
+                        help="torch.compile both transformers, whole or the repeated layer alone")
     parser.add_argument("--save", action="store_true", help="keep the table as a dated note")
     options = parser.parse_args(argv)
     options.words = sys.argv[1:] if argv is None else list(argv)

@@ -21,7 +21,7 @@ from diffusion_video import DiffusionEngine
 from files import from_repository
 from sgm.encoders import FrozenT5Embedder
 from sgm.sampling.start import FromLevel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel
 
 T5_XXL = {"d_model": 4096, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "d_kv": 64, "vocab_size": 32128,
@@ -33,12 +33,20 @@ PROMPT = "a red circle moves right on a black background"
 
 @dataclass(frozen=True)
 class Setting:
-    """On what, in what precision, and whether with compiled transformers the parts run."""
+    """On what, in what precision, and with how compiled transformers ("whole", "regional" or None) the parts run."""
 
     size: Size
     device: torch.device
     dtype: torch.dtype
-    compiled: bool = False
+    compiled: str | None = None
+
+    def compile(self, ours: nn.Module, theirs: nn.Module) -> None:
+        if self.compiled == "whole":
+            ours.compile()
+            theirs.compile()
+        elif self.compiled == "regional":
+            ours.compile_layers()
+            theirs.compile_repeated_blocks()
 
     def noise(self, *shape: int, seed: int = 1) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
@@ -53,9 +61,7 @@ def transformer(setting: Setting) -> Pair:
     model = setting.size.model()
     ours = our_network(model, setting.device, setting.dtype)
     theirs = their_network(model, ours)
-    if setting.compiled:
-        ours.compile()
-        theirs.compile()
+    setting.compile(ours, theirs)
     x, text = setting.noise(2, *setting.size.latent), setting.text(2)
     times = torch.full((2,), 500.0, device=setting.device)
     tables = rotary(ours, setting.size, setting.device)
@@ -84,9 +90,7 @@ def _engines(setting: Setting) -> tuple[DiffusionEngine, CogVideoXPipeline]:
     theirs = CogVideoXPipeline(None, None, their_vae(model, ours.first_stage_model),
                                their_network(model, ours.network), scheduler)
     theirs.set_progress_bar_config(disable=True)
-    if setting.compiled:
-        ours.network.compile()
-        theirs.transformer.compile()
+    setting.compile(ours.network, theirs.transformer)
     return ours, theirs
 
 

@@ -19,6 +19,7 @@ from sgm.encoders import check_t5_folder
 from sgm.sampling import FromLevel, Start, StepInfo, invert
 from sgm.tensors import draw_noise
 from sgm.util import check_config, get_obj_from_str, instantiate_from_config
+from sgm.wrappers import REGIONAL
 from torch import Tensor, nn
 from weak_network import build_weak
 
@@ -50,7 +51,7 @@ class ModelConfig:
     not_trainable_prefixes: Sequence[str] = ("first_stage_model", "conditioner")  # "all": everything but LoRA
     en_and_decode_n_samples_a_time: int | None = None
     disable_first_stage_autocast: bool = True
-    compile_model: bool = False
+    compile_model: bool | str = False  # true: the whole transformer; "regional": its layers, in less time
     step_cache_config: Mapping | None = None  # reuse of what layers added at earlier steps: step_cache
     log_keys: Sequence[str] = ()  # entries of a batch to log beside samples
     # Accepted in released files, which set them to these values or never read them.
@@ -71,6 +72,9 @@ class ModelConfig:
             require(plain.get(part), f"model.{part}", "target")
         for field in fields(cls):
             _check_kind(field, plain.get(field.name, field.default))
+        compiled = plain.get("compile_model", False)
+        if not isinstance(compiled, bool) and compiled != REGIONAL:
+            raise ConfigError(f"model.compile_model is {compiled!r}; it must be true, false or {REGIONAL}")
         if plain.get("lr_scale") is not None:
             raise ConfigError("model.lr_scale: super-resolution from a smaller video is not supported; leave it out")
         return cls(**plain)
@@ -78,6 +82,8 @@ class ModelConfig:
 
 def _check_kind(field: Field, value) -> None:
     declared = set(get_args(field.type) or (field.type,))
+    if str in declared:
+        return
     for kind, accepted, words in ((bool, (bool,), "true or false"), (float, (int, float), "a number"),
                                   (int, (int,), "a whole number")):
         if kind in declared and value is not None and type(value) not in accepted:

@@ -51,6 +51,20 @@ class Experts:
         return x.split((self.text_length, x.shape[1] - self.text_length), dim=1)
 
 
+@dataclass(frozen=True)
+class LayerParts:
+    """What one layer computes with, looked up before it runs: compiled for one layer, it serves all that are like it.
+
+    alone: every token attends to itself alone; last: nothing reads what becomes of the text behind its attention.
+    """
+    layer_id: int
+    layer: nn.Module
+    modulation: nn.Linear
+    norms: tuple[nn.Module, nn.Module] | None  # of queries and keys
+    alone: bool
+    last: bool
+
+
 def recorded() -> bool:
     """Whether results are kept for a gradient or traced by a compiler, so that nothing may be overwritten."""
     return torch.is_grad_enabled() or torch.compiler.is_compiling()
@@ -113,50 +127,63 @@ class AdaLNMixin(BaseMixin):
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
 
-    def modulations(self, layer_id: int, context: VideoContext) -> tuple[Experts, Experts]:
+    def parts(self, layer_id: int, context: VideoContext) -> LayerParts:
+        norms = (self.query_layernorm_list[layer_id], self.key_layernorm_list[layer_id]) if self.qk_ln else None
+        return LayerParts(layer_id, self.transformer.layers[layer_id], self.adaLN_modulations[layer_id][1], norms,
+                          layer_id in context.identity_attention, layer_id == len(self.adaLN_modulations) - 1)
+
+    def modulations(self, parts: LayerParts, context: VideoContext) -> tuple[Experts, Experts]:
         """For attention and for the MLP, from the embedding, whose SiLU is already taken."""
-        parts = self.adaLN_modulations[layer_id][1](context.embedding).unflatten(-1, (4, 3, 1, -1)).unbind(1)
+        terms = parts.modulation(context.embedding).unflatten(-1, (4, 3, 1, -1)).unbind(1)
         attention_video, mlp_video, attention_text, mlp_text = (
-            Modulation(shift, 1 + scale, gate) for shift, scale, gate in (part.unbind(1) for part in parts))
+            Modulation(shift, 1 + scale, gate) for shift, scale, gate in (term.unbind(1) for term in terms))
         n = context.text_length
         return Experts(attention_text, attention_video, n), Experts(mlp_text, mlp_video, n)
 
     def layer_forward(self, hidden_states, mask, layer_id: int, context: VideoContext, **hook) -> torch.Tensor:
-        layer, x = self.transformer.layers[layer_id], hidden_states
+        return self.run_layer(hidden_states, self.parts(layer_id, context), context)
+
+    def compile_layers(self, backend: str = "inductor") -> None:
+        """torch.compile what a layer computes, once for all that are alike; the last is not, it drops the text."""
+        self.run_layer = torch.compile(self.run_layer, backend=backend)
+
+    def run_layer(self, x: torch.Tensor, parts: LayerParts, context: VideoContext) -> torch.Tensor:
+        layer = parts.layer
         sandwich = layer.layernorm_order == "sandwich"
-        around_attention, around_mlp = self.modulations(layer_id, context)
+        around_attention, around_mlp = self.modulations(parts, context)
 
         normed = around_attention.modulate(layer.input_layernorm(x))
-        branch = layer.attention(normed, mask, layer_id=layer_id, context=context)
-        if self._is_last(layer_id):  # nothing reads what would become of the text
+        branch = layer.attention(normed, None, parts=parts, context=context)
+        if parts.last:
             x = x[:, context.text_length:]
             around_attention, around_mlp = around_attention.of_video(), around_mlp.of_video()
         x = around_attention.add_gated(x, layer.third_layernorm(branch) if sandwich else branch)
 
         normed = around_mlp.modulate(layer.post_attention_layernorm(x))
-        branch = by_pieces(partial(layer.mlp, layer_id=layer_id, context=context), normed)
+        branch = by_pieces(partial(layer.mlp, parts=parts, context=context), normed)
         return around_mlp.add_gated(x, layer.fourth_layernorm(branch) if sandwich else branch)
 
-    def _is_last(self, layer_id: int) -> bool:
-        return layer_id == len(self.adaLN_modulations) - 1
-
-    def attention_forward(self, hidden_states, mask, layer_id: int, context: VideoContext, **hook) -> torch.Tensor:
-        layer = self.transformer.layers[layer_id].attention
+    def attention_forward(self, hidden_states, mask, parts: LayerParts, context: VideoContext, **hook) -> torch.Tensor:
+        layer = parts.layer.attention
         head_dim = layer.hidden_size_per_attention_head
         q, k, v = layer.query_key_value(hidden_states).unflatten(-1, (3, -1, head_dim)).unbind(2)  # (B, S, h, d) each
-        if layer_id in context.identity_attention:
-            own = v[:, context.text_length:] if self._is_last(layer_id) else v
-            return layer.output_dropout(layer.dense(own.flatten(2)))
-        first = context.text_length if self._is_last(layer_id) else 0  # of the tokens that ask
+        first = context.text_length if parts.last else 0  # of the tokens that ask
+        if parts.alone:
+            return layer.output_dropout(layer.dense(v[:, first:].flatten(2)))
         q, k, v = q[:, first:].transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        if self.qk_ln:
-            q, k = self.query_layernorm_list[layer_id](q), self.key_layernorm_list[layer_id](k)
+        if parts.norms is not None:
+            q, k = (norm(x) for norm, x in zip(parts.norms, (q, k), strict=True))
         if context.rotary is not None:
             cos, sin = context.rotary
             q, k = rotate(q, (cos[first:], sin[first:])), rotate(k, context.rotary)
         # Under autocast the norms and the rotation leave float32 behind; attention runs in the product's type.
         out = attention(q.to(v.dtype), k.to(v.dtype), v, layer.attention_dropout.p if self.training else 0.0)
         return layer.output_dropout(layer.dense(out))
+
+    @BaseMixin.replacable
+    def mlp_forward(self, hidden_states, parts: LayerParts, **hook) -> torch.Tensor:
+        mlp = parts.layer.mlp
+        return mlp.dense_4h_to_h(mlp.activation_func(mlp.dense_h_to_4h(hidden_states)))
 
 
 def by_pieces(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
@@ -179,9 +206,9 @@ class SwiGLUMixin(BaseMixin):
             mpu.ColumnParallelLinear(in_features, hidden_features, gather_output=False, bias=bias, device=device)
             for _ in range(num_layers))
 
-    def mlp_forward(self, hidden_states, layer_id: int, **hook) -> torch.Tensor:
-        mlp = self.transformer.layers[layer_id].mlp
-        gate = mlp.activation_func(self.w2[layer_id](hidden_states))
+    def mlp_forward(self, hidden_states, parts: LayerParts, **hook) -> torch.Tensor:
+        mlp = parts.layer.mlp
+        gate = mlp.activation_func(self.w2[parts.layer_id](hidden_states))
         return mlp.dense_4h_to_h(gate * mlp.dense_h_to_4h(hidden_states))
 
 

@@ -155,6 +155,10 @@ class DiffusionTransformer(BaseModel):
                                            tuple(identity_attention), reuse and partial(reuse, self)))
         return out.to(x.dtype)
 
+    def compile_layers(self, backend: str = "inductor") -> None:
+        """torch.compile the layers alone, which share what is compiled for the first of them."""
+        self.mixins["adaln_layer"].compile_layers(backend)
+
     def embed(self, timesteps: torch.Tensor, y: torch.Tensor | None, ofs: torch.Tensor | None) -> torch.Tensor:
         """Time embedding with label and `ofs` added: (B, time_embed_dim), or one row when all are shared."""
         if (y is None) != (self.label_emb is None):

@@ -126,8 +126,10 @@ class TeaCache(StepCache):
         _check_numbers("polynomial", self.polynomial)
 
     def signal(self, network, x, context):
-        around_attention, _ = network.mixins["adaln_layer"].modulations(0, context)
-        normed = network.transformer.layers[0].input_layernorm(x[:, context.text_length:])
+        adaln = network.mixins["adaln_layer"]
+        parts = adaln.parts(0, context)
+        around_attention, _ = adaln.modulations(parts, context)
+        normed = parts.layer.input_layernorm(x[:, context.text_length:])
         return around_attention.of_video().modulate(normed), x, 0
 
     def change(self, row, signal):

@@ -172,6 +172,9 @@ def test_numbers_that_are_not_finite_name_the_step(small_model):
     ({"network_config": {"params": {"hiden_size": 3}}}, "did you mean hidden_size?"),
     ({"network_config": {"target": "os.system"}}, "os.system may not be named"),
     ({"sampler_config": {"target": "sgm.modules.diffusionmodules.sampling.EulerSampler"}}, "EulerEDMSampler"),
+    ({"compile_model": "reginal"}, "it must be true, false or regional"),
+    ({"compile_model": True, "step_cache_config": {"target": "step_cache.TeaCache", "params": {"threshold": 1}}},
+     "or compile_model: regional"),
 ])
 def test_mistakes_are_found_without_building(small_model, change, says):
     with pytest.raises(ConfigError) as error:

@@ -1,10 +1,12 @@
 """The video transformer: independent checks of positions, attention, patches, modulation, sizes and loading."""
 import math
+import shutil
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
 from dit_attention import QUERY_PIECE, _attention_by_pieces, attention, rotate
 from dit_blocks import joint_addcmul
@@ -247,6 +249,28 @@ def test_traced_for_compilation_in_one_graph():
     model = build()
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(*inputs()), model(*inputs()), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layers, positions", [(5, ROTARY), (3, SINCOS)])
+def test_layers_are_compiled_once_for_all(layers, positions):
+    model = build(positions, num_layers=layers)
+    exact, keys = model(*inputs()), list(model.state_dict())
+    torch.compiler.reset()
+    compiled = CompileCounter()
+    model.compile_layers(backend=compiled)
+    torch.testing.assert_close(model(*inputs()), exact, atol=1e-5, rtol=1e-5)
+    assert compiled.frame_count == 2, "all layers but the last; the last"
+    assert list(model.state_dict()) == keys
+
+
+@torch.no_grad()
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+def test_compiled_layers_compute_the_same():
+    model = build(num_layers=1)
+    exact = model(*inputs())
+    model.compile_layers()
+    torch.testing.assert_close(model(*inputs()), exact, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()

@@ -2,14 +2,21 @@
 import torch
 from torch import nn
 
+REGIONAL = "regional"  # of compile_model
+
 
 class IdentityWrapper(nn.Module):
-    """Calls the network as it is called itself. compile_model: torch.compile it; the state-dict keys stay."""
+    """Calls the network as it is called itself. compile_model: torch.compile it; the state-dict keys stay.
 
-    def __init__(self, diffusion_model: nn.Module, compile_model: bool = False):
+    "regional" compiles the layer that the network repeats, once, and leaves the rest as it is.
+    """
+
+    def __init__(self, diffusion_model: nn.Module, compile_model: bool | str = False):
         super().__init__()
         self.diffusion_model = diffusion_model
-        if compile_model:
+        if compile_model == REGIONAL:
+            diffusion_model.compile_layers()
+        elif compile_model:
             diffusion_model.compile()
 
     def forward(self, *args, **kwargs) -> torch.Tensor:
