@@ -24,6 +24,7 @@ from filmstrip import FILMSTRIP, Filmstrip  # noqa: E402
 from jobs import Job, in_batches, plan_jobs  # noqa: E402
 from lora import configure_lora, load_lora  # noqa: E402
 from latent_codec import tiling_of  # noqa: E402
+from model_parallel import check_shared, settle_size  # noqa: E402
 from network_weights import build_network, check_network  # noqa: E402
 from offload import TEXT, at_rest, offload_engine  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
@@ -57,6 +58,8 @@ def sample_videos(argv: Sequence[str] | None = None) -> None:
     steps = console.Steps(*STEPS)
     with steps("configuration", announce=False), parallel.told_once():  # a mistake is answered by its one line alone
         args = get_args(argv, __doc__)
+        settle_size(args)
+        check_shared(args)
         if args.plan:
             return show_plan(args)
         requests = None if args.input_type == "latents" else plan_requests(args)
@@ -226,7 +229,7 @@ def decode(codec, latents: Tensor, folder: Path, fps: int) -> None:
     if parallel.leads_its_copy():
         pieces = console.progress(pieces, "decode", unit="chunk", leave=False)
         write_outputs(folder, (piece[0] for piece in pieces), fps)
-    else:
+    elif len(parallel.context_group()[1]) > 1:
         for _ in pieces:  # decoded together, written by one
             pass
 

@@ -73,7 +73,7 @@ class DiffusionTransformer(BaseModel):
                  use_SwiGLU: bool = False, use_RMSNorm: bool = False, dtype: str | torch.dtype = "fp32"):
         args = read_transformer_args(transformer_args)
         _check_values(hidden_size, num_attention_heads, input_time, modules)
-        parallel.initialize(args["model_parallel_size"])
+        parallel.initialize(max(args["model_parallel_size"], parallel.model_parallel_size()))
         super().__init__(None, VideoTransformer(
             num_layers, hidden_size, num_attention_heads, args, parallel_output=parallel_output,
             layernorm=RMSNorm if use_RMSNorm else partial(nn.LayerNorm, elementwise_affine=elementwise_affine),

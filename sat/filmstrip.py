@@ -3,6 +3,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import parallel
 from diffusion_video import DiffusionEngine
 from files import whole_file
 from sgm.sampling import StepInfo
@@ -38,8 +39,9 @@ class Filmstrip:
         draw = ImageDraw.Draw(picture)
         for i, (number, _) in enumerate(self.kept):
             draw.text((4, 2 + i * (lines[0].shape[1] + 2)), str(number), fill="black")
-        with whole_file(path) as partial:
-            picture.save(partial)
+        if parallel.leads_its_copy():
+            with whole_file(path) as partial:
+                picture.save(partial)
 
 
 def _frames(engine: DiffusionEngine, latents: Tensor) -> np.ndarray:

@@ -8,6 +8,7 @@ from checkpoint import misfits, own_tensors
 from errors import CheckpointError
 from files import REPOSITORY
 from lora_weights import is_matrix, without_lora
+from model_parallel import own_part
 from omegaconf import OmegaConf
 from sgm.util import instantiate_from_config
 from torch import Tensor, nn
@@ -31,8 +32,9 @@ def build_network(network_config: Mapping, path: str | Path, dtype: torch.dtype,
 
 
 def load_network(network: nn.Module, path: str | Path) -> None:
-    """Copies a transformer's weights into it; CheckpointError as in `check_network`."""
-    weights = transformer_weights(path)
+    """Copies a transformer's weights into it, its part of them if it is divided among processes; CheckpointError as in
+    `check_network`."""
+    weights = own_part(transformer_weights(path), network)
     _check_preset(network, weights.shapes, weights.source)
     weights.copy_into(network)
     logger.info("loaded %d tensors from %s", len(weights.links), path)

@@ -1,4 +1,5 @@
 """Several processes share the prompts of one run."""
+import json
 import os
 import socket
 import subprocess
@@ -6,8 +7,14 @@ import sys
 
 import pytest
 import torch
+from arguments import get_args
+from errors import ConfigError
 from files import REPOSITORY
-from sample_video import main
+from model_parallel import check_shared, settle_size
+from omegaconf import OmegaConf
+from sample_video import launched, main
+from sgm.util import instantiate_from_config
+from video_io import LATENTS, RECORD, load_latents
 
 SCRIPT = str(REPOSITORY / "sample_video.py")
 SHARED = str(REPOSITORY / "configs" / "inference.yaml")
@@ -63,3 +70,55 @@ def test_two_processes_decode_one_video_together(words, tmp_path):
     assert (first, second) == (0, 0), told + quiet
     assert videos(tmp_path / "two") == videos(tmp_path / "one")
     assert len([line for line in told.splitlines() if line.startswith(str(tmp_path / "two"))]) == 3
+
+
+def two_heads(small_model, folder):
+    """The small model with a second head, so that there is one for each of two processes."""
+    config = OmegaConf.load(small_model / "t2v.yaml")
+    network = config.model.network_config
+    network.params.num_attention_heads = 2
+    network.params.modules.pos_embed_config.params.hidden_size_head = 32
+    torch.manual_seed(4)
+    built = instantiate_from_config(network)
+    for parameter in built.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    torch.save(built.state_dict(), folder / "two_heads.pt")
+    config.args.load = str(folder / "two_heads.pt")
+    OmegaConf.save(config, folder / "two_heads.yaml")
+    return ["--base", str(folder / "two_heads.yaml"), SHARED, "--seed", "3", "--only-save-latents"]
+
+
+def latents(folder):
+    return {str(path.relative_to(folder)): load_latents(path)[0] for path in folder.rglob(LATENTS)}
+
+
+def test_two_processes_share_one_transformer(small_model, words, tmp_path):
+    words = [*two_heads(small_model, tmp_path), *words[words.index("--input-file"):]]
+    shared = "model.network_config.params.transformer_args.model_parallel_size=2"
+    assert main([*words, "--output-dir", str(tmp_path / "one")]) == 0
+    (first, told), (second, quiet) = launch([*words, shared, "--output-dir", str(tmp_path / "two")])
+    assert (first, second) == (0, 0), told + quiet
+    alone, together = latents(tmp_path / "one"), latents(tmp_path / "two")
+    assert len(alone) == 3
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
+    assert len([line for line in told.splitlines() if line.startswith(str(tmp_path / "two"))]) == 3
+    assert "video(s)" not in quiet
+    record = json.loads(next((tmp_path / "two").rglob(RECORD)).read_text())
+    assert record["config"]["args"]["model_parallel_size"] == 2
+
+
+@pytest.mark.parametrize("changes, says", [
+    (("args.model_parallel_size=2",), "args.model_parallel_size is 2, but the transformer's 1 attention heads do not"),
+    (("model.network_config.params.transformer_args.model_parallel_size=two",), "is 'two'; it must be a whole number"),
+    (("args.model_parallel_size=2", "model.network_config.params.transformer_args.model_parallel_size=4"), "give it once"),
+    (("args.model_parallel_size=2", "model.network_config.params.num_attention_heads=2"),
+     "model_parallel_size 2 does not divide the 1 process"),
+    (("args.model_parallel_size=2", "model.network_config.params.num_attention_heads=2", "args.load_lora=x"),
+     "args.load_lora does not work with args.model_parallel_size above 1")])
+def test_a_transformer_that_cannot_be_shared_is_told(changes, says, words):
+    args = get_args([*words, *changes])
+    with pytest.raises(ConfigError, match=says):
+        settle_size(args)
+        check_shared(args)
+        with launched(args):
+            pass
