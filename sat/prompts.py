@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from config_files import existing_path
+from console import processes
 from errors import DataError
 from files import REPOSITORY
 
@@ -38,14 +39,21 @@ class Prompt:
 def read_prompts(path: str | None, source: Source | None) -> list[Prompt]:
     """The prompts of a text file: one a line, `prompt@@path/to/source` with a source; blank and `#` lines are skipped.
 
-    Raises DataError for a file that is missing, not text or without prompts, and for lines of the other kind.
+    The file may be a pipe, such as bash's `<(command)`, which can be read only once. Raises DataError for a file that
+    is missing, not text or without prompts, for a pipe that several processes would share, and for lines of the other
+    kind.
     """
     if path is None:
         raise DataError("args.input_file is missing; give a text file with a prompt a line (--input-file)")
-    if not Path(path).is_file():
-        raise DataError(f"prompt file {path} does not exist; set args.input_file (--input-file) to a text file")
+    file = Path(path)
+    if not file.exists() or file.is_dir():
+        raise DataError(f"prompt file {path} {'is a folder' if file.is_dir() else 'does not exist'}; set "
+                        "args.input_file (--input-file) to a text file")
+    if file.is_fifo() and processes() > 1:
+        raise DataError(f"prompt file {path} is a pipe, which several processes cannot all read; write the prompts "
+                        "into a file")
     try:
-        lines = Path(path).read_bytes().decode("utf-8-sig").splitlines()
+        lines = file.read_bytes().decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"prompt file {path} is not text (byte {error.start} is not UTF-8); give UTF-8 text") from error
     if any("\0" in line for line in lines):
@@ -54,7 +62,7 @@ def read_prompts(path: str | None, source: Source | None) -> list[Prompt]:
     given = [(number, line) for number, line in given if line and not line.startswith("#")]
     if not given:
         raise DataError(f"prompt file {path} has no prompts; write one a line (# starts a comment)")
-    return [parse_prompt(line, index, source, f"{path}, line {number}", Path(path).parent)
+    return [parse_prompt(line, index, source, f"{path}, line {number}", file.parent)
             for index, (number, line) in enumerate(given)]
 
 

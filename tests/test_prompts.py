@@ -1,5 +1,6 @@
 """Prompt files, typed prompts and the folder names made of them."""
 import io
+import os
 
 import pytest
 from errors import DataError
@@ -19,6 +20,23 @@ def test_images_are_found_beside_the_prompt_file(tmp_path):
     assert prompt.text == "a dog" and prompt.image == str(tmp_path / "a b.png") and prompt.clip is None
     (prompt,) = read_prompts(str(tmp_path / "p.txt"), "clip")
     assert prompt.clip == str(tmp_path / "a b.png") and prompt.image is None
+
+
+def test_a_pipe_is_read(monkeypatch):
+    reading, writing = os.pipe()  # as bash's <(command) makes one
+    with open(reading) as pipe, open(writing, "w") as command:
+        command.write("a red circle\na blue square\n")
+        command.close()
+        with monkeypatch.context() as several:
+            several.setenv("WORLD_SIZE", "2")
+            with pytest.raises(DataError, match="is a pipe, which several processes cannot all read"):
+                read_prompts(f"/dev/fd/{pipe.fileno()}", None)
+        assert [p.text for p in read_prompts(f"/dev/fd/{pipe.fileno()}", None)] == ["a red circle", "a blue square"]
+
+
+def test_a_folder_is_no_prompt_file(tmp_path):
+    with pytest.raises(DataError, match="is a folder; set args.input_file"):
+        read_prompts(str(tmp_path), None)
 
 
 @pytest.mark.parametrize("content, source, says", [
