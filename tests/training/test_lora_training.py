@@ -12,7 +12,7 @@ from lora import read_lora
 from lora_weights import is_matrix, without_lora
 from omegaconf import OmegaConf
 
-from tests.test_train_video import make_clips, same
+from tests.test_train_video import make_clips, on_two_processes, same
 
 LORA = {"target": "sat.model.finetune.lora2.LoraMixin", "params": {"r": 2, "lora_alpha": 4}}
 
@@ -71,6 +71,20 @@ def test_it_goes_on_exactly_and_over_the_same_model_alone(whole, command, small_
     train_video.train_video(command(tmp_path / "parts", "--resume"))
     assert same(kept(whole, 4), kept(tmp_path / "parts", 4))
     assert same(read_state_dict(whole), read_state_dict(tmp_path / "parts"))
+
+
+def test_divided_among_processes_it_is_kept_whole(command, tmp_path):
+    apart = ("model.loss_fn_config.params.sigma_sampler_config.params.uniform_sampling=false", "args.train_iters=2")
+    train_video.train_video(command(tmp_path / "one", *apart, "deepspeed.gradient_accumulation_steps=2"))
+    divided = command(tmp_path / "two", *apart, "deepspeed.zero_optimization.stage=3")
+    stopped = command(tmp_path / "stopped", *apart, "deepspeed.zero_optimization.stage=3")
+    on_two_processes([(None, divided), (1, stopped), (None, [*stopped, "--resume"])], tmp_path)
+    one, two, resumed = (read_lora(tmp_path / name) for name in ("one", "two", "stopped"))
+    assert {k: v.shape for k, v in two.base.items()} == {k: v.shape for k, v in one.base.items()}
+    assert list(two.matrices) == list(one.matrices) and same(dict(two.matrices), dict(resumed.matrices))
+    for name, value in one.matrices.items():
+        assert value.any()
+        torch.testing.assert_close(two.matrices[name], value, atol=1e-5, rtol=0)
 
 
 def test_it_samples_over_the_model_it_was_trained_for(whole, small_model, tmp_path):
