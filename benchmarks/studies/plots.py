@@ -43,11 +43,18 @@ def draw(plot: Plot | Scales | Trajectories, study: Study, rows: Sequence[Row], 
     if not rows:
         return False
     values = list(dict.fromkeys(row[plot.panels] for row in rows)) if plot.panels else [None]
-    grid = panels([plot.title if value is None else str(value) for value in values])
+    grid = panels([title_of(plot, value) for value in values])
     for axes, value in zip(grid, values, strict=True):
         draw_panel(axes, plot, [row for row in rows if value is None or row[plot.panels] == value])
     save(grid, path)
     return True
+
+
+def title_of(plot: Plot, value: str | int | float | None) -> str:
+    """Of the panel of a value; a number, such as that of steps, with what it counts."""
+    if value is None:
+        return plot.title
+    return value if isinstance(value, str) else f"{value:g} {plot.panels}"
 
 
 def draw_panel(axes: Axes, plot: Plot, rows: Sequence[Row]) -> None:

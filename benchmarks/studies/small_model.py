@@ -24,12 +24,12 @@ class SmallModel:
     `overrides` to the model's configuration.
 
     `accuracy` is the share right in all of its attributes (95 % Wilson interval), `ceiling` that of rendered clips
-    which were only encoded and decoded. `distance` is the Frechet distance between Gaussians that are fitted to features of
-    the videos and of rendered clips (`clip_features`), each less the data's mean at the same caption, in the features'
-    units; `floor` that of the encoded and decoded clips, as many as there are videos. `diversity` is the deviation over
-    repeats of what the world draws at random (`DRAWN`), relative to rendered clips: 1 is theirs, 0 always the same;
-    videos that show no object can take it above 1. Intervals of the last two: bootstrap over captions. Videos and a
-    table of each cell's are written below `folder`.
+    which were only encoded and decoded. `distance` is the Frechet distance between Gaussians that are fitted to
+    features of the videos and of rendered clips (`clip_features`), each less the data's mean at the same caption, in
+    the features' units; `floor` that of the encoded and decoded clips, as many as there are videos. `diversity` is the
+    deviation over repeats of what the world draws at random (`DRAWN`), relative to rendered clips: 1 is theirs, 0
+    always the same; videos that show no object can take it above 1. Intervals of the last two: bootstrap over captions.
+    Videos and a table of each cell's are written below `folder`.
     """
 
     measures = ("passes", "accuracy", "accuracy_low", "accuracy_high", "distance", "distance_low", "distance_high",
