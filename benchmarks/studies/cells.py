@@ -6,13 +6,13 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 import torch
 from sgm.util import allow_targets
 
-from benchmarks.studies.grid import Cell, Study
+from benchmarks.studies.grid import Cell, Study, VariantCell
 from benchmarks.studies.problems import problem_of
 
-Solved = tuple[Cell, dict[str, float]]
+Solved = tuple[Cell | VariantCell, dict[str, float]]
 
 
-def solve_all(study: Study, cells: Sequence[Cell], processes: int, allowed: Sequence[str] = ()) -> Iterator[Solved]:
+def solve_all(study: Study, cells: Sequence[Cell | VariantCell], processes: int, allowed: Sequence[str] = ()) -> Iterator[Solved]:
     """In any order. Raises UserError of the first cell that fails; those finished before were handed over."""
     if processes == 1:
         yield from (solve(study, cell) for cell in cells)
@@ -27,8 +27,8 @@ def solve_all(study: Study, cells: Sequence[Cell], processes: int, allowed: Sequ
             pool.shutdown(cancel_futures=True)
 
 
-def solve(study: Study, cell: Cell) -> Solved:
-    return cell, problem_of(study).solve(study.sampler(cell), cell)
+def solve(study: Study, cell: Cell | VariantCell) -> Solved:
+    return cell, problem_of(study).solve(study.part(cell), cell)
 
 
 def _prepare(allowed: Sequence[str]) -> None:

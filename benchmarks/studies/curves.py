@@ -10,7 +10,6 @@ from errors import ConfigError
 from benchmarks.studies.grid import Study
 from benchmarks.studies.results import Row
 
-COLUMNS = ("sampler", "schedule", "guidance", "steps")
 LIMIT = 1e-12  # errors below it are float64's, not the solver's
 
 
@@ -35,9 +34,9 @@ class Plot:
         """Raises ConfigError for a column that the results will not have."""
         for column in filter(None, (self.x, self.y, self.lines, self.panels, self.floor, *self.interval,
                                     *(self.where or {}))):
-            if column not in (*COLUMNS, *measures):
+            if column not in (*study.keys, *measures):
                 raise ConfigError(f"{where}: {column} is no column of the results; they are "
-                                  f"{', '.join((*COLUMNS, *measures))}")
+                                  f"{', '.join((*study.keys, *measures))}")
         if len(self.interval) not in (0, 2):
             raise ConfigError(f"{where}.interval names {len(self.interval)} columns; it takes two, low and high")
 

@@ -1,4 +1,5 @@
-"""A study as its YAML file has it: a question, a problem, and grids of sampler x schedule x guidance x steps x seed."""
+"""A study as its YAML file has it: a question, a problem, and grids of sampler x schedule x guidance x steps x seed, or
+of variant x steps x seed."""
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import product
@@ -31,33 +32,64 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class VariantCell:
+    """One run of a study of variants, which are whatever its problem tells apart."""
+
+    variant: str
+    steps: int
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.variant}, {self.steps} steps, seed {self.seed}"
+
+
+@dataclass(frozen=True)
 class Study:
-    """The keys of a study's file. Samplers, schedules and guidances are `{target, params}` by name; each grid chooses
-    among the names, all unless it says which, and has `steps` and `seeds`.
+    """The keys of a study's file. Samplers, schedules and guidances are `{target, params}` by name, or there are
+    `variants` in their place, each a mapping that the problem reads; each grid chooses among the names, all unless it
+    says which, and has `steps` and `seeds`.
     """
 
     name: str
     question: str
     problem: Mapping
-    samplers: Mapping[str, Mapping]
-    schedules: Mapping[str, Mapping]
     grids: Sequence[Mapping]
+    samplers: Mapping[str, Mapping] = field(default_factory=dict)
+    schedules: Mapping[str, Mapping] = field(default_factory=dict)
     guidances: Mapping[str, Mapping | None] = field(default_factory=NO_GUIDANCE.copy)
+    variants: Mapping[str, Mapping] = field(default_factory=dict)
     plots: Sequence[Mapping] = ()
     comparisons: Sequence[Mapping] = ()  # of videos, pair by pair
     slopes: bool = False  # fit log error over log steps, beside the declared orders
 
-    def cells(self) -> list[Cell]:
+    @property
+    def axes(self) -> tuple[str, ...]:
+        return ("variants",) if self.variants else AXES
+
+    @property
+    def cell_type(self) -> type[Cell] | type[VariantCell]:
+        return VariantCell if self.variants else Cell
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Columns of the results that name a cell."""
+        return tuple(f.name for f in fields(self.cell_type))
+
+    def cells(self) -> list[Cell] | list[VariantCell]:
         """Of all grids, each once. Raises ConfigError for a name that the study does not have."""
-        found: dict[Cell, None] = {}
+        found: dict[Cell | VariantCell, None] = {}
         for i, grid in enumerate(self.grids):
             where = f"study {self.name}: grids[{i}]"
-            check_keys(grid, (*AXES, "steps", "seeds"), where)
-            names = [self._chosen(axis, grid.get(axis), where) for axis in AXES]
+            check_keys(grid, (*self.axes, "steps", "seeds"), where)
+            names = [self._chosen(axis, grid.get(axis), where) for axis in self.axes]
             steps = _whole_numbers(grid.get("steps"), 1, f"{where}.steps")
             seeds = _whole_numbers(grid.get("seeds", [0]), 0, f"{where}.seeds")
-            found.update(dict.fromkeys(Cell(*parts) for parts in product(*names, steps, seeds)))
+            found.update(dict.fromkeys(self.cell_type(*parts) for parts in product(*names, steps, seeds)))
         return list(found)
+
+    def part(self, cell: Cell | VariantCell) -> Sampler | Mapping:
+        """What the problem is given with a cell: its sampler, or its variant."""
+        return self.variants[cell.variant] if isinstance(cell, VariantCell) else self.sampler(cell)
 
     def sampler(self, cell: Cell) -> Sampler:
         """Raises ConfigError, naming the cell, for parts that are wrong or do not fit."""
@@ -71,7 +103,7 @@ class Study:
 
     def measured(self) -> dict:
         """What the results depend on; the rest is how they are shown."""
-        return {key: getattr(self, key) for key in ("problem", *AXES, "grids")}
+        return {key: getattr(self, key) for key in ("problem", *self.axes, "grids")}
 
     def _chosen(self, axis: str, names: Sequence[str] | None, where: str) -> list[str]:
         known = getattr(self, axis)
@@ -93,14 +125,15 @@ def read_study(path: str | Path) -> Study:
         raise ConfigError(f"{path} is not a readable YAML file: {' '.join(str(error).split())}") from error
     known = [f.name for f in fields(Study) if f.name != "name"]
     check_keys(loaded, known, str(path))
-    for key in ("question", "problem", "samplers", "schedules", "grids"):
+    parts = ("variants",) if loaded.get("variants") else ("samplers", "schedules")
+    for key in ("question", "problem", *parts, "grids"):
         if not loaded.get(key):
             raise ConfigError(f"{path}: {key} is missing; see configs/studies")
     for axis in AXES:
         _check_axis(loaded.get(axis, {}), f"{path}: {axis}")
     study = Study(name=path.stem, **loaded)
     for cell in study.cells():
-        study.sampler(cell)
+        study.part(cell)
     return study
 
 

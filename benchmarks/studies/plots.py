@@ -1,5 +1,5 @@
 """The plots of a study: curves of its results, and pictures of its parts."""
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING
 from pathlib import Path
 
@@ -8,15 +8,18 @@ from matplotlib.axes import Axes
 
 from benchmarks.studies.curves import Plot, chosen_rows, curve
 from benchmarks.studies.figures import panels, save
-from benchmarks.studies.grid import Study, check_keys
+from benchmarks.studies.grid import Cell, Study, VariantCell, check_keys
+from benchmarks.studies.losses import Losses
 from benchmarks.studies.pictures import Scales, Trajectories
+from benchmarks.studies.problems import Problem
 from benchmarks.studies.results import Row
 
 MARKERS = "osD^v<>Px*"
-KINDS = {"curves": Plot, "scales": Scales, "trajectories": Trajectories}
+KINDS = {"curves": Plot, "losses": Losses, "scales": Scales, "trajectories": Trajectories}
+Kind = Plot | Losses | Scales | Trajectories
 
 
-def plots_of(study: Study, measures: Sequence[str]) -> list[Plot | Scales | Trajectories]:
+def plots_of(study: Study, measures: Sequence[str]) -> list[Kind]:
     """Raises ConfigError for a kind, a key, a column or a name that there is not."""
     plots = []
     for i, given in enumerate(study.plots):
@@ -34,12 +37,17 @@ def plots_of(study: Study, measures: Sequence[str]) -> list[Plot | Scales | Traj
     return plots
 
 
-def draw(plot: Plot | Scales | Trajectories, study: Study, rows: Sequence[Row], path: Path) -> bool:
+def draw(plot: Kind, study: Study, problem: Problem, rows: Mapping[Cell | VariantCell, Row], path: Path) -> bool:
     """Writes a PNG; False where no result is for this plot yet."""
-    if not isinstance(plot, Plot):
+    if isinstance(plot, Scales | Trajectories):
         plot.draw(study, path)
         return True
-    rows = chosen_rows(rows, plot)
+    if isinstance(plot, Losses):
+        return plot.draw(problem, list(rows), path)
+    return draw_curves(plot, chosen_rows(list(rows.values()), plot), path)
+
+
+def draw_curves(plot: Plot, rows: Sequence[Row], path: Path) -> bool:
     if not rows:
         return False
     values = list(dict.fromkeys(row[plot.panels] for row in rows)) if plot.panels else [None]

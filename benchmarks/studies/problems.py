@@ -11,19 +11,23 @@ from seeds import generator_for
 from sgm.sampling import RungeKutta3Sampler, Sampler
 
 from benchmarks.exact import SHAPE, FiniteData, WithoutLastJump, solve_flow
-from benchmarks.studies.grid import Cell, Study, check_keys
+from benchmarks.studies.grid import Cell, Study, VariantCell, check_keys
+from benchmarks.studies.rank_losses import LossAcrossRanks
 from benchmarks.studies.small_model import SmallModel
+from benchmarks.studies.training import Training
 
 REFERENCE_STEPS = 200
 HIGHEST = 1000.0  # stands in for zero SNR, where the reference cannot start: next to nothing of the data is left
 
 
 class Problem(Protocol):
-    """Answers a cell with what was measured: one number for each of `measures`."""
+    """Answers a cell with what was measured, one number for each of `measures`. It is given the cell's sampler, or its
+    variant where the study has variants, as the problem's `cell_type` says."""
 
+    cell_type: ClassVar[type]
     measures: ClassVar[tuple[str, ...]]
 
-    def solve(self, sampler: Sampler, cell: Cell) -> dict[str, float]: ...
+    def solve(self, part: Sampler | Mapping, cell: Cell | VariantCell) -> dict[str, float]: ...
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class GaussianFlow:
     Without `last_jump` runs end at the schedule's least noise.
     """
 
+    cell_type = Cell
     measures = ("passes", "error")
     deviation: float = 0.5
     last_jump: bool = True
@@ -56,6 +61,7 @@ class FiniteCurve:
     exact draws of the data, what `energy` cannot be expected to fall below.
     """
 
+    cell_type = Cell
     measures = ("passes", "error", "energy", "floor")
     clips: int = 128
     rows: int = 256
@@ -76,7 +82,8 @@ class FiniteCurve:
                 "energy": energy_distance(out, data), "floor": energy_distance(exact, data)}
 
 
-PROBLEMS: dict[str, type[Problem]] = {"gaussian": GaussianFlow, "finite": FiniteCurve, "small_model": SmallModel}
+PROBLEMS: dict[str, type[Problem]] = {"gaussian": GaussianFlow, "finite": FiniteCurve, "small_model": SmallModel,
+                                      "loss_across_ranks": LossAcrossRanks, "training": Training}
 
 
 def problem_of(study: Study) -> Problem:
@@ -85,7 +92,13 @@ def problem_of(study: Study) -> Problem:
     if kind not in PROBLEMS:
         raise ConfigError(f"study {study.name}: problem.kind {kind} is none of {', '.join(PROBLEMS)}")
     check_keys(params, [f.name for f in fields(PROBLEMS[kind])], f"study {study.name}: problem")
-    return PROBLEMS[kind](**params)
+    if PROBLEMS[kind].cell_type is not study.cell_type:
+        needs = "variants" if PROBLEMS[kind].cell_type is VariantCell else "samplers and schedules"
+        raise ConfigError(f"study {study.name}: problem.kind {kind} needs {needs}")
+    problem = PROBLEMS[kind](**params)
+    for name, variant in study.variants.items():
+        problem.check(variant, f"study {study.name}: variants.{name}")
+    return problem
 
 
 def closed_curve(clips: int) -> torch.Tensor:

@@ -22,12 +22,13 @@ SIDE = 128  # of a video on the page, in pixels
 
 def write_report(study: Study, problem: Problem, results: Results, folder: Path) -> Path:
     """PNGs, slopes.csv and comparisons.csv where the study asks for them; report.html, which needs no other file."""
-    rows = [results.rows[cell] for cell in study.cells() if cell in results.rows]
+    solved = {cell: results.rows[cell] for cell in study.cells() if cell in results.rows}
+    rows = list(solved.values())
     parts = [f"<h1>{html.escape(study.name)}</h1><p>{html.escape(study.question)}</p>",
              f"<p>{len(rows)} of {len(study.cells())} cells.</p>"]
     for plot in plots_of(study, results.measures):
         path = folder / f"{study.name}_{plot.name}.png"
-        if draw(plot, study, rows, path):
+        if draw(plot, study, problem, solved, path):
             parts.append(f"<h2>{html.escape(plot.title or plot.name)}</h2>{image(path)}")
     if study.slopes and rows:
         fitted = slopes(study, rows)

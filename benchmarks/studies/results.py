@@ -1,16 +1,16 @@
 """The results table of a study: a line for each finished cell, never half a line, and never of another study."""
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 
 import yaml
 from errors import ConfigError, DataError
 from files import whole_file
 
-from benchmarks.studies.grid import Cell, Study
+from benchmarks.studies.grid import Cell, Study, VariantCell
 
-KEYS = tuple(f.name for f in fields(Cell))
+NAMES = ("sampler", "schedule", "guidance", "variant")  # columns of text
 Row = dict[str, str | int | float]
 
 
@@ -21,21 +21,35 @@ class Results:
     """
 
     def __init__(self, folder: Path, study: Study, measures: Sequence[str]):
-        self.path, self.measures = folder / "results.csv", tuple(measures)
+        self.path, self.measures, self._keys = folder / "results.csv", tuple(measures), study.keys
         self._order = {cell: i for i, cell in enumerate(study.cells())}
         self._keep(folder / "study.yaml", study.measured())
-        self.rows: dict[Cell, Row] = {}
+        self.rows: dict[Cell | VariantCell, Row] = {}
         if self.path.is_file():
-            self.rows = {cell_of(row): row for row in read_rows(self.path)}
+            self.rows = {study.cell_type(**{key: row[key] for key in self._keys}): row for row in self._read()}
 
-    def add(self, cell: Cell, measured: Mapping[str, float]) -> None:
+    def add(self, cell: Cell | VariantCell, measured: Mapping[str, float]) -> None:
         """Writes the whole table under a temporary name, then renames it."""
         self.rows[cell] = {**asdict(cell), **measured}
         with whole_file(self.path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, (*KEYS, *self.measures), lineterminator="\n")
+            table = csv.DictWriter(file, (*self._keys, *self.measures), lineterminator="\n")
             table.writeheader()
             for row in sorted(self.rows.items(), key=lambda item: self._order[item[0]]):
                 table.writerow({key: short(value) for key, value in row[1].items()})
+
+    def _read(self) -> list[Row]:
+        """Numbers as numbers. Raises DataError for a table with other columns or values."""
+        try:
+            with open(self.path, newline="", encoding="utf-8") as file:
+                rows = [{key: self._value(key, text) for key, text in row.items()} for row in csv.DictReader(file)]
+            return [{key: row[key] for key in (*self._keys, *self.measures)} for row in rows]
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DataError(f"{self.path} is not a table of results ({error}): remove it") from error
+
+    def _value(self, key: str, text: str) -> str | int | float:
+        if key in NAMES:
+            return text
+        return int(text) if key in self._keys or text.isdigit() else float(text)
 
     def _keep(self, path: Path, measured: Mapping) -> None:
         if path.is_file():
@@ -46,19 +60,6 @@ class Results:
             return
         with whole_file(path) as temporary:
             temporary.write_text(yaml.safe_dump(measured, sort_keys=False), encoding="utf-8")
-
-
-def read_rows(path: Path) -> list[Row]:
-    """Numbers as numbers. Raises DataError for a table with other columns or values."""
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            return [{key: _value(key, text) for key, text in row.items()} for row in csv.DictReader(file)]
-    except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path} is not a table of results ({error}): remove it") from error
-
-
-def cell_of(row: Mapping) -> Cell:
-    return Cell(**{key: row[key] for key in KEYS})
 
 
 def first_change(old, new, where: str = "") -> str | None:
@@ -77,9 +78,3 @@ def first_change(old, new, where: str = "") -> str | None:
 
 def short(value):
     return f"{value:.6g}" if isinstance(value, float) else value
-
-
-def _value(key: str, text: str):
-    if key in ("sampler", "schedule", "guidance"):
-        return text
-    return int(text) if key in KEYS or text.isdigit() else float(text)

@@ -32,6 +32,7 @@ class SmallModel:
     Videos and a table of each cell's are written below `folder`.
     """
 
+    cell_type = Cell
     measures = ("passes", "accuracy", "accuracy_low", "accuracy_high", "distance", "distance_low", "distance_high",
                 "diversity", "diversity_low", "diversity_high", "color", "shape", "motion", "background", "ceiling",
                 "floor", "videos")

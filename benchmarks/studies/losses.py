@@ -1,0 +1,44 @@
+"""Losses step by step, as a problem recorded them."""
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from errors import ConfigError
+
+from benchmarks.studies.figures import panels, save
+from benchmarks.studies.grid import Study, VariantCell
+
+
+@dataclass(frozen=True)
+class Losses:
+    """A line for each of `variants` (all unless named): the mean over seeds, and shaded from the least to the most."""
+
+    name: str
+    title: str = ""
+    variants: Sequence[str] | None = None
+
+    def check(self, study: Study, measures: Sequence[str], where: str) -> None:
+        for variant in self.variants or ():
+            if variant not in study.variants:
+                raise ConfigError(f"{where}.variants: the study has no {variant}; it has {', '.join(study.variants)}")
+        if not study.variants:
+            raise ConfigError(f"{where}: losses are of variants, of which the study has none")
+
+    def draw(self, problem, cells: Sequence[VariantCell], path: Path) -> bool:
+        """From `problem.losses(cell)`, (steps, losses); False where no cell is solved."""
+        found = defaultdict(list)
+        for cell in cells:
+            if self.variants is None or cell.variant in self.variants:
+                found[cell.variant].append(problem.losses(cell))
+        if not found:
+            return False
+        (axes,) = panels([self.title], size=(6.5, 4.2))
+        for variant, runs in found.items():
+            steps, losses = runs[0][0], np.array([losses for _, losses in runs])
+            axes.plot(steps, losses.mean(0), label=variant, linewidth=1.2)
+            axes.fill_between(steps, losses.min(0), losses.max(0), alpha=0.2)
+        axes.set(xlabel="step", ylabel="loss")
+        save([axes], path)
+        return True

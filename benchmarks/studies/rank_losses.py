@@ -1,0 +1,99 @@
+"""How much the loss differs from step to step when processes share the timesteps out, on a trained model."""
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from errors import ConfigError
+from files import whole_file
+from seeds import generator_for, seed_everywhere
+from sgm.sigma_sampling import DiscreteSampling
+
+from benchmarks.studies.grid import VariantCell, check_keys
+from benchmarks.studies.statistics import around, resampled
+
+RECORD = "losses.json"
+
+
+@dataclass(frozen=True)
+class LossAcrossRanks:
+    """The small model's training loss, with nothing trained, over as many batches of `rows` clips as a cell has steps.
+
+    A variant has `ranks`, which share a batch evenly, and `explicit`: whether each draws its timesteps from an interval
+    of its own. Clips and noise are the same in every variant. `deviation` is that of the batches' losses, `relative` to
+    their mean; its 95 % interval comes from resampling the batches. `base` are the configurations of the model and of
+    its training, `overrides` to them; the losses are kept below `folder`.
+    """
+
+    cell_type: ClassVar = VariantCell
+    measures: ClassVar = ("loss", "deviation", "deviation_low", "deviation_high", "relative")
+    base: Sequence[str] = ("configs/tiny_t2v.yaml", "configs/tiny_t2v_train.yaml")
+    overrides: Sequence[str] = ("args.load=checkpoints/tiny/t2v",)
+    rows: int = 16
+    folder: str = "runs/studies/rank_losses"
+
+    def check(self, variant: Mapping, where: str) -> None:
+        check_keys(variant, ("ranks", "explicit"), where)
+        ranks = variant.get("ranks")
+        if type(ranks) is not int or ranks < 1 or self.rows % ranks or type(variant.get("explicit")) is not bool:
+            raise ConfigError(f"{where}: needs explicit, true or false, and ranks that divide the {self.rows} rows of a "
+                              "batch")
+
+    def solve(self, variant: Mapping, cell: VariantCell) -> dict[str, float]:
+        losses = np.array([self._loss(variant, cell.seed, number) for number in range(cell.steps)])
+        with whole_file(self._record(cell)) as temporary:
+            temporary.write_text(json.dumps(losses.tolist()), encoding="utf-8")
+        deviation, mean = float(losses.std(ddof=1)), float(losses.mean())
+        low, high = around(deviation, resampled(cell.steps, lambda chosen: losses[chosen].std(ddof=1)))
+        return {"loss": mean, "deviation": deviation, "deviation_low": low, "deviation_high": high,
+                "relative": deviation / mean}
+
+    def losses(self, cell: VariantCell) -> tuple[list[int], list[float]]:
+        """Batch by batch, of a cell that was solved."""
+        losses = json.loads(self._record(cell).read_text(encoding="utf-8"))
+        return list(range(1, len(losses) + 1)), losses
+
+    def _record(self, cell: VariantCell) -> Path:
+        return Path(self.folder) / str(cell) / RECORD
+
+    @torch.no_grad()
+    def _loss(self, variant: Mapping, seed: int, number: int) -> float:
+        engine, clips, table = trained(tuple(self.base), (*self.overrides, f"args.save={self.folder}"))
+        engine.loss_fn.sigma_sampler = SharedOut(
+            table, variant["ranks"], variant["explicit"], generator_for("timesteps", seed, number))
+        seed_everywhere("batch", seed, number)
+        return float(engine.shared_step(clips.batch(torch.randint(len(clips), (self.rows,))))[0])
+
+
+@dataclass(frozen=True)
+class SharedOut:
+    """Draws levels as `ranks` processes together do, each an equal part of them, from a generator of its own."""
+
+    table: DiscreteSampling
+    ranks: int
+    explicit: bool
+    generator: torch.Generator
+
+    def __call__(self, n_samples: int, rand: None = None, return_idx: bool = False, generator: None = None):
+        bounds = [self.table.interval(rank, self.ranks) if self.explicit else (0, self.table.num_idx)
+                  for rank in range(self.ranks)]
+        parts = [torch.randint(*bound, (n_samples // self.ranks,), generator=self.generator) for bound in bounds]
+        return self.table(n_samples, rand=torch.cat(parts), return_idx=return_idx)
+
+
+@lru_cache(maxsize=1)
+def trained(base: tuple[str, ...], overrides: tuple[str, ...]):
+    """(engine, cached clips, the table of levels) of a model that training would start from."""
+    import train_video  # SwissArmyTransformer: some seconds
+    from arguments import get_args
+    from training.sources import read_sources
+
+    args = get_args(["--base", *base, "args.sample_interval=null", *overrides])
+    train_video.check_settings(args)
+    sources = read_sources(args)
+    engine = train_video.build_engine(args, fresh=True, text=sources.text).eval()
+    return engine, sources.train[0], engine.loss_fn.sigma_sampler

@@ -1,0 +1,67 @@
+"""Variants of a small model, each trained as train_video.py trains, and their losses on held-out clips."""
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from errors import ConfigError, DataError
+from sgm.util import allow_targets
+
+from benchmarks.studies.grid import VariantCell, check_keys
+
+ABLATIONS = "benchmarks.studies.ablations"
+LOG = "log.jsonl"
+
+
+@dataclass(frozen=True)
+class Training:
+    """Trains from random weights for as many steps as a cell has, with the cell's seed: `base` are configurations,
+    `overrides` lie over them, and each variant's own `overrides` over those. Logs are kept below `folder`.
+
+    `valid_loss` is that of the averaged weights on held-out clips after the last step, the same noise each time.
+    """
+
+    cell_type: ClassVar = VariantCell
+    measures: ClassVar = ("valid_loss", "loss", "seconds_per_step")
+    base: Sequence[str] = ("configs/tiny_t2v.yaml", "configs/tiny_t2v_train.yaml")
+    overrides: Sequence[str] = ()
+    folder: str = "runs/studies/training"
+
+    def check(self, variant: Mapping, where: str) -> None:
+        check_keys(variant, ("overrides",), where)
+        given = variant.get("overrides", [])
+        if not isinstance(given, list) or not all(isinstance(word, str) and "=" in word for word in given):
+            raise ConfigError(f"{where}.overrides must be a list of key=value")
+
+    def solve(self, variant: Mapping, cell: VariantCell) -> dict[str, float]:
+        from train_video import train_video  # SwissArmyTransformer: some seconds
+
+        allow_targets(ABLATIONS)
+        folder = self._folder(cell)
+        if folder.exists():  # of a run that was broken off
+            shutil.rmtree(folder)
+        train_video(["--base", *self.base, *self.overrides, *variant.get("overrides", []), f"args.save={folder}",
+                     f"args.train_iters={cell.steps}", f"args.seed={cell.seed}"])
+        last: dict[str, float] = {}
+        for record in self._records(cell):
+            last |= record
+        return {name: last[name] for name in self.measures}
+
+    def losses(self, cell: VariantCell) -> tuple[list[int], list[float]]:
+        """Validation loss by step, of a cell that was solved."""
+        found = [(record["step"], record["valid_loss"]) for record in self._records(cell) if "valid_loss" in record]
+        steps, losses = zip(*found, strict=True)
+        return list(steps), list(losses)
+
+    def _folder(self, cell: VariantCell) -> Path:
+        return Path(self.folder) / str(cell)
+
+    def _records(self, cell: VariantCell) -> list[dict]:
+        path = self._folder(cell) / LOG
+        try:
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} is no training log ({error}): remove results.csv, so that its cell is solved "
+                            "again") from error
