@@ -11,7 +11,7 @@ from sgm.noise_schedule import NoiseLevel
 
 Scale = float | torch.Tensor
 
-# Best for SD-XL in Kynkaanniemi et al. 2024; for schedule interval where no other bounds are given.
+# Of SD-XL in Kynkaanniemi et al. 2024; for schedule interval where no other bounds are given.
 INTERVAL = (0.28, 5.42)
 EVERYWHERE = (0.0, math.inf)
 
@@ -25,14 +25,14 @@ def is_unguided(scale: Scale) -> bool:
 class GuidanceScale:
     """The scale by noise level. 1 means conditional alone, so that no other pass is needed.
 
-    Guidance acts where sigma_lo < sigma / alpha <= sigma_hi (guidance interval, Kynkaanniemi et al. 2024, eq. 5),
+    Guidance acts where sigma_lo < sigma / alpha <= sigma_hi (guidance interval, Kynkaanniemi et al. 2024, eq. 5 and 6),
     which is everywhere unless given; elsewhere the scale is 1. Inside it is `scale` with schedule constant, else
     1 + scale * weight. With n steps, step i counted from 1 and c(p) = (1 - cos(pi p^exp)) / 2 the weight is
 
     - release: c(k / n), k = n - timestep (negative, so that it jumps from step to step), as the release runs it;
     - increasing: c(i / n), close to 0 for most steps and rising late;
     - decreasing: 1 - c(i / n), close to 1 for most steps and falling late;
-    - interval: 1, by default within the bounds that were best for SD-XL.
+    - interval: 1, by default within the paper's bounds for SD-XL.
 
     n is the sampler's step count; `num_steps` stands in for it where a guider is called on its own. Raises ConfigError
     for values that cannot be.

@@ -74,7 +74,7 @@ class Guider(GuidanceScale):
 
     `dyn_thresh_config` names what combines the two and keeps the range in check (`sgm.sampling_utils`). `rescale`
     brings the deviation of each row's result back to that of the conditional estimate: 0 not at all, 1 wholly (CFG
-    rescale, Lin et al. 2023, eq. 15 and 16, on estimates of x0).
+    rescale, Lin et al. 2024, eq. 15 and 16, on estimates of x0).
     """
 
     passes: ClassVar[tuple[Pass, ...]] = (UNCOND, COND)

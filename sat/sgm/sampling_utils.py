@@ -18,7 +18,7 @@ def guide(uncond: torch.Tensor, cond: torch.Tensor, scale: float | torch.Tensor)
 
 
 def rescaled(guided: torch.Tensor, cond: torch.Tensor, share: float) -> torch.Tensor:
-    """Guided rows brought to the deviation of the conditional ones, by that share (Lin et al. 2023, eq. 15 and 16)."""
+    """Guided rows brought to the deviation of the conditional ones, by that share (Lin et al. 2024, eq. 15 and 16)."""
     factor = cond.flatten(1).std(dim=1) / guided.flatten(1).std(dim=1).clamp(min=torch.finfo(guided.dtype).tiny)
     return guided * append_dims(share * factor + (1 - share), guided.ndim)
 

@@ -25,7 +25,7 @@ class DiscreteSampling:
     """Timesteps drawn uniformly from a table of `num_idx` levels.
 
     With `uniform_sampling` the table is cut into intervals and each data-parallel rank draws from its own, which
-    lowers the variance of the loss across ranks (explicit uniform sampling, CogVideoX, Yang et al. 2024, section 3.2).
+    lowers the variance of the loss across ranks (explicit uniform sampling, CogVideoX, Yang et al. 2024, section 3.3).
     There are `group_num` intervals where the ranks divide into that many groups, else one for each rank.
     """
 

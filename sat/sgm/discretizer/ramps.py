@@ -8,7 +8,7 @@ from errors import ConfigError
 from sgm.discretizer.base import Discretization
 from sgm.noise_schedule import FLOW, VP
 
-# Align Your Steps (Sabour et al. 2024, appendix): 10 steps optimized for a model, its sigmas.
+# Align Your Steps (Sabour et al. 2024, table 3): the sigmas of 10 steps optimized for a model.
 ALIGN_YOUR_STEPS = {
     "stable-diffusion-1.5": (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029),
     "sdxl": (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029),
@@ -31,7 +31,7 @@ class EDMDiscretization(Discretization):
 
 
 class LogSNRDiscretization(Discretization):
-    """Sigmas in equal steps of the log-SNR, -2 log(sigma) (DPM-Solver, Lu et al. 2022, section 3.3)."""
+    """Sigmas in equal steps of the log-SNR, -2 log(sigma) (DPM-Solver, Lu et al. 2022)."""
 
     def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0):
         if not 0 < sigma_min < sigma_max:

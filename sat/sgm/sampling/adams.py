@@ -118,7 +118,7 @@ class ExponentialAdamsSampler(AdamsSampler):
 
 @dataclass(kw_only=True)
 class SASolverSampler(ExponentialAdamsSampler):
-    """SA-Solver (Xue et al. 2023, section 5): predictor of `order` nodes, corrector of one more, the same tau always.
+    """SA-Solver (Xue et al. 2023): predictor of `order` nodes, corrector of one more, the same tau always.
 
     tau 0 is UniPC.
     """
@@ -147,21 +147,21 @@ class UniPCSampler(ExponentialAdamsSampler):
 
 @dataclass(kw_only=True)
 class DPMPP3MSampler(ExponentialAdamsSampler):
-    """DPM-Solver++(3M) (Lu et al. 2022b, eq. 9 with three estimates), its first step corrected."""
+    """DPM-Solver++(3M) (Lu et al. 2022b, with three estimates), its first step corrected."""
 
     orders = (3,)
 
 
 @dataclass(kw_only=True)
 class SDEDPMPP3MSampler(ExponentialAdamsSampler):
-    """SDE-DPM-Solver++ with three estimates (Lu et al. 2022b, section 5.2, taken one order further)."""
+    """SDE-DPM-Solver++ with three estimates (Lu et al. 2022b, taken one order further)."""
 
     orders, tau = (3,), 1.0
 
 
 @dataclass(kw_only=True)
 class DEISSampler(AdamsSampler):
-    """tAB-DEIS with up to `order` nodes (Zhang and Chen 2023, eq. 14 and 15).
+    """tAB-DEIS with up to `order` nodes (Zhang and Chen 2023).
 
     The polynomial is of the noise estimates, in the time t = arctan(sigma / alpha) of the cosine VP schedule, whatever
     the schedule. From zero SNR and to the clean end its integral diverges or is unknown: those steps are Euler's.

@@ -29,7 +29,7 @@ def invert(sampler: Sampler, denoiser: Callable, latents: torch.Tensor, cond: Ma
     the noisiest level of finite signal-to-noise ratio: at zero terminal SNR nothing of the clip could be left.
 
     Each step solves for the latents from which Euler's step would have come here, by `rounds` fixed-point iterations
-    from the latents at hand (Garibi et al. 2024, section 3); the first alone is DDIM inversion as it is best known.
+    from the latents at hand (Garibi et al. 2024); the first alone is DDIM inversion as it is best known.
     `callback` gets StepInfo of the step upwards. Raises ConfigError for a strength outside 0 to 1, NumericalError
     naming the step that left the finite numbers.
     """

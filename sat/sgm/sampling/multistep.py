@@ -21,7 +21,7 @@ class DPMPP2MSampler(Sampler):
 
 @dataclass(kw_only=True)
 class SDEDPMPP2MSampler(Sampler):
-    """SDE-DPM-Solver++(2M) (Lu et al. 2022b, section 5.2).
+    """SDE-DPM-Solver++(2M) (Lu et al. 2022b).
 
     The released samplers draw noise for the first-order formula and again for the second-order one, which alone is
     used: both draws are made, so that seeds reproduce.
@@ -52,7 +52,7 @@ class VPODEDPMPP2MSampler(DPMPP2MSampler):
 
 @dataclass(kw_only=True)
 class LinearMultistepSampler(Sampler):
-    """Adams-Bashforth in sigma / alpha over up to `order` noise estimates (Liu et al. 2022, eq. 12, variable steps).
+    """Adams-Bashforth in sigma / alpha over up to `order` noise estimates (Liu et al. 2022, variable steps).
 
     A noise estimate from zero SNR stands at an infinite level and is not reused. Started with Euler's step, it
     converges with order 2 at most.

@@ -37,7 +37,7 @@ class Interval:
 
 @dataclass(kw_only=True)
 class RestartSampler(HeunEDMSampler):
-    """Heun's method with restarts (Xu et al. 2023, algorithm 1).
+    """Heun's method with restarts (Xu et al. 2023).
 
     Each of `intervals` is a mapping of `low` and `high` (in sigma / alpha), `repeats` and `steps`: from the level of
     the schedule nearest to `low` the run goes that often up to `high` by noise alone, and back along an EDM ramp. A

@@ -26,7 +26,7 @@ def stochastic(x: torch.Tensor, now: NoiseLevel, then: NoiseLevel, estimate: tor
                noise: torch.Tensor | None) -> torch.Tensor:
     """The step of the diffusion SDE with tau times the reverse SDE's noise, exact for a constant estimate of x0.
 
-    tau 0 is Euler's step (`noise` is not used), 1 the reverse SDE (SA-Solver, Xue et al. 2023, section 4).
+    tau 0 is Euler's step (`noise` is not used), 1 the reverse SDE (SA-Solver, Xue et al. 2023).
     """
     kept = decay(now, then) ** tau**2
     x = then.sigma / now.sigma * kept * x + then.alpha * (1 - decay(now, then) * kept) * estimate
