@@ -1,22 +1,35 @@
 """Parts of the transformer that studies train beside the released ones."""
 import torch
-from dit_blocks import AdaLNMixin, Experts, Modulation
-from dit_context import VideoContext
+from dit_blocks import AdaLNMixin
 from torch import nn
 
 
+class Twice(nn.Linear):
+    """(B, 6 D) of the video's tokens, and the same again for those of the text."""
+
+    def forward(self, embedding: torch.Tensor) -> torch.Tensor:
+        return super().forward(embedding).repeat(1, 2)
+
+
 class SharedAdaLNMixin(AdaLNMixin):
-    """Adaptive LayerNorm without experts: text and video tokens have one modulation (CogVideoX, Yang et al. 2024)."""
+    """Adaptive LayerNorm without experts: text and video tokens have one modulation."""
 
     def __init__(self, hidden_size: int, num_layers: int, time_embed_dim: int, **sizes):
         super().__init__(hidden_size, num_layers, time_embed_dim, **sizes)
         self.adaLN_modulations = nn.ModuleList(
-            nn.Sequential(nn.SiLU(), nn.Linear(time_embed_dim, 6 * hidden_size)) for _ in range(num_layers))
+            nn.Sequential(nn.SiLU(), Twice(time_embed_dim, 6 * hidden_size)) for _ in range(num_layers))
 
-    def modulations(self, layer_id: int, context: VideoContext) -> tuple[Experts, Experts]:
-        parts = self.adaLN_modulations[layer_id][1](context.embedding).unflatten(-1, (2, 3, 1, -1)).unbind(1)
-        both = [Modulation(shift, 1 + scale, gate) for shift, scale, gate in (part.unbind(1) for part in parts)]
-        return tuple(Experts(one, one, context.text_length) for one in both)
+
+class NoModulation(nn.Module):
+    """Shift 0, scale 0 (on top of 1) and gate 1, whatever the embedding."""
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        terms = torch.tensor([0.0, 0.0, 1.0]).repeat_interleave(hidden_size).repeat(4)
+        self.register_buffer("terms", terms[None], persistent=False)
+
+    def forward(self, embedding: torch.Tensor) -> torch.Tensor:
+        return self.terms.to(embedding.dtype)
 
 
 class PlainLayerNormMixin(AdaLNMixin):
@@ -24,13 +37,8 @@ class PlainLayerNormMixin(AdaLNMixin):
 
     def __init__(self, hidden_size: int, num_layers: int, time_embed_dim: int, **sizes):
         super().__init__(hidden_size, num_layers, time_embed_dim, **sizes)
-        self.hidden_size = hidden_size
-        self.adaLN_modulations = nn.ModuleList(nn.Identity() for _ in range(num_layers))  # counted, never called
+        self.adaLN_modulations = nn.ModuleList(
+            nn.Sequential(nn.SiLU(), NoModulation(hidden_size)) for _ in range(num_layers))
 
     def reinit(self, parent_model=None) -> None:
-        pass
-
-    def modulations(self, layer_id: int, context: VideoContext) -> tuple[Experts, Experts]:
-        zero = context.embedding.new_zeros(1, 1, self.hidden_size)
-        plain = Modulation(zero, torch.ones_like(zero), torch.ones_like(zero))
-        return (Experts(plain, plain, context.text_length),) * 2
+        """Nothing to close: every block counts from the start."""

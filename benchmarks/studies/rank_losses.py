@@ -92,7 +92,7 @@ def trained(base: tuple[str, ...], overrides: tuple[str, ...]):
     from arguments import get_args
     from training.sources import read_sources
 
-    args = get_args(["--base", *base, "args.sample_interval=null", *overrides])
+    args = get_args(["--base", *base, "args.sample_interval=null", "args.train_iters=1", *overrides])
     train_video.check_settings(args)
     sources = read_sources(args)
     engine = train_video.build_engine(args, fresh=True, text=sources.text).eval()
