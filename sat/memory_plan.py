@@ -28,10 +28,13 @@ from sgm.util import instantiate_from_config
 from torch import Tensor, nn
 from vae_modules.autoencoder import decode_schedule
 from video_plan import VideoPlan
+from weak_network import weak_config
 
 META = torch.device("meta")
 T5_XXL = {"parameters": 4_762_310_656, "d_ff": 10240, "num_heads": 64, "d_model": 4096, "vocab_size": 32128}
-TEXT, TRANSFORMER, ENCODER, DECODER = "text encoder", "transformer", "VAE encoder", "VAE decoder"
+TEXT, TRANSFORMER, WEAK, ENCODER, DECODER = (
+    "text encoder", "transformer", "weaker transformer", "VAE encoder", "VAE decoder")
+TRANSFORMERS = (TRANSFORMER, WEAK)
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,13 @@ class Estimate:
         return max(self.phases.items(), key=lambda phase: phase[1])
 
 
-def estimate(args: Arguments, model: ModelConfig, plan: VideoPlan, rows: int, transformer: Cost | None = None
-             ) -> Estimate:
-    """`rows`: videos, guided and unguided, that the transformer sees together; `transformer`: its cost if known."""
+def estimate(args: Arguments, model: ModelConfig, plan: VideoPlan, rows: int,
+             transformers: Mapping[str, Cost] | None = None) -> Estimate:
+    """`rows`: videos, guided and unguided, that the transformer sees together; `transformers`: the costs of it, and of
+    a weaker one if the guider has it, where they are known."""
     dtype = resolve_dtype(args.fp16, args.bf16)
     costs = {TEXT: text_cost(args, model, dtype),
-             TRANSFORMER: transformer or transformer_cost(args, model, plan, rows, dtype),
+             **(transformers or transformer_costs(args, model, plan, rows, dtype)),
              **autoencoder_costs(args, model, plan, dtype)}
     weights = _weights_on_device(args, costs)
     phases = {name: weights[name] + cost.activations for name, cost in costs.items() if cost.activations}
@@ -78,7 +82,9 @@ def _weights_on_device(args: Arguments, costs: Mapping[str, Cost]) -> dict[str, 
         return dict.fromkeys(costs, total)
     if args.device.type == "cpu":
         return {name: total if name == TEXT else total - costs[TEXT].weights for name in costs}
-    return {name: cost.layer if args.offload == "sequential" else cost.weights for name, cost in costs.items()}
+    alone = {name: cost.layer if args.offload == "sequential" else cost.weights for name, cost in costs.items()}
+    together = sum(alone[name] for name in TRANSFORMERS if name in alone)
+    return alone | {name: together for name in TRANSFORMERS if name in alone}
 
 
 def text_cost(args: Arguments, model: ModelConfig, dtype: torch.dtype) -> Cost:
@@ -103,17 +109,29 @@ def _t5_shape(embedder: Mapping) -> Mapping:
     return {**config, "parameters": t5_parameters(folder)}
 
 
-def transformer_cost(args: Arguments, model: ModelConfig, plan: VideoPlan, rows: int, dtype: torch.dtype) -> Cost:
-    params = model.network_config["params"]
+def transformer_costs(args: Arguments, model: ModelConfig, plan: VideoPlan, rows: int, dtype: torch.dtype
+                      ) -> dict[str, Cost]:
+    """Of the model's own, which may be quantized, and of the weaker one, if the guider has it."""
+    matrix = 1 if args.quantize_transformer else None
+    costs = {TRANSFORMER: _transformer_cost(model.network_config, plan, rows, dtype, args.device, matrix)}
+    guider = instantiate_from_config(model.sampler_config).guider if model.sampler_config else None
+    if guider is not None and guider.weak is not None:
+        weak = weak_config(guider, model.network_config)
+        costs[WEAK] = _transformer_cost(weak, plan, rows, dtype, args.device)
+    return costs
+
+
+def _transformer_cost(config: Mapping, plan: VideoPlan, rows: int, dtype: torch.dtype, device: torch.device,
+                      matrix: int | None = None) -> Cost:
+    params = config["params"]
     with META:
-        network = instantiate_from_config(model.network_config).to(dtype)
+        network = instantiate_from_config(config).to(dtype)
         frames, _, height, width = plan.latent_shape
         x = torch.empty(rows, frames, params["in_channels"], height, width, dtype=dtype)
         text = torch.empty(rows, *_text_shape(params), dtype=dtype)
         inputs = {} if params.get("ofs_embed_dim") is None else {"ofs": torch.empty(1)}
         timestep = torch.empty(1)
-    activations, flops = measure(lambda: network(x, timestep, text, **inputs), args.device)
-    matrix = 1 if args.quantize_transformer else None
+    activations, flops = measure(lambda: network(x, timestep, text, **inputs), device)
     return Cost(weights_of(network, matrix), layer_of(network, matrix), activations, flops)
 
 
@@ -163,9 +181,9 @@ def _frames(latents: Tensor) -> int:
 
 
 def weights_of(module: nn.Module, matrix: int | None = None) -> int:
-    """Bytes of a module's tensors; `matrix`: bytes of a number in matrices that are quantized."""
-    return sum(t.numel() * (matrix if matrix and t.dim() == 2 else t.element_size())
-               for t in (*module.parameters(), *module.buffers()))
+    """Bytes of a module's tensors; `matrix`: bytes of a number in matrices that are quantized, a LoRA's are not."""
+    return sum(t.numel() * (matrix if matrix and t.dim() == 2 and name.endswith("weight") else t.element_size())
+               for name, t in (*module.named_parameters(), *module.named_buffers()))
 
 
 def layer_of(module: nn.Module, matrix: int | None = None) -> int:

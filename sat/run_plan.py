@@ -1,14 +1,15 @@
 """What `--plan` tells before anything is loaded: the video, the work, memory, time, and what to change where short."""
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import torch
 from arguments import Arguments, resolve_dtype
 from diffusion_video import ModelConfig
 from errors import ConfigError
-from memory_plan import DECODER, TRANSFORMER, Estimate, estimate, free_memory
+from lora import configure_lora
+from memory_plan import DECODER, TRANSFORMER, TRANSFORMERS, WEAK, Estimate, estimate, free_memory
 from precision import linear
 from sgm.sampling import FromClip
 from sgm.util import check_config, instantiate_from_config
@@ -27,38 +28,49 @@ CHANGES = ({"bf16": True}, {"batch_size": 1}, {"offload": "model"}, {"vae_tiling
 
 
 def show_plan(args: Arguments) -> None:
-    """Logs the plan line by line. Raises ConfigError for a mistake in the model and for a video that it cannot make."""
+    """Logs the plan line by line. Raises ConfigError for a mistake in the model and for a video that it cannot make,
+    CheckpointError for a LoRA of another model."""
+    for line in plan_lines(args, planned_model(args)):
+        logger.info("%s", line)
+
+
+def planned_model(args: Arguments) -> ModelConfig:
+    """The model with positions for the video, and with its LoRA. Raises as `show_plan`."""
     check_config(args.model_config, "model")
     extend_positions(args.model_config, plan_video(model_limits(args.model_config), args).frames)
+    if args.load_lora is not None:
+        configure_lora(args.model_config, args.load_lora)
     model = ModelConfig.read(args.model_config)
     if model.sampler_config is None:
         raise ConfigError("model.sampler_config is missing; give the sampler's target and params")
-    for line in plan_lines(args, model):
-        logger.info("%s", line)
+    return model
 
 
 def plan_lines(args: Arguments, model: ModelConfig) -> Iterator[str]:
     limits = model_limits(args.model_config)
     plan, calls = plan_video(limits, args), network_calls(args, model)
     yield from _video(args, model, limits, plan)
-    rows = max(calls, default=args.batch_size)
+    passes = [rows for part in calls.values() for rows in part]
+    rows = max(passes, default=args.batch_size)
     steps = instantiate_from_config(model.sampler_config).num_steps
     sampler = model.sampler_config["target"].rpartition(".")[2]
-    yield (f"work: {steps} steps of {sampler}, {len(calls)} passes through the transformer, of at most {rows} videos "
-           "together, guided and unguided")
+    weak = f", {len(calls[WEAK])} of them through the weaker one" if calls[WEAK] else ""
+    yield (f"work: {steps} steps of {sampler}, {len(passes)} passes through the transformer{weak}, of at most {rows} "
+           "videos together, guided and unguided")
     needed = estimate(args, model, plan, rows)
     yield from _memory(needed)
     yield from _fit(args, model, plan, rows, needed)
-    seconds = _seconds(args, needed, sum(calls) / rows)
+    seconds = _seconds(args, needed, {part: sum(found) / rows for part, found in calls.items()})
     yield f"time: about {_duration(seconds)} for {args.batch_size} video(s) on {args.device}, by its matrix products"
 
 
-def network_calls(args: Arguments, model: ModelConfig) -> list[int]:
-    """Videos in each pass through the transformer, found by running the sampler with a network that answers zero."""
-    calls: list[int] = []
+def network_calls(args: Arguments, model: ModelConfig) -> dict[str, list[int]]:
+    """Videos in each pass through the transformer and through a weaker one, found by running the sampler with a network
+    that answers zero."""
+    calls: dict[str, list[int]] = {TRANSFORMER: [], WEAK: []}
 
-    def network(x: torch.Tensor, *rest, **inputs) -> torch.Tensor:
-        calls.append(len(x))
+    def network(x: torch.Tensor, *rest, weak: bool = False, **inputs) -> torch.Tensor:
+        calls[WEAK if weak else TRANSFORMER].append(len(x))
         return torch.zeros_like(x)
 
     sampler = instantiate_from_config(model.sampler_config)
@@ -67,7 +79,7 @@ def network_calls(args: Arguments, model: ModelConfig) -> list[int]:
     cond = {"crossattn": torch.zeros(args.batch_size, 1, 1)}
     start = None if args.strength is None else FromClip(latents, args.strength)
     sampler(denoiser, latents, cond, None if args.invert else cond, start=start)
-    return calls * 2 if args.invert else calls  # there and back
+    return {part: found * 2 if args.invert else found for part, found in calls.items()}  # there and back
 
 
 def _video(args: Arguments, model: ModelConfig, limits: ModelLimits, plan: VideoPlan) -> Iterator[str]:
@@ -111,16 +123,19 @@ def _remedy(args: Arguments, model: ModelConfig, plan: VideoPlan, rows: int, nee
         if same or (args.fp16 and "bf16" in change) or (args.device.type == "cpu" and "offload" in change):
             continue
         changed = replace(args, **change)
-        transformer = None if change.keys() & {"bf16", "batch_size"} else needed.costs[TRANSFORMER]
-        _, peak = estimate(changed, model, plan, rows * changed.batch_size // args.batch_size, transformer).peak
+        known = None if change.keys() & {"bf16", "batch_size"} else {
+            name: cost for name, cost in needed.costs.items() if name in TRANSFORMERS}
+        _, peak = estimate(changed, model, plan, rows * changed.batch_size // args.batch_size, known).peak
         if peak <= room:
             settings = " ".join(f"args.{key}={str(value).lower()}" for key, value in change.items())
             return f"with {settings} it needs {_size(peak)}"
     return "make the video shorter (--num-frames) or smaller (--sampling-image-size), or quantize (args.quantize_*)"
 
 
-def _seconds(args: Arguments, needed: Estimate, passes: float) -> float:
-    return (passes * needed.costs[TRANSFORMER].flops + args.batch_size * needed.costs[DECODER].flops) / (
+def _seconds(args: Arguments, needed: Estimate, passes: Mapping[str, float]) -> float:
+    """`passes`: through each transformer, of all rows together."""
+    flops = sum(count * needed.costs[part].flops for part, count in passes.items() if part in needed.costs)
+    return (flops + args.batch_size * needed.costs[DECODER].flops) / (
         SHARE_OF_RATE * product_rate(args.device, resolve_dtype(args.fp16, args.bf16)))
 
 

@@ -16,7 +16,7 @@ def check_guidance(guider, network_config: Mapping) -> None:
     guider.check_network(network_config["params"])
     if guider.weak is None:
         return
-    config = _weak_config(guider, network_config)
+    config = weak_config(guider, network_config)
     ours, theirs = _faces(network_config), _faces(config)
     for key, size in ours.items():
         if theirs[key] != size:
@@ -29,13 +29,13 @@ def build_weak(guider, network_config: Mapping) -> nn.Module | None:
     """The weaker transformer with its weights, which are never trained; None where the guider has none."""
     if guider.weak is None:
         return None
-    network = instantiate_from_config(_weak_config(guider, network_config))
+    network = instantiate_from_config(weak_config(guider, network_config))
     load_network(network, guider.weak.ckpt_path)
     return network.requires_grad_(False)
 
 
-def _weak_config(guider, network_config: Mapping) -> Mapping:
-    """As the guider says, else the model's own without its LoRA, which is trained for the stronger weights."""
+def weak_config(guider, network_config: Mapping) -> Mapping:
+    """`{target, params}` of the weaker transformer of a guider that has one: as the guider says, else the model's own without its LoRA, which is trained for the stronger weights."""
     if guider.weak.network_config is not None:
         return guider.weak.network_config
     params = network_config["params"]

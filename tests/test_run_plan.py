@@ -8,9 +8,13 @@ import torch
 from arguments import get_args
 from diffusion_video import ModelConfig
 from files import REPOSITORY
-from memory_plan import estimate
-from run_plan import network_calls, plan_lines, product_rate
+from checkpoint import save_checkpoint
+from lora import MIXIN, checkpoint_of, lora_of
+from memory_plan import DECODER, TRANSFORMER, WEAK, estimate
+from omegaconf import OmegaConf
+from run_plan import network_calls, plan_lines, planned_model, product_rate, show_plan
 from sample_video import main
+from sgm.util import instantiate_from_config
 from video_plan import model_limits, plan_video
 
 CONFIGS = REPOSITORY / "configs"
@@ -60,7 +64,34 @@ def test_what_does_not_fit_is_told_with_what_would(monkeypatch):
     (("--guidance-scale", "1", "--no-dynamic-cfg"), [1] * 50)])
 def test_passes_are_those_of_the_sampler(words, expected):
     args = args_of("tiny_t2v", *words)
-    assert network_calls(args, ModelConfig.read(args.model_config)) == expected
+    assert network_calls(args, ModelConfig.read(args.model_config)) == {TRANSFORMER: expected, WEAK: []}
+
+
+def test_a_lora_and_a_weaker_network_count(tmp_path, caplog):
+    plain = args_of("tiny_t2v")
+    network_config = plain.model_config.network_config
+    weak = OmegaConf.merge(network_config, {"params": {"num_layers": 2}})
+    guider = {"target": "sgm.guiders.Autoguidance", "params": {"scale": 2.0, "ckpt_path": "not read",
+                                                              "network_config": OmegaConf.to_container(weak)}}
+    lora = {"lora_config": {"target": MIXIN, "params": {"r": 4}}}
+    tuned = instantiate_from_config(OmegaConf.merge(network_config, {"params": {"modules": lora}}))
+    save_checkpoint(tmp_path, 1, checkpoint_of(lora_of(tuned)))
+    args = args_of("tiny_t2v", "--load-lora", str(tmp_path))
+    args.model_config.sampler_config.params.guider_config = guider
+    without, needed = (estimate(a, planned_model(a), plan_video(model_limits(a.model_config), a), rows=1)
+                       for a in (plain, args))
+    added = needed.costs[TRANSFORMER].weights - without.costs[TRANSFORMER].weights
+    assert added == sum(value.nbytes for value in lora_of(tuned).matrices.values())
+    assert needed.costs[TRANSFORMER].flops > without.costs[TRANSFORMER].flops
+    built = instantiate_from_config(weak)
+    beside = sum(value.nbytes for value in (*built.parameters(), *built.buffers()))
+    assert needed.costs[WEAK].weights == beside and needed.phases[DECODER] == without.phases[DECODER] + added + beside
+    offloaded = replace(args, offload="model", device=torch.device("meta"))
+    phases = estimate(offloaded, planned_model(offloaded), plan_video(model_limits(args.model_config), args), 1).phases
+    assert phases[TRANSFORMER] - needed.costs[TRANSFORMER].activations == beside + needed.costs[TRANSFORMER].weights
+    caplog.set_level(logging.INFO)
+    show_plan(args)
+    assert "100 passes through the transformer, 50 of them through the weaker one, of at most 1 videos" in caplog.text
 
 
 def test_product_rate_is_quick():
