@@ -15,15 +15,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "sat"))
 
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
-from arguments import Arguments, get_args  # noqa: E402
+from arguments import Arguments, get_args, resolve_dtype  # noqa: E402
 from console import run  # noqa: E402
 from diffusion_video import DiffusionEngine, check_model  # noqa: E402
 from errors import ConfigError  # noqa: E402
 from files import from_repository  # noqa: E402
 from lora import configure_lora, load_lora, trains_lora_alone  # noqa: E402
-from network_weights import check_network  # noqa: E402
+from model_parallel import settle_size  # noqa: E402
+from network_weights import build_network, check_network  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 from sgm.util import check_config  # noqa: E402
+from torch import nn  # noqa: E402
 from training import processes, run_files, run_state  # noqa: E402
 from training.encoders import Encoders  # noqa: E402
 from training.loop import Data, Trainer  # noqa: E402
@@ -74,6 +76,7 @@ def check_settings(args: Arguments) -> None:
         raise ConfigError("training needs args.train_data, args.train_iters and section deepspeed; "
                           "see configs/tiny_t2v_train.yaml")
     check_config(args.data_config, "data")
+    settle_size(args)
     if args.model_parallel_size > 1:
         raise ConfigError(f"args.model_parallel_size is {args.model_parallel_size}; training divides weights by "
                           "deepspeed.zero_optimization.stage: 3 instead; set it to 1")
@@ -99,27 +102,28 @@ def check_settings(args: Arguments) -> None:
 
 def build_engine(args: Arguments, fresh: bool, text: Mapping | None = None) -> DiffusionEngine:
     """The engine with its initial weights: those of `args.load` and `args.load_lora`, or random ones that depend on the
-    seed. A run to be resumed has its own, but where it trains a LoRA alone those of the model under it are needed.
+    seed. A run to be resumed then gets its own, but of a run that trains a LoRA alone those of the model under it stay.
 
     With cached `text` (see `training.sources`) it has no text encoder, and a first stage for samples alone.
     """
-    if text is None:
-        torch.manual_seed(args.seed)
-        engine = DiffusionEngine(args)
-    else:
-        engine = without_encoders(args, text)
+    torch.manual_seed(args.seed)
+    partly = args.grow_input or args.force_train
+    network = None
+    if args.load is not None and not partly:
+        dtype = resolve_dtype(args.fp16, args.bf16)
+        network = build_network(args.model_config.network_config, args.load, dtype, args.device)
+    engine = DiffusionEngine(args, network) if text is None else without_encoders(args, text, network)
     engine.disable_untrainable_params()
-    if args.load is not None and (fresh or trains_lora_alone(engine.network)):
-        run_state.load_initial(engine.network, args.load, args.grow_input, args.force_train)
+    if args.load is not None and partly and (fresh or trains_lora_alone(engine.network)):
+        run_state.load_partly(engine.network, args.load, args.grow_input, args.force_train)
     if args.load_lora is not None and fresh:
         load_lora(engine.network, args.load_lora)
     return engine
 
 
-def without_encoders(args: Arguments, text: Mapping) -> DiffusionEngine:
+def without_encoders(args: Arguments, text: Mapping, network: nn.Module | None) -> DiffusionEngine:
     encoders = Encoders(args)
-    torch.manual_seed(args.seed)
-    engine = DiffusionEngine(encoders.without())
+    engine = DiffusionEngine(encoders.without(), network)
     for number, known in text.items():
         engine.conditioner.embedders[number].known = known
     image_to_video = engine.config.noised_image_input

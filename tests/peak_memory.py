@@ -42,13 +42,19 @@ def load(config, path):
     build_network(OmegaConf.load(config), path, torch.bfloat16, torch.device("cpu"))
 
 
+def start_training(*words):
+    import train_video
+    from arguments import get_args
+    train_video.build_engine(get_args(words), fresh=True, text={})
+
+
 def sample(folder, *words):
     import sample_video
     shutil.rmtree(folder, ignore_errors=True)
     assert sample_video.main([*words, "--output-dir", folder]) == 0
 
 
-JOBS = {"load": load, "sample": sample}
+JOBS = {"load": load, "sample": sample, "start_training": start_training}
 
 
 def memory(key):

@@ -11,13 +11,17 @@ import numpy as np
 import pytest
 import torch
 import train_video
-from checkpoint import read_state_dict
+from checkpoint import NETWORK_PREFIX, read_state_dict, save_checkpoint
 from console import run
 from diffusion_video import DiffusionEngine
 from errors import ConfigError, DataError, NumericalError
 from network_weights import load_network
 from omegaconf import OmegaConf
+from sgm.util import instantiate_from_config
 from video_io import write_video
+from weights import materialize
+
+from tests.small_model import write_model
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -154,6 +158,19 @@ def on_two_processes(runs, folder):
     workers = [subprocess.Popen(words, env=os.environ | group | {"RANK": rank, "LOCAL_RANK": rank}, cwd=folder)
                for rank in "01"]
     assert [worker.wait(timeout=500) for worker in workers] == [0, 0]
+
+
+def test_a_start_takes_the_transformer_and_little_more_memory(tmp_path, peak_memory):
+    config = OmegaConf.load(write_model(tmp_path))
+    config.model.network_config.params.update({"hidden_size": 512, "num_attention_heads": 8, "num_layers": 4})
+    with torch.device("meta"):
+        network = instantiate_from_config(config.model.network_config)
+    materialize(network, torch.bfloat16, "cpu")
+    save_checkpoint(tmp_path / "wide", 1, {"module": {NETWORK_PREFIX + k: v for k, v in network.state_dict().items()}})
+    config.args.update({"load": str(tmp_path / "wide"), "bf16": True, "device": "cpu"})
+    OmegaConf.save(config, tmp_path / "wide.yaml")
+    size = sum(value.nbytes for value in network.state_dict().values())
+    assert 0.95 < peak_memory("start_training", "--base", tmp_path / "wide.yaml") / size < 1.15
 
 
 def test_a_cache_of_other_clips_is_refused(small_model, recipe, clips, tmp_path):

@@ -16,7 +16,6 @@ from checkpoint import load_module
 from config_files import MODEL_PATHS
 from errors import CheckpointError, ConfigError
 from lora import header_of, lora_of, trains_lora_alone
-from network_weights import load_network
 from weights import transformer_weights
 
 logger = logging.getLogger(__name__)
@@ -84,20 +83,17 @@ def _digest_under_lora(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def load_initial(network: nn.Module, path: str, grow_input: bool, partly: bool = False) -> None:
+def load_partly(network: nn.Module, path: str, grow_input: bool, lacking: bool = False) -> None:
     """Starts from another model's weights.
 
     With `grow_input` it may have fewer input channels (text-to-video to image-to-video): the new channels come last and
-    their weights are zero, so the output is the old model's at first. With `partly` it may lack tensors, which stay as
-    they are.
+    their weights are zero, so the output is the old model's at first. If it is `lacking` tensors, those stay as they
+    are.
     """
-    if not grow_input and not partly:
-        load_network(network, path)
-        return
     state, own = transformer_weights(path).read(), network.state_dict()
     if grow_input:
         _grow(state, own[PATCH_EMBEDDING], path)
-    if partly:
+    if lacking:
         missing = [name for name in own if name not in state]
         logger.info("%s lacks %d of %d tensors, which start as they are", path, len(missing), len(own))
         state |= {name: own[name] for name in missing}
