@@ -6,13 +6,13 @@ import pytest
 import run_plan
 import torch
 from arguments import get_args
+from checkpoint import save_checkpoint
 from diffusion_video import ModelConfig
 from files import REPOSITORY
-from checkpoint import save_checkpoint
 from lora import MIXIN, checkpoint_of, lora_of
-from memory_plan import DECODER, TRANSFORMER, WEAK, estimate
+from memory_plan import TRANSFORMER, WEAK, estimate, transformer_costs
 from omegaconf import OmegaConf
-from run_plan import network_calls, plan_lines, planned_model, product_rate, show_plan
+from run_plan import network_calls, plan_lines, planned_model, product_rate
 from sample_video import main
 from sgm.util import instantiate_from_config
 from video_plan import model_limits, plan_video
@@ -67,7 +67,7 @@ def test_passes_are_those_of_the_sampler(words, expected):
     assert network_calls(args, ModelConfig.read(args.model_config)) == {TRANSFORMER: expected, WEAK: []}
 
 
-def test_a_lora_and_a_weaker_network_count(tmp_path, caplog):
+def test_a_lora_and_a_weaker_network_count(tmp_path):
     plain = args_of("tiny_t2v")
     network_config = plain.model_config.network_config
     weak = OmegaConf.merge(network_config, {"params": {"num_layers": 2}})
@@ -78,20 +78,20 @@ def test_a_lora_and_a_weaker_network_count(tmp_path, caplog):
     save_checkpoint(tmp_path, 1, checkpoint_of(lora_of(tuned)))
     args = args_of("tiny_t2v", "--load-lora", str(tmp_path))
     args.model_config.sampler_config.params.guider_config = guider
-    without, needed = (estimate(a, planned_model(a), plan_video(model_limits(a.model_config), a), rows=1)
-                       for a in (plain, args))
-    added = needed.costs[TRANSFORMER].weights - without.costs[TRANSFORMER].weights
+    plan, dtype = plan_video(model_limits(args.model_config), args), torch.float32
+    model, alone = planned_model(args), transformer_costs(plain, planned_model(plain), plan, 1, dtype)
+    needed = transformer_costs(args, model, plan, 1, dtype)
+    added = needed[TRANSFORMER].weights - alone[TRANSFORMER].weights
     assert added == sum(value.nbytes for value in lora_of(tuned).matrices.values())
-    assert needed.costs[TRANSFORMER].flops > without.costs[TRANSFORMER].flops
+    assert needed[TRANSFORMER].flops > alone[TRANSFORMER].flops
     built = instantiate_from_config(weak)
-    beside = sum(value.nbytes for value in (*built.parameters(), *built.buffers()))
-    assert needed.costs[WEAK].weights == beside and needed.phases[DECODER] == without.phases[DECODER] + added + beside
-    offloaded = replace(args, offload="model", device=torch.device("meta"))
-    phases = estimate(offloaded, planned_model(offloaded), plan_video(model_limits(args.model_config), args), 1).phases
-    assert phases[TRANSFORMER] - needed.costs[TRANSFORMER].activations == beside + needed.costs[TRANSFORMER].weights
-    caplog.set_level(logging.INFO)
-    show_plan(args)
-    assert "100 passes through the transformer, 50 of them through the weaker one, of at most 1 videos" in caplog.text
+    assert needed[WEAK].weights == sum(value.nbytes for value in (*built.parameters(), *built.buffers()))
+    by_part = replace(args, offload="model", device=torch.device("meta"))
+    found = estimate(by_part, model, plan, 1, needed)
+    together = sum(cost.weights for cost in needed.values())  # they travel as one part
+    for name, cost in needed.items():
+        assert found.phases[name] == together + cost.activations
+    assert network_calls(args, model) == {TRANSFORMER: [1] * 50, WEAK: [1] * 50}
 
 
 def test_product_rate_is_quick():

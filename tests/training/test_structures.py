@@ -1,4 +1,4 @@
-"""Fine-tuning of every released structure, whole and by LoRA: from a folder of clips to a video made with the result."""
+"""Fine-tuning of every released structure, whole and by LoRA: from clips to a video made with the result."""
 from collections import defaultdict
 
 import pytest
