@@ -36,6 +36,14 @@ def test_splits_hold_their_combinations_equally_often(split):
     assert [c.caption for c in combinations[:count]] != [c.caption for c in combinations[count:]]
 
 
+def test_colors_narrow_a_split():
+    combinations = [c for _, c, _ in make_shapes.plan_clips("train", 60, 0, ["green", "white"])]
+    assert {c.color for c in combinations} == {"green", "white"} and not any(c.held_out for c in combinations)
+    assert len(set(combinations)) == 60, "2 colours x 3 shapes x 6 motions, less the 6 held out, on 2 backgrounds"
+    with pytest.raises(SystemExit):
+        make_shapes.main(["--out", "never-made", "--split", "outside", "--colors", "green"])
+
+
 def test_splits_share_no_clip_and_a_longer_list_begins_with_the_shorter():
     plans = [make_shapes.plan_clips(split, 99, 0) for split in make_shapes.SPLITS]
     assert len({tuple(seed.generate_state(4)) for plan in plans for _, _, seed in plan}) == len(make_shapes.SPLITS) * 99
