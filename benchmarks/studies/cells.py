@@ -12,7 +12,8 @@ from benchmarks.studies.problems import problem_of
 Solved = tuple[Cell | VariantCell, dict[str, float]]
 
 
-def solve_all(study: Study, cells: Sequence[Cell | VariantCell], processes: int, allowed: Sequence[str] = ()) -> Iterator[Solved]:
+def solve_all(study: Study, cells: Sequence[Cell | VariantCell], processes: int, allowed: Sequence[str] = ()
+              ) -> Iterator[Solved]:
     """In any order. Raises UserError of the first cell that fails; those finished before were handed over."""
     if processes == 1:
         yield from (solve(study, cell) for cell in cells)

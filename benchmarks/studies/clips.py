@@ -15,6 +15,7 @@ from benchmarks.studies.clip_features import DRAWN, UNITS, clip_features, column
 from benchmarks.studies.statistics import around, frechet_distance, resampled, spread_ratio
 
 TABLE = "clips.csv"
+FURTHEST = 8.0  # units; clips of the data are within 3 or so
 RIGHT = tuple(f"{name}_right" for name in ATTRIBUTES)
 
 
@@ -33,8 +34,9 @@ class Clips:
         return self.right.all(-1)
 
     def apart(self) -> np.ndarray:
-        """(combinations, repeats, F): features less their mean over the data with the same caption."""
-        return self.features - self._data().mean(1, keepdims=True)
+        """(combinations, repeats, F): features less their mean over the data with the same caption, as far as FURTHEST,
+        so that one video without an object does not outweigh all others."""
+        return (self.features - self._data().mean(1, keepdims=True)).clip(-FURTHEST, FURTHEST)
 
     def data_apart(self) -> np.ndarray:
         """The same of rendered clips, (combinations, more repeats, F)."""

@@ -40,8 +40,8 @@ class LossAcrossRanks:
         check_keys(variant, ("ranks", "explicit"), where)
         ranks = variant.get("ranks")
         if type(ranks) is not int or ranks < 1 or self.rows % ranks or type(variant.get("explicit")) is not bool:
-            raise ConfigError(f"{where}: needs explicit, true or false, and ranks that divide the {self.rows} rows of a "
-                              "batch")
+            raise ConfigError(f"{where}: needs explicit, true or false, and ranks that divide the {self.rows} rows of "
+                              "a batch")
 
     def solve(self, variant: Mapping, cell: VariantCell) -> dict[str, float]:
         losses = np.array([self._loss(variant, cell.seed, number) for number in range(cell.steps)])

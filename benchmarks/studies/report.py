@@ -1,8 +1,7 @@
-"""What a study found: plots, fitted orders, and one HTML page that holds all of it."""
+"""What a study found: plots, fitted orders, comparisons, and one HTML page that holds all of it."""
 import base64
-import csv
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from files import whole_file
@@ -12,7 +11,8 @@ from benchmarks.studies.curves import slopes
 from benchmarks.studies.grid import Study
 from benchmarks.studies.plots import draw, plots_of
 from benchmarks.studies.problems import Problem
-from benchmarks.studies.results import Results, Row, short
+from benchmarks.studies.results import Results, Row
+from benchmarks.studies.tables import html_table, markdown_table, write_table
 
 STYLE = ("body{font:15px sans-serif;max-width:1100px;margin:2em auto}table{border-collapse:collapse;font-size:13px}"
          "td,th{border:1px solid #ccc;padding:2px 8px;text-align:right}img{max-width:100%}")
@@ -21,7 +21,8 @@ SIDE = 128  # of a video on the page, in pixels
 
 
 def write_report(study: Study, problem: Problem, results: Results, folder: Path) -> Path:
-    """PNGs, slopes.csv and comparisons.csv where the study asks for them; report.html, which needs no other file."""
+    """PNGs; slopes.csv and comparisons.csv where the study asks for them; tables.md, their numbers for a page; and
+    report.html, which needs no other file."""
     solved = {cell: results.rows[cell] for cell in study.cells() if cell in results.rows}
     rows = list(solved.values())
     parts = [f"<h1>{html.escape(study.name)}</h1><p>{html.escape(study.question)}</p>",
@@ -33,9 +34,15 @@ def write_report(study: Study, problem: Problem, results: Results, folder: Path)
     if study.slopes and rows:
         fitted = slopes(study, rows)
         write_table(folder / "slopes.csv", fitted)
-        parts.append("<h2>Orders: declared and fitted</h2>" + table(fitted))
-    parts += comparison_tables(study, problem, results, folder)
-    parts.append("<h2>All results</h2>" + table(rows))
+        parts.append("<h2>Orders: declared and fitted</h2>" + html_table(fitted))
+    differences = differences_of(study, problem, results)
+    parts += [f"<h2>{html.escape(name)}: differences, pair by pair</h2>{html_table(found)}"
+              for name, found in differences.items()]
+    if differences:
+        write_table(folder / "comparisons.csv", [row for found in differences.values() for row in found])
+    parts.append("<h2>All results</h2>" + html_table(rows))
+    with whole_file(folder / "tables.md") as temporary:
+        temporary.write_text("\n\n".join(map(markdown_table, (rows, *differences.values()))) + "\n", encoding="utf-8")
     if hasattr(problem, "folder"):
         parts += videos_of(study, results, Path(problem.folder))
     page = f"<!doctype html><meta charset=utf-8><title>{html.escape(study.name)}</title><style>{STYLE}</style>"
@@ -44,16 +51,10 @@ def write_report(study: Study, problem: Problem, results: Results, folder: Path)
     return folder / "report.html"
 
 
-def comparison_tables(study: Study, problem: Problem, results: Results, folder: Path) -> Iterable[str]:
-    """The pages' tables; writes comparisons.csv."""
-    found = []
-    for comparison in comparisons_of(study):
-        differences = compared(comparison, results.rows, problem.clips)
-        if differences:
-            found += [{"comparison": comparison.name, **row} for row in differences]
-            yield f"<h2>{html.escape(comparison.name)}: differences, pair by pair</h2>{table(differences)}"
-    if found:
-        write_table(folder / "comparisons.csv", found)
+def differences_of(study: Study, problem: Problem, results: Results) -> dict[str, list[Row]]:
+    """Of each comparison by name; those of which nothing is solved are left out."""
+    found = {comparison.name: compared(comparison, results.rows, problem.clips) for comparison in comparisons_of(study)}
+    return {name: [{"comparison": name, **row} for row in rows] for name, rows in found.items() if rows}
 
 
 def videos_of(study: Study, results: Results, folder: Path) -> Iterable[str]:
@@ -74,20 +75,3 @@ def image(path: Path) -> str:
 
 def encoded(path: Path) -> str:
     return base64.b64encode(path.read_bytes()).decode()
-
-
-def table(rows: Sequence[Row]) -> str:
-    lines = [[*rows[0]], *([_text(value) for value in row.values()] for row in rows)] if rows else []
-    return "<table>" + "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>" for line in lines) + "</table>"
-
-
-def write_table(path: Path, rows: Sequence[Row]) -> None:
-    with whole_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        written = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
-        written.writeheader()
-        written.writerows({key: short(value) for key, value in row.items()} for row in rows)
-
-
-def _text(value) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

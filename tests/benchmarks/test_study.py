@@ -8,6 +8,7 @@ import yaml
 from console import run
 
 from benchmarks.studies.pictures import POINTS, path_of
+from benchmarks.studies.tables import markdown_table
 from benchmarks.study import main
 from sgm.sampling import HeunEDMSampler, RungeKutta3Sampler
 
@@ -49,6 +50,12 @@ def test_a_study_runs_and_finds_the_order_and_reports_it_in_one_file(study, tmp_
     page = (tmp_path / "out/report.html").read_text()
     assert "data:image/png;base64," in page and not re.search(r'(src|href)="(?!data:)', page)
     assert (tmp_path / "out/small_steps.png").is_file()
+    assert "| Euler | ramp | none | 64 | 0 | 64 |" in (tmp_path / "out/tables.md").read_text()
+
+
+def test_tables_for_pages_have_intervals_behind_their_values():
+    rows = [{"steps": 6, "accuracy": 0.75, "accuracy_low": 0.5, "accuracy_high": 0.9041}]
+    assert markdown_table(rows).splitlines()[2] == "| 6 | 0.75 (0.5 to 0.904) |"
 
 
 def test_it_goes_on_where_it_stopped(study, tmp_path):

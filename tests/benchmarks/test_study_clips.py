@@ -54,6 +54,12 @@ def test_measures_of_a_cell(data):
     assert shifted["distance"] == pytest.approx(np.sqrt(len(UNITS)), rel=0.1)
 
 
+def test_one_video_without_an_object_does_not_outweigh_the_others(data):
+    clips = data(30)
+    clips.features[0, 0] = 1e6
+    assert measured(clips)["distance"] < 2
+
+
 def test_a_better_cell_is_found_better_and_an_equal_one_not(data):
     cells = [Cell("Euler", "table", name, 6, 0) for name in ("plain", "better", "same")]
     clips = dict(zip(cells, (data(10, 0.5, right=0.5), data(10), None), strict=True))
