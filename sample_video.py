@@ -31,6 +31,7 @@ from omegaconf import OmegaConf  # noqa: E402
 from prompts import ask_prompts, read_prompts  # noqa: E402
 from quantization import check_quantization, quantize_engine  # noqa: E402
 from run_plan import show_plan  # noqa: E402
+from sequence_parallel import check_sequence_parallel  # noqa: E402
 from sgm.sampling import StepInfo  # noqa: E402
 from sgm.util import check_config  # noqa: E402
 from torch import Tensor  # noqa: E402
@@ -77,7 +78,8 @@ def sample_videos(argv: Sequence[str] | None = None) -> None:
 def launched(args: Arguments) -> AbstractContextManager[torch.device]:
     """The processes of the run, and this one's device."""
     first_stage = args.model_config.first_stage_config.get("params") or {}
-    return parallel.launched(args.device, args.model_parallel_size, first_stage.get("cp_size", 1))
+    return parallel.launched(args.device, args.model_parallel_size, first_stage.get("cp_size", 1),
+                             args.sequence_parallel_size, args.guidance_parallel_size)
 
 
 def make_videos(requests: Iterable[list[Job]], args: Arguments, steps: console.Steps) -> int:
@@ -145,6 +147,7 @@ def plan_requests(args: Arguments) -> Iterable[list[Job]]:
     check_network(args.model_config.network_config, args.load)
     check_clips(args)
     check_quantization(args)
+    check_sequence_parallel(args)
     tiling_of(args)  # asked for here, so that a mistake is answered before weights are read
     typed = args.input_type == "cli"
     if typed and console.processes() > 1:
@@ -167,6 +170,7 @@ def load_engine(args: Arguments) -> DiffusionEngine:
     quantize_engine(engine, args)
     if args.offload is not None:
         offload_engine(engine, args.offload, device)
+    engine.share_work()
     return engine
 
 

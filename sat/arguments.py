@@ -72,6 +72,8 @@ class Arguments:
     sampling_image_size: list[int] | None = _key(None, "ints", "height and width in pixels")
     sampling_fps: int = _key(8, "int", "frames a second of the written video")
     latent_channels: int = _key(16, "int", "channels of the VAE's latent")
+    guidance_parallel_size: int = _key(1, "int", "processes that divide the passes of guidance")
+    sequence_parallel_size: int = _key(1, "int", "processes that divide the tokens of each pass")
     offload: str | None = _key(None, "str", "weights wait on the CPU, by part or also by layer", OFFLOADS)
     quantize_transformer: str | None = _key(None, "str", "its matrices in 8 bits (needs torchao)", WEIGHT_FORMATS)
     quantize_t5: str | None = _key(None, "str", "the text encoder's matrices in 8 bits (needs torchao)", WEIGHT_FORMATS)
@@ -322,7 +324,8 @@ _CHECKS = {
 
 
 def _check_values(args: Arguments) -> None:
-    for name in ("batch_size", "num_samples", "sampling_fps", "latent_channels", "model_parallel_size"):
+    for name in ("batch_size", "num_samples", "sampling_fps", "latent_channels", "model_parallel_size",
+                 "sequence_parallel_size", "guidance_parallel_size"):
         if getattr(args, name) < 1:
             raise ConfigError(f"args.{name} is {getattr(args, name)}; it must be 1 or more")
     if args.save_denoised_every is not None and args.save_denoised_every < 1:

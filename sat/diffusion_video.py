@@ -5,11 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, fields
 from typing import get_args
 
+import parallel
 import torch
 from arguments import resolve_dtype
 from config_files import nearest, require
 from dit_context import parse_patch_size
 from errors import ConfigError
+from guidance_parallel import SharedPasses
 from latent_codec import LatentCodec, first_stage_weights
 from lora_weights import MATRICES
 from model_fit import check_fit, t5_configs, t5_folder
@@ -126,6 +128,7 @@ class DiffusionEngine(LatentCodec):
                          config.en_and_decode_n_samples_a_time)
         self.config = config
         self.offload: Offload | None = None
+        self.sharing: SharedPasses | None = None  # with which processes the passes of guidance are divided
         if network is None:
             network = instantiate_from_config(config.network_config)
         wrapper = get_obj_from_str(config.network_wrapper or "sgm.wrappers.OpenAIWrapper", "model.network_wrapper")
@@ -163,6 +166,14 @@ class DiffusionEngine(LatentCodec):
             return self.config.image_latent_scale
         return 1.0 if self.patch_t > 1 else self.scale_factor
 
+    def share_work(self) -> None:
+        """Divides passes and their tokens among the processes that `parallel.launched` put together for that."""
+        group, ranks = parallel.guidance_group()
+        self.sharing = None if len(ranks) == 1 else SharedPasses(group, ranks)
+        for model in (self.model, self.weak_model):
+            if model is not None:
+                model.diffusion_model.token_group = parallel.sequence_group()
+
     def predict(self, x: Tensor, timesteps: Tensor, cond: Mapping[str, Tensor], weak: bool = False, **inputs) -> Tensor:
         """The network in its own dtype, called and answering in x's; supplies `ofs` where the model has it.
 
@@ -189,7 +200,8 @@ class DiffusionEngine(LatentCodec):
         noise = draw_noise(torch.empty(batch_size, *shape, device=self.device), generator)
         reuse = self.step_cache and self.step_cache.begin(batch_size)
         return self.sampler(self._bound_denoiser(), noise, cond, uc=uc, num_steps=num_steps, scale=scale, reuse=reuse,
-                            generator=generator, callback=callback, start=start, **network_inputs)
+                            generator=generator, callback=callback, start=start, sharing=self.sharing,
+                            **network_inputs)
 
     @torch.no_grad()
     def invert(self, latents: Tensor, cond: Mapping[str, Tensor], num_steps: int | None = None, strength: float = 1.0,

@@ -10,7 +10,7 @@ from math import prod
 import torch
 from torch import nn
 
-from dit_attention import attention, rotate
+from dit_attention import rotate
 from dit_context import Grid, VideoContext, patchify, unpatchify
 from swiss_army import BaseMixin, mpu
 
@@ -177,13 +177,9 @@ class AdaLNMixin(BaseMixin):
             cos, sin = context.rotary
             q, k = rotate(q, (cos[first:], sin[first:])), rotate(k, context.rotary)
         # Under autocast the norms and the rotation leave float32 behind; attention runs in the product's type.
-        out = attention(q.to(v.dtype), k.to(v.dtype), v, layer.attention_dropout.p if self.training else 0.0)
+        dropout = layer.attention_dropout.p if self.training else 0.0
+        out = context.attend(q.to(v.dtype), k.to(v.dtype), v, dropout)
         return layer.output_dropout(layer.dense(out))
-
-    @BaseMixin.replacable
-    def mlp_forward(self, hidden_states, parts: LayerParts, **hook) -> torch.Tensor:
-        mlp = parts.layer.mlp
-        return mlp.dense_4h_to_h(mlp.activation_func(mlp.dense_h_to_4h(hidden_states)))
 
 
 def by_pieces(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
@@ -194,6 +190,14 @@ def by_pieces(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> t
     for piece in x.view(-1, x.shape[-1]).split(TOKENS_AT_A_TIME):
         piece.copy_(run(piece))
     return x
+
+
+class MLPMixin(BaseMixin):
+    """The library's MLP, found without a layer's number."""
+
+    def mlp_forward(self, hidden_states, parts: LayerParts, **hook) -> torch.Tensor:
+        mlp = parts.layer.mlp
+        return mlp.dense_4h_to_h(mlp.activation_func(mlp.dense_h_to_4h(hidden_states)))
 
 
 class SwiGLUMixin(BaseMixin):

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from dit_attention import attention
 from errors import ConfigError
 
 Grid = tuple[int, int, int]
@@ -19,7 +20,8 @@ class VideoContext:
     grid: patches along time, height and width.
     rotary: cosines and sines for the tokens [text, video], (N + t·h·w, head dim / 2) each; None without rotation.
     identity_attention: numbers of the layers in which every token attends to itself alone.
-    reuse: takes tokens (B, S, D) and this context in place of running all layers on them, see step_cache.
+    run: takes tokens (B, S, D) and this context to (B, t·h·w, D) in place of running all layers, see step_cache.
+    attend: `dit_attention.attention`, or what stands for it where tokens are divided among processes.
     """
     latents: torch.Tensor
     text: torch.Tensor
@@ -27,7 +29,8 @@ class VideoContext:
     grid: Grid
     rotary: tuple[torch.Tensor, torch.Tensor] | None = None
     identity_attention: tuple[int, ...] = ()
-    reuse: Callable[[torch.Tensor, "VideoContext"], torch.Tensor] | None = None
+    run: Callable[[torch.Tensor, "VideoContext"], torch.Tensor] | None = None
+    attend: Callable[..., torch.Tensor] = attention
 
     @property
     def text_length(self) -> int:

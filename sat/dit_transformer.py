@@ -56,7 +56,7 @@ class VideoTransformer(BaseTransformer):
         x = self.hooks["word_embedding_forward"](None, context=context)
         positions = self.hooks["position_embedding_forward"](None, context=context)
         x = self.embedding_dropout(x if positions is None else x + positions)
-        x = self.run_layers(x, context) if context.reuse is None else context.reuse(x, context)
+        x = (context.run or self.run_layers)(x, context)
         return self.hooks["final_forward"](self.final_layernorm(x), context=context)
 
     def run_layers(self, x: torch.Tensor, context: VideoContext, first: int = 0, end: int | None = None

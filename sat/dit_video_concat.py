@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import parallel
-from dit_blocks import AdaLNMixin, FinalLayerMixin, ImagePatchEmbeddingMixin, SwiGLUMixin
+from dit_blocks import AdaLNMixin, FinalLayerMixin, ImagePatchEmbeddingMixin, MLPMixin, SwiGLUMixin
 from dit_context import Grid, VideoContext, parse_patch_size, patch_grid
 from dit_embedding import SinusoidMLP, label_embedding
 from dit_positions import (
@@ -22,6 +22,7 @@ from dit_positions import (
 )
 from dit_transformer import VideoTransformer, read_transformer_args
 from errors import ConfigError
+from sequence_parallel import run_divided
 from sgm.util import instantiate_from_config
 from step_cache import Reuse
 from swiss_army import BaseModel, RMSNorm
@@ -80,6 +81,7 @@ class DiffusionTransformer(BaseModel):
             activation=F.silu if use_SwiGLU else nn.GELU(approximate="tanh"), dtype=DTYPES.get(dtype, dtype)))
         self.patch_size = parse_patch_size(patch_size)
         self.in_channels, self.hidden_size = in_channels, hidden_size
+        self.token_group = parallel.ALONE  # the processes that divide the tokens of every pass
         self._build_embeddings(time_embed_dim or hidden_size, ofs_embed_dim, num_classes, adm_in_channels)
 
         head_dim = hidden_size // num_attention_heads
@@ -95,6 +97,8 @@ class DiffusionTransformer(BaseModel):
         if use_SwiGLU:
             inner = self.transformer.layers[0].mlp.inner_hidden_size
             self.add_mixin("swiglu", SwiGLUMixin(num_layers, hidden_size, inner))
+        else:
+            self.add_mixin("mlp", MLPMixin())
         if "lora_config" in modules:
             self._add("lora", modules, layer_num=num_layers)
         parallel.use_plain_linears(self)
@@ -150,6 +154,8 @@ class DiffusionTransformer(BaseModel):
                               f"{self.in_channels}; only a model made for images takes an image latent, and it needs one")
         grid = patch_grid(x, self.patch_size)
         rotary = self.mixins["pos_embed"].rotary(grid, context.shape[1], x.device)
+        if reuse is None and len(self.token_group[1]) > 1:
+            reuse = partial(run_divided, self.token_group)
         out = super().forward(VideoContext(x.to(self.dtype), context.to(self.dtype),
                                            F.silu(self.embed(timesteps, y, ofs)), grid, rotary,
                                            tuple(identity_attention), reuse and partial(reuse, self)))

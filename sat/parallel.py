@@ -1,7 +1,9 @@
 """Parallel state in one place: SwissArmyTransformer's process groups, made to work without any process group.
 
 Ranks are laid out as SwissArmyTransformer does: neighbours share a model-parallel group, equal positions in those
-groups form the data-parallel groups. Neighbours also share a context-parallel group, which decodes a video together.
+groups form the data-parallel groups. Neighbours also share a context group, which decodes a video together, and a
+sequence group, which divides a pass's tokens; equal positions in neighbouring sequence groups form a guidance group,
+which divides the passes of guidance.
 """
 import os
 import types
@@ -16,7 +18,9 @@ from precision import linear
 from swiss_army import mpu, process_groups
 
 
-_context: tuple[dist.ProcessGroup | None, list[int]] = (None, [0])
+Group = tuple[dist.ProcessGroup | None, list[int]]
+ALONE: Group = (None, [0])
+_groups: dict[str, Group] = {}
 
 
 class SingleProcess:
@@ -57,21 +61,32 @@ def _check_size(size: int, processes: int, name: str = "model_parallel_size") ->
                           f"torchrun, or set {name} to 1")
 
 
-def _initialize_context(size: int) -> None:
-    global _context
-    _check_size(size, dist.get_world_size(), "cp_size")
-    if max(size, model_parallel_size()) % min(size, model_parallel_size()):
-        raise ConfigError(f"cp_size {size} and model_parallel_size {model_parallel_size()}: one must divide the other")
-    for first in range(0, dist.get_world_size(), size):
-        ranks = list(range(first, first + size))
-        group = dist.new_group(ranks)
-        if dist.get_rank() in ranks:
-            _context = (group, ranks)
+def _initialize_groups(context: int, sequence: int, guidance: int) -> None:
+    sizes = {"cp_size": context, "model_parallel_size": model_parallel_size(), "sequence_parallel_size": sequence,
+             "guidance_parallel_size": guidance}
+    for name, size in sizes.items():
+        _check_size(size, dist.get_world_size(), name)
+    if model_parallel_size() > 1 and sequence * guidance > 1:
+        raise ConfigError("model_parallel_size works with neither sequence_parallel_size nor guidance_parallel_size "
+                          "above 1; set it to 1")
+    _check_size(sequence * guidance, dist.get_world_size(), "sequence_parallel_size x guidance_parallel_size")
+    shared = max(model_parallel_size(), sequence * guidance)
+    if max(context, shared) % min(context, shared):
+        rest = ", ".join(f"{name} {size}" for name, size in sizes.items() if size > 1)
+        raise ConfigError(f"{rest}: cp_size must divide what the others make together, or be a multiple of it")
+    _initialize_group("context", context)
+    _initialize_group("sequence", sequence)
+    _initialize_group("guidance", guidance, stride=sequence)
 
 
-def _forget_context() -> None:
-    global _context
-    _context = (None, [0])
+def _initialize_group(name: str, size: int, stride: int = 1) -> None:
+    """Groups of `size` processes each, `stride` apart."""
+    for first in range(dist.get_world_size()):
+        if first // stride % size == 0:
+            ranks = list(range(first, first + size * stride, stride))
+            group = dist.new_group(ranks)
+            if dist.get_rank() in ranks:
+                _groups[name] = (group, ranks)
 
 
 def model_parallel_size() -> int:
@@ -80,14 +95,24 @@ def model_parallel_size() -> int:
     return 1 if group is None else group.size()
 
 
-def context_group() -> tuple[dist.ProcessGroup | None, list[int]]:
+def context_group() -> Group:
     """The processes that decode a video together: their group, None for one alone, and their ranks."""
-    return _context
+    return _groups.get("context", ALONE)
+
+
+def sequence_group() -> Group:
+    """The processes that divide the tokens of a pass, likewise."""
+    return _groups.get("sequence", ALONE)
+
+
+def guidance_group() -> Group:
+    """The processes that divide the passes of guidance, likewise."""
+    return _groups.get("guidance", ALONE)
 
 
 def copy_size() -> int:
     """How many processes share one copy of the whole model."""
-    return max(model_parallel_size(), len(_context[1]))
+    return max(model_parallel_size(), len(context_group()[1]), len(sequence_group()[1]) * len(guidance_group()[1]))
 
 
 def data_rank_and_size() -> tuple[int, int]:
@@ -114,8 +139,8 @@ def told_once() -> Iterator[None]:
 
 
 @contextmanager
-def launched(device: torch.device, model_parallel_size: int = 1, context_parallel_size: int = 1
-             ) -> Iterator[torch.device]:
+def launched(device: torch.device, model_parallel_size: int = 1, context_parallel_size: int = 1,
+             sequence_parallel_size: int = 1, guidance_parallel_size: int = 1) -> Iterator[torch.device]:
     """torch.distributed (gloo on the CPU) inside the block, if torchrun started this process.
 
     All processes begin and end the block together. Yields this process's device: the CPU, or one accelerator each.
@@ -123,18 +148,20 @@ def launched(device: torch.device, model_parallel_size: int = 1, context_paralle
     if "RANK" not in os.environ:
         _check_size(model_parallel_size, processes=1)
         _check_size(context_parallel_size, processes=1, name="cp_size")
+        _check_size(sequence_parallel_size, processes=1, name="sequence_parallel_size")
+        _check_size(guidance_parallel_size, processes=1, name="guidance_parallel_size")
         yield device
         return
     dist.init_process_group("gloo" if device.type == "cpu" else dist.get_default_backend_for_device(device))
     try:
         initialize(model_parallel_size)
-        _initialize_context(context_parallel_size)
+        _initialize_groups(context_parallel_size, sequence_parallel_size, guidance_parallel_size)
         dist.barrier()
         yield device if device.type == "cpu" else torch.device(device.type, int(os.environ["LOCAL_RANK"]))
         dist.barrier()
     finally:
         mpu.destroy_model_parallel()
-        _forget_context()
+        _groups.clear()
         dist.destroy_process_group()
 
 

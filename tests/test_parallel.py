@@ -30,6 +30,24 @@ def test_more_parts_than_processes_are_refused():
         parallel.initialize(2)
 
 
+def test_which_processes_divide_tokens_and_passes(monkeypatch):
+    found = []
+    for rank in range(8):
+        for name, value in {"get_world_size": 8, "get_rank": rank, "is_initialized": True}.items():
+            monkeypatch.setattr(dist, name, lambda value=value: value)
+        monkeypatch.setattr(dist, "new_group", tuple)
+        monkeypatch.setattr(parallel, "_groups", {})
+        parallel._initialize_groups(context=2, sequence=2, guidance=2)
+        found.append((parallel.sequence_group()[1], parallel.guidance_group()[1], parallel.data_rank_and_size(),
+                      parallel.leads_its_copy()))
+    assert found == [([0, 1], [0, 2], (0, 2), True), ([0, 1], [1, 3], (0, 2), False),
+                     ([2, 3], [0, 2], (0, 2), False), ([2, 3], [1, 3], (0, 2), False),
+                     ([4, 5], [4, 6], (1, 2), True), ([4, 5], [5, 7], (1, 2), False),
+                     ([6, 7], [4, 6], (1, 2), False), ([6, 7], [5, 7], (1, 2), False)]
+    with pytest.raises(ConfigError, match="sequence_parallel_size 3 does not divide the 8 process"):
+        parallel._initialize_groups(context=1, sequence=3, guidance=1)
+
+
 def test_plain_linears_compute_the_same():
     parallel.initialize()
     layers = torch.nn.Sequential(parallel.mpu.ColumnParallelLinear(4, 6, gather_output=False),

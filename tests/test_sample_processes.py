@@ -63,6 +63,32 @@ def test_a_mistake_is_told_once(words, tmp_path):
     assert told.startswith("error: args.input_type is cli") and told.count("\n") == 1
 
 
+@pytest.mark.parametrize("key", ["guidance_parallel_size", "sequence_parallel_size"])
+def test_two_processes_sample_one_video_together(words, tmp_path, key):
+    words = [*words, "--only-save-latents", "model.network_config.params.num_attention_heads=2",
+             "model.network_config.params.modules.pos_embed_config.params.hidden_size_head=32",
+             "model.network_config.params.modules.adaln_layer_config.params.qk_ln=false"]
+    assert main([*words, "--output-dir", str(tmp_path / "one")]) == 0
+    (first, told), (second, quiet) = launch([*words, f"args.{key}=2", "--output-dir", str(tmp_path / "two")])
+    assert (first, second) == (0, 0), told + quiet
+    paths = [path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("latents.safetensors")]
+    assert len(paths) == 3
+    for path in paths:
+        together, alone = (load_latents(tmp_path / folder / path)[0] for folder in ("two", "one"))
+        torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("options, says", [
+    (["args.sequence_parallel_size=2"], "does not divide the 1 attention heads"),
+    (["args.guidance_parallel_size=2"], "guidance_parallel_size 2 does not divide the 1 process"),
+    (["args.guidance_parallel_size=0"], "it must be 1 or more"),
+    (["args.sequence_parallel_size=2", "args.model_parallel_size=2"], "set it to 1"),
+    (["args.sequence_parallel_size=2", "model.compile_model=true"], "leave them out")])
+def test_what_cannot_be_shared_is_refused(words, tmp_path, capfd, options, says):
+    assert main([*words, *options, "--output-dir", str(tmp_path / "out")]) == 2
+    assert says in capfd.readouterr().err
+
+
 def test_two_processes_decode_one_video_together(words, tmp_path):
     assert main([*words, "--output-dir", str(tmp_path / "one")]) == 0
     (first, told), (second, quiet) = launch([*words, "model.first_stage_config.params.cp_size=2",

@@ -17,7 +17,8 @@ class Guided:
 
     One for each run: it holds what the guider remembers from evaluation to evaluation, and `passes`, the number of
     times that the batch has gone through the network. `reuse` is what the network remembers of its passes
-    (`step_cache.RunMemory`), None without a step cache.
+    (`step_cache.RunMemory`), None without a step cache. `sharing` deals the passes out to several processes
+    (`guidance_parallel.SharedPasses`), None where one makes them all.
     """
 
     denoiser: Callable
@@ -27,6 +28,7 @@ class Guided:
     scale: Scale | None
     model_inputs: Mapping
     reuse: Any = None
+    sharing: Any = None
     memory: Any = field(default=None, init=False)
     passes: int = field(default=0, init=False)
 
@@ -66,7 +68,15 @@ class Guided:
         return () if self.reuse is None else self.reuse.skipped
 
     def _estimates(self, passes: Sequence[Pass], x: torch.Tensor, noise: NoiseLevel) -> list[torch.Tensor]:
-        """One estimate (B, ...) per pass; neighbours that agree in their own inputs share one call, in their order."""
+        """One estimate (B, ...) per pass."""
+        self.passes += len(passes)
+        if self.sharing is None:
+            return self._ask(passes, x, noise)
+        numbers = [self.guider.passes.index(one) for one in passes]
+        return self.sharing.estimates(numbers, lambda own: self._ask([passes[i] for i in own], x, noise), like=x)
+
+    def _ask(self, passes: Sequence[Pass], x: torch.Tensor, noise: NoiseLevel) -> list[torch.Tensor]:
+        """Here; neighbours that agree in their own inputs share one call, in their order."""
         estimates = []
         for own_inputs, group in groupby(passes, key=lambda one: one.inputs):
             group = list(group)
@@ -82,7 +92,6 @@ class Guided:
                 inputs["reuse"] = self.reuse.of(numbers, last=noise.index >= noise.num_steps - 1)
             answers = self.denoiser(rows, level, _joined(conditions), **inputs, **own_inputs).to(x.dtype)
             estimates += answers.chunk(copies)
-        self.passes += len(passes)
         return estimates
 
 
