@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from arguments import get_args
+from checkpoint import save_checkpoint
 from errors import ConfigError
 from files import REPOSITORY
 from model_parallel import check_shared, settle_size
@@ -63,11 +64,25 @@ def test_a_mistake_is_told_once(words, tmp_path):
     assert told.startswith("error: args.input_type is cli") and told.count("\n") == 1
 
 
+@pytest.fixture(scope="module")
+def two_heads(small_model, tmp_path_factory):
+    """The small model with two heads in place of one."""
+    config, folder = OmegaConf.load(small_model / "t2v.yaml"), tmp_path_factory.mktemp("two_heads")
+    params = config.model.network_config.params
+    params.num_attention_heads, params.modules.pos_embed_config.params.hidden_size_head = 2, 32
+    network = instantiate_from_config(config.model.network_config)
+    torch.manual_seed(2)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    save_checkpoint(folder, 1, {"module": {f"model.diffusion_model.{k}": v for k, v in network.state_dict().items()}})
+    config.args.load = str(folder)
+    OmegaConf.save(config, folder / "t2v.yaml")
+    return folder / "t2v.yaml"
+
+
 @pytest.mark.parametrize("key", ["guidance_parallel_size", "sequence_parallel_size"])
-def test_two_processes_sample_one_video_together(words, tmp_path, key):
-    words = [*words, "--only-save-latents", "model.network_config.params.num_attention_heads=2",
-             "model.network_config.params.modules.pos_embed_config.params.hidden_size_head=32",
-             "model.network_config.params.modules.adaln_layer_config.params.qk_ln=false"]
+def test_two_processes_sample_one_video_together(words, two_heads, tmp_path, key):
+    words = ["--base", str(two_heads), *words[2:], "--only-save-latents"]
     assert main([*words, "--output-dir", str(tmp_path / "one")]) == 0
     (first, told), (second, quiet) = launch([*words, f"args.{key}=2", "--output-dir", str(tmp_path / "two")])
     assert (first, second) == (0, 0), told + quiet

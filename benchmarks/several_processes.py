@@ -1,0 +1,108 @@
+"""How much faster several processes are at one video: the transformer's two passes of a guided step, divided two ways.
+
+    torchrun --nproc-per-node 2 -m benchmarks.several_processes                          # on a CPU with two cores
+    torchrun --nproc-per-node 4 -m benchmarks.several_processes --size 5b --dtype bf16   # four accelerators
+
+Needs requirements-test.txt, and downloads nothing: weights are random. Whole passes by the first process while the
+others wait, tokens divided among all, and passes divided between two, run in turns; outputs are compared in the timed
+runs, and nothing is told when they differ by more than rounding.
+"""
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__file__).resolve().parents[1])]
+
+import parallel
+import torch
+import torch.distributed as dist
+from arguments import resolve_device
+from benchmarks.small_model import markdown
+from benchmarks.speed import DTYPES
+from benchmarks.speed_measure import hardware, relative_difference, synchronize
+from benchmarks.speed_models import SIZES, our_network
+from benchmarks.speed_parts import Setting
+from console import run
+from errors import ConfigError
+from guidance_parallel import SharedPasses
+from torch import Tensor
+
+ALONE = "one process"
+
+
+def ways(setting: Setting) -> Mapping[str, Callable[[], Tensor]]:
+    """Each gives the prediction for both rows on every process that takes part."""
+    network = our_network(setting.size.model(), setting.device, setting.dtype)
+    x, text = setting.noise(2, *setting.size.latent), setting.text(2)
+    times = torch.full((1,), 500.0, device=setting.device)
+    group = parallel.sequence_group()
+    shared = SharedPasses(*group)
+
+    def passes(rows: Sequence[int]) -> list[Tensor]:
+        return [network(x[i:i + 1], times, text[i:i + 1]) for i in rows]
+
+    def with_tokens_of(processes: parallel.Group) -> Tensor:
+        network.token_group = processes
+        return network(x, times, text)
+
+    def divided_passes() -> Tensor:
+        network.token_group = parallel.ALONE
+        return torch.cat(shared.estimates([0, 1], passes, like=x[:1]))
+
+    return {ALONE: lambda: with_tokens_of(parallel.ALONE), "tokens divided": lambda: with_tokens_of(group),
+            "passes divided": divided_passes}
+
+
+def timed(name: str, way: Callable[[], Tensor], device: torch.device) -> tuple[float, Tensor | None]:
+    """Wall-clock seconds from the moment that all processes begin to that when all have ended."""
+    dist.barrier()
+    began = time.perf_counter()
+    out = way() if name != ALONE or dist.get_rank() == 0 else None
+    synchronize(device)
+    dist.barrier()
+    return time.perf_counter() - began, out
+
+
+def measure(setting: Setting, repeats: int) -> list[dict[str, str]]:
+    seconds: dict[str, list[float]] = {}
+    difference: dict[str, float] = {}
+    every = ways(setting)
+    for turn in range(repeats + 1):
+        expected = None
+        for name, way in every.items():
+            spent, out = timed(name, way, setting.device)
+            expected = out if name == ALONE else expected
+            if turn and dist.get_rank() == 0:  # the first turn warms up
+                seconds.setdefault(name, []).append(spent)
+                difference[name] = max(difference.get(name, 0.0), relative_difference(out, expected))
+    alone = seconds.get(ALONE)
+    return [{"": name, "seconds": f"{statistics.median(spent):.3g} ({min(spent):.3g} to {max(spent):.3g})",
+             "speed-up": f"{statistics.median(a / b for a, b in zip(alone, spent, strict=True)):.2f}",
+             "outputs differ by": f"{difference[name]:.1e}"} for name, spent in seconds.items()]
+
+
+@torch.no_grad()
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--dtype", choices=DTYPES, default="fp32")
+    parser.add_argument("--device", help="cpu or an accelerator (default: an accelerator if there is one)")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds of all (default: %(default)s)")
+    options = parser.parse_args(argv)
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    if processes == 1:
+        raise ConfigError("one process has nothing to divide; start several: "
+                          "torchrun --nproc-per-node 2 -m benchmarks.several_processes")
+    with parallel.launched(resolve_device(options.device), sequence_parallel_size=processes) as device:
+        rows = measure(Setting(SIZES[options.size], device, DTYPES[options.dtype]), options.repeats)
+        if parallel.is_main_process():
+            sys.stdout.write(f"{processes} processes, each: {hardware(device)}; torch {torch.__version__}\n\n"
+                             f"{markdown(rows)}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
