@@ -61,6 +61,7 @@ def sample_videos(argv: Sequence[str] | None = None) -> None:
         args = get_args(argv, __doc__)
         settle_size(args)
         check_shared(args)
+        check_sequence_parallel(args)
         if args.plan:
             return show_plan(args)
         requests = None if args.input_type == "latents" else plan_requests(args)
@@ -147,7 +148,6 @@ def plan_requests(args: Arguments) -> Iterable[list[Job]]:
     check_network(args.model_config.network_config, args.load)
     check_clips(args)
     check_quantization(args)
-    check_sequence_parallel(args)
     tiling_of(args)  # asked for here, so that a mistake is answered before weights are read
     typed = args.input_type == "cli"
     if typed and console.processes() > 1:

@@ -134,7 +134,7 @@ def told_law(series: Series, factors: np.ndarray) -> str:
 
 
 def duration(seconds: float) -> str:
-    unit = next((unit for unit, least in UNITS.items() if seconds >= least), "ns")
+    unit = next((unit for unit, least in UNITS.items() if seconds > 0.9995 * least), "ns")
     return f"{seconds / UNITS[unit]:.3g} {unit}"
 
 
@@ -172,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     device = resolve_device()
     every = all_series(device)
-    rate = product_peak(device, torch.float32)
+    rate = product_peak(device, torch.float32, options.clock)
     results = [measure(series, options.repeats, device, options.clock) for series in every]
     options.out.mkdir(parents=True, exist_ok=True)
     plot(results, rate, options.out / "growth.png")

@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     device, dtype = resolve_device(options.device), DTYPES[options.dtype]
     torch.backends.fp32_precision = "ieee"  # or an accelerator rounds float32 to 10 bits in convolutions
     setting = Setting(SIZES[options.size], device, dtype, options.compile)
-    peak = product_peak(device, dtype)
+    peak = product_peak(device, dtype, options.clock)
     rows = [measure(part, setting, options, peak) for part in (PARTS if options.part == "all" else [options.part])]
     text = f"{heading(options, device, peak)}\n{markdown(rows)}\n"
     sys.stdout.write(text)

@@ -6,13 +6,14 @@ share of the heads; one all-to-all exchange turns the one into the other. Number
 Shapes: B batch, N text and V video tokens, P processes, h heads, d head dim, D hidden size. Shares are of equal length,
 n = ceil(N / P) and v = ceil(V / P); what is missing in the last ones is padded with zeros, which nothing attends to.
 """
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from dit_attention import attention
@@ -21,6 +22,8 @@ from errors import ConfigError
 
 if TYPE_CHECKING:
     from arguments import Arguments
+
+HEADS = "model.network_config.params.num_attention_heads"
 
 
 @dataclass(frozen=True)
@@ -104,16 +107,10 @@ def check_sequence_parallel(args: "Arguments") -> None:
     if args.model_parallel_size > 1 and args.sequence_parallel_size * args.guidance_parallel_size > 1:
         raise ConfigError("args.model_parallel_size works with neither sequence_parallel_size nor "
                           "guidance_parallel_size above 1; set it to 1")
-    if args.sequence_parallel_size == 1:
-        return
-    if args.model_config.get("step_cache_config") is not None or args.model_config.get("compile_model"):
+    size, heads = args.sequence_parallel_size, OmegaConf.select(args.config, HEADS)
+    if size > 1 and (args.model_config.get("step_cache_config") is not None or args.model_config.get("compile_model")):
         raise ConfigError("args.sequence_parallel_size works with neither model.step_cache_config nor "
                           "model.compile_model; leave them out")
-    _check_heads(args.model_config.network_config, args.sequence_parallel_size)
-
-
-def _check_heads(network: Mapping, size: int) -> None:
-    heads = network["params"]["num_attention_heads"]
-    if heads % size:
+    if isinstance(heads, int) and heads % size:
         raise ConfigError(f"args.sequence_parallel_size {size} does not divide the {heads} attention heads of the "
                           "transformer; take a number that does")

@@ -8,12 +8,12 @@ import sys
 import pytest
 import torch
 from arguments import get_args
-from checkpoint import save_checkpoint
 from errors import ConfigError
 from files import REPOSITORY
 from model_parallel import check_shared, settle_size
 from omegaconf import OmegaConf
 from sample_video import launched, main
+from sequence_parallel import check_sequence_parallel
 from sgm.util import instantiate_from_config
 from video_io import LATENTS, RECORD, load_latents
 
@@ -64,46 +64,6 @@ def test_a_mistake_is_told_once(words, tmp_path):
     assert told.startswith("error: args.input_type is cli") and told.count("\n") == 1
 
 
-@pytest.fixture(scope="module")
-def two_heads(small_model, tmp_path_factory):
-    """The small model with two heads in place of one."""
-    config, folder = OmegaConf.load(small_model / "t2v.yaml"), tmp_path_factory.mktemp("two_heads")
-    params = config.model.network_config.params
-    params.num_attention_heads, params.modules.pos_embed_config.params.hidden_size_head = 2, 32
-    network = instantiate_from_config(config.model.network_config)
-    torch.manual_seed(2)
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    save_checkpoint(folder, 1, {"module": {f"model.diffusion_model.{k}": v for k, v in network.state_dict().items()}})
-    config.args.load = str(folder)
-    OmegaConf.save(config, folder / "t2v.yaml")
-    return folder / "t2v.yaml"
-
-
-@pytest.mark.parametrize("key", ["guidance_parallel_size", "sequence_parallel_size"])
-def test_two_processes_sample_one_video_together(words, two_heads, tmp_path, key):
-    words = ["--base", str(two_heads), *words[2:], "--only-save-latents"]
-    assert main([*words, "--output-dir", str(tmp_path / "one")]) == 0
-    (first, told), (second, quiet) = launch([*words, f"args.{key}=2", "--output-dir", str(tmp_path / "two")])
-    assert (first, second) == (0, 0), told + quiet
-    paths = [path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("latents.safetensors")]
-    assert len(paths) == 3
-    for path in paths:
-        together, alone = (load_latents(tmp_path / folder / path)[0] for folder in ("two", "one"))
-        torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("options, says", [
-    (["args.sequence_parallel_size=2"], "does not divide the 1 attention heads"),
-    (["args.guidance_parallel_size=2"], "guidance_parallel_size 2 does not divide the 1 process"),
-    (["args.guidance_parallel_size=0"], "it must be 1 or more"),
-    (["args.sequence_parallel_size=2", "args.model_parallel_size=2"], "set it to 1"),
-    (["args.sequence_parallel_size=2", "model.compile_model=true"], "leave them out")])
-def test_what_cannot_be_shared_is_refused(words, tmp_path, capfd, options, says):
-    assert main([*words, *options, "--output-dir", str(tmp_path / "out")]) == 2
-    assert says in capfd.readouterr().err
-
-
 def test_two_processes_decode_one_video_together(words, tmp_path):
     assert main([*words, "--output-dir", str(tmp_path / "one")]) == 0
     (first, told), (second, quiet) = launch([*words, "model.first_stage_config.params.cp_size=2",
@@ -133,19 +93,21 @@ def latents(folder):
     return {str(path.relative_to(folder)): load_latents(path)[0] for path in folder.rglob(LATENTS)}
 
 
-def test_two_processes_share_one_transformer(small_model, words, tmp_path):
+@pytest.mark.parametrize("shared, apart", [
+    ("model.network_config.params.transformer_args.model_parallel_size=2", 1e-5),
+    ("args.guidance_parallel_size=2", 1e-4), ("args.sequence_parallel_size=2", 1e-4)])
+def test_two_processes_share_one_transformer(small_model, words, tmp_path, shared, apart):
     words = [*two_heads(small_model, tmp_path), *words[words.index("--input-file"):]]
-    shared = "model.network_config.params.transformer_args.model_parallel_size=2"
     assert main([*words, "--output-dir", str(tmp_path / "one")]) == 0
     (first, told), (second, quiet) = launch([*words, shared, "--output-dir", str(tmp_path / "two")])
     assert (first, second) == (0, 0), told + quiet
     alone, together = latents(tmp_path / "one"), latents(tmp_path / "two")
     assert len(alone) == 3
-    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+    torch.testing.assert_close(together, alone, atol=apart, rtol=0)
     assert len([line for line in told.splitlines() if line.startswith(str(tmp_path / "two"))]) == 3
     assert "video(s)" not in quiet
     record = json.loads(next((tmp_path / "two").rglob(RECORD)).read_text())
-    assert record["config"]["args"]["model_parallel_size"] == 2
+    assert record["config"]["args"][shared.removesuffix("=2").rpartition(".")[2]] == 2
 
 
 @pytest.mark.parametrize("changes, says", [
@@ -156,11 +118,18 @@ def test_two_processes_share_one_transformer(small_model, words, tmp_path):
     (("args.model_parallel_size=2", "model.network_config.params.num_attention_heads=2"),
      "model_parallel_size 2 does not divide the 1 process"),
     (("args.model_parallel_size=2", "model.network_config.params.num_attention_heads=2", "args.load_lora=x"),
-     "args.load_lora does not work with args.model_parallel_size above 1")])
+     "args.load_lora does not work with args.model_parallel_size above 1"),
+    (("args.sequence_parallel_size=2",), "does not divide the 1 attention heads"),
+    (("args.guidance_parallel_size=2",), "guidance_parallel_size 2 does not divide the 1 process"),
+    (("args.guidance_parallel_size=0",), "it must be 1 or more"),
+    (("args.guidance_parallel_size=2", "args.model_parallel_size=2", "model.network_config.params.num_attention_heads=2"),
+     "guidance_parallel_size above 1; set it to 1"),
+    (("args.sequence_parallel_size=2", "model.compile_model=true"), "leave them out")])
 def test_a_transformer_that_cannot_be_shared_is_told(changes, says, words):
-    args = get_args([*words, *changes])
     with pytest.raises(ConfigError, match=says):
+        args = get_args([*words, *changes])
         settle_size(args)
         check_shared(args)
+        check_sequence_parallel(args)
         with launched(args):
             pass
