@@ -1,4 +1,4 @@
-"""How time grows with tokens, frames, batch and steps, beside what counted operations predict: docs/growth.md and a plot.
+"""How time grows with tokens, frames, batch and steps, beside what counted operations predict.
 
     python -m benchmarks.growth                    # about two minutes of a CPU; writes docs/growth.md and growth.png
     python -m benchmarks.growth --out runs/growth --repeats 5
@@ -123,7 +123,8 @@ def all_series(device: torch.device) -> list[Series]:
                lambda latents: (decoding(latents), 4 * latents - 3), (0, 1)),
         Series("transformer, 272 tokens a row", "rows of the batch", "b", (1, 2, 4, 8),
                lambda rows: (forward(1, rows), rows), (0, 1)),
-        Series("sampling, guided, 96 tokens", "steps", "s", (2, 4, 8, 16), lambda steps: (sampling(steps), steps), (0, 1)),
+        Series("sampling, guided, 96 tokens", "steps", "s", (2, 4, 8, 16),
+               lambda steps: (sampling(steps), steps), (0, 1)),
     ]
 
 
@@ -177,8 +178,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     plot(results, rate, options.out / "growth.png")
     text = (f"# How time grows\n\n`python -m benchmarks.growth`, {date.today()}: {hardware(device)}, Python "
-            f"{platform.python_version()}, torch {torch.__version__}, float32; matrix product {rate / 1e9:.0f} GFLOP/s, "
-            f"by which counted operations become predicted seconds.\n\n{markdown([row(m, rate) for m in results])}\n\n"
+            f"{platform.python_version()}, torch {torch.__version__}, float32; matrix product {rate / 1e9:.0f} "
+            f"GFLOP/s, by which counted operations become predicted seconds.\n\n{markdown([row(m, rate) for m in results])}\n\n"
             "![measured points, fitted and predicted laws](growth.png)\n")
     with whole_file(options.out / "growth.md") as file:
         file.write_text(text, encoding="utf-8")

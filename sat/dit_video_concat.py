@@ -147,7 +147,8 @@ class DiffusionTransformer(BaseModel):
         timesteps: (B,), or (1,) when all rows share one, which then are embedded and modulated once; fractions are
         allowed. context: text (B or 1, N, text width). y: labels of a model with num_classes. ofs: (B,) or (1,), for a
         model with ofs_embed_dim; others ignore it. identity_attention: layers in which every token sees itself alone.
-        reuse: what earlier calls left for this one (step_cache). Raises ConfigError for a video that does not fit the model.
+        reuse: what earlier calls left for this one (step_cache). Raises ConfigError for a video that does not fit the
+        model.
         """
         if x.shape[2] != self.in_channels:
             raise ConfigError(f"latents of {x.shape[2]} channels, but the transformer's in_channels is "

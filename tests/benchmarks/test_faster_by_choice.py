@@ -23,7 +23,8 @@ def test_videos_are_spread_over_all_combinations():
 
 def test_the_cost_is_told_beside_the_lossless_videos():
     videos = torch.zeros(2, 3, 1, 4, 4)
-    lossless, lossy = Made(videos, 4.0, 100, 100), Made(videos + torch.tensor([0.0, 2.55]).view(2, 1, 1, 1, 1), 1.0, 100, 25)
+    off = videos + torch.tensor([0.0, 2.55]).view(2, 1, 1, 1, 1)
+    lossless, lossy = Made(videos, 4.0, 100, 100), Made(off, 1.0, 100, 25)
     results = [(c, Verdict(c.color, c.shape, c.motion, c.background, {})) for c in spread(2)]
     told = row("cached", lossy, lossless, results)
     assert (told["passes"], told["skipped"], told["work"], told["time"]) == ("100", "75 %", "0.25", "0.25")

@@ -4,7 +4,8 @@ import pytest
 import torch
 from benchmarks.growth import Measured, Series, fit, law, measure, plot, row, told_law
 
-SERIES = Series("products", "tokens", "n", (8, 16, 32), lambda n: (lambda: torch.ones(n, n) @ torch.ones(n, n), n), (1, 2))
+SERIES = Series("products", "tokens", "n", (8, 16, 32),
+                lambda n: (lambda: torch.ones(n, n) @ torch.ones(n, n), n), (1, 2))
 
 
 def test_a_law_is_found_from_its_points():
