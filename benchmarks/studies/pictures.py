@@ -35,13 +35,14 @@ class Scales:
 
     def draw(self, study: Study, path: Path) -> None:
         names = list(study.guidances) if self.guidances is None else self.guidances
-        grid = panels(names, columns=4, size=(2.6, 2.2))
+        grid, highest = panels(names, columns=4, size=(2.6, 2.2)), 1.0
         for axes, name in zip(grid, names, strict=True):
             sampler = study.sampler(Cell(next(iter(study.samplers)), self.schedule, name, self.steps, 0))
-            levels = sampler.schedule().levels()[:-1]
-            scales = [sampler.guider.scale_at(level) for level in levels]
+            scales = [sampler.guider.scale_at(level) for level in sampler.schedule().levels()[:-1]]
             axes.step(range(1, len(scales) + 1), scales, where="mid", linewidth=1.2)
-            axes.set(xlabel="step", ylabel="scale", ylim=(0, None))
+            axes.set(xlabel="step", ylabel="scale")
+            highest = max(highest, *scales)
+        grid[0].set_ylim(0, 1.05 * highest)  # of all panels
         save(grid, path)
 
 
