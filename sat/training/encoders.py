@@ -46,7 +46,7 @@ class Encoders:
         weights = self.vae.encoder.state_dict() if stored is None else {
             name.removeprefix("encoder."): value for name, value in stored.read().items()
             if name.startswith("encoder.")}
-        description = {"encoder": self._digest(weights)} | self._precision()
+        description = {"encoder": weights_digest(weights, self.dtype)} | self._precision()
         if args.vae_tiling:
             description["tiles"] = [args.vae_tile_size, args.vae_tile_overlap]
         return description | ({"encoding": "in chunks"} if args.vae_encode_in_chunks else {})
@@ -79,12 +79,14 @@ class Encoders:
     def _precision(self) -> dict:
         return {} if self.dtype == torch.float32 else {"precision": str(self.dtype).removeprefix("torch.")}
 
-    def _digest(self, weights: Mapping[str, Tensor]) -> str:
-        digest = hashlib.sha256()
-        for name, value in sorted(weights.items()):
-            rounded = value.detach().float().to(self.dtype).float()
-            digest.update(name.encode() + rounded.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+
+def weights_digest(weights: Mapping[str, Tensor], dtype: torch.dtype) -> str:
+    """Of names and values as they are in `dtype`. The sign of a zero does not count: averaging weights loses it."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        rounded = value.detach().float().to(dtype).float() + 0.0
+        digest.update(name.encode() + rounded.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _files_digest(found: T5Folder) -> str:

@@ -10,6 +10,7 @@ from errors import DataError
 from omegaconf import OmegaConf
 from sgm.encoders import FrozenT5Embedder
 from training.cache_files import Part, Rows, completed
+from training.encoders import weights_digest
 from training.sources import read_sources
 from vae_modules.autoencoder import VideoAutoencoderInferenceWrapper
 
@@ -143,3 +144,12 @@ def test_values_that_are_not_finite_are_refused_and_interrupted_caches_completed
         completed(tmp_path, SimpleNamespace(name="broken", values="values", description={}, items=1,
                                             encode=lambda numbers: ([0], torch.tensor([float("nan")]))))
     assert not (tmp_path / "broken-00000.safetensors").exists()
+
+
+def test_an_encoder_is_known_by_its_values_in_the_runs_dtype():
+    weights = {"conv.weight": torch.tensor([1.0, -0.0, 3.0])}
+    known = weights_digest(weights, torch.bfloat16)
+    assert weights_digest({"conv.weight": torch.tensor([1.0, 0.0, 3.0])}, torch.bfloat16) == known
+    assert weights_digest({"conv.weight": torch.tensor([1.001, 0.0, 3.0])}, torch.bfloat16) == known
+    assert weights_digest({"conv.weight": torch.tensor([1.001, 0.0, 3.0])}, torch.float32) != known
+    assert weights_digest({"conv.bias": weights["conv.weight"]}, torch.bfloat16) != known
