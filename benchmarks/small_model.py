@@ -25,6 +25,7 @@ from benchmarks.shapes_judge import Verdict, judge_file, wilson_interval
 from console import run
 from decord import VideoReader
 from diffusion_video import DiffusionEngine
+from lora import configure_lora
 from omegaconf import OmegaConf
 from sample_video import load_engine
 from seeds import generator_for
@@ -51,7 +52,10 @@ def guiders(scale: float) -> dict[str, dict]:
 
 
 def configured(model: str, overrides: Sequence[str]) -> Arguments:
-    return get_args(["--base", f"configs/tiny_{model}.yaml", "configs/inference.yaml", *overrides])
+    args = get_args(["--base", f"configs/tiny_{model}.yaml", "configs/inference.yaml", *overrides])
+    if args.load_lora is not None:
+        configure_lora(args.model_config, args.load_lora)
+    return args
 
 
 def chosen(every: int, colors: Sequence[str] = tuple(COLORS)) -> list[Combination]:
