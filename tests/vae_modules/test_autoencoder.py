@@ -97,7 +97,7 @@ def test_reconstruction_loss():
     posterior = DiagonalGaussian(torch.full((2, 4, 1, 1, 1), 2.0), torch.zeros(2, 4, 1, 1, 1))
     x = torch.zeros(2, 3, 1, 2, 2)
     loss, terms = ReconstructionLoss(l1_weight=1, l2_weight=10, kl_weight=100)(x, x + 0.5, posterior)
-    assert {name: value.item() for name, value in terms.items()} == {"l1": 0.5, "l2": 0.25, "kl": 2.0}
+    assert {name: value.item() for name, value in terms.items()} == {"l1": 0.5, "l2": 0.25, "edge": 0, "kl": 2.0}
     assert loss.item() == pytest.approx(0.5 + 2.5 + 200)
 
 
