@@ -4,12 +4,9 @@ import re
 
 import pytest
 import torch
-import yaml
-from console import run
 
 from benchmarks.studies.pictures import POINTS, path_of
 from benchmarks.studies.tables import markdown_table
-from benchmarks.study import main
 from sgm.sampling import HeunEDMSampler, RungeKutta3Sampler
 
 TWO_CELLS = {
@@ -24,16 +21,6 @@ TWO_CELLS = {
 FINITE = {**TWO_CELLS, "problem": {"kind": "finite", "clips": 6, "rows": 4}, "slopes": False,
           "guidances": {"plain": {"target": "sgm.guiders.VanillaCFG", "params": {"scale": 2.0}}},
           "grids": [{"steps": [4], "seeds": [0, 1]}], "plots": []}
-
-
-@pytest.fixture
-def study(tmp_path):
-    """Writes a study and runs it; returns the exit code."""
-    def write_and_run(content, *words):
-        path = tmp_path / "small.yaml"
-        path.write_text(yaml.safe_dump(content))
-        return run(main, [str(path), "--out", str(tmp_path / "out"), *words])
-    return write_and_run
 
 
 def rows(path):

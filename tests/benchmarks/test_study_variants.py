@@ -5,12 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
-import yaml
-from console import run
 from omegaconf import OmegaConf
 
 from benchmarks.studies.rank_losses import SharedOut
-from benchmarks.study import main
 from sgm.sigma_sampling import DiscreteSampling
 from sgm.util import allow_targets
 from tests.dit_models import build, inputs
@@ -18,16 +15,6 @@ from video_io import write_video
 
 TABLE = {"target": "sgm.discretizer.ZeroSNRDDPMDiscretization"}
 ABLATIONS = "benchmarks.studies.ablations"
-
-
-@pytest.fixture
-def study(tmp_path):
-    """Writes a study and runs it; returns the exit code."""
-    def write_and_run(content, *words):
-        path = tmp_path / "small.yaml"
-        path.write_text(yaml.safe_dump(content))
-        return run(main, [str(path), "--out", str(tmp_path / "out"), *words])
-    return write_and_run
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,14 @@
+import pytest
+import yaml
+from benchmarks.study import main
+from console import run
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Writes a study and runs it; returns the exit code."""
+    def write_and_run(content, *words):
+        path = tmp_path / "small.yaml"
+        path.write_text(yaml.safe_dump(content))
+        return run(main, [str(path), "--out", str(tmp_path / "out"), *words])
+    return write_and_run
