@@ -29,8 +29,8 @@ fi
 videos=${OUTPUT_DIR:-$root/outputs}
 OMP_NUM_THREADS=$(( (OMP_NUM_THREADS + 1) / 2 ))
 
-make_videos() {
-    "$python" "$root/sample_video.py" --base "$root/configs/tiny_$1.yaml" "${shared[@]}" \
+make_videos() {  # in a subshell, which becomes Python's process, so that what stops the one stops the other
+    exec "$python" "$root/sample_video.py" --base "$root/configs/tiny_$1.yaml" "${shared[@]}" \
         "args.output_dir=$videos/tiny_$1" "${@:2}"
 }
 
@@ -39,7 +39,7 @@ said=$(mktemp)
 make_videos i2v "$@" >"$said" 2>&1 &
 second=$!
 trap 'kill "$second" 2>/dev/null || true; rm -f -- "$said"' EXIT
-make_videos t2v "$@"
+(make_videos t2v "$@")
 status=0
 wait "$second" || status=$?
 cat -- "$said" >&2

@@ -2,6 +2,7 @@
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ case "$*" in
     "-c "*) exit "${TOO_OLD:-0}" ;;
     "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
     "-m pip install "*) exit "${PIP_EXIT:-0}" ;;
+    *tiny_i2v*"${SLOW:-never}"*) echo $$ > "$CALLS.pid" && exec sleep 30 ;;
+    *tiny_t2v*"${SLOW:-never}"*) until [[ -s $CALLS.pid ]]; do sleep 0.01; done; exit "$SAMPLE_EXIT" ;;
     *sample_video.py*"${FAILS:-}"*)
         if [[ ${SAMPLE_EXIT:-0} != 0 ]]; then echo "error of ${FAILS:-}" >&2; fi
         exit "${SAMPLE_EXIT:-0}" ;;
@@ -120,3 +123,13 @@ def test_either_model_that_fails_fails_the_run(checkout, fails):
     done, _ = checkout.run("inference.sh", SAT_PYTHON="python", SAMPLE_EXIT="7", FAILS=f"tiny_{fails}.yaml")
     assert done.returncode == 7 and "The videos are in" not in done.stdout
     assert f"error of tiny_{fails}.yaml" in done.stderr
+
+
+def test_the_second_model_stops_when_the_first_fails(checkout):
+    done, _ = checkout.run("inference.sh", "--seed", "123", SAT_PYTHON="python", SAMPLE_EXIT="7", SLOW="--seed 123")
+    assert done.returncode == 7
+    process = Path(f"/proc/{Path(f'{checkout.calls}.pid').read_text().strip()}/cmdline")
+    until = time.monotonic() + 10
+    while process.exists() and b"sleep" in process.read_bytes():
+        assert time.monotonic() < until, "the second model's run goes on"
+        time.sleep(0.05)
