@@ -170,7 +170,7 @@ def test_a_start_takes_the_transformer_and_little_more_memory(tmp_path, peak_mem
     config.args.update({"load": str(tmp_path / "wide"), "bf16": True, "device": "cpu"})
     OmegaConf.save(config, tmp_path / "wide.yaml")
     size = sum(value.nbytes for value in network.state_dict().values())
-    assert 0.95 < peak_memory("start_training", "--base", tmp_path / "wide.yaml") / size < 1.15
+    assert 0.9 < peak_memory("start_training", "--base", tmp_path / "wide.yaml") / size < 1.15
 
 
 def test_a_cache_of_other_clips_is_refused(small_model, recipe, clips, tmp_path):

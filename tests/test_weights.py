@@ -224,7 +224,7 @@ def test_a_whole_t5_is_taken_without_its_decoder(small_model, tmp_path):
 @pytest.mark.parametrize("layout", ["diffusers", "sat"])
 def test_peak_memory_is_the_model_and_little_more(layout, tmp_path, peak_memory):
     config = model_config("5b")["network_config"]
-    config["params"] |= {"hidden_size": 256, "num_attention_heads": 8, "num_layers": 8, "time_embed_dim": 128}
+    config["params"] |= {"hidden_size": 512, "num_attention_heads": 16, "num_layers": 8, "time_embed_dim": 128}
     OmegaConf.save(config, tmp_path / "network.yaml")
     with torch.device("meta"):
         model = instantiate_from_config(config)
@@ -234,7 +234,7 @@ def test_peak_memory_is_the_model_and_little_more(layout, tmp_path, peak_memory)
     else:
         write_diffusers(tmp_path, model, config)
     size = sum(p.nbytes for p in model.state_dict().values())
-    assert 0.95 < peak_memory("load", tmp_path / "network.yaml", tmp_path) / size < 1.15
+    assert 0.9 < peak_memory("load", tmp_path / "network.yaml", tmp_path) / size < 1.15
 
 
 def write_diffusers(folder, model, config):

@@ -7,8 +7,8 @@
     python tools/make_shapes.py --out data/shapes/orange --clips 360 --split outside
 
 `train` and `heldout-clips` draw the same 90 combinations of colour, shape and motion, never the same clip; `unseen`
-draws the 18 that training never shows, `outside` shapes of a colour that the world does not have; `--colors green` keeps
-to one colour. Combinations come equally often. The same arguments give the same clips.
+draws the 18 that training never shows, `outside` shapes of a colour that the world does not have; `--colors green`
+and `--backgrounds gray` keep to some. Combinations come equally often. The same arguments give the same clips.
 About 20 clips a second for each process on one core of a small machine: nearly all of it is starting the encoder.
 """
 
@@ -36,13 +36,21 @@ SPLITS = ("train", "heldout-clips", "unseen", "outside")
 ENCODER = ["-crf", "8", "-preset", "veryfast", "-threads", "1", "-f", "mp4"]
 
 
-def plan_clips(split: str, count: int, seed: int, colors: Sequence[str] | None = None
-               ) -> list[tuple[str, shapes_world.Combination, np.random.SeedSequence]]:
-    """Name, combination and seed of every clip; clip `i` does not depend on `count`. `colors`: of the world's, all."""
+def plan_clips(
+    split: str,
+    count: int,
+    seed: int,
+    colors: Sequence[str] | None = None,
+    backgrounds: Sequence[str] | None = None,
+) -> list[tuple[str, shapes_world.Combination, np.random.SeedSequence]]:
+    """Name, combination and seed of every clip; clip `i` does not depend on `count`. `colors`, `backgrounds`: those of
+    the world that may occur, by default all."""
     if split == "outside":
         colors = shapes_world.OUTSIDE
     colors = colors or shapes_world.COLORS
+    backgrounds = backgrounds or shapes_world.BACKGROUNDS
     wanted = [c for c in shapes_world.all_combinations(colors) if c.held_out == (split == "unseen")]
+    wanted = [c for c in wanted if c.background in backgrounds]
     root = [seed, SPLITS.index(split)]
     clips = []
     for index in range(count):
@@ -104,6 +112,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--split", choices=SPLITS, default="train")
     parser.add_argument("--colors", nargs="+", choices=shapes_world.COLORS, help="only these of the world's")
+    parser.add_argument("--backgrounds", nargs="+", choices=shapes_world.BACKGROUNDS, help="likewise")
     parser.add_argument("--processes", type=int, default=min(4, os.cpu_count() or 1))
     parser.add_argument("--overwrite", action="store_true", help="replace the clips of this split")
     args = parser.parse_args(argv)
@@ -121,7 +130,7 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as problem:
         sys.stderr.write(f"error: {problem}\n")
         return 2
-    clips = plan_clips(args.split, args.clips, args.seed, args.colors)
+    clips = plan_clips(args.split, args.clips, args.seed, args.colors, args.backgrounds)
     with multiprocessing.Pool(args.processes) as pool:
         done = pool.imap_unordered(partial(make_clip, out=args.out), clips, chunksize=4)
         for _ in tqdm(done, total=len(clips), unit="clip", desc=args.split):

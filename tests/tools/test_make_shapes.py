@@ -36,10 +36,12 @@ def test_splits_hold_their_combinations_equally_often(split):
     assert [c.caption for c in combinations[:count]] != [c.caption for c in combinations[count:]]
 
 
-def test_colors_narrow_a_split():
+def test_colors_and_backgrounds_narrow_a_split():
     combinations = [c for _, c, _ in make_shapes.plan_clips("train", 60, 0, ["green", "white"])]
     assert {c.color for c in combinations} == {"green", "white"} and not any(c.held_out for c in combinations)
     assert len(set(combinations)) == 60, "2 colours x 3 shapes x 6 motions, less the 6 held out, on 2 backgrounds"
+    gray = [c for _, c, _ in make_shapes.plan_clips("train", 30, 0, ["green", "white"], ["gray"])]
+    assert set(gray) == {c for c in combinations if c.background == "gray"}
     with pytest.raises(SystemExit):
         make_shapes.main(["--out", "never-made", "--split", "outside", "--colors", "green"])
 
