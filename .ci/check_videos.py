@@ -1,4 +1,5 @@
-"""Whether a folder holds the videos that a run should have left: how many, how large, how long, with all that goes along.
+"""Whether a folder holds the videos that a run should have left: how many, how large, how long, and all that goes
+along.
 
     python .ci/check_videos.py OUTPUT_DIR --count 6 --frames 17 --size 64 64 --fps 8
 """

@@ -179,7 +179,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     plot(results, rate, options.out / "growth.png")
     text = (f"# How time grows\n\n`python -m benchmarks.growth`, {date.today()}: {hardware(device)}, Python "
             f"{platform.python_version()}, torch {torch.__version__}, float32; matrix product {rate / 1e9:.0f} "
-            f"GFLOP/s, by which counted operations become predicted seconds.\n\n{markdown([row(m, rate) for m in results])}\n\n"
+            f"GFLOP/s, by which counted operations become predicted seconds.\n\n"
+            f"{markdown([row(m, rate) for m in results])}\n\n"
             "![measured points, fitted and predicted laws](growth.png)\n")
     with whole_file(options.out / "growth.md") as file:
         file.write_text(text, encoding="utf-8")

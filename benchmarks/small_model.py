@@ -102,7 +102,8 @@ def score(results: Sequence[tuple[Combination, Verdict]]) -> dict[str, str]:
     row = {name: f"{100 * np.mean([r[name] for r in right]):.1f}" for name in ATTRIBUTES}
     whole = sum(all(r[name] for name in ATTRIBUTES) for r in right)
     low, high = wilson_interval(whole, len(right))
-    return {"videos": str(len(right)), **row, "all": f"{100 * whole / len(right):.1f} ({100 * low:.1f}–{100 * high:.1f})"}
+    row["all"] = f"{100 * whole / len(right):.1f} ({100 * low:.1f}–{100 * high:.1f})"
+    return {"videos": str(len(right)), **row}
 
 
 def markdown(rows: Sequence[dict[str, str]]) -> str:

@@ -20,7 +20,7 @@ Terms = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class Modulation:
-    """(1 or B, 1, D) each: normalised x becomes x·scale + shift (the 1 is in the scale), the branch's output ·gate."""
+    """(1 or B, 1, D) each: normalised x becomes x·scale + shift (1 is in the scale), the branch's output ·gate."""
     shift: torch.Tensor
     scale: torch.Tensor
     gate: torch.Tensor
@@ -183,8 +183,8 @@ class AdaLNMixin(BaseMixin):
 
 
 def by_pieces(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """`run`, which takes each token of x (B, S, D) by itself. On a CPU it is given a few at a time and x is overwritten:
-    what is wide inside of it then stays in the cache."""
+    """`run`, which takes each token of x (B, S, D) by itself. On a CPU it gets a few at a time and x is overwritten: what
+    is wide inside of it then stays in the cache."""
     if recorded() or x.device.type != "cpu" or x.dtype != torch.float32:
         return run(x)
     for piece in x.view(-1, x.shape[-1]).split(TOKENS_AT_A_TIME):

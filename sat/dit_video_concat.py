@@ -152,7 +152,7 @@ class DiffusionTransformer(BaseModel):
         """
         if x.shape[2] != self.in_channels:
             raise ConfigError(f"latents of {x.shape[2]} channels, but the transformer's in_channels is "
-                              f"{self.in_channels}; only a model made for images takes an image latent, and it needs one")
+                              f"{self.in_channels}; a model made for images needs an image latent, others take none")
         grid = patch_grid(x, self.patch_size)
         rotary = self.mixins["pos_embed"].rotary(grid, context.shape[1], x.device)
         if reuse is None and len(self.token_group[1]) > 1:

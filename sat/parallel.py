@@ -43,7 +43,8 @@ def initialize(model_parallel_size: int = 1) -> None:
         _check_size(model_parallel_size, processes=1)
         if process_groups._MODEL_PARALLEL_GROUP is None:
             group = SingleProcess()
-            process_groups._MODEL_PARALLEL_GROUP = process_groups._DATA_PARALLEL_GROUP = process_groups._NODE_GROUP = group
+            process_groups._MODEL_PARALLEL_GROUP = process_groups._DATA_PARALLEL_GROUP = group
+            process_groups._NODE_GROUP = group
         return
     _check_size(model_parallel_size, processes=dist.get_world_size())
     if isinstance(process_groups._MODEL_PARALLEL_GROUP, SingleProcess):

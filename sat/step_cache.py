@@ -1,6 +1,7 @@
 """Step caching: what the transformer's layers added at an earlier evaluation is added again while little has changed.
 
-Lossy, and off unless `model.step_cache_config` asks for it. Shapes: B batch, N text tokens, S all tokens, D hidden size.
+Lossy, and off unless `model.step_cache_config` asks for it. Shapes: B batch, N text tokens, S all tokens, D hidden
+size.
 
 Each row of a batch decides for itself, under each of its conditionings (conditional, unconditional, a weaker network, a
 perturbed one) apart: a video does not depend on its neighbours. Rows that need their layers run through them together.
@@ -44,7 +45,7 @@ class RunMemory:
         return RunMemory(self.cache, self.rows[i:i + 1])
 
     def of(self, passes: Sequence[int], last: bool) -> Reuse:
-        """For a call of the network with the batch once for each of these passes; in the `last` step all is computed."""
+        """For a call of the network with the batch once for each of these passes; the `last` step computes all."""
         return partial(self.cache.layers, [row[number] for number in passes for row in self.rows], last)
 
     @property
@@ -122,7 +123,7 @@ class TeaCache(StepCache):
     def __post_init__(self):
         super().__post_init__()
         if isinstance(self.polynomial, str) or not isinstance(self.polynomial, Sequence) or not self.polynomial:
-            raise ConfigError(f"step_cache_config.params.polynomial: {self.polynomial!r} must be numbers, such as [1, 0]")
+            raise ConfigError(f"step_cache_config.params.polynomial: {self.polynomial!r} must be numbers, as [1, 0]")
         _check_numbers("polynomial", self.polynomial)
 
     def signal(self, network, x, context):

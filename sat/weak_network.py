@@ -35,7 +35,8 @@ def build_weak(guider, network_config: Mapping) -> nn.Module | None:
 
 
 def weak_config(guider, network_config: Mapping) -> Mapping:
-    """`{target, params}` of the weaker transformer of a guider that has one: as the guider says, else the model's own without its LoRA, which is trained for the stronger weights."""
+    """`{target, params}` of the weaker transformer of a guider that has one: as the guider says, else the model's own
+    without its LoRA, which is trained for the stronger weights."""
     if guider.weak.network_config is not None:
         return guider.weak.network_config
     params = network_config["params"]

@@ -1,4 +1,7 @@
-"""Curves of a training run: `python tools/plot_log.py runs/tiny_vae/log.jsonl --keys loss psnr --out docs/vae_loss.png`."""
+"""Curves of a training run:
+
+    python tools/plot_log.py runs/tiny_vae/log.jsonl --keys loss psnr --out docs/vae_loss.png
+"""
 import argparse
 import json
 import sys

@@ -103,7 +103,7 @@ class VideoDiffusionLoss(StandardDiffusionLoss):
                  fixed_frames: int = 0):
         super().__init__(sigma_sampler_config, type, offset_noise_level, batch2model_keys)
         if fixed_frames:
-            raise ValueError(f"fixed_frames is {fixed_frames}: frames kept free of noise are not supported in training; "
+            raise ValueError(f"fixed_frames is {fixed_frames}: frames kept free of noise are not trained on; "
                              "set 0")
         self.min_snr_value = min_snr_value
 

@@ -18,7 +18,8 @@ class Muon(torch.optim.AdamW):
     as inputs. Needs whole matrices: no ZeRO partitions.
     """
 
-    def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]], lr: float, momentum: float = 0.95, **adamw):
+    def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]], lr: float, momentum: float = 0.95,
+                 **adamw):
         groups: dict[int, list[nn.Parameter]] = {}
         for name, parameter in named_parameters:
             groups.setdefault(_matrices_in(name, parameter), []).append(parameter)

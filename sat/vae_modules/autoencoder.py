@@ -102,7 +102,9 @@ class VideoAutoencodingEngine(nn.Module):
 
     def _decoded(self, z: Tensor) -> Iterator[Tensor]:
         chunks = z.split(decode_schedule(z.shape[2]), dim=2)
-        return _in_turn(self.decoder, chunks) if self.cp_size == 1 else decode_together(self.decoder, chunks, self.cp_size)
+        if self.cp_size == 1:
+            return _in_turn(self.decoder, chunks)
+        return decode_together(self.decoder, chunks, self.cp_size)
 
     @staticmethod
     def _check_size(x: Tensor) -> None:

@@ -26,7 +26,8 @@ def _check(ch: int, groups: int, attn_resolutions: Sequence[int], temporal_compr
         raise ValueError(f"attn_resolutions is {list(attn_resolutions)}: this VAE has no attention, give []")
     levels = temporal_compress_times.bit_length() - 1
     if 1 << levels != temporal_compress_times or levels >= len(ch_mult):
-        raise ValueError(f"temporal_compress_times is {temporal_compress_times}: a power of 2 below 2^{len(ch_mult)} is needed")
+        raise ValueError(f"temporal_compress_times is {temporal_compress_times}: "
+                         f"a power of 2 below 2^{len(ch_mult)} is needed")
     return levels
 
 
@@ -58,7 +59,7 @@ class ContextParallelEncoder3D(nn.Module):
         self.conv_out = CausalConv3d(before, 2 * z_channels if double_z else z_channels, 3)
 
     def forward(self, x: Tensor, past: Past | None = None) -> Tensor:
-        """Moments of a whole video, or of the chunk that follows what `past` holds; it then collects what is to follow."""
+        """Moments of a whole video, or of the chunk that follows what `past` holds; `past` then holds this chunk's end."""
         past = past or Past()
         h = self.conv_in(in_memory_order(x), past)
         for level in self.down:
@@ -71,7 +72,7 @@ class ContextParallelEncoder3D(nn.Module):
 
 
 class ContextParallelDecoder3D(nn.Module):
-    """Latents (B, z, t, h, w) of one chunk to frames (B, 3, T, 8 h, 8 w): T = 4 (t - 1) + 1 for the first chunk, 4 t after it."""
+    """Latents (B, z, t, h, w) of one chunk to frames (B, 3, T, 8 h, 8 w): T = 4 (t - 1) + 1 at first, 4 t later."""
 
     def __init__(self, *, ch: int, z_channels: int, num_res_blocks: int, ch_mult: Sequence[int] = (1, 2, 2, 4),
                  in_channels: int = 3, out_ch: int = 3, double_z: bool = True, dropout: float = 0.0,

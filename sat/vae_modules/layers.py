@@ -42,7 +42,7 @@ class Past:
 
 
 class CausalConv3d(nn.Module):
-    """3D convolution that never looks ahead: time is padded in front, with the first frame or with the past's last frames."""
+    """3D convolution that never looks ahead: time is padded in front, by the first frame or the past's last ones."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
         super().__init__()

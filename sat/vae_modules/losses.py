@@ -22,7 +22,8 @@ class ReconstructionLoss(nn.Module):
         self.l1_weight, self.l2_weight, self.kl_weight, self.edge_weight = l1_weight, l2_weight, kl_weight, edge_weight
         self.equal_contrast = equal_contrast
 
-    def forward(self, video: Tensor, reconstruction: Tensor, posterior: DiagonalGaussian) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, video: Tensor, reconstruction: Tensor, posterior: DiagonalGaussian
+                ) -> tuple[Tensor, dict[str, Tensor]]:
         error = reconstruction.float() - video
         if self.equal_contrast:
             error = error / contrast(video)
