@@ -140,8 +140,10 @@ class ResnetBlock3D(nn.Module):
             self.nin_shortcut = nn.Conv3d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, zq: Tensor | None, past: Past) -> Tensor:
-        h = self.conv1(swish(self.norm1(x, zq, past)), past)
-        h = self.conv2(self.dropout(swish(self.norm2(h, zq, past))), past)
+        h = swish(self.norm1(x, zq, past))  # one name for all, so that nothing is held that is done with
+        h = self.conv1(h, past)
+        h = swish(self.norm2(h, zq, past))
+        h = self.conv2(self.dropout(h), past)
         shortcut = pointwise(self.nin_shortcut, x) if hasattr(self, "nin_shortcut") else x
         return shortcut + h if torch.is_grad_enabled() else h.add_(shortcut)
 

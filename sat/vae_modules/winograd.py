@@ -1,7 +1,8 @@
 """Convolution along time with half the products: four frames at once from six points (Lavin and Gray 2016, F(4, 3)).
 
 The numbers are those of the plain convolution up to rounding, in float32. Only the time axis is transformed, by sums of
-whole frames; height and width stay with the library's 2D convolution.
+frames; height and width stay with the library's 2D convolution. Large frames go strip by strip, so that what a group
+needs on its way, nine tensors of a frame's size, stays small.
 """
 from collections.abc import Sequence
 
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 GROUP = 4
+STRIP_VALUES, STRIP_ROWS = 2**20, 16  # about 4 MB of a frame, and rows enough for their two neighbours not to count
 # Of a kernel (w0, w1, w2) over time, and of six neighbouring frames, at the points 0, 1, -1, 2, -2 and infinity.
 KERNEL = ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6),
           (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1))
@@ -34,18 +36,27 @@ def convolve(front: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     kernels = (weight.new_tensor(KERNEL) @ weight.movedim(2, 0).flatten(1)).unflatten(1, (*weight.shape[:2], 3, 3))
     grouped = x.shape[2] // GROUP * GROUP
     for start in range(0, grouped, GROUP):
-        _four_frames(frames[start:start + GROUP + 2], kernels, bias, out[:, :, start:start + GROUP])
+        for rows in _strips(x):
+            _four_frames(frames[start:start + GROUP + 2], rows, kernels, bias,
+                         out[:, :, start:start + GROUP, rows.start:rows.stop])
     if grouped < x.shape[2]:
         out[:, :, grouped:] = F.conv3d(torch.stack(frames[grouped:], dim=2), weight, bias, padding=(0, 1, 1))
     return out
 
 
-def _four_frames(frames: Sequence[Tensor], kernels: Tensor, bias: Tensor, out: Tensor) -> None:
-    """Six frames (B, C, H, W) to four, written into `out` (B, O, 4, H, W)."""
+def _strips(x: Tensor) -> list[range]:
+    """The rows of frames of x (B, C, T, H, W), strip by strip."""
+    batch, channels, _, height, width = x.shape
+    rows = max(STRIP_VALUES // (batch * channels * width), STRIP_ROWS)
+    return [range(top, min(top + rows, height)) for top in range(0, height, rows)]
+
+
+def _four_frames(frames: Sequence[Tensor], rows: range, kernels: Tensor, bias: Tensor, out: Tensor) -> None:
+    """These rows of six frames (B, C, H, W) to four, written into `out` (B, O, 4, rows, W)."""
     # The second point has weight one in every output, so that its product carries the bias.
     zero, one, minus_one, two, minus_two, infinity = (
-        F.conv2d(_weighted(frames, row), kernels[i], bias if i == 1 else None, padding=1)
-        for i, row in enumerate(FRAMES))
+        F.conv2d(_weighted(frames, weights, rows), kernels[i], bias if i == 1 else None, padding=(0, 1))
+        for i, weights in enumerate(FRAMES))
     even, odd = one + minus_one, one.sub_(minus_one)
     even_two, odd_two = two + minus_two, two.sub_(minus_two)
     torch.add(zero.add_(even), even_two, out=out[:, :, 0])
@@ -54,9 +65,13 @@ def _four_frames(frames: Sequence[Tensor], kernels: Tensor, bias: Tensor, out: T
     torch.add(odd.add_(infinity), odd_two, alpha=8, out=out[:, :, 3])
 
 
-def _weighted(frames: Sequence[Tensor], row: Sequence[float]) -> Tensor:
-    terms = [(weight, frame) for weight, frame in zip(row, frames, strict=True) if weight]
-    total = terms[0][1] * terms[0][0]
-    for weight, frame in terms[1:]:
-        total.add_(frame, alpha=weight)
+def _weighted(frames: Sequence[Tensor], weights: Sequence[float], rows: range) -> Tensor:
+    """The weighted sum of these rows of the frames and of one row above and below, zero beyond the frame's edge."""
+    batch, channels, height, width = frames[0].shape
+    total = frames[0].new_zeros(batch, len(rows) + 2, width, channels).movedim(-1, 1)
+    first, stop = max(rows.start - 1, 0), min(rows.stop + 1, height)
+    inside = total[:, :, first - rows.start + 1:stop - rows.start + 1]
+    for weight, frame in zip(weights, frames, strict=True):
+        if weight:
+            inside.add_(frame[:, :, first:stop], alpha=weight)
     return total

@@ -108,6 +108,17 @@ def test_transformed_convolution_is_the_convolution(count, batch):
     assert not winograd.pays(x, conv.weight), "while gradients are recorded"
 
 
+def test_transformed_convolution_goes_strip_by_strip(monkeypatch):
+    conv = torch.nn.Conv3d(32, 32, 3, padding=(0, 1, 1))
+    x, front = (in_memory_order(frames(1, 32, count, 11, 10, seed=count)) for count in (9, 2))
+    with torch.no_grad():
+        expected = winograd.convolve(front, x, conv.weight, conv.bias)
+        monkeypatch.setattr(winograd, "STRIP_VALUES", 0)
+        monkeypatch.setattr(winograd, "STRIP_ROWS", 4)  # strips of 4, 4 and 3 rows
+        strips = winograd.convolve(front, x, conv.weight, conv.bias)
+    torch.testing.assert_close(strips, expected, rtol=0, atol=1e-6 * float(expected.abs().max()))
+
+
 def test_what_is_left_to_the_next_chunk_holds_no_more_than_its_frames():
     past, conv = Past(), CausalConv3d(2, 3, 3)
     conv(frames(1, 2, 8, 4, 4), past)
