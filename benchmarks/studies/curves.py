@@ -15,15 +15,15 @@ LIMIT = 1e-12  # errors below it are float64's, not the solver's
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot as the study's file has it: `y` over `x`, a line for each value of `lines`, a panel for each of `panels`,
-    of the results `where` each column named has one of the values given. `floor` is a column drawn dashed, `interval`
+    """A plot as the study's file has it: `y` over `x`, a line for each value of `lines` (one column, or several
+    together), the same in every panel; a panel for each of `panels`; of the results `where` each column named has one of the values given. `floor` is a column drawn dashed, `interval`
     the columns of an interval; without it that of the mean over seeds is drawn."""
 
     name: str
     x: str
     y: str
     title: str = ""
-    lines: str = "sampler"
+    lines: str | Sequence[str] = "sampler"
     panels: str | None = None
     where: Mapping[str, Sequence] = None
     floor: str | None = None
@@ -32,13 +32,21 @@ class Plot:
 
     def check(self, study: Study, measures: Sequence[str], where: str) -> None:
         """Raises ConfigError for a column that the results will not have."""
-        for column in filter(None, (self.x, self.y, self.lines, self.panels, self.floor, *self.interval,
+        for column in filter(None, (self.x, self.y, *self.line_columns, self.panels, self.floor, *self.interval,
                                     *(self.where or {}))):
             if column not in (*study.keys, *measures):
                 raise ConfigError(f"{where}: {column} is no column of the results; they are "
                                   f"{', '.join((*study.keys, *measures))}")
         if len(self.interval) not in (0, 2):
             raise ConfigError(f"{where}.interval names {len(self.interval)} columns; it takes two, low and high")
+
+
+    @property
+    def line_columns(self) -> tuple[str, ...]:
+        return (self.lines,) if isinstance(self.lines, str) else tuple(self.lines)
+
+    def line_of(self, row: Row) -> str:
+        return ", ".join(str(row[column]) for column in self.line_columns)
 
 
 def chosen_rows(rows: Sequence[Row], plot: Plot) -> list[Row]:

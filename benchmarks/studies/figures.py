@@ -30,9 +30,10 @@ def panels(titles: Sequence[str], columns: int = 3, size: tuple[float, float] = 
 def save(axes: Sequence[Axes], path: Path) -> None:
     """Writes the figure of these axes and closes it."""
     figure = axes[0].figure
-    handles, labels = axes[0].get_legend_handles_labels()
-    if labels:
-        figure.legend(handles, labels, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+    named = {label: handle for panel in axes
+             for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    if named:
+        figure.legend(named.values(), named.keys(), loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
     figure.tight_layout()
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=DPI, bbox_inches="tight")

@@ -51,9 +51,10 @@ def draw_curves(plot: Plot, rows: Sequence[Row], path: Path) -> bool:
     if not rows:
         return False
     values = list(dict.fromkeys(row[plot.panels] for row in rows)) if plot.panels else [None]
+    lines = list(dict.fromkeys(plot.line_of(row) for row in rows))
     grid = panels([title_of(plot, value) for value in values])
     for axes, value in zip(grid, values, strict=True):
-        draw_panel(axes, plot, [row for row in rows if value is None or row[plot.panels] == value])
+        draw_panel(axes, plot, lines, [row for row in rows if value is None or row[plot.panels] == value])
     save(grid, path)
     return True
 
@@ -65,12 +66,15 @@ def title_of(plot: Plot, value: str | int | float | None) -> str:
     return value if isinstance(value, str) else f"{value:g} {plot.panels}"
 
 
-def draw_panel(axes: Axes, plot: Plot, rows: Sequence[Row]) -> None:
-    for i, line in enumerate(dict.fromkeys(row[plot.lines] for row in rows)):
-        points = curve([row for row in rows if row[plot.lines] == line], plot.x, plot.y, plot.interval)
+def draw_panel(axes: Axes, plot: Plot, lines: Sequence[str], rows: Sequence[Row]) -> None:
+    """Of `lines` those that have rows; a line looks alike in every panel."""
+    for i, line in enumerate(lines):
+        points = curve([row for row in rows if plot.line_of(row) == line], plot.x, plot.y, plot.interval)
+        if not points:
+            continue
         x, y, *interval = zip(*points, strict=True)
-        axes.errorbar(x, y, interval, label=str(line), marker=MARKERS[i % len(MARKERS)], markersize=4, linewidth=1.2,
-                      linestyle="-" if i < 10 else "--", capsize=2)
+        axes.errorbar(x, y, interval, label=line, color=f"C{i % 10}", marker=MARKERS[i % len(MARKERS)], markersize=4,
+                      linewidth=1.2, linestyle="-" if i < 10 else "--", capsize=2)
     if plot.floor is not None:
         x, y, *_ = zip(*curve(rows, plot.x, plot.floor), strict=True)
         axes.plot(x, y, "k--", linewidth=1, label=plot.floor)

@@ -2,9 +2,12 @@
 import csv
 import re
 
+import matplotlib.figure
 import pytest
 import torch
 
+from benchmarks.studies import figures, plots
+from benchmarks.studies.curves import Plot
 from benchmarks.studies.pictures import POINTS, path_of
 from benchmarks.studies.tables import markdown_table
 from sgm.sampling import HeunEDMSampler, RungeKutta3Sampler
@@ -109,3 +112,17 @@ def test_mistakes_are_one_line(study, capsys, change, says):
     assert study({**TWO_CELLS, **change}) == 2
     err = capsys.readouterr().err
     assert says in err and err.count("\n") == 1 and err.startswith("error: ")
+
+
+def test_a_line_looks_alike_in_every_panel_and_the_legend_has_all(monkeypatch, tmp_path):
+    legends, drawn = [], []
+    monkeypatch.setattr(matplotlib.figure.Figure, "legend", lambda self, handles, labels, **_: legends.extend(labels))
+    monkeypatch.setattr(plots, "save", lambda axes, path: (drawn.extend(axes), figures.save(axes, path)))
+    rows = [{"sampler": sampler, "schedule": "ramp", "guidance": guidance, "steps": 4, "error": 0.1}
+            for sampler, guidance in (("Euler", "plain"), ("Heun", "plain"), ("Heun", "none"), ("UniPC", "none"))]
+    plot = Plot("a", "steps", "error", lines=["sampler", "schedule"], panels="guidance")
+    assert plots.draw_curves(plot, rows, tmp_path / "a.png")
+    plain, none = ({label: line[0].get_color() for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+                   for panel in drawn)
+    assert plain["Heun, ramp"] == none["Heun, ramp"] != none["UniPC, ramp"]
+    assert legends == ["Euler, ramp", "Heun, ramp", "UniPC, ramp"]
