@@ -16,8 +16,9 @@ LIMIT = 1e-12  # errors below it are float64's, not the solver's
 @dataclass(frozen=True)
 class Plot:
     """A plot as the study's file has it: `y` over `x`, a line for each value of `lines` (one column, or several
-    together), the same in every panel; a panel for each of `panels`; of the results `where` each column named has one of the values given. `floor` is a column drawn dashed, `interval`
-    the columns of an interval; without it that of the mean over seeds is drawn."""
+    together), the same in every panel; a panel for each of `panels`; of the results `where` each column named has one
+    of the values given. `floor` is a column drawn dashed, `interval` the columns of an interval; without it that of the
+    mean over seeds is drawn."""
 
     name: str
     x: str
