@@ -183,8 +183,8 @@ class AdaLNMixin(BaseMixin):
 
 
 def by_pieces(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """`run`, which takes each token of x (B, S, D) by itself. On a CPU it gets a few at a time and x is overwritten: what
-    is wide inside of it then stays in the cache."""
+    """`run`, which takes each token of x (B, S, D) by itself. On a CPU it gets a few at a time and x is overwritten:
+    what is wide inside of it then stays in the cache."""
     if recorded() or x.device.type != "cpu" or x.dtype != torch.float32:
         return run(x)
     for piece in x.view(-1, x.shape[-1]).split(TOKENS_AT_A_TIME):

@@ -59,7 +59,7 @@ class ContextParallelEncoder3D(nn.Module):
         self.conv_out = CausalConv3d(before, 2 * z_channels if double_z else z_channels, 3)
 
     def forward(self, x: Tensor, past: Past | None = None) -> Tensor:
-        """Moments of a whole video, or of the chunk that follows what `past` holds; `past` then holds this chunk's end."""
+        """Moments of a whole video, or of the chunk that follows what `past` holds; `past` then holds its end."""
         past = past or Past()
         h = self.conv_in(in_memory_order(x), past)
         for level in self.down:
