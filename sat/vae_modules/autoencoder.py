@@ -114,10 +114,10 @@ class VideoAutoencodingEngine(nn.Module):
                              "4 k + 1 frames and sides in multiples of 8 are needed")
 
 
-def _in_turn(network: nn.Module, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+def _in_turn(network: nn.Module, chunks: Sequence[Tensor]) -> Iterator[Tensor]:
     past = Past()
-    for chunk in chunks:
-        past = Past(past.after)
+    for index, chunk in enumerate(chunks):
+        past = Past(past.after, closing=index == len(chunks) - 1)
         yield network(chunk, past)
 
 

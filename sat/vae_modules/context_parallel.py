@@ -17,17 +17,14 @@ from vae_modules.layers import Past, in_memory_order
 class RelayedPast(Past):
     """Takes frames from the process that has the chunk before, leaves them to the one that has the chunk after.
 
-    Frames for the next round stay in `after`, as those that `before` holds came with the round before.
+    Frames for the next round stay in `after`, as those of `before` came with the round before.
     """
 
-    def __init__(self, before: dict[nn.Module, Tensor], source: int | None, target: int | None):
-        super().__init__(before)
+    def __init__(self, before: dict[nn.Module, Tensor], source: int | None, target: int | None, closing: bool):
+        super().__init__(before, closing)
+        self.leading = self.leading and source is None
         self._source, self._target = source, target
         self._sent: list[tuple[dist.Work, Tensor]] = []
-
-    @property
-    def leading(self) -> bool:
-        return self._source is None and super().leading
 
     def take(self, layer: nn.Module, like: Tensor) -> Tensor:
         if self._source is None:
@@ -61,7 +58,8 @@ def decode_together(decoder: nn.Module, chunks: Sequence[Tensor], processes: int
         frames = None
         if place < len(now):
             past = RelayedPast(left if place == 0 else {}, ranks[place - 1] if place else None,
-                               ranks[place + 1] if place + 1 < len(now) else None)
+                               ranks[place + 1] if place + 1 < len(now) else None,
+                               closing=start + place == len(chunks) - 1)
             frames = decoder(now[place], past).contiguous()
             past.wait()
             left = past.after

@@ -21,24 +21,24 @@ class Past:
     """The last input frames of every causal convolution: read from the chunk before, written for the next.
 
     Layers only see one pass: `before` is what the previous chunk left (empty for the first), `after` collects what
-    this chunk leaves. Neither is changed once the pass is over, so a state can be kept, copied or reused.
+    this chunk leaves, nothing where it is the video's last (`closing`). Frames are let go as they are taken, while what
+    was given as `before` stays as it is: a state can be kept, copied or reused.
     """
 
-    def __init__(self, before: dict[nn.Module, Tensor] | None = None):
-        self.before = before or {}
+    def __init__(self, before: dict[nn.Module, Tensor] | None = None, closing: bool = False):
+        self._before = dict(before or {})
+        self.leading = not before  # this chunk opens the video, so that its first frame stands alone in time
+        self.closing = closing
         self.after: dict[nn.Module, Tensor] = {}
-
-    @property
-    def leading(self) -> bool:
-        """Whether this chunk opens the video, so that its first frame stands alone in time."""
-        return not self.before
 
     def take(self, layer: nn.Module, like: Tensor) -> Tensor:
         """The frames before this chunk, of the size and type of `like` (B, C, lookback, H, W)."""
-        return self.before[layer]
+        return self._before.pop(layer)
 
     def leave(self, layer: nn.Module, frames: Tensor) -> None:
-        self.after[layer] = frames
+        """Keeps a copy of these frames: a view would keep all frames of the chunk in memory."""
+        if not self.closing:
+            self.after[layer] = frames.clone()
 
 
 class CausalConv3d(nn.Module):
@@ -56,7 +56,7 @@ class CausalConv3d(nn.Module):
         if not past.leading:
             front = past.take(self, front).to(x.dtype)
         last = x if x.shape[2] >= self.lookback else torch.cat((front, x), dim=2)
-        past.leave(self, last[:, :, -self.lookback:].clone())  # a view would keep all frames of the chunk in memory
+        past.leave(self, last[:, :, -self.lookback:])
         if winograd.pays(x, self.conv.weight):
             return winograd.convolve(front, x, self.conv.weight, self.conv.bias)
         return self.conv(torch.cat((front, x), dim=2))

@@ -1,3 +1,5 @@
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -123,3 +125,15 @@ def test_what_is_left_to_the_next_chunk_holds_no_more_than_its_frames():
     past, conv = Past(), CausalConv3d(2, 3, 3)
     conv(frames(1, 2, 8, 4, 4), past)
     assert past.after[conv].untyped_storage().nbytes() == 2 * 2 * 4 * 4 * 4
+
+
+def test_a_chunk_keeps_only_frames_that_are_still_to_be_read():
+    """The last chunk leaves nothing; what was left to a chunk is let go as it is taken, but for who gave it."""
+    conv, left = CausalConv3d(2, 3, 3), Past()
+    conv(frames(1, 2, 4, 4, 4), left)
+    kept, reference = dict(left.after), weakref.ref(left.after[conv])
+    closing = Past(left.after, closing=True)
+    conv(frames(1, 2, 4, 4, 4), closing)
+    assert not closing.after and left.after.keys() == kept.keys()
+    del left, kept
+    assert reference() is None
