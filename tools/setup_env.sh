@@ -1,6 +1,7 @@
-# Sourced by the repository's scripts: leaves in $python an interpreter that has everything of requirements.txt.
+# Sourced by the repository's scripts: leaves in $python an interpreter that has everything of requirements.txt, and of
+# the file that $more_requirements names.
 #
-# That is the repository's own .venv, made on first use and brought up to date when requirements.txt changes. With
+# That is the repository's own .venv, made on first use and brought up to date when such a file changes. With
 # SAT_PYTHON set (SAT_PYTHON=python for the environment that is active), that interpreter is taken as it is instead,
 # and nothing is installed.
 
@@ -25,9 +26,14 @@ forget_half_installed() {  # pip writes INSTALLER after all files; it would take
     done
 }
 
-set_up() {  # set_up VENV STAMP WANTED
-    local venv=$1 started=$SECONDS base
-    echo "setting up $venv: the packages of requirements.txt (once; several minutes, a few GB)" >&2
+set_up() {  # set_up VENV FILE
+    local venv=$1 started=$SECONDS base packages=(-r "$root/requirements.txt")  # whose versions hold in any case
+    if [[ $2 == requirements.txt ]]; then
+        echo "setting up $venv: the packages of requirements.txt (once; several minutes, a few GB)" >&2
+    else
+        echo "setting up $venv: the packages of $2 beside them (once)" >&2
+        packages+=(-r "$root/$2")
+    fi
     if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
         base=$(find_python) || return
         rm -rf -- "$venv"
@@ -37,12 +43,24 @@ set_up() {  # set_up VENV STAMP WANTED
         fi
     fi
     forget_half_installed "$venv"
-    if ! "$venv/bin/python" -m pip install --no-input --disable-pip-version-check -r "$root/requirements.txt" >&2; then
+    if ! "$venv/bin/python" -m pip install --no-input --disable-pip-version-check "${packages[@]}" >&2; then
         echo "error: the packages could not be installed, see above; the next run goes on from here" >&2
         return 2
     fi
-    echo "$3" > "$2"
     echo "set up in $((SECONDS - started)) s" >&2
+}
+
+ensure_installed() {  # ensure_installed VENV FILE
+    local venv=$1 stamp=$1/${2%.txt}.sha256 wanted
+    wanted=$(sha256sum < "$root/$2")
+    if [[ -x $venv/bin/python && $(cat "$stamp" 2>/dev/null) == "$wanted" ]]; then return; fi
+    exec 9>"$venv.lock"
+    if command -v flock >/dev/null; then flock 9; fi  # two scripts started together set up one after the other
+    if [[ ! -x $venv/bin/python || $(cat "$stamp" 2>/dev/null) != "$wanted" ]]; then
+        set_up "$venv" "$2" || return
+        echo "$wanted" > "$stamp"
+    fi
+    exec 9>&-
 }
 
 ensure_python() {
@@ -53,17 +71,11 @@ ensure_python() {
         fi
         return
     fi
-    local venv=$root/.venv stamp=$root/.venv/requirements.sha256 wanted
-    wanted=$(sha256sum < "$root/requirements.txt")
-    if [[ ! -x $venv/bin/python || $(cat "$stamp" 2>/dev/null) != "$wanted" ]]; then
-        exec 9>"$venv.lock"
-        if command -v flock >/dev/null; then flock 9; fi  # two scripts started together set up one after the other
-        if [[ ! -x $venv/bin/python || $(cat "$stamp" 2>/dev/null) != "$wanted" ]]; then
-            set_up "$venv" "$stamp" "$wanted" || return
-        fi
-        exec 9>&-
-    fi
-    python=$venv/bin/python
+    local file
+    for file in requirements.txt ${more_requirements:-}; do
+        ensure_installed "$root/.venv" "$file" || return
+    done
+    python=$root/.venv/bin/python
 }
 
 ensure_python || exit

@@ -33,6 +33,7 @@ class Checkout:
             (self.root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPOSITORY / name, self.root / name)
         (self.root / "requirements.txt").write_text("anything==1\n")
+        (self.root / "requirements-test.txt").write_text("beside==1\n")
         self.bin.mkdir()
         for name in PYTHONS:
             (self.bin / name).write_text(STAND_IN)
@@ -58,12 +59,21 @@ def installs(calls):
 
 def test_the_first_run_sets_up_and_later_ones_start_at_once(checkout):
     done, calls = checkout.run("tests/run.sh", "-k", "vae")
-    assert done.returncode == 0 and len(installs(calls)) == 1 and calls[-1] == "-m pytest -k vae"
+    assert done.returncode == 0 and len(installs(calls)) == 2 and calls[-1] == "-m pytest -k vae"
     assert "setting up" in done.stderr
     done, calls = checkout.run("tests/run.sh")
     assert calls == ["-m pytest"]
     (checkout.root / "requirements.txt").write_text("anything==2\n")
     assert len(installs(checkout.run("tests/run.sh")[1])) == 1
+
+
+def test_packages_of_the_tests_come_with_the_tests(checkout):
+    _, calls = checkout.run("inference.sh")
+    assert [("requirements-test.txt" in call) for call in installs(calls)] == [False]
+    _, calls = checkout.run("tests/run.sh")
+    beside, = installs(calls)
+    assert "/requirements.txt" in beside and "/requirements-test.txt" in beside, "the versions of the first hold"
+    assert not installs(checkout.run("inference.sh")[1])
 
 
 def test_an_interrupted_set_up_goes_on_where_it_stopped(checkout):
@@ -76,7 +86,7 @@ def test_an_interrupted_set_up_goes_on_where_it_stopped(checkout):
         for file in files:
             (packages / name / file).touch()
     done, calls = checkout.run("tests/run.sh")
-    assert done.returncode == 0 and len(installs(calls)) == 1
+    assert done.returncode == 0 and len(installs(calls)) == 2
     assert not any("-m venv" in call for call in calls)
     assert [found.name for found in packages.iterdir()] == ["whole-1.dist-info"]
 
