@@ -3,9 +3,10 @@
 Configuration: `model.first_stage_config` (the autoencoder, its loss inside), `data` (a data set of clips, and `stages`:
 how many iterations with how many frames and clips a batch), `deepspeed.optimizer`, `args` (folders,
 intervals, seed). Writes `<save>/3d-vae.pt` with averaged weights, in the layout released autoencoders have, and
-`state.pt`, from which `--resume` goes on. `args.load` starts from the weights of another run; with
-`model.not_trainable_prefixes: [first_stage_model.encoder]` its latents, and what was trained on them, stay valid, while
-`model.latent_noise` makes the decoder robust (see configs/tiny_vae_decoder.yaml).
+`state.pt`, from which `--resume` goes on. `args.load` starts from the weights of another run, but for parts that
+`model.fresh_prefixes` names, which may be of other sizes; with `model.not_trainable_prefixes:
+[first_stage_model.encoder]` its latents, and what was trained on them, stay valid, while `model.latent_noise` makes the
+decoder robust (see configs/tiny_vae_decoder.yaml and configs/tiny_vae_preview.yaml).
 """
 import json
 import logging
@@ -143,17 +144,27 @@ def build(args: Arguments) -> tuple[Progress, list[Stage]]:
     model = instantiate_from_config(args.model_config.first_stage_config).to(args.device)
     average = instantiate_from_config(args.model_config.first_stage_config).to(args.device).eval()
     if args.load:
-        load_module(model, read_state_dict(args.load), args.load)
+        load_module(model, _known(model, args), args.load)
     average.load_state_dict(model.state_dict())
-    prefixes = tuple(args.model_config.get("not_trainable_prefixes", ()))
-    for name, parameter in model.named_parameters(prefix="first_stage_model"):
-        parameter.requires_grad_(not name.startswith(prefixes or ("\0",)))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not _named(name, args, "not_trainable_prefixes"))
     optimizer = build_optimizer(args.deepspeed_config.optimizer, model)
     generator = torch.Generator().manual_seed(args.seed)
     stages = [Stage(**stage) for stage in args.data_config.get("stages", ())]
     if not stages or not args.save or not args.train_data:
         raise ConfigError("training needs data.stages, args.train_data and args.save; see configs/tiny_vae.yaml")
     return Progress(model, average, optimizer, generator), stages
+
+
+def _known(model: VideoAutoencodingEngine, args: Arguments) -> dict[str, Tensor]:
+    """The weights of `args.load`, in parts that are to begin anew those that the model has."""
+    loaded = read_state_dict(args.load)
+    fresh = {name: value for name, value in model.state_dict().items() if _named(name, args, "fresh_prefixes")}
+    return {name: value for name, value in loaded.items() if not _named(name, args, "fresh_prefixes")} | fresh
+
+
+def _named(name: str, args: Arguments, key: str) -> bool:
+    return f"first_stage_model.{name}".startswith(tuple(args.model_config.get(key, ())))
 
 
 def main(argv=None) -> None:

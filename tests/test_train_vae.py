@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 import train_vae
 from checkpoint import read_checkpoint
 from errors import ConfigError, NumericalError
-from tests.vae_modules.small_vae import build, config, video
+from tests.vae_modules.small_vae import build, config, latent, video
 from tools import make_shapes
 
 PRESET = Path(train_vae.__file__).parent / "configs" / "tiny_vae.yaml"
@@ -82,6 +82,19 @@ def test_the_decoder_goes_on_alone_from_other_weights(clips, tmp_path):
     before, after = (read_checkpoint(path)["state_dict"] for path in (start, tmp_path / "decoder" / "3d-vae.pt"))
     changed = {name.split(".")[0] for name, value in before.items() if not torch.equal(value, after[name])}
     assert changed == {"decoder"}
+
+
+def test_a_smaller_decoder_learns_the_latents_of_a_trained_encoder(clips, tmp_path):
+    train_vae.main(recipe(clips, tmp_path / "both"))
+    start, small = tmp_path / "both" / "3d-vae.pt", tmp_path / "small" / "3d-vae.pt"
+    size = "model.first_stage_config.params.decoder_config.params.num_res_blocks=0"
+    train_vae.main([*recipe(clips, tmp_path / "small"), f"args.load={start}", size,
+                    "model.fresh_prefixes=[first_stage_model.decoder]",
+                    "model.not_trainable_prefixes=[first_stage_model.encoder]"])
+    before, after = (read_checkpoint(path)["state_dict"] for path in (start, small))
+    assert all(torch.equal(value, after[name]) for name, value in before.items() if name.startswith("encoder."))
+    assert len(after) < len(before)
+    assert torch.isfinite(build(decoder={"num_res_blocks": 0}, ckpt_path=str(small)).decode(latent(3))).all()
 
 
 def test_noise_on_latents_has_a_size_of_its_own_for_each_clip():

@@ -6,11 +6,11 @@ from vae_modules.autoencoder import VideoAutoencodingEngine
 PARAMS = {"ch": 16, "ch_mult": [1, 1, 1, 2], "num_res_blocks": 1, "z_channels": 4, "norm_groups": 4}
 
 
-def config(loss: bool = False, encoder: dict | None = None, **engine) -> dict:
+def config(loss: bool = False, encoder: dict | None = None, decoder: dict | None = None, **engine) -> dict:
     part = "vae_modules.cp_enc_dec.ContextParallel{}3D"
     parts = {
         "encoder_config": {"target": part.format("Encoder"), "params": PARAMS | (encoder or {})},
-        "decoder_config": {"target": part.format("Decoder"), "params": PARAMS},
+        "decoder_config": {"target": part.format("Decoder"), "params": PARAMS | (decoder or {})},
         "regularizer_config": {"target": "vae_modules.regularizers.DiagonalGaussianRegularizer"},
     }
     if loss:
