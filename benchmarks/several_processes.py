@@ -21,10 +21,9 @@ import parallel
 import torch
 import torch.distributed as dist
 from arguments import resolve_device
+from benchmarks.random_models import SIZES, our_network
 from benchmarks.small_model import markdown
-from benchmarks.speed import DTYPES
-from benchmarks.speed_measure import hardware, relative_difference, synchronize
-from benchmarks.speed_models import SIZES, our_network
+from benchmarks.speed_measure import DTYPES, hardware, relative_difference, synchronize
 from benchmarks.speed_parts import Setting
 from console import run
 from errors import ConfigError

@@ -21,19 +21,27 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__fil
 
 import torch
 from arguments import resolve_device
-from benchmarks.speed_measure import CLOCKS, SIDES, Timing, hardware, product_peak, time_pair
+from benchmarks.random_models import SIZES
+from benchmarks.speed_measure import (
+    CLOCKS,
+    DTYPES,
+    SIDES,
+    Timing,
+    hardware,
+    markdown,
+    product_peak,
+    save_note,
+    time_pair,
+)
 from console import run
-from files import from_repository, whole_file
 
 try:
     import diffusers
-    from benchmarks.speed_models import SIZES
     from benchmarks.speed_parts import PARTS, Setting
 except ImportError as error:
     sys.stderr.write(f"error: {error}; run: pip install -r requirements-test.txt\n")
     raise SystemExit(2) from error
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 COLUMNS = ("part", "ours", "diffusers", "ratio", "difference", "memory, ours", "memory, diffusers", "ratio of memory",
            "TFLOP, ours", "TFLOP, diffusers", "share of peak, ours", "share of peak, diffusers")
 
@@ -56,22 +64,10 @@ def measure(name: str, setting: Setting, options: argparse.Namespace, peak: floa
     return row(name, time_pair(pair, options.repeats, setting.device, options.clock, options.compile is not None), peak)
 
 
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def heading(options: argparse.Namespace, device: torch.device, peak: float) -> str:
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, diffusers {diffusers.__version__}"
     return (f"# Speed beside diffusers, {date.today()}\n\n`python -m benchmarks.speed {' '.join(options.words)}`\n\n"
             f"{hardware(device)}; {versions}; matrix product {peak / 1e12:.3g} TFLOP/s.\n")
-
-
-def save(text: str, options: argparse.Namespace) -> Path:
-    name = f"{date.today()}_speed_{options.part}_{options.size}_{options.dtype}.md"
-    with whole_file(from_repository(f"docs/benchmarks/{name}")) as file:
-        file.write_text(text, encoding="utf-8")
-    return from_repository(f"docs/benchmarks/{name}")
 
 
 def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -99,10 +95,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     setting = Setting(SIZES[options.size], device, dtype, options.compile)
     peak = product_peak(device, dtype, options.clock)
     rows = [measure(part, setting, options, peak) for part in (PARTS if options.part == "all" else [options.part])]
-    text = f"{heading(options, device, peak)}\n{markdown(rows)}\n"
+    text = f"{heading(options, device, peak)}\n{markdown(COLUMNS, rows)}\n"
     sys.stdout.write(text)
     if options.save:
-        sys.stdout.write(f"{save(text, options)}\n")
+        sys.stdout.write(f"{save_note(f'speed_{options.part}_{options.size}_{options.dtype}', text)}\n")
 
 
 if __name__ == "__main__":

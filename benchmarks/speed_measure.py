@@ -1,4 +1,4 @@
-"""Time, memory and arithmetic of two ways to compute the same thing."""
+"""Time, memory and arithmetic of ways to compute the same thing, and notes of what they came out as."""
 import ctypes
 import gc
 import platform
@@ -6,10 +6,12 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import torch
 from errors import UserError
+from files import from_repository, whole_file
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
@@ -17,6 +19,7 @@ Run = Callable[[], Tensor]
 SIDES = ("ours", "diffusers")
 # Largest difference over largest value; in bfloat16 two orders of the same sums already differ by per cents.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PRODUCT_SIZE = {"cpu": 2048}
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
@@ -157,3 +160,15 @@ def hardware(device: torch.device) -> str:
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
     return f"{name}, {torch.get_num_threads()} thread(s), {torch.backends.cpu.get_cpu_capability()}"
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in [columns, ["---"] * len(columns), *rows])
+
+
+def save_note(name: str, text: str) -> Path:
+    """Keeps a table under docs/benchmarks/, with today's date in front of its name."""
+    path = from_repository(f"docs/benchmarks/{date.today()}_{name}.md")
+    with whole_file(path) as file:
+        file.write_text(text, encoding="utf-8")
+    return path

@@ -1,116 +1,13 @@
-"""The same random weights in this project's modules and in diffusers', joined by the project's own converter."""
-from argparse import Namespace
+"""diffusers' models with the weights of this project's, joined by the project's own converter."""
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 
 import torch
-from arguments import get_args
-from diffusion_video import DiffusionEngine
+from benchmarks.random_models import Size
 from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
 from dit_context import parse_patch_size
-from omegaconf import OmegaConf
-from sgm.util import instantiate_from_config
 from tools.convert_weights import fixed_table, parts_of
 from torch import Tensor, nn
-from weight_layouts import TABLE, to_diffusers
-
-DDIM = {"target": "sgm.modules.diffusionmodules.sampling.VideoDDIMSampler"}
-PLAIN_DENOISER = {"target": "sgm.modules.diffusionmodules.denoiser.Denoiser", "params": {
-    "scaling_config": {"target": "sgm.modules.diffusionmodules.denoiser_scaling.VideoScaling"}}}
-SCALE = 6.0
-
-
-@dataclass(frozen=True)
-class Size:
-    """A preset, what is changed in it, and the video: latents (T, C, H, W) sampled, (t, h, w) decoded."""
-
-    preset: str
-    latent: tuple[int, int, int, int]
-    decoded: tuple[int, int, int]
-    network: Mapping = field(default_factory=dict)
-    vae: Mapping = field(default_factory=dict)
-    text: Mapping = field(default_factory=dict)  # of T5 v1.1 XXL's configuration
-    text_width: int = 4096
-    steps: int = 50
-
-    def model(self) -> dict:
-        """The preset's `model` section with the changes, no files named, sampled as diffusers' DDIM does."""
-        model = OmegaConf.to_container(get_args(["--base", f"configs/{self.preset}.yaml"]).model_config)
-        network, codec = model["network_config"]["params"], model["first_stage_config"]["params"]
-        network.update(self.network)
-        network["modules"]["patch_embed_config"]["params"]["text_hidden_size"] = self.text_width
-        codec["ckpt_path"] = None
-        for part in ("encoder_config", "decoder_config"):
-            codec[part]["params"].update(self.vae)
-        schedule = model["sampler_config"]["params"]["discretization_config"]
-        guider = {"target": "sgm.modules.diffusionmodules.guiders.VanillaCFG", "params": {"scale": SCALE}}
-        return model | {
-            "conditioner_config": {"target": "sgm.modules.GeneralConditioner", "params": {"emb_models": []}},
-            "denoiser_config": PLAIN_DENOISER, "loss_fn_config": None,
-            "sampler_config": DDIM | {"params": {
-                "num_steps": self.steps, "discretization_config": schedule, "guider_config": guider}}}
-
-    def as_decoded(self) -> "Size":
-        """Sampling the latents that are decoded."""
-        height, width = self.decoded[1:]
-        return replace(self, latent=(*self.latent[:2], height, width),
-                       network={**self.network, "latent_height": height, "latent_width": width})
-
-    @property
-    def text_length(self) -> int:
-        return self.model()["network_config"]["params"]["modules"]["pos_embed_config"]["params"]["text_length"]
-
-    @property
-    def padding(self) -> int:
-        """Latents in front that are not decoded."""
-        return self.latent[0] - self.decoded[0] if self.latent[0] % 2 == 0 else 0
-
-
-SMALL_TEXT = {"d_model": 512, "d_ff": 1024, "num_layers": 6, "num_heads": 8, "vocab_size": 4096}
-TINY_VAE = {"ch": 32, "ch_mult": [1, 1, 1, 2], "num_res_blocks": 1}
-SIZES = {
-    "tiny": Size("cogvideox_5b", (3, 16, 8, 8), (3, 8, 8), text_width=64, steps=2, vae=TINY_VAE, network={
-        "num_layers": 2, "hidden_size": 128, "num_attention_heads": 2, "latent_height": 8, "latent_width": 8,
-        "num_frames": 9}, text={"d_model": 64, "d_ff": 128, "num_layers": 2, "num_heads": 1, "vocab_size": 512}),
-    "small": Size("cogvideox_5b", (5, 16, 32, 32), (5, 16, 16), steps=2, text=SMALL_TEXT, network={
-        "num_layers": 6, "hidden_size": 768, "num_attention_heads": 12, "latent_height": 32, "latent_width": 32,
-        "num_frames": 17}),
-    "2b": Size("cogvideox_2b", (13, 16, 60, 90), (13, 60, 90)),
-    "5b": Size("cogvideox_5b", (13, 16, 60, 90), (13, 60, 90)),
-    "1.5-5b": Size("cogvideox1.5_5b", (22, 16, 96, 170), (21, 96, 170), network={
-        "latent_height": 96, "latent_width": 170}),
-}
-
-
-@torch.no_grad()
-def randomize(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Every parameter redrawn, so that each term shows: fresh gates are closed and fresh outputs zero."""
-    torch.manual_seed(seed)
-    for name, parameter in module.named_parameters():
-        if parameter.dim() > 1:
-            parameter.normal_(std=parameter[0].numel() ** -0.5)
-        else:
-            parameter.normal_(mean=float("norm" in name and name.endswith("weight")), std=0.1)
-    return module.eval().requires_grad_(False)
-
-
-def our_network(model: Mapping, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    with torch.device(device):
-        return randomize(instantiate_from_config(model["network_config"]).to(dtype))
-
-
-def our_vae(model: Mapping, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    with torch.device(device):
-        vae = randomize(instantiate_from_config(model["first_stage_config"]).to(dtype))
-    vae.encode_in_chunks = True  # as diffusers does
-    return vae
-
-
-def our_engine(model: Mapping, device: torch.device, dtype: torch.dtype) -> DiffusionEngine:
-    args = Namespace(model_config=OmegaConf.create(dict(model)), device=device, fp16=False,
-                     bf16=dtype == torch.bfloat16)
-    with torch.device(device):
-        return randomize(DiffusionEngine(args))
+from weight_layouts import to_diffusers
 
 
 def their_network(model: Mapping, ours: nn.Module) -> CogVideoXTransformer3DModel:

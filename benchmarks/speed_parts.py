@@ -5,17 +5,9 @@ from dataclasses import dataclass, replace
 from shutil import copy
 
 import torch
+from benchmarks.random_models import SCALE, Size, our_engine, our_network, our_vae
 from benchmarks.speed_measure import Pair
-from benchmarks.speed_models import (
-    SCALE,
-    Size,
-    our_engine,
-    our_network,
-    our_vae,
-    rotary,
-    their_network,
-    their_vae,
-)
+from benchmarks.speed_models import rotary, their_network, their_vae
 from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline
 from diffusion_video import DiffusionEngine
 from files import from_repository

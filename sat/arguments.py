@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import torch
 
 MODES = ("inference", "pretrain", "finetune")
-WEIGHT_FORMATS = ("int8", "fp8")
+WEIGHT_FORMATS = ("int8", "fp8", "fp8_dynamic")
 OFFLOADS = ("model", "sequential")
 INPUT_TYPES = ("txt", "cli", "latents")
 

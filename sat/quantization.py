@@ -1,20 +1,35 @@
-"""Weights in 8 bits, through torchao where it is installed: half the memory of bf16, activations as they were."""
+"""Weights in 8 bits, through torchao where it is installed: half the memory of bf16.
+
+int8 and fp8 leave activations as they were, and cost time; with fp8_dynamic the products themselves are of 8 bits, each
+token's activations and each row of a matrix scaled by its largest value.
+"""
 from arguments import Arguments
 from errors import ConfigError
 from torch import nn
 
-FORMATS = {"int8": "Int8WeightOnlyConfig", "fp8": "Float8WeightOnlyConfig"}
+DYNAMIC = "fp8_dynamic"
+FORMATS = {
+    "int8": lambda quantization: quantization.Int8WeightOnlyConfig(),
+    "fp8": lambda quantization: quantization.Float8WeightOnlyConfig(),
+    DYNAMIC: lambda quantization: quantization.Float8DynamicActivationFloat8WeightConfig(
+        granularity=quantization.PerRow()),
+}
 
 
 def check_quantization(args: Arguments) -> None:
-    """Raises ConfigError where torchao is asked for and missing."""
+    """Raises ConfigError where torchao is asked for and missing, or what the device cannot do."""
     for key in ("quantize_transformer", "quantize_t5"):
-        if getattr(args, key) is not None:
-            try:
-                import torchao  # noqa: F401
-            except ImportError as error:
-                raise ConfigError(f"args.{key} needs torchao, which is not installed: pip install torchao, or leave "
-                                  "the key out") from error
+        form = getattr(args, key)
+        if form is None:
+            continue
+        try:
+            import torchao  # noqa: F401
+        except ImportError as error:
+            raise ConfigError(f"args.{key} needs torchao, which is not installed: pip install torchao, or leave "
+                              "the key out") from error
+        if form == DYNAMIC and args.device.type == "cpu":
+            raise ConfigError(f"args.{key}: {DYNAMIC} needs an accelerator that multiplies in 8 bits; fp8 runs "
+                              "everywhere")
 
 
 def quantize_engine(engine, args: Arguments) -> None:
@@ -26,12 +41,16 @@ def quantize_engine(engine, args: Arguments) -> None:
 
 
 def quantize_linears(model: nn.Module, form: str) -> None:
-    """Stores the matrices of all linear layers below `model` in `form` ("int8": a scale per row; "fp8"), in place.
+    """Stores the matrices of all linear layers below `model` in a form of `FORMATS`, a scale per row, in place.
 
-    Their shape, and the products' dtype, stay. Norms, embeddings and biases are left alone.
+    Their shape, and the dtype of what the layers give, stay. Norms, embeddings and biases are left alone. Raises
+    ConfigError for an accelerator that cannot multiply in this form.
     """
     from torchao import quantization
-    quantization.quantize_(model, getattr(quantization, FORMATS[form])(), filter_fn=_is_linear)
+    try:
+        quantization.quantize_(model, FORMATS[form](quantization), filter_fn=_is_linear)
+    except AssertionError as error:
+        raise ConfigError(f"weights as {form}: {error}") from error
 
 
 def _is_linear(module: nn.Module, name: str) -> bool:

@@ -31,6 +31,16 @@ def test_the_output_is_nearly_the_same_in_half_the_memory(form, error):
     assert (found - expected).norm() < error * expected.norm()
 
 
+def test_products_of_8_bits_are_refused_where_there_are_none():
+    pytest.importorskip("torchao", reason="torchao is optional")
+    cpu = SimpleNamespace(quantize_transformer="fp8_dynamic", quantize_t5=None, device=torch.device("cpu"))
+    with pytest.raises(ConfigError, match="args.quantize_transformer: fp8_dynamic needs an accelerator"):
+        check_quantization(cpu)
+    if not torch.accelerator.is_available():
+        with pytest.raises(ConfigError, match="weights as fp8_dynamic: "):
+            quantize_linears(build().bfloat16(), "fp8_dynamic")
+
+
 def stored_bytes(weight):
     names, _ = weight.__tensor_flatten__()
     return sum(getattr(weight, name).nbytes for name in names if getattr(weight, name) is not None)

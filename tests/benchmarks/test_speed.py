@@ -7,8 +7,8 @@ import torch
 pytest.importorskip("diffusers", reason="diffusers is missing: pip install -r requirements-test.txt")
 
 from benchmarks import speed, speed_measure  # noqa: E402
+from benchmarks.random_models import SIZES  # noqa: E402
 from benchmarks.speed_measure import OutputsDiffer, Pair, count_flops, peak_memory, time_pair  # noqa: E402
-from benchmarks.speed_models import SIZES  # noqa: E402
 from benchmarks.speed_parts import Setting  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -67,7 +67,7 @@ def test_memory_is_what_a_call_needs_beside_what_was_there():
 
 
 def test_a_note_says_on_what_and_how(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(speed, "from_repository", lambda path: tmp_path / path)
+    monkeypatch.setattr(speed_measure, "from_repository", lambda path: tmp_path / path)
     monkeypatch.setattr(speed_measure, "PRODUCT_SIZE", {"cpu": 64})
     speed.main(["transformer", "--size", "tiny", "--device", "cpu", "--repeats", "1", "--save"])
     note, = (tmp_path / "docs/benchmarks").glob("*_speed_transformer_tiny_fp32.md")
