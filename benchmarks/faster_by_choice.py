@@ -3,9 +3,9 @@
     python -m benchmarks.faster_by_choice --videos 6            # a few minutes; PSNR already means something
     python -m benchmarks.faster_by_choice --videos 72           # attributes too
 
-Every way makes the same videos from the same noise. PSNR is against the lossless video, in 8-bit pixels; time is the
-process's own while it samples, over that of the lossless run; work is the share of its passes through the transformer
-that were computed. Any `key=value` after the options overrides the model's configuration for all of them.
+Every way makes the same videos from the same noise. PSNR is against the lossless video, in 8-bit pixels; time and
+decoding are the process's own while it samples and decodes, over those of the lossless run; work is the share of its
+passes through the transformer that were computed. Any `key=value` after the options overrides the model's configuration for all of them.
 """
 import argparse
 import sys
@@ -48,6 +48,7 @@ WAYS: Mapping[str, Sequence[str]] = {
     "guidance where sigma / alpha > 1": [GUIDER + "sigma_lo=1"],
     "25 steps": ["--num-inference-steps", "25"],
     "UniPC, 12 steps": [SAMPLER + "UniPCSampler", "--num-inference-steps", "12"],
+    "preview autoencoder": ["configs/tiny_preview.yaml"],
     "int8 weights": ["args.quantize_transformer=int8"],
     "fp8 weights": ["args.quantize_transformer=fp8"],
 }
@@ -55,10 +56,12 @@ WAYS: Mapping[str, Sequence[str]] = {
 
 @dataclass(frozen=True)
 class Made:
-    """Videos (n, 3, frames, H, W) in 8-bit values, seconds of sampling, and mean passes asked for and computed."""
+    """Videos (n, 3, frames, H, W) in 8-bit values, seconds of sampling and of decoding, and mean passes asked for and
+    computed."""
 
     videos: Tensor
     seconds: float
+    decoding: float
     passes: float
     computed: float
 
@@ -66,7 +69,7 @@ class Made:
 @torch.no_grad()
 def make(args: Arguments, combinations: Sequence[Combination], folder: Path) -> Made:
     engine, plan = load_engine(args), plan_video(model_limits(args.model_config), args)
-    videos, seconds, passes, computed = [], 0.0, 0.0, 0.0
+    videos, seconds, decoding, passes, computed = [], 0.0, 0.0, 0.0, 0.0
     for start in tqdm(range(0, len(combinations), BATCH), folder.name, unit="batch"):
         batch, steps = combinations[start:start + BATCH], []
         began = time.process_time()
@@ -75,10 +78,12 @@ def make(args: Arguments, combinations: Sequence[Combination], folder: Path) -> 
         passes += len(batch) * steps[-1].passes
         computed += _computed(steps[-1], len(batch))
         for i, z in enumerate(latents):
+            began = time.process_time()
             frames = engine.decode_first_stage(z[None].transpose(1, 2)).clamp(-1, 1)
+            decoding += time.process_time() - began
             write_outputs(folder / f"{start + i:03d}", [frames[0]], plan.fps)
             videos.append(((frames[0] + 1) * 127.5).round())
-    return Made(torch.stack(videos), seconds, passes / len(combinations), computed / len(combinations))
+    return Made(torch.stack(videos), seconds, decoding, passes / len(combinations), computed / len(combinations))
 
 
 def _computed(last: StepInfo, rows: int) -> float:
@@ -91,7 +96,8 @@ def row(name: str, made: Made, lossless: Made, results: Sequence) -> dict[str, s
     told = f"{sum(quality) / len(quality):.1f} dB (worst {min(quality):.1f})" if quality else "equal"
     return {"": name, "passes": f"{made.passes:.0f}", "skipped": f"{100 * (1 - made.computed / made.passes):.0f} %",
             "work": f"{made.computed / lossless.computed:.2f}", "time": f"{made.seconds / lossless.seconds:.2f}",
-            "PSNR against lossless": told, "all attributes right": score(results)["all"]}
+            "decoding": f"{made.decoding / lossless.decoding:.2f}", "PSNR against lossless": told,
+            "all attributes right": score(results)["all"]}
 
 
 def spread(count: int) -> list[Combination]:

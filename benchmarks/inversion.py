@@ -1,6 +1,7 @@
 """How well a clip survives inversion to noise and sampling back, by steps and rounds of the fixed-point iteration.
 
-    python -m benchmarks.inversion --clips 16
+    python -m benchmarks.inversion                             # all of it
+    python -m benchmarks.inversion --steps 50 --rounds 1 3     # a few minutes
 
 Clips of the small world in the small text-to-video model, each with its own caption, without guidance. PSNR in dB of
 the decoded videos against the decoded latents of the clips, so that the autoencoder's own loss does not count.
@@ -40,12 +41,14 @@ def round_trip(engine: DiffusionEngine, combination: Combination, num_steps: int
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=16)
+    parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
+    parser.add_argument("--rounds", type=int, nargs="+", default=ROUNDS)
     options, overrides = parser.parse_known_args(argv)
     engine = load_engine(get_args(["--base", "configs/tiny_t2v.yaml", "configs/inference.yaml", *overrides]))
     clips = np.random.default_rng(6).permutation(np.array(all_combinations()))[:options.clips]
     sys.stdout.write("| steps | rounds | mean PSNR | worst |\n| --- | --- | --- | --- |\n")
-    for num_steps in STEPS:
-        for rounds in ROUNDS:
+    for num_steps in options.steps:
+        for rounds in options.rounds:
             quality = [round_trip(engine, clip, num_steps, rounds) for clip in clips]
             sys.stdout.write(f"| {num_steps} | {rounds} | {np.mean(quality):.2f} dB | {min(quality):.2f} dB |\n")
             sys.stdout.flush()

@@ -98,7 +98,7 @@ class VideoAutoencodingEngine(nn.Module):
 
     def _moments(self, x: Tensor) -> Tensor:
         chunks = x.split(encode_schedule(x.shape[2]) if self.encode_in_chunks else x.shape[2], dim=2)
-        return torch.cat(list(_in_turn(self.encoder, chunks)), dim=2)
+        return torch.cat(list(_in_turn(self.encoder, chunks, ends=True)), dim=2)
 
     def _decoded(self, z: Tensor) -> Iterator[Tensor]:
         chunks = z.split(decode_schedule(z.shape[2]), dim=2)
@@ -114,10 +114,12 @@ class VideoAutoencodingEngine(nn.Module):
                              "4 k + 1 frames and sides in multiples of 8 are needed")
 
 
-def _in_turn(network: nn.Module, chunks: Sequence[Tensor]) -> Iterator[Tensor]:
+def _in_turn(network: nn.Module, chunks: Sequence[Tensor], ends: bool = False) -> Iterator[Tensor]:
+    """With `ends` the last chunk leaves nothing, so that a single one needs no memory for it; without, many chunks need
+    no more memory than two."""
     past = Past()
     for index, chunk in enumerate(chunks):
-        past = Past(past.after, closing=index == len(chunks) - 1)
+        past = Past(past.after, closing=ends and index == len(chunks) - 1)
         yield network(chunk, past)
 
 

@@ -20,8 +20,8 @@ class RelayedPast(Past):
     Frames for the next round stay in `after`, as those of `before` came with the round before.
     """
 
-    def __init__(self, before: dict[nn.Module, Tensor], source: int | None, target: int | None, closing: bool):
-        super().__init__(before, closing)
+    def __init__(self, before: dict[nn.Module, Tensor], source: int | None, target: int | None):
+        super().__init__(before)
         self.leading = self.leading and source is None
         self._source, self._target = source, target
         self._sent: list[tuple[dist.Work, Tensor]] = []
@@ -58,8 +58,7 @@ def decode_together(decoder: nn.Module, chunks: Sequence[Tensor], processes: int
         frames = None
         if place < len(now):
             past = RelayedPast(left if place == 0 else {}, ranks[place - 1] if place else None,
-                               ranks[place + 1] if place + 1 < len(now) else None,
-                               closing=start + place == len(chunks) - 1)
+                               ranks[place + 1] if place + 1 < len(now) else None)
             frames = decoder(now[place], past).contiguous()
             past.wait()
             left = past.after

@@ -24,9 +24,10 @@ def test_videos_are_spread_over_all_combinations():
 def test_the_cost_is_told_beside_the_lossless_videos():
     videos = torch.zeros(2, 3, 1, 4, 4)
     off = videos + torch.tensor([0.0, 2.55]).view(2, 1, 1, 1, 1)
-    lossless, lossy = Made(videos, 4.0, 100, 100), Made(off, 1.0, 100, 25)
+    lossless, lossy = Made(videos, 4.0, 2.0, 100, 100), Made(off, 1.0, 3.0, 100, 25)
     results = [(c, Verdict(c.color, c.shape, c.motion, c.background, {})) for c in spread(2)]
     told = row("cached", lossy, lossless, results)
     assert (told["passes"], told["skipped"], told["work"], told["time"]) == ("100", "75 %", "0.25", "0.25")
+    assert told["decoding"] == "1.50"
     assert told["PSNR against lossless"] == "40.0 dB (worst 40.0)" and told["all attributes right"].startswith("100.0")
     assert row("same", lossless, lossless, results)["PSNR against lossless"] == "equal"

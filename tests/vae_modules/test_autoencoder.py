@@ -1,8 +1,11 @@
+from collections import deque
+
 import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
 from errors import CheckpointError, ConfigError
+from meter import measure
 from tests.vae_modules.small_vae import build, latent, video
 from vae_modules.autoencoder import decode_schedule
 from vae_modules.layers import Past, PlainNorm
@@ -56,6 +59,14 @@ def test_chunks_hand_on_their_state(vae):
     again = vae.decoder(z[:, :, 3:5], Past(first.after))
     assert torch.equal(again, middle), "a state is not used up"
     assert not torch.equal(vae.decoder(z[:, :, 3:5])[:, :, -8:], middle), "the state matters"
+
+
+def test_decoding_a_longer_video_needs_no_more_memory():
+    with torch.device("meta"):
+        vae, short, long = build().requires_grad_(False), *(torch.empty(1, 4, t, 4, 4) for t in (5, 13))
+    cpu = torch.device("cpu")
+    peaks = [measure(lambda z=z: deque(vae.decode_chunks(z), maxlen=0), cpu)[0] for z in (short, long)]
+    assert peaks[0] > 0 and peaks[1] <= 1.05 * peaks[0]
 
 
 def test_frames_do_not_depend_on_later_chunks(vae):
