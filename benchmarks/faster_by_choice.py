@@ -5,7 +5,8 @@
 
 Every way makes the same videos from the same noise. PSNR is against the lossless video, in 8-bit pixels; time and
 decoding are the process's own while it samples and decodes, over those of the lossless run; work is the share of its
-passes through the transformer that were computed. Any `key=value` after the options overrides the model's configuration for all of them.
+passes through the transformer that were computed. Any `key=value` after the options overrides the model's configuration
+for all of them.
 """
 import argparse
 import sys

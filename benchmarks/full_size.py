@@ -28,7 +28,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__fil
 import torch
 from arguments import resolve_device
 from benchmarks.random_models import SIZES, Size, our_engine
-from benchmarks.speed_measure import DTYPES, hardware, markdown, peak_memory, product_peak, save_note, synchronize
+from benchmarks.speed_measure import DTYPES, hardware, peak_memory, product_peak, save_note, synchronize, table
 from console import run
 from diffusion_video import DiffusionEngine
 from offload import offload_engine
@@ -208,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows.append(row(name, made, lossless))
         sys.stdout.write(" | ".join(rows[-1]) + "\n")
         gc.collect()
-    text = f"{heading(options, size, device, dtype)}\n{markdown(COLUMNS, rows)}\n"
+    text = f"{heading(options, size, device, dtype)}\n{table(COLUMNS, rows)}\n"
     sys.stdout.write(f"\n{text}")
     if options.save:
         sys.stdout.write(f"{save_note(f'full_size_{options.size}', text)}\n")

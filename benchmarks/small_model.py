@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from arguments import Arguments, get_args
 from benchmarks.shapes_judge import Verdict, judge_file, wilson_interval
+from benchmarks.speed_measure import table
 from console import run
 from decord import VideoReader
 from diffusion_video import DiffusionEngine
@@ -108,8 +109,7 @@ def score(results: Sequence[tuple[Combination, Verdict]]) -> dict[str, str]:
 
 def markdown(rows: Sequence[dict[str, str]]) -> str:
     names = list(rows[0])
-    lines = [names, ["---"] * len(names), *([row[n] for n in names] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return table(names, [[row[name] for name in names] for row in rows])
 
 
 def split_rows(label: str, results: Sequence[tuple[Combination, Verdict]]) -> list[dict[str, str]]:

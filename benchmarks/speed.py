@@ -28,9 +28,9 @@ from benchmarks.speed_measure import (
     SIDES,
     Timing,
     hardware,
-    markdown,
     product_peak,
     save_note,
+    table,
     time_pair,
 )
 from console import run
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     setting = Setting(SIZES[options.size], device, dtype, options.compile)
     peak = product_peak(device, dtype, options.clock)
     rows = [measure(part, setting, options, peak) for part in (PARTS if options.part == "all" else [options.part])]
-    text = f"{heading(options, device, peak)}\n{markdown(COLUMNS, rows)}\n"
+    text = f"{heading(options, device, peak)}\n{table(COLUMNS, rows)}\n"
     sys.stdout.write(text)
     if options.save:
         sys.stdout.write(f"{save_note(f'speed_{options.part}_{options.size}_{options.dtype}', text)}\n")
