@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 GROUP = 4
-STRIP_VALUES, STRIP_ROWS = 2**20, 16  # about 4 MB of a frame, and rows enough for their two neighbours not to count
+STRIP_VALUES, STRIP_ROWS = 2**19, 16  # about 2 MB of a frame, and rows enough for their two neighbours not to count
 # Of a kernel (w0, w1, w2) over time, and of six neighbouring frames, at the points 0, 1, -1, 2, -2 and infinity.
 KERNEL = ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6),
           (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1))
