@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
 
-NOISY = ("DeepSpeed", "transformers", "httpx", "urllib3", "PIL", "imageio", "imageio_ffmpeg", "datasets")
+NOISY = ("DeepSpeed", "transformers", "httpx", "urllib3", "PIL", "imageio", "imageio_ffmpeg", "datasets", "torchao",
+         "torch.utils._pytree")
 
 
 def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
