@@ -4,7 +4,7 @@ from sgm.util import instantiate_from_config
 
 from tests.dit_models import ROTARY, SINCOS, TEXT, config, inputs
 
-TOLERANCE = 2e-5
+TOLERANCE = 1e-5  # of the largest value: products are summed in the order that the processor's kernels prefer
 LEARNED = {"target": ROTARY["target"], "params": ROTARY["params"] | {"learnable_pos_embed": True}}
 INTERPOLATED = {"height_interpolation": 1.875, "width_interpolation": 1.875}
 STRUCTURES = {
@@ -61,6 +61,10 @@ def rotary(model, grid):
     return tuple(x[TEXT:].repeat_interleave(2, dim=1) for x in model.mixins["pos_embed"].rotary(grid, TEXT, "cpu"))
 
 
+def assert_same(mine, theirs):
+    assert (mine - theirs).abs().max() < TOLERANCE * theirs.abs().max()
+
+
 @torch.no_grad()
 def assert_same_vae(vae, other):
     """Both decode alike chunk by chunk, and encode alike."""
@@ -70,6 +74,5 @@ def assert_same_vae(vae, other):
     cache = None
     for mine, part in zip(vae.decode_chunks(z), (z[:, :, :3], z[:, :, 3:]), strict=True):
         theirs, cache = other.decoder(part, conv_cache=cache)
-        assert (mine - theirs).abs().max() < TOLERANCE
-    moments = vae.encode(x, unregularized=True)
-    assert (moments - other.encode(x).latent_dist.parameters).abs().max() < TOLERANCE
+        assert_same(mine, theirs)
+    assert_same(vae.encode(x, unregularized=True), other.encode(x).latent_dist.parameters)

@@ -22,7 +22,7 @@ from tests.dit_models import build
 from tests.dit_models import config as dit_config
 from tests.released_structures import (
     STRUCTURES,
-    TOLERANCE,
+    assert_same,
     assert_same_vae,
     both_predictions,
     first_stage,
@@ -54,7 +54,7 @@ def test_diffusers_own_folder_computes_the_same_here(structure, diffusers, tmp_p
     model = build_network(config, tmp_path, F32, "cpu").eval()
     mine, theirs = both_predictions(model, other, structure)
     assert mine.abs().mean() > 0.1
-    assert (mine - theirs).abs().max() < TOLERANCE
+    assert_same(mine, theirs)
 
 
 def test_diffusers_own_vae_computes_the_same_here(diffusers, tmp_path):

@@ -13,7 +13,7 @@ from weight_layouts import merge_modulations, split_modulations
 from tests.dit_models import HEAD, WIDTH, build
 from tests.released_structures import (
     STRUCTURES,
-    TOLERANCE,
+    assert_same,
     assert_same_vae,
     both_predictions,
     model_config,
@@ -59,7 +59,7 @@ def test_diffusers_computes_the_same_from_converted_weights(structure, diffusers
     assert (tmp_path / "hf" / "transformer" / INDEX).is_file()
     mine, theirs = both_predictions(model, other.eval(), structure)
     assert mine.abs().mean() > 0.1
-    assert (mine - theirs).abs().max() < TOLERANCE
+    assert_same(mine, theirs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
