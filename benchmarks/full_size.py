@@ -5,8 +5,8 @@
     python -m benchmarks.full_size --size tiny --device cpu          # the same in seconds
 
 Needs requirements.txt alone, torchao for weights in 8 bits, and downloads nothing. Every way makes one video from the
-same noise: seconds of all steps and of decoding, the memory that weights and computing take on the device at most, and
-the decoded video's PSNR against the lossless one, its range as the peak. Random weights say what a way costs and saves
+same noise: seconds of all steps and of decoding, the memory that weights and either take on the device at most, and the
+decoded video's PSNR against the lossless one, its range as the peak. Random weights say what a way costs and saves
 in time and memory; of what it does to pictures they say little. Text embeddings are random too, and at hand, as when
 the text encoder has left the device. --save keeps the table under docs/benchmarks/.
 """
@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__file__).resolve().parents[1])]
 
@@ -38,7 +39,8 @@ from sgm.sampling import StepInfo
 from sgm.sampling.start import FromLevel
 from torch import Tensor
 
-COLUMNS = ("", "all steps", "a step", "passes", "skipped", "decoding", "memory", "PSNR against lossless")
+COLUMNS = ("", "all steps", "a step", "passes", "skipped", "decoding", "memory, steps", "memory, decoding",
+           "PSNR against lossless")
 LOSSLESS = "lossless"
 
 
@@ -82,39 +84,45 @@ WAYS: Mapping[str, Way] = {
     "fp8 weights": Way(quantize="fp8"),
     "int8 weights": Way(quantize="int8"),
     "weights wait on the CPU": Way(offload=True),
+    "passes one by one": Way({"guidance_one_by_one": True}),
 }
 USUAL = ("TeaCache, 0.2", "first-block cache, 0.1", "UniPC, 12 steps", "fp8 products", "weights wait on the CPU")
 
 
 @dataclass(frozen=True)
+class Cost:
+    """The most bytes on the device, weights and all."""
+
+    seconds: float
+    memory: int
+
+
+@dataclass(frozen=True)
 class Made:
-    """A video (1, 3, frames, H, W), seconds, the most bytes on the device, and what the last step told."""
+    """A video (1, 3, frames, H, W), what sampling and decoding took, and what the last step told."""
 
     video: Tensor
-    sampling: float
-    decoding: float
-    memory: int
+    sampling: Cost
+    decoding: Cost
     last: StepInfo
 
 
 @torch.no_grad()
-def make(way: Way, size: Size, device: torch.device, dtype: torch.dtype, compiled: str | bool) -> Made:
-    compiled = False if way.offload else compiled  # weights that come and go are new ones to the compiler
-    engine = our_engine(way.configure(size.model() | {"compile_model": compiled}), device, dtype)
+def make(way: Way, size: Size, device: torch.device, dtype: torch.dtype, compiled: Mapping) -> Made:
+    compiled = {} if way.offload else compiled  # weights that come and go are new ones to the compiler
+    engine = our_engine(way.configure(size.model() | compiled), device, dtype)
     way.prepare(engine, device)
-    _sample(engine, size, 1)  # compiles, and makes what is made at first use
-    told: list[tuple[Tensor, float, float, StepInfo]] = []
+    latents, _ = _sample(engine, size, 1)  # compiles, and makes what is made at first use
+    if device.type != "cpu" or compiled.get("compile_first_stage"):  # likewise
+        _decode(engine, size, latents)
     resting = 0 if way.offload else sum(tensor.nbytes for tensor in _stored(engine))
-    computing = peak_memory(lambda: told.append(_video(engine, size, way.steps or size.steps)), device)
-    video, sampling, decoding, last = told[0]
-    return Made(video, sampling, decoding, resting + computing, last)
+    sampling, (latents, last) = _cost(resting, device, lambda: _sample(engine, size, way.steps or size.steps))
+    decoding, video = _cost(resting, device, lambda: _decode(engine, size, latents))
+    return Made(video, sampling, decoding, last)
 
 
-def _video(engine: DiffusionEngine, size: Size, steps: int) -> tuple[Tensor, float, float, StepInfo]:
-    sampling, (latents, last) = _timed(engine.device, lambda: _sample(engine, size, steps))
-    decoding, video = _timed(engine.device, lambda: engine.decode_first_stage(
-        latents[:, size.padding:].transpose(1, 2)).float().cpu())
-    return video, sampling, decoding, last
+def _decode(engine: DiffusionEngine, size: Size, latents: Tensor) -> Tensor:
+    return engine.decode_first_stage(latents[:, size.padding:].transpose(1, 2)).float().cpu()
 
 
 def _sample(engine: DiffusionEngine, size: Size, steps: int) -> tuple[Tensor, StepInfo]:
@@ -130,12 +138,18 @@ def _drawn(shape: Sequence[int], seed: int, engine: DiffusionEngine) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(engine.device)
 
 
-def _timed(device: torch.device, call: Callable) -> tuple[float, object]:
-    synchronize(device)
-    start = time.perf_counter()
-    result = call()
-    synchronize(device)
-    return time.perf_counter() - start, result
+def _cost(resting: int, device: torch.device, call: Callable) -> tuple[Cost, Any]:
+    """Of a call, beside `resting` bytes; and what it returns."""
+    told = []
+
+    def timed() -> None:
+        start = time.perf_counter()
+        result = call()
+        synchronize(device)
+        told.append((time.perf_counter() - start, result))
+    computing = peak_memory(timed, device)
+    seconds, result = told[0]
+    return Cost(seconds, resting + computing), result
 
 
 def _stored(engine: DiffusionEngine) -> list[Tensor]:
@@ -149,9 +163,10 @@ def _stored(engine: DiffusionEngine) -> list[Tensor]:
 
 def row(name: str, made: Made, lossless: Made) -> list[str]:
     skipped = made.last.skipped[0] if made.last.skipped else 0.0
-    return [name, f"{made.sampling:.3g} s", f"{made.sampling / made.last.num_steps:.3g} s", f"{made.last.passes}",
-            f"{100 * skipped:.0f} %", f"{made.decoding:.3g} s", f"{made.memory / 2**30:.3g} GiB",
-            quality(made.video, lossless.video)]
+    steps, decoding = made.sampling, made.decoding
+    return [name, f"{steps.seconds:.3g} s", f"{steps.seconds / made.last.num_steps:.3g} s", f"{made.last.passes}",
+            f"{100 * skipped:.0f} %", f"{decoding.seconds:.3g} s", f"{steps.memory / 2**30:.3g} GiB",
+            f"{decoding.memory / 2**30:.3g} GiB", quality(made.video, lossless.video)]
 
 
 def quality(video: Tensor, reference: Tensor) -> str:
@@ -178,6 +193,7 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=USUAL, help="beside the lossless one")
     parser.add_argument("--compile", nargs="?", const="regional", choices=["whole", "regional"],
                         help="torch.compile the transformer whole, or its repeated layer (step caches need that)")
+    parser.add_argument("--compile-decoder", action="store_true", help="torch.compile the autoencoder")
     parser.add_argument("--save", action="store_true", help="keep the table as a dated note")
     options = parser.parse_args(argv)
     options.words = sys.argv[1:] if argv is None else list(argv)
@@ -197,7 +213,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = read_options(argv)
     device, size = resolve_device(options.device), SIZES[options.size].as_decoded()
     dtype = DTYPES[options.dtype or ("fp32" if device.type == "cpu" else "bf16")]
-    compiled = {"whole": True, None: False}.get(options.compile, options.compile)
+    compiled = {"compile_model": {"whole": True, None: False}.get(options.compile, options.compile),
+                "compile_first_stage": options.compile_decoder}
     rows, lossless = [], None
     for name in dict.fromkeys([LOSSLESS, *options.ways]):
         reason = left_out(WAYS[name], device)

@@ -2,6 +2,7 @@
 
     python -m benchmarks.small_model vae                      # PSNR on held-out clips, and what is seen in them
     python -m benchmarks.small_model t2v --seeds 4            # every combination, seen and never seen
+    python -m benchmarks.small_model t2v --first-seed 4       # the same from noise that no other seed has
     python -m benchmarks.small_model t2v --colors orange      # of a colour that a LoRA taught (args.load_lora=FOLDER)
     python -m benchmarks.small_model i2v --seeds 1            # the same from a first frame
     python -m benchmarks.small_model table --every 4          # samplers x guidance on every fourth combination
@@ -117,9 +118,13 @@ def split_rows(label: str, results: Sequence[tuple[Combination, Verdict]]) -> li
     return [{"": label, "combinations": name, **score(part)} for name, part in parts.items() if part]
 
 
+def seeds_of(options: argparse.Namespace) -> range:
+    return range(options.first_seed, options.first_seed + options.seeds)
+
+
 def judge_model(model: str, args: Arguments, options: argparse.Namespace) -> list[dict[str, str]]:
     engine, results, errors = load_engine(args), [], []
-    for seed in range(options.seeds):
+    for seed in seeds_of(options):
         for combination, video in make_videos(engine, args, chosen(options.every, options.colors), seed,
                                               Path(options.out) / model):
             results.append((combination, judge_file(video)))
@@ -144,7 +149,7 @@ def compare_samplers(args: Arguments, options: argparse.Namespace) -> list[dict[
             config.params.guider_config = guider
             engine.sampler = instantiate_from_config(config)
             folder = Path(options.out) / "table" / f"{sampler} {name}"
-            results = [(c, judge_file(v)) for seed in range(options.seeds)
+            results = [(c, judge_file(v)) for seed in seeds_of(options)
                        for c, v in make_videos(engine, args, chosen(options.every), seed, folder)]
             rows += [{"sampler": sampler, "guidance": name, **score(results)}]
     return rows
@@ -174,6 +179,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["vae", "t2v", "i2v", "table"])
     parser.add_argument("--seeds", type=int, default=1, help="videos per combination")
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=1, help="use every n-th combination")
     parser.add_argument("--colors", nargs="+", choices=PALETTE, default=list(COLORS), help="of t2v and i2v")
     parser.add_argument("--out", default="runs/small_model")

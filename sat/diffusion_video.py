@@ -54,6 +54,8 @@ class ModelConfig:
     en_and_decode_n_samples_a_time: int | None = None
     disable_first_stage_autocast: bool = True
     compile_model: bool | str = False  # true: the whole transformer; "regional": its layers, in less time
+    compile_first_stage: bool = False
+    guidance_one_by_one: bool = False  # a guided step's passes one after another, not as one batch: less memory
     step_cache_config: Mapping | None = None  # reuse of what layers added at earlier steps: step_cache
     log_keys: Sequence[str] = ()  # entries of a batch to log beside samples
     # Accepted in released files, which set them to these values or never read them.
@@ -109,7 +111,8 @@ def check_model(config) -> ModelConfig:
 def build_codec(args: Namespace) -> LatentCodec:
     """The first stage alone, for latents that were sampled earlier."""
     model = ModelConfig.read(args.model_config)
-    codec = LatentCodec(model.first_stage_config, model.scale_factor, model.disable_first_stage_autocast)
+    codec = LatentCodec(model.first_stage_config, model.scale_factor, model.disable_first_stage_autocast,
+                        compiled=model.compile_first_stage)
     return codec.to(device=args.device, dtype=resolve_dtype(args.fp16, args.bf16))
 
 
@@ -125,7 +128,7 @@ class DiffusionEngine(LatentCodec):
         config = ModelConfig.read(args.model_config)
         check_fit(config)
         super().__init__(config.first_stage_config, config.scale_factor, config.disable_first_stage_autocast,
-                         config.en_and_decode_n_samples_a_time)
+                         config.en_and_decode_n_samples_a_time, config.compile_first_stage)
         self.config = config
         self.offload: Offload | None = None
         self.sharing: SharedPasses | None = None  # with which processes the passes of guidance are divided
@@ -201,7 +204,7 @@ class DiffusionEngine(LatentCodec):
         reuse = self.step_cache and self.step_cache.begin(batch_size)
         return self.sampler(self._bound_denoiser(), noise, cond, uc=uc, num_steps=num_steps, scale=scale, reuse=reuse,
                             generator=generator, callback=callback, start=start, sharing=self.sharing,
-                            **network_inputs)
+                            one_by_one=self.config.guidance_one_by_one, **network_inputs)
 
     @torch.no_grad()
     def invert(self, latents: Tensor, cond: Mapping[str, Tensor], num_steps: int | None = None, strength: float = 1.0,

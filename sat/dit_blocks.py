@@ -12,6 +12,7 @@ from torch import nn
 
 from dit_attention import rotate
 from dit_context import Grid, VideoContext, patchify, unpatchify
+from sgm.tensors import recorded
 from swiss_army import BaseMixin, mpu
 
 TOKENS_AT_A_TIME = 1024
@@ -63,11 +64,6 @@ class LayerParts:
     norms: tuple[nn.Module, nn.Module] | None  # of queries and keys
     alone: bool
     last: bool
-
-
-def recorded() -> bool:
-    """Whether results are kept for a gradient or traced by a compiler, so that nothing may be overwritten."""
-    return torch.is_grad_enabled() or torch.compiler.is_compiling()
 
 
 def joint_addcmul(text: Terms, video: Terms, into: torch.Tensor | None = None) -> torch.Tensor:

@@ -31,13 +31,15 @@ def first_stage_weights(config: Mapping) -> Weights | None:
 class LatentCodec(nn.Module):
     """Videos (B, 3, T, H, W) in [-1, 1] to latents (B, C, t, h, w) and back; latents are the VAE's x `scale_factor`.
 
-    `samples_at_a_time` bounds how many rows of a batch the VAE sees together (None: all).
+    `samples_at_a_time` bounds how many rows of a batch the VAE sees together (None: all); `compiled`: torch.compile it.
     """
 
     def __init__(self, first_stage_config: Mapping, scale_factor: float = 1.0, disable_autocast: bool = True,
-                 samples_at_a_time: int | None = None):
+                 samples_at_a_time: int | None = None, compiled: bool = False):
         super().__init__()
         self.first_stage_model = instantiate_from_config(first_stage_config).eval().requires_grad_(False)
+        if compiled:
+            self.first_stage_model.compile_networks()
         self.scale_factor = scale_factor
         self.disable_autocast = disable_autocast
         self.samples_at_a_time = samples_at_a_time

@@ -78,7 +78,8 @@ def network_calls(args: Arguments, model: ModelConfig) -> dict[str, list[int]]:
     latents = torch.zeros(args.batch_size, 1, 1, 1, 1)
     cond = {"crossattn": torch.zeros(args.batch_size, 1, 1)}
     start = None if args.strength is None else FromClip(latents, args.strength)
-    sampler(denoiser, latents, cond, None if args.invert else cond, start=start)
+    sampler(denoiser, latents, cond, None if args.invert else cond, start=start,
+            one_by_one=model.guidance_one_by_one)
     return {part: found * 2 if args.invert else found for part, found in calls.items()}  # there and back
 
 

@@ -91,6 +91,12 @@ def test_decoding_in_chunks_is_decoding(engine):
     assert [c.shape[2] for c in engine.decode_chunks(z)] == [9, 8]
 
 
+def test_the_first_stage_is_compiled_when_asked(small_model):
+    for asked in (False, True):
+        first_stage = build(config_of(small_model, compile_first_stage=asked)).first_stage_model
+        assert ("forward" in vars(first_stage.decoder)) == ("forward" in vars(first_stage.encoder)) == asked
+
+
 def test_the_image_latent_has_its_own_scale(small_model, image_engine):
     image = torch.rand(1, 3, 32, 32) * 2 - 1
     released = image_engine.encode_image(image, 5, generator_for(0))
@@ -175,6 +181,7 @@ def test_numbers_that_are_not_finite_name_the_step(small_model):
     ({"compile_model": "reginal"}, "it must be true, false or regional"),
     ({"compile_model": True, "step_cache_config": {"target": "step_cache.TeaCache", "params": {"threshold": 1}}},
      "or compile_model: regional"),
+    ({"compile_first_stage": True, "first_stage_config": {"params": {"cp_size": 2}}}, "leave one out"),
 ])
 def test_mistakes_are_found_without_building(small_model, change, says):
     with pytest.raises(ConfigError) as error:

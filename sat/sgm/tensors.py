@@ -6,6 +6,11 @@ import torch
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
+def recorded() -> bool:
+    """Whether results are kept for a gradient or traced by a compiler, so that nothing may be overwritten."""
+    return torch.is_grad_enabled() or torch.compiler.is_compiling()
+
+
 def append_dims(x: torch.Tensor, ndim: int) -> torch.Tensor:
     """(B,) -> (B, 1, ..., 1) of `ndim` dimensions, so that one number per row broadcasts over a batch."""
     if x.ndim > ndim:

@@ -71,6 +71,12 @@ class VideoAutoencodingEngine(nn.Module):
         check_shapes(own, weights.shapes, weights.source)
         return weights
 
+    def compile_networks(self, backend: str = "inductor") -> None:
+        """torch.compile encoder and decoder for the sizes they meet: a graph for a video's first chunk, and one or two
+        for all later ones. What hooks do stays outside of them."""
+        for network in (self.encoder, self.decoder):
+            network.forward = torch.compile(network.forward, backend=backend, dynamic=False)
+
     def encode(self, x: Tensor, unregularized: bool = False, generator: torch.Generator | None = None,
                sample_posterior: bool = True) -> Tensor:
         """Latent (B, z, k + 1, H / 8, W / 8): a posterior draw, the mean without `sample_posterior`, or with

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from precision import linear
+from sgm.tensors import recorded
 from torch import Tensor, nn
 from vae_modules import winograd
 
@@ -76,12 +77,12 @@ def in_memory_order(x: Tensor) -> Tensor:
 
 def has_channels_last(x: Tensor) -> bool:
     """Gradients are faster the other way."""
-    return x.device.type == "cpu" and not torch.is_grad_enabled()
+    return x.device.type == "cpu" and not recorded()
 
 
 def swish(x: Tensor) -> Tensor:
     """Overwrites x where no gradient needs it."""
-    return F.silu(x, inplace=not torch.is_grad_enabled())
+    return F.silu(x, inplace=not recorded())
 
 
 class SpatialNorm(nn.Module):
@@ -102,7 +103,7 @@ class SpatialNorm(nn.Module):
             return modulate(f, y, b)
         first, rest = slice(0, 1), slice(1, None)
         parts = [modulate(f[:, :, part], y[:, :, part], b[:, :, part]) for part in (first, rest)]
-        return torch.cat(parts, dim=2) if torch.is_grad_enabled() else f
+        return torch.cat(parts, dim=2) if recorded() else f
 
 
 def modulate(f: Tensor, y: Tensor, b: Tensor) -> Tensor:
@@ -111,7 +112,7 @@ def modulate(f: Tensor, y: Tensor, b: Tensor) -> Tensor:
     for axis in (2, 4, 6):
         f = f.unflatten(axis, (y.shape[axis], -1))
         y, b = y.unsqueeze(axis + 1), b.unsqueeze(axis + 1)
-    out = torch.addcmul(b, f, y, out=None if torch.is_grad_enabled() else f)
+    out = torch.addcmul(b, f, y, out=None if recorded() else f)
     return out.flatten(6, 7).flatten(4, 5).flatten(2, 3)
 
 
@@ -145,7 +146,7 @@ class ResnetBlock3D(nn.Module):
         h = swish(self.norm2(h, zq, past))
         h = self.conv2(self.dropout(h), past)
         shortcut = pointwise(self.nin_shortcut, x) if hasattr(self, "nin_shortcut") else x
-        return shortcut + h if torch.is_grad_enabled() else h.add_(shortcut)
+        return shortcut + h if recorded() else h.add_(shortcut)
 
 
 def make_norm(channels: int, zq_channels: int | None, groups: int) -> nn.Module:

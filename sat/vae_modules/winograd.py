@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from sgm.tensors import recorded
 from torch import Tensor
 
 GROUP = 4
@@ -22,7 +23,7 @@ FRAMES = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0),
 def pays(x: Tensor, weight: Tensor) -> bool:
     """Whether `convolve` is faster than the plain convolution: it transforms the whole kernel at every call."""
     frames, height, width = x.shape[2:]
-    return (x.dtype == torch.float32 and not torch.is_grad_enabled() and weight.shape[2:] == (3, 3, 3)
+    return (x.dtype == torch.float32 and not recorded() and weight.shape[2:] == (3, 3, 3)
             and min(weight.shape[:2]) >= 32 and frames >= GROUP and len(x) * frames * height * width >= 8 * len(weight))
 
 

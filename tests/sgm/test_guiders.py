@@ -114,6 +114,22 @@ def test_a_step_costs_the_declared_passes(name, params, passes):
     assert [step.passes for step in steps] == [sum(expected[:i + 1]) for i in range(12)]
 
 
+class OneBatch(Imperfect):
+    """Refuses passes that were joined."""
+
+    def __call__(self, x, *args, **inputs):
+        assert len(x) == SHAPE[0]
+        return super().__call__(x, *args, **inputs)
+
+
+@EACH
+def test_passes_one_by_one_are_not_joined_and_give_the_same(name, params, passes):
+    guider, joined, alone = guider_config(name, scale=5.0, **params), Imperfect(), OneBatch()
+    expected = run(guider, denoiser=joined)
+    torch.testing.assert_close(run(guider, denoiser=alone, one_by_one=True), expected, rtol=1e-9, atol=1e-9)
+    assert alone.rows == joined.rows
+
+
 @EACH
 def test_scale_one_is_the_conditional_run_at_its_cost(name, params, passes):
     plain, guided = Imperfect(), Imperfect()

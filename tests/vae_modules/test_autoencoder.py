@@ -2,6 +2,7 @@ from collections import deque
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 from torch.distributions import Normal, kl_divergence
 
 from errors import CheckpointError, ConfigError
@@ -44,6 +45,19 @@ def test_sizes_of_latents_and_frames(vae, frames):
 def test_videos_that_do_not_divide_are_refused(vae, frames, height):
     with pytest.raises(ValueError, match="4 k \\+ 1 frames and sides in multiples of 8"):
         vae.encode(video(frames, height))
+
+
+@torch.no_grad()
+def test_compiled_it_is_a_graph_for_the_first_chunk_and_one_for_all_others():
+    vae, compiled, x, z = build(), CompileCounter(), video(17), latent(7)
+    latents, frames, keys = vae.encode(x, unregularized=True), vae.decode(z), list(vae.state_dict())
+    torch.compiler.reset()
+    vae.compile_networks(compiled)
+    torch.testing.assert_close(vae.decode(z), frames, atol=1e-4, rtol=1e-4)
+    assert compiled.frame_count == 2
+    torch.testing.assert_close(vae.encode(x, unregularized=True), latents, atol=1e-4, rtol=1e-4)
+    assert compiled.frame_count == 3, "the encoder sees the clip as a whole"
+    assert list(vae.state_dict()) == keys
 
 
 def test_chunks_hand_on_their_state(vae):

@@ -100,17 +100,17 @@ class Sampler:
     def __call__(self, denoiser: Callable, x: torch.Tensor, cond: Mapping, uc: Mapping | None = None,
                  num_steps: int | None = None, scale=None, generator: Generators = None,
                  callback: Callable[[StepInfo], None] | None = None, start: Start | None = None, reuse=None,
-                 sharing=None, **model_inputs) -> torch.Tensor:
+                 sharing=None, one_by_one: bool = False, **model_inputs) -> torch.Tensor:
         """Unit noise x (B, T, C, H, W), left as it is -> latents of the same shape, float32 at least.
 
         `start` lets the run begin elsewhere than at noise alone. `scale` replaces the guider's (exactly 1: unguided).
         Noise comes from torch's global state, from one generator, or from one per row. `reuse`: a fresh
-        `step_cache.RunMemory`; `sharing`: with which processes (`guidance_parallel.SharedPasses`). Raises
-        NumericalError naming the step where the latents are no longer finite.
+        `step_cache.RunMemory`; `sharing`: with which processes (`guidance_parallel.SharedPasses`); `one_by_one`: passes
+        of guidance not as one batch. Raises NumericalError naming the step where the latents are no longer finite.
         """
         schedule = self.schedule(num_steps)
         beginning = (start or FromNoise()).begin(schedule, at_least_float32(x))
-        guided = Guided(denoiser, self.guider, cond, uc, scale, model_inputs, reuse, sharing)
+        guided = Guided(denoiser, self.guider, cond, uc, scale, model_inputs, reuse, sharing, one_by_one)
         return self._solve(beginning, schedule, guided, generator, callback)
 
     def _solve(self, beginning: Beginning, schedule: NoiseSchedule, guided: Guided, generator: Generators,

@@ -18,7 +18,7 @@ class Guided:
     One for each run: it holds what the guider remembers from evaluation to evaluation, and `passes`, the number of
     times that the batch has gone through the network. `reuse` is what the network remembers of its passes
     (`step_cache.RunMemory`), None without a step cache. `sharing` deals the passes out to several processes
-    (`guidance_parallel.SharedPasses`), None where one makes them all.
+    (`guidance_parallel.SharedPasses`), None where one makes them all. `one_by_one`: no two passes as one batch.
     """
 
     denoiser: Callable
@@ -29,6 +29,7 @@ class Guided:
     model_inputs: Mapping
     reuse: Any = None
     sharing: Any = None
+    one_by_one: bool = False
     memory: Any = field(default=None, init=False)
     passes: int = field(default=0, init=False)
 
@@ -76,10 +77,9 @@ class Guided:
         return self.sharing.estimates(numbers, lambda own: self._ask([passes[i] for i in own], x, noise), like=x)
 
     def _ask(self, passes: Sequence[Pass], x: torch.Tensor, noise: NoiseLevel) -> list[torch.Tensor]:
-        """Here; neighbours that agree in their own inputs share one call, in their order."""
+        """Here, in their order."""
         estimates = []
-        for own_inputs, group in groupby(passes, key=lambda one: one.inputs):
-            group = list(group)
+        for group in self._calls(passes):
             conditions = [self.uc if one.unconditional else self.cond for one in group]
             copies = len(conditions)
             rows = _stacked([x] * copies)
@@ -90,9 +90,15 @@ class Guided:
             if self.reuse is not None:
                 numbers = [self.guider.passes.index(one) for one in group]
                 inputs["reuse"] = self.reuse.of(numbers, last=noise.index >= noise.num_steps - 1)
-            answers = self.denoiser(rows, level, _joined(conditions), **inputs, **own_inputs).to(x.dtype)
+            answers = self.denoiser(rows, level, _joined(conditions), **inputs, **group[0].inputs).to(x.dtype)
             estimates += answers.chunk(copies)
         return estimates
+
+    def _calls(self, passes: Sequence[Pass]) -> list[list[Pass]]:
+        """Which go through the network together: neighbours that agree in their own inputs."""
+        if self.one_by_one:
+            return [[one] for one in passes]
+        return [list(group) for _, group in groupby(passes, key=lambda one: one.inputs)]
 
 
 def _joined(conditions: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
