@@ -125,7 +125,7 @@ def _in_turn(network: nn.Module, chunks: Sequence[Tensor], ends: bool = False) -
     no more memory than two."""
     past = Past()
     for index, chunk in enumerate(chunks):
-        past = Past(past.after, closing=ends and index == len(chunks) - 1)
+        past = Past(past.after, closing=ends and index == len(chunks) - 1, overwrites=True)
         yield network(chunk, past)
 
 

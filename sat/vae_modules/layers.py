@@ -23,23 +23,29 @@ class Past:
 
     Layers only see one pass: `before` is what the previous chunk left (empty for the first), `after` collects what
     this chunk leaves, nothing where it is the video's last (`closing`). Frames are let go as they are taken, while what
-    was given as `before` stays as it is: a state can be kept, copied or reused.
+    was given as `before` stays as it is: a state can be kept, copied or reused, unless this one `overwrites` it.
     """
 
-    def __init__(self, before: dict[nn.Module, Tensor] | None = None, closing: bool = False):
+    def __init__(self, before: dict[nn.Module, Tensor] | None = None, closing: bool = False, overwrites: bool = False):
         self._before = dict(before or {})
         self.leading = not before  # this chunk opens the video, so that its first frame stands alone in time
         self.closing = closing
+        self.overwrites = overwrites
         self.after: dict[nn.Module, Tensor] = {}
 
     def take(self, layer: nn.Module, like: Tensor) -> Tensor:
         """The frames before this chunk, of the size and type of `like` (B, C, lookback, H, W)."""
         return self._before.pop(layer)
 
-    def leave(self, layer: nn.Module, frames: Tensor) -> None:
-        """Keeps a copy of these frames: a view would keep all frames of the chunk in memory."""
+    def pass_on(self, frames: Tensor) -> None:
+        """Called with the frames that will be left before the layer computes."""
+
+    def leave(self, layer: nn.Module, frames: Tensor, spent: Tensor) -> None:
+        """Keeps a copy of these frames, in the place of those `spent` where they may be overwritten: a view would keep
+        all frames of the chunk in memory, and new places leave gaps in the heap, more with every chunk."""
         if not self.closing:
-            self.after[layer] = frames.clone()
+            overwrites = self.overwrites and not self.leading and not recorded()
+            self.after[layer] = spent.copy_(frames) if overwrites else frames.clone()
 
 
 class CausalConv3d(nn.Module):
@@ -57,10 +63,14 @@ class CausalConv3d(nn.Module):
         if not past.leading:
             front = past.take(self, front).to(x.dtype)
         last = x if x.shape[2] >= self.lookback else torch.cat((front, x), dim=2)
-        past.leave(self, last[:, :, -self.lookback:])
+        last = last[:, :, -self.lookback:]
+        past.pass_on(last)
         if winograd.pays(x, self.conv.weight):
-            return winograd.convolve(front, x, self.conv.weight, self.conv.bias)
-        return self.conv(torch.cat((front, x), dim=2))
+            out = winograd.convolve(front, x, self.conv.weight, self.conv.bias)
+        else:
+            out = self.conv(torch.cat((front, x), dim=2))
+        past.leave(self, last, front)
+        return out
 
 
 def pointwise(conv: nn.Conv3d, x: Tensor) -> Tensor:

@@ -75,6 +75,17 @@ def test_chunks_hand_on_their_state(vae):
     assert not torch.equal(vae.decoder(z[:, :, 3:5])[:, :, -8:], middle), "the state matters"
 
 
+@torch.no_grad()
+def test_a_state_that_may_be_overwritten_takes_no_new_memory(vae):
+    z, first = latent(7), Past()
+    vae.decoder(z[:, :, :3], first)
+    expected, second = vae.decoder(z[:, :, 3:5], Past(first.after)), Past(first.after, overwrites=True)
+    assert torch.equal(vae.decoder(z[:, :, 3:5], second), expected)
+    places = [[frames.data_ptr() for frames in past.after.values()] for past in (first, second)]
+    assert places[0] == places[1]
+    assert torch.equal(torch.cat(list(vae.decode_chunks(z)), 2)[:, :, 9:17], expected)
+
+
 def test_decoding_a_longer_video_needs_no_more_memory():
     with torch.device("meta"):
         vae, short, long = build().requires_grad_(False), *(torch.empty(1, 4, t, 4, 4) for t in (5, 13))
