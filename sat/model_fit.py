@@ -35,8 +35,8 @@ def check_fit(config: "ModelConfig") -> None:
         if config.compile_model is True:
             raise ConfigError("model.step_cache_config does not work with model.compile_model true, which compiles all "
                               "layers into one; leave one out, or compile_model: regional")
-    if config.compile_first_stage and config.first_stage_config.get("params", {}).get("cp_size", 1) > 1:
-        raise ConfigError("model.compile_first_stage does not work with first_stage_config.params.cp_size above 1, whose "
+    if config.compile_first_stage and (config.first_stage_config.get("params") or {}).get("cp_size", 1) > 1:
+        raise ConfigError("model.compile_first_stage does not work with first_stage_config.params.cp_size above 1: its "
                           "processes talk to each other between layers; leave one out")
     if config.sampler_config is not None:
         sampler = instantiate_from_config(config.sampler_config)
