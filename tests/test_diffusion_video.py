@@ -91,6 +91,16 @@ def test_decoding_in_chunks_is_decoding(engine):
     assert [c.shape[2] for c in engine.decode_chunks(z)] == [9, 8]
 
 
+def test_guidance_goes_pass_by_pass_when_asked(small_model):
+    rows = {}
+    for asked in (False, True):
+        engine = build(config_of(small_model, guidance_one_by_one=asked))
+        rows[asked] = []
+        engine.model.register_forward_pre_hook(lambda _, given, seen=rows[asked]: seen.append(len(given[0])))
+        sample(engine, [0, 1])
+    assert set(rows[True]) == {2} and 4 in rows[False] and sum(rows[True]) == sum(rows[False])
+
+
 def test_the_first_stage_is_compiled_when_asked(small_model):
     for asked in (False, True):
         first_stage = build(config_of(small_model, compile_first_stage=asked)).first_stage_model
