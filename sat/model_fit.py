@@ -1,7 +1,10 @@
 """Whether the parts of a model fit each other: asked before anything is built or read."""
+import os
+import shutil
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import torch
 from config_files import require
 from errors import ConfigError
 from sgm.encoders import FrozenT5Embedder, check_t5_folder, t5_width
@@ -42,6 +45,15 @@ def check_fit(config: "ModelConfig") -> None:
         sampler = instantiate_from_config(config.sampler_config)
         check_compatible(sampler, instantiate_from_config(config.denoiser_config))
         check_guidance(sampler.guider, config.network_config)
+
+
+def check_compiler(config: "ModelConfig", device: torch.device) -> None:
+    """Raises ConfigError where torch.compile is asked for on a CPU without the C++ compiler that it calls."""
+    compiler = os.environ.get("CXX", "g++")
+    for key in ("compile_model", "compile_first_stage"):
+        if getattr(config, key) and device.type == "cpu" and shutil.which(compiler) is None:
+            raise ConfigError(f"model.{key}: torch.compile on a CPU needs the C++ compiler {compiler}, not found; "
+                              "install it, name another in CXX, or leave the key out")
 
 
 def t5_configs(config: "ModelConfig") -> list[Mapping]:

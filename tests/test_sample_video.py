@@ -134,6 +134,13 @@ def test_mistakes_get_one_line(run, words, says):
     assert line.startswith("error: ") and says in line
 
 
+@pytest.mark.parametrize("key", ["compile_model=regional", "compile_first_stage=true"])
+def test_compiling_without_a_compiler(run, key, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    code, err, out = run("model." + key)
+    assert code == 2 and err.count("\n") == 1 and "no-such-compiler" in err and not out.exists()
+
+
 @pytest.mark.parametrize("content, says", [
     (b"", "has no prompts"), (b"\xff\xfe\x00", "not text"), (None, "does not exist")])
 def test_prompt_files_that_do_not_fit(run, tmp_path, content, says):
