@@ -9,6 +9,7 @@ no copy to be taken by themselves, and a kernel of one pixel is a matrix product
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,10 @@ from precision import linear
 from sgm.tensors import recorded
 from torch import Tensor, nn
 from vae_modules import winograd
+
+# Numbers that large frames are worked on together, where that saves memory, and rows enough for their neighbours not to
+# count.
+AT_A_TIME, MIN_ROWS = 2**27, 16
 
 
 class Past:
@@ -68,9 +73,25 @@ class CausalConv3d(nn.Module):
         if winograd.pays(x, self.conv.weight):
             out = winograd.convolve(front, x, self.conv.weight, self.conv.bias)
         else:
-            out = self.conv(torch.cat((front, x), dim=2))
+            out = convolve(self.conv, front, x)
         past.leave(self, last, front)
         return out
+
+
+def convolve(conv: nn.Conv3d, front: Tensor, x: Tensor) -> Tensor:
+    """Of x (B, C, T, H, W) after the two frames `front`. Where no gradient is recorded large frames go strip by strip,
+    so that joined frames and the kernel's copy of them are small, and count less than 2^31 numbers, which many kernels
+    stop at. A strip brings the rows beside it; what comes out for those is left out."""
+    height = x.shape[3]
+    rows = max(AT_A_TIME // (front[:, :, :, 0].numel() + x[:, :, :, 0].numel()), MIN_ROWS)
+    if rows >= height or recorded():
+        return conv(torch.cat((front, x), dim=2))
+    out = in_memory_order(x.new_empty(len(x), conv.out_channels, *x.shape[2:]))
+    for top in range(0, height, rows):
+        above, below = max(top - 1, 0), min(top + rows + 1, height)
+        strip = conv(torch.cat((front[:, :, :, above:below], x[:, :, :, above:below]), dim=2))
+        out[:, :, :, top:top + rows] = strip[:, :, :, top - above:top - above + rows]
+    return out
 
 
 def pointwise(conv: nn.Conv3d, x: Tensor) -> Tensor:
@@ -200,12 +221,24 @@ class Upsample3D(nn.Module):
         self.in_time = in_time
 
     def forward(self, x: Tensor, past: Past) -> Tensor:
-        exact = x.dtype == torch.float32 and not torch.is_grad_enabled()  # sums of half-precision weights would round
-        x = per_frame(lambda frames: (doubled_by_phases if exact else doubled)(self.conv, frames), x)
+        x = self._larger(x)
         if not self.in_time:
             return x
         index = torch.arange(x.shape[2], device=x.device).repeat_interleave(2)[int(past.leading):]
         return in_memory_order(x[:, :, index])
+
+    def _larger(self, x: Tensor) -> Tensor:
+        """Large ones a few frames at a time, as in `convolve`."""
+        exact = x.dtype == torch.float32 and not torch.is_grad_enabled()  # sums of half-precision weights would round
+        double = partial(doubled_by_phases if exact else doubled, self.conv)
+        frames = max(AT_A_TIME // (4 * x[:, :, 0].numel()), 1)
+        if frames >= x.shape[2] or recorded():
+            return per_frame(double, x)
+        batch, _, t, height, width = x.shape
+        out = in_memory_order(x.new_empty(batch, self.conv.out_channels, t, 2 * height, 2 * width))
+        for start in range(0, t, frames):
+            out[:, :, start:start + frames] = per_frame(double, x[:, :, start:start + frames])
+        return out
 
 
 def doubled(conv: nn.Conv2d, x: Tensor) -> Tensor:

@@ -5,8 +5,10 @@ import torch
 from torch._dynamo.testing import CompileCounter
 from torch.distributions import Normal, kl_divergence
 
+from benchmarks.random_models import SIZES
 from errors import CheckpointError, ConfigError
 from meter import measure
+from sgm.util import instantiate_from_config
 from tests.vae_modules.small_vae import build, latent, video
 from vae_modules.autoencoder import decode_schedule
 from vae_modules.layers import Past, PlainNorm
@@ -92,6 +94,16 @@ def test_decoding_a_longer_video_needs_no_more_memory():
     cpu = torch.device("cpu")
     peaks = [measure(lambda z=z: deque(vae.decode_chunks(z), maxlen=0), cpu)[0] for z in (short, long)]
     assert peaks[0] > 0 and peaks[1] <= 1.05 * peaks[0]
+
+
+def test_a_full_size_video_is_decoded_in_what_memory_a_transformer_leaves_on_an_accelerator():
+    """CogVideoX-5B's in bfloat16: 20 GB with the transformer's 11.2 GB."""
+    size = SIZES["5b"]
+    with torch.device("meta"):
+        vae = instantiate_from_config(size.model()["first_stage_config"]).bfloat16().requires_grad_(False)
+        z = torch.empty(1, 16, *size.decoded, dtype=torch.bfloat16)
+    beside = measure(lambda: deque(vae.decode_chunks(z), maxlen=0), torch.device("cuda"))[0]
+    assert beside + sum(weight.nbytes for weight in vae.parameters()) <= 8.8e9
 
 
 def test_frames_do_not_depend_on_later_chunks(vae):

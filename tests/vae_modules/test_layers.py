@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vae_modules import winograd
+from vae_modules import layers, winograd
 from vae_modules.layers import CausalConv3d, Downsample3D, Past, SpatialNorm, Upsample3D, in_memory_order
 
 
@@ -93,6 +93,25 @@ def test_the_norm_is_conditioned_where_the_latent_is(leading, grad):
     expected = norm.norm_layer(f) * norm.conv_y.conv(large) + norm.conv_b.conv(large)
     with torch.set_grad_enabled(grad):
         torch.testing.assert_close(norm(f, zq, Past() if leading else Past({norm: f})), expected)
+
+
+@pytest.mark.parametrize("at_a_time", [0, 1500, 2500])  # rows: 2, 3 and 5 of 11; doubled frames: 1, 1 and 2 of 3
+def test_large_frames_go_strip_by_strip_to_the_same_numbers(monkeypatch, at_a_time):
+    torch.manual_seed(0)
+    conv, up = CausalConv3d(6, 4, 3).double(), Upsample3D(4, in_time=True).double()
+    x = frames(2, 6, 3, 11, 7).double()
+
+    def run():
+        return up(conv(x, Past()), Past())
+    with torch.no_grad():
+        expected = run()
+        monkeypatch.setattr(layers, "AT_A_TIME", at_a_time)
+        monkeypatch.setattr(layers, "MIN_ROWS", 2)
+        strips = run()
+    torch.testing.assert_close(strips, expected)
+    assert strips.is_contiguous(memory_format=torch.channels_last_3d) == expected.is_contiguous(
+        memory_format=torch.channels_last_3d)
+    torch.testing.assert_close(run(), expected)  # whole, where a gradient is recorded
 
 
 @pytest.mark.parametrize("batch", [1, 2])
