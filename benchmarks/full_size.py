@@ -53,7 +53,7 @@ class Way:
     guider: Mapping = field(default_factory=dict)
     steps: int | None = None
     quantize: str | None = None
-    offload: bool = False
+    offload: str | None = None  # as `args.offload`
 
     def configure(self, model: Mapping) -> dict:
         target, params = model["sampler_config"]["target"], model["sampler_config"]["params"]
@@ -66,7 +66,7 @@ class Way:
         if self.quantize:
             quantize_linears(engine.network, self.quantize)
         if self.offload:
-            offload_engine(engine.cpu(), "model", device)
+            offload_engine(engine.cpu(), self.offload, device)
 
 
 def cached(kind: str, threshold: float) -> Way:
@@ -83,10 +83,11 @@ WAYS: Mapping[str, Way] = {
     "fp8 products": Way(quantize=DYNAMIC),
     "fp8 weights": Way(quantize="fp8"),
     "int8 weights": Way(quantize="int8"),
-    "weights wait on the CPU": Way(offload=True),
+    "parts wait on the CPU": Way(offload="model"),
+    "layers wait on the CPU": Way(offload="sequential"),
     "passes one by one": Way({"guidance_one_by_one": True}),
 }
-USUAL = ("TeaCache, 0.2", "first-block cache, 0.1", "UniPC, 12 steps", "fp8 products", "weights wait on the CPU")
+USUAL = ("TeaCache, 0.2", "first-block cache, 0.1", "UniPC, 12 steps", "fp8 products", "layers wait on the CPU")
 
 
 @dataclass(frozen=True)

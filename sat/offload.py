@@ -2,6 +2,9 @@
 
 Only weights move, by hooks on the modules that own them; inputs are expected on the device. The CPU keeps its copy, so
 that leaving the device costs nothing. For inference: what was written into weights on the device is lost.
+
+A transformer's layers that come one by one do so at every step. They wait in pinned memory, from where an accelerator
+fetches them by itself, in the order of its other work: the CPU can prepare what follows meanwhile.
 """
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -14,17 +17,24 @@ TEXT = "text encoder"
 
 
 class Travelling:
-    """The parameters and buffers of some modules, which are on the CPU or, as copies, on the device."""
+    """The parameters and buffers of some modules, which are on the CPU or, as copies, on the device.
 
-    def __init__(self, modules: Iterable[nn.Module], device: torch.device):
+    `often`: they will come many times.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module], device: torch.device, often: bool = False):
         self._slots = [(module, name) for module in modules for kind in (module.named_parameters, module.named_buffers)
                        for name, _ in kind(recurse=False)]
         self._device = device
+        self._to_pin = often and device.type != "cpu"
         self._waiting: list[Tensor] | None = None
 
     def bring(self) -> None:
         if self._waiting is None:
-            self._waiting = [getattr(module, name) for module, name in self._slots]
+            if self._to_pin:
+                self._to_pin = False
+                self._put([_of_its_kind(tensor, pinned(tensor.data)) for tensor in self._present()])
+            self._waiting = self._present()
             distinct = {id(tensor): tensor for tensor in self._waiting}  # T5 shares a tensor between two modules
             here = {key: _of_its_kind(tensor, copied(tensor.data, self._device)) for key, tensor in distinct.items()}
             self._put([here[id(tensor)] for tensor in self._waiting])
@@ -36,7 +46,10 @@ class Travelling:
 
     def drop(self) -> None:
         self.release()
-        self._put([_of_its_kind(getattr(*slot), torch.empty(0)) for slot in self._slots])
+        self._put([_of_its_kind(tensor, torch.empty(0)) for tensor in self._present()])
+
+    def _present(self) -> list[Tensor]:
+        return [getattr(module, name) for module, name in self._slots]
 
     def _put(self, tensors: Iterable[Tensor]) -> None:
         for (module, name), tensor in zip(self._slots, tensors, strict=True):
@@ -49,7 +62,12 @@ def _of_its_kind(tensor: Tensor, data: Tensor) -> Tensor:
 
 def copied(data: Tensor, device: torch.device) -> Tensor:
     """The one place where weights travel."""
-    return data.to(device)
+    return data.to(device, non_blocking=True)  # for the CPU; on the device what follows waits for it
+
+
+def pinned(data: Tensor) -> Tensor:
+    """In memory that is never swapped out; not weights in 8 bits, which consist of several tensors."""
+    return data.pin_memory() if type(data) is Tensor else data
 
 
 class Offload:
@@ -70,7 +88,7 @@ class Offload:
             self._parts[name] = Travelling([m for m in modules if m not in layers], device)
             for root in called:
                 root.register_forward_pre_hook(lambda module, args, name=name: self.bring(name))
-            self._layers[name] = [_come_and_go(layer, device) for layer in layers]
+            self._layers[name] = [_come_and_go(layer, device, often=name != TEXT) for layer in layers]
 
     def bring(self, name: str) -> None:
         for other, weights in self._parts.items():
@@ -88,8 +106,8 @@ def _is_layer(module: nn.Module) -> bool:
     return isinstance(getattr(module, "weight", None), nn.Parameter) and not isinstance(module, nn.Embedding)
 
 
-def _come_and_go(layer: nn.Module, device: torch.device) -> Travelling:
-    weights = Travelling([layer], device)
+def _come_and_go(layer: nn.Module, device: torch.device, often: bool) -> Travelling:
+    weights = Travelling([layer], device, often)
     layer.register_forward_pre_hook(lambda module, args: weights.bring())
     layer.register_forward_hook(lambda module, args, output: weights.release(), always_call=True)
     return weights

@@ -64,6 +64,24 @@ def test_layers_come_one_by_one_and_the_rest_with_its_part(moves):
     assert sum(p.numel() for p in part.parameters()) == 0
 
 
+def test_layers_that_come_often_wait_in_pinned_memory(moves, monkeypatch):
+    """Once pinned, they travel from there; a text encoder's, which come for a prompt, and whole parts are not pinned."""
+    pins = []
+
+    def pinned(data):
+        pins.append(data.clone())
+        return pins[-1]
+    monkeypatch.setattr(offload, "pinned", pinned)
+    parts = {name: [nn.Linear(2, 3, bias=False)] for name in (TEXT, "transformer", "VAE decoder")}
+    Offload(parts, torch.device("meta"), by_layer=[TEXT, "transformer"])
+    for _ in range(2):
+        for (layer,) in parts.values():
+            layer(torch.ones(1, 2))
+    layer, = parts["transformer"]
+    assert len(pins) == 1 and layer.weight.data_ptr() == pins[0].data_ptr()
+    assert moves == [6] * 6
+
+
 def test_weights_that_two_modules_share_travel_once(moves):
     both = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
     both[1].weight = both[0].weight
