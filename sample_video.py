@@ -24,7 +24,7 @@ from filmstrip import FILMSTRIP, Filmstrip  # noqa: E402
 from jobs import Job, in_batches, plan_jobs  # noqa: E402
 from lora import configure_lora, load_lora  # noqa: E402
 from latent_codec import tiling_of  # noqa: E402
-from model_fit import check_compiler  # noqa: E402
+from model_fit import check_device  # noqa: E402
 from model_parallel import check_shared, settle_size  # noqa: E402
 from network_weights import build_network, check_network  # noqa: E402
 from offload import TEXT, at_rest, offload_engine  # noqa: E402
@@ -134,7 +134,7 @@ def plan_requests(args: Arguments) -> Iterable[list[Job]]:
     weights are read.
     """
     model = check_model(args.model_config)
-    check_compiler(model, args.device)
+    check_device(model, args.device, resolve_dtype(args.fp16, args.bf16))
     check_config(args.data_config, "data")
     if args.image2video not in (None, model.noised_image_input):
         raise ConfigError(f"args.image2video is {str(args.image2video).lower()}, but model.noised_image_input is "
@@ -253,7 +253,7 @@ def record_of(job: Job, args: Arguments, trace: Mapping) -> dict:
 
 def decode_saved_latents(args: Arguments) -> None:
     """Latents written with `only_save_latents` to the videos they would have become, in the same folders' names."""
-    check_compiler(check_model(args.model_config), args.device)
+    check_device(check_model(args.model_config), args.device, resolve_dtype(args.fp16, args.bf16))
     limits = model_limits(args.model_config)
     found = find_latents(args.input_file)
     check_writable(args.output_dir)

@@ -21,7 +21,7 @@ from diffusion_video import DiffusionEngine, check_model  # noqa: E402
 from errors import ConfigError  # noqa: E402
 from files import from_repository  # noqa: E402
 from lora import configure_lora, load_lora, trains_lora_alone  # noqa: E402
-from model_fit import check_compiler  # noqa: E402
+from model_fit import check_device  # noqa: E402
 from model_parallel import settle_size  # noqa: E402
 from network_weights import build_network, check_network  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
@@ -86,7 +86,7 @@ def check_settings(args: Arguments) -> None:
     args.config.model.latent_input = args.latent_cache is not None
     if args.checkpoint_activations:
         OmegaConf.update(args.config, RECOMPUTE, True, force_add=True)
-    check_compiler(check_model(args.model_config), args.device)
+    check_device(check_model(args.model_config), args.device, resolve_dtype(args.fp16, args.bf16))
     check_data(args)
     if args.sample_interval and (args.deepspeed_config.get("zero_optimization") or {}).get("stage") == 3:
         raise ConfigError("args.sample_interval: no samples are made while weights are divided among processes "

@@ -28,6 +28,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__fil
 
 import torch
 from arguments import resolve_device
+from attention_kernels import FASTEST, KERNELS, attention_shape, fastest
 from benchmarks.random_models import SIZES, Size, our_engine
 from benchmarks.speed_measure import DTYPES, hardware, peak_memory, product_peak, save_note, synchronize, table
 from console import run
@@ -109,12 +110,14 @@ class Made:
 
 
 @torch.no_grad()
-def make(way: Way, size: Size, device: torch.device, dtype: torch.dtype, compiled: Mapping) -> Made:
-    compiled = {} if way.offload else compiled  # weights that come and go are new ones to the compiler
-    engine = our_engine(way.configure(size.model() | compiled), device, dtype)
+def make(way: Way, size: Size, device: torch.device, dtype: torch.dtype, faster: Mapping) -> Made:
+    """`faster`: keys of the `model` section that leave the video as it is."""
+    if way.offload:  # weights that come and go are new ones to the compiler
+        faster = {key: value for key, value in faster.items() if not key.startswith("compile")}
+    engine = our_engine(way.configure(size.model() | faster), device, dtype)
     way.prepare(engine, device)
     latents, _ = _sample(engine, size, 1)  # compiles, and makes what is made at first use
-    if device.type != "cpu" or compiled.get("compile_first_stage"):  # likewise
+    if device.type != "cpu" or faster.get("compile_first_stage"):  # likewise; a CPU makes nothing at first use
         _decode(engine, size, latents)
     resting = 0 if way.offload else sum(tensor.nbytes for tensor in _stored(engine))
     sampling, (latents, last) = _cost(resting, device, lambda: _sample(engine, size, way.steps or size.steps))
@@ -195,10 +198,21 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--compile", nargs="?", const="regional", choices=["whole", "regional"],
                         help="torch.compile the transformer whole, or its repeated layer (step caches need that)")
     parser.add_argument("--compile-decoder", action="store_true", help="torch.compile the autoencoder")
+    parser.add_argument("--attention", choices=[FASTEST, *KERNELS], help="by which kernel (default: the fastest on an "
+                        "accelerator; a CPU has one)")
     parser.add_argument("--save", action="store_true", help="keep the table as a dated note")
     options = parser.parse_args(argv)
     options.words = sys.argv[1:] if argv is None else list(argv)
     return options
+
+
+def attention_of(kernel: str | None, size: Size, device: torch.device, dtype: torch.dtype) -> str:
+    """By which kernel it ran."""
+    if kernel == FASTEST:
+        latents = torch.empty(1, *size.latent, device="meta")
+        shape = attention_shape(size.model()["network_config"], latents, size.text_length)
+        return f"attention by {fastest(shape, dtype, device)}, the fastest"
+    return f"attention by {kernel or 'what torch chooses'}"
 
 
 def heading(options: argparse.Namespace, size: Size, device: torch.device, dtype: torch.dtype) -> str:
@@ -206,16 +220,18 @@ def heading(options: argparse.Namespace, size: Size, device: torch.device, dtype
     return (f"# Whole sampling, {options.size}, {date.today()}\n\n"
             f"`python -m benchmarks.full_size {shlex.join(options.words)}`\n\n"
             f"{hardware(device)}; Python {platform.python_version()}, torch {torch.__version__}, {dtype}; matrix product "
-            f"{product_peak(device, dtype) / 1e12:.3g} TFLOP/s. Latents {t} x {channels} x {h} x {w}, {size.steps} "
-            "steps of DDIM unless said, random weights.\n")
+            f"{product_peak(device, dtype) / 1e12:.3g} TFLOP/s; {attention_of(options.attention, size, device, dtype)}. "
+            f"Latents {t} x {channels} x {h} x {w}, {size.steps} steps of DDIM unless said, random weights.\n")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = read_options(argv)
     device, size = resolve_device(options.device), SIZES[options.size].as_decoded()
     dtype = DTYPES[options.dtype or ("fp32" if device.type == "cpu" else "bf16")]
-    compiled = {"compile_model": {"whole": True, None: False}.get(options.compile, options.compile),
-                "compile_first_stage": options.compile_decoder}
+    options.attention = options.attention or (None if device.type == "cpu" else FASTEST)
+    faster = {"compile_model": {"whole": True, None: False}.get(options.compile, options.compile),
+                "compile_first_stage": options.compile_decoder,
+                "attention_kernel": options.attention}
     rows, lossless = [], None
     for name in dict.fromkeys([LOSSLESS, *options.ways]):
         reason = left_out(WAYS[name], device)
@@ -223,8 +239,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             sys.stdout.write(f"{name}: left out, {reason}\n")
             continue
         try:
-            made = make(WAYS[name], size, device, dtype, compiled)
+            made = make(WAYS[name], size, device, dtype, faster)
         except ConfigError as error:  # an accelerator without 8-bit products; what was measured before is kept
+            if lossless is None:
+                raise
             sys.stdout.write(f"{name}: left out, {error}\n")
             continue
         lossless = lossless or made

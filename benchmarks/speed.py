@@ -21,6 +21,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__fil
 
 import torch
 from arguments import resolve_device
+from attention_kernels import FASTEST, KERNELS
 from benchmarks.random_models import SIZES
 from benchmarks.speed_measure import (
     CLOCKS,
@@ -81,6 +82,8 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="cpu: the process's own time, for a machine that others use (default: %(default)s)")
     parser.add_argument("--compile", nargs="?", const="whole", choices=["whole", "regional"],
                         help="torch.compile both transformers, whole or the repeated layer alone")
+    parser.add_argument("--attention", choices=[FASTEST, *KERNELS], help="by which kernel ours runs (default: the fastest "
+                        "on an accelerator; a CPU has one); diffusers' by the one that torch chooses")
     parser.add_argument("--save", action="store_true", help="keep the table as a dated note")
     options = parser.parse_args(argv)
     options.words = sys.argv[1:] if argv is None else list(argv)
@@ -92,7 +95,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = read_options(argv)
     device, dtype = resolve_device(options.device), DTYPES[options.dtype]
     torch.backends.fp32_precision = "ieee"  # or an accelerator rounds float32 to 10 bits in convolutions
-    setting = Setting(SIZES[options.size], device, dtype, options.compile)
+    attention = options.attention or (None if device.type == "cpu" else FASTEST)
+    setting = Setting(SIZES[options.size], device, dtype, options.compile, attention)
     peak = product_peak(device, dtype, options.clock)
     rows = [measure(part, setting, options, peak) for part in (PARTS if options.part == "all" else [options.part])]
     text = f"{heading(options, device, peak)}\n{table(COLUMNS, rows)}\n"

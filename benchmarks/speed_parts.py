@@ -1,10 +1,12 @@
 """What is compared: parts of the work, each as a pair of calls on the same weights and inputs."""
 import tempfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from shutil import copy
 
 import torch
+from attention_kernels import Shape, attention_by, attention_shape
 from benchmarks.random_models import SCALE, Size, our_engine, our_network, our_vae
 from benchmarks.speed_measure import Pair
 from benchmarks.speed_models import rotary, their_network, their_vae
@@ -25,12 +27,14 @@ PROMPT = "a red circle moves right on a black background"
 
 @dataclass(frozen=True)
 class Setting:
-    """On what, in what precision, and with how compiled transformers ("whole", "regional" or None) the parts run."""
+    """On what, in what precision, with how compiled transformers ("whole", "regional" or None) the parts run, and by
+    which kernel our attention (one of `attention_kernels.KERNELS`, FASTEST, or None for torch's choice)."""
 
     size: Size
     device: torch.device
     dtype: torch.dtype
     compiled: str | None = None
+    attention: str | None = None
 
     def compile(self, ours: nn.Module, theirs: nn.Module) -> None:
         if self.compiled == "whole":
@@ -39,6 +43,10 @@ class Setting:
         elif self.compiled == "regional":
             ours.compile_layers()
             theirs.compile_repeated_blocks()
+
+    def attending(self, shape: Shape) -> AbstractContextManager[None]:
+        return nullcontext() if self.attention is None else (
+            attention_by(self.attention, shape, self.dtype, self.device))
 
     def noise(self, *shape: int, seed: int = 1) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
@@ -57,8 +65,13 @@ def transformer(setting: Setting) -> Pair:
     x, text = setting.noise(2, *setting.size.latent), setting.text(2)
     times = torch.full((2,), 500.0, device=setting.device)
     tables = rotary(ours, setting.size, setting.device)
-    return Pair(lambda: ours(x, times, text),
-                lambda: theirs(x, text, times, image_rotary_emb=tables, return_dict=False)[0])
+    shape = attention_shape(model["network_config"], x, setting.size.text_length)
+
+    def our_pass() -> Tensor:
+        with setting.attending(shape):
+            return ours(x, times, text)
+
+    return Pair(our_pass, lambda: theirs(x, text, times, image_rotary_emb=tables, return_dict=False)[0])
 
 
 def step(setting: Setting) -> Pair:
@@ -77,7 +90,7 @@ def whole(setting: Setting) -> Pair:
 
 def _engines(setting: Setting) -> tuple[DiffusionEngine, CogVideoXPipeline]:
     model = setting.size.model()
-    ours = our_engine(model, setting.device, setting.dtype)
+    ours = our_engine(model | {"attention_kernel": setting.attention}, setting.device, setting.dtype)
     scheduler = CogVideoXDDIMScheduler(timestep_spacing="trailing", prediction_type="v_prediction", clip_sample=False)
     theirs = CogVideoXPipeline(None, None, their_vae(model, ours.first_stage_model),
                                their_network(model, ours.network), scheduler)

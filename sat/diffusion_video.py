@@ -2,12 +2,14 @@
 import logging
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import Field, dataclass, fields
 from typing import get_args
 
 import parallel
 import torch
 from arguments import resolve_dtype
+from attention_kernels import FASTEST, KERNELS, attention_by, attention_shape
 from config_files import nearest, require
 from dit_context import parse_patch_size
 from errors import ConfigError
@@ -55,6 +57,7 @@ class ModelConfig:
     disable_first_stage_autocast: bool = True
     compile_model: bool | str = False  # true: the whole transformer; "regional": its layers, in less time
     compile_first_stage: bool = False
+    attention_kernel: str | None = None  # for sampling: one of attention_kernels.KERNELS, or "fastest" to measure
     guidance_one_by_one: bool = False  # a guided step's passes one after another, not as one batch: less memory
     step_cache_config: Mapping | None = None  # reuse of what layers added at earlier steps: step_cache
     log_keys: Sequence[str] = ()  # entries of a batch to log beside samples
@@ -79,6 +82,10 @@ class ModelConfig:
         compiled = plain.get("compile_model", False)
         if not isinstance(compiled, bool) and compiled != REGIONAL:
             raise ConfigError(f"model.compile_model is {compiled!r}; it must be true, false or {REGIONAL}")
+        kernel, choices = plain.get("attention_kernel"), (FASTEST, *KERNELS)
+        if kernel is not None and kernel not in choices:
+            raise ConfigError(f"model.attention_kernel is {kernel!r}; it must be one of {', '.join(choices)}"
+                              f"{nearest(kernel, choices)}")
         if plain.get("lr_scale") is not None:
             raise ConfigError("model.lr_scale: super-resolution from a smaller video is not supported; leave it out")
         return cls(**plain)
@@ -202,16 +209,25 @@ class DiffusionEngine(LatentCodec):
         """
         noise = draw_noise(torch.empty(batch_size, *shape, device=self.device), generator)
         reuse = self.step_cache and self.step_cache.begin(batch_size)
-        return self.sampler(self._bound_denoiser(), noise, cond, uc=uc, num_steps=num_steps, scale=scale, reuse=reuse,
-                            generator=generator, callback=callback, start=start, sharing=self.sharing,
-                            one_by_one=self.config.guidance_one_by_one, **network_inputs)
+        with self._attention(noise, cond):
+            return self.sampler(self._bound_denoiser(), noise, cond, uc=uc, num_steps=num_steps, scale=scale,
+                                reuse=reuse, generator=generator, callback=callback, start=start, sharing=self.sharing,
+                                one_by_one=self.config.guidance_one_by_one, **network_inputs)
 
     @torch.no_grad()
     def invert(self, latents: Tensor, cond: Mapping[str, Tensor], num_steps: int | None = None, strength: float = 1.0,
                callback: Callable[[StepInfo], None] | None = None, **network_inputs) -> FromLevel:
         """Where to start `sample` without `uc` to arrive at latents (B, T, C, H, W): `sgm.sampling.invert`."""
-        return invert(self.sampler, self._bound_denoiser(), latents, cond, num_steps, strength, callback,
-                      **network_inputs)
+        with self._attention(latents, cond):
+            return invert(self.sampler, self._bound_denoiser(), latents, cond, num_steps, strength, callback,
+                          **network_inputs)
+
+    def _attention(self, latents: Tensor, cond: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+        """By the configured kernel, for latents (B, T, C, H, W)."""
+        if self.config.attention_kernel is None:
+            return nullcontext()
+        shape = attention_shape(self.config.network_config, latents, cond["crossattn"].shape[1])
+        return attention_by(self.config.attention_kernel, shape, self.dtype, latents.device)
 
     def _bound_denoiser(self) -> Callable:
         if self.sampler is None:

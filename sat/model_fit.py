@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
+from attention_kernels import check_kernel, heads_of
 from config_files import require
 from errors import ConfigError
 from sgm.encoders import FrozenT5Embedder, check_t5_folder, t5_width
@@ -47,8 +48,11 @@ def check_fit(config: "ModelConfig") -> None:
         check_guidance(sampler.guider, config.network_config)
 
 
-def check_compiler(config: "ModelConfig", device: torch.device) -> None:
-    """Raises ConfigError where torch.compile is asked for on a CPU without the C++ compiler that it calls."""
+def check_device(config: "ModelConfig", device: torch.device, dtype: torch.dtype) -> None:
+    """Raises ConfigError for an attention kernel that the device has not, and where torch.compile is asked for on a CPU
+    without the C++ compiler that it calls."""
+    if config.attention_kernel is not None:
+        check_kernel(config.attention_kernel, heads_of(config.network_config)[1], dtype, device)
     compiler = os.environ.get("CXX", "g++")
     for key in ("compile_model", "compile_first_stage"):
         if getattr(config, key) and device.type == "cpu" and shutil.which(compiler) is None:

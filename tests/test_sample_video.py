@@ -141,6 +141,11 @@ def test_compiling_without_a_compiler(run, key, monkeypatch):
     assert code == 2 and err.count("\n") == 1 and "no-such-compiler" in err and not out.exists()
 
 
+def test_an_attention_kernel_that_the_device_has_not(run):
+    code, err, out = run("model.attention_kernel=cudnn")
+    assert code == 2 and err.count("\n") == 1 and "model.attention_kernel: cudnn" in err and not out.exists()
+
+
 @pytest.mark.parametrize("content, says", [
     (b"", "has no prompts"), (b"\xff\xfe\x00", "not text"), (None, "does not exist")])
 def test_prompt_files_that_do_not_fit(run, tmp_path, content, says):

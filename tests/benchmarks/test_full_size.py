@@ -5,6 +5,7 @@ from benchmarks import full_size, speed_measure
 from benchmarks.full_size import COLUMNS, LOSSLESS, USUAL, WAYS, left_out, quality
 from benchmarks.random_models import SIZES
 from diffusion_video import ModelConfig
+from errors import ConfigError
 from sgm.util import check_config
 
 CPU = torch.device("cpu")
@@ -12,7 +13,8 @@ CPU = torch.device("cpu")
 
 def test_the_small_size_is_measured_as_the_full_ones_are(capsys, monkeypatch):
     monkeypatch.setattr(speed_measure, "PRODUCT_SIZE", {"cpu": 64})
-    full_size.main(["--size", "tiny", "--device", "cpu", "--ways", "UniPC, 12 steps", "layers wait on the CPU"])
+    full_size.main(["--size", "tiny", "--device", "cpu", "--attention", "fastest", "--ways", "UniPC, 12 steps",
+                    "layers wait on the CPU"])
     out = capsys.readouterr().out
     rows = [line.strip("| ").split(" | ") for line in out.splitlines() if line.startswith("| ")]
     table = {row[0]: dict(zip(COLUMNS[1:], row[1:], strict=True)) for row in rows if row[0] in WAYS}
@@ -20,6 +22,12 @@ def test_the_small_size_is_measured_as_the_full_ones_are(capsys, monkeypatch):
     assert table[LOSSLESS]["PSNR against lossless"] == "equal" and table[LOSSLESS]["passes"] == "4"
     assert table["UniPC, 12 steps"]["passes"] == "24" and "dB" in table["UniPC, 12 steps"]["PSNR against lossless"]
     assert "layers wait on the CPU: left out" in out and "--ways 'UniPC, 12 steps'" in out
+    assert "attention by flash, the fastest" in out
+
+
+def test_a_way_of_computing_that_even_the_lossless_video_cannot_take_is_a_mistake():
+    with pytest.raises(ConfigError, match="cudnn"):
+        full_size.main(["--size", "tiny", "--device", "cpu", "--attention", "cudnn"])
 
 
 @pytest.mark.parametrize("size", ["2b", "5b", "1.5-5b"])
