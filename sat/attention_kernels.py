@@ -103,8 +103,7 @@ def _failure(kernel: str, head_dim: int, dtype: torch.dtype, device: torch.devic
 
 def _drawn(shape: Sequence[int], seed: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """By a generator of its own: what a run draws does not depend on whether it measured."""
-    generator = torch.Generator(device).manual_seed(seed)
-    return torch.randn(shape, generator=generator, dtype=dtype, device=device)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device, dtype)
 
 
 @contextmanager

@@ -1,0 +1,177 @@
+"""A device that is not the CPU, for machines without one: numbers are computed on the CPU, but a tensor that is "there"
+and one that is not never meet, except where one is copied to the other.
+
+    python tests/pretend_accelerator.py FOLDER      # samples with the small models of a folder, here and there
+
+Prints, for each way of sampling, the largest difference of a pixel. By itself in a process: torch keeps the device for good.
+"""
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__file__).resolve().parents[1])]
+
+import numpy as np
+import offload
+import sample_video
+import torch
+from files import REPOSITORY
+from PIL import Image
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
+
+NAME = "pretend"
+aten = torch.ops.aten
+COPIES = (aten._to_copy.default, aten.copy_.default, aten._local_scalar_dense.default)
+
+TILES = ("--vae-tiling", "--vae-tile-size", "3", "3", "--vae-tile-overlap", "1")
+CACHE = ("model.step_cache_config.target=step_cache.TeaCache", "model.step_cache_config.params.threshold=0.1")
+
+
+@dataclass(frozen=True)
+class Way:
+    """Of sampling: with which of the small models, by which words, and by which the CPU makes the same video."""
+
+    model: str
+    words: Sequence[str] = ()
+    same: Sequence[str] = ()
+
+
+WAYS: Mapping[str, Way] = {
+    "from text": Way("t2v"),
+    "from an image": Way("i2v"),
+    "a part at a time": Way("i2v", ("--offload", "model")),
+    "a layer at a time": Way("i2v", ("--offload", "sequential")),
+    "tiles": Way("t2v", TILES, TILES),
+    "passes one by one": Way("t2v", ("model.guidance_one_by_one=true",)),
+    "a step cache": Way("i2v", CACHE, CACHE),
+    "the fastest attention": Way("t2v", ("model.attention_kernel=fastest",)),
+    "pictures of the steps": Way("t2v", ("--save-denoised-every", "1")),
+}
+
+
+class There(Tensor):
+    """A tensor on the device; `number` is it on the CPU."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls, number: Tensor):
+        there = Tensor._make_wrapper_subclass(cls, number.shape, strides=number.stride(), dtype=number.dtype,
+                                              storage_offset=number.storage_offset(), device=f"{NAME}:0")
+        there.number = number
+        return there
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        return compute(func, args, kwargs or {})
+
+
+class Device(TorchDispatchMode):
+    """While entered, tensors can be made on the device, and modules moved to it."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return compute(func, args, kwargs or {})
+
+    def __enter__(self):
+        torch.__future__.set_overwrite_module_params_on_conversion(True)
+        return super().__enter__()
+
+    def __exit__(self, *raised):
+        torch.__future__.set_overwrite_module_params_on_conversion(False)
+        return super().__exit__(*raised)
+
+
+class Backend(_DummyBackendModule):
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.bfloat16, torch.float16]
+
+
+def compute(func, args: Sequence, kwargs: Mapping):
+    tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    there = [x for x in tensors if isinstance(x, There)]
+    here = [x for x in tensors if not isinstance(x, There) and x.dim()]
+    if there and here and func not in COPIES:
+        raise RuntimeError(f"{func} of tensors on two devices: {[tuple(x.shape) for x in there]} are there, "
+                           f"{[tuple(x.shape) for x in here]} are not")
+    target = kwargs.get("device")
+    goes = torch.device(target).type == NAME if target is not None else bool(there)
+    if func is aten.copy_.default:
+        goes = isinstance(args[0], There)
+    if target is not None and goes:
+        kwargs = {**kwargs, "device": torch.device("cpu")}
+    known = {id(x.number): x for x in there}
+    out = func(*_here(args), **_here(kwargs))
+    if not goes:
+        return out
+    return tree_map(lambda x: x if not isinstance(x, Tensor) else known[id(x)] if id(x) in known else There(x), out)
+
+
+def _here(tree):
+    return tree_map(lambda x: x.number if isinstance(x, There) else x, tree)
+
+
+def _copy(source: Tensor, target: Tensor, non_blocking: bool = False) -> Tensor:
+    _here(target).copy_(_here(source))
+    return target
+
+
+def set_up() -> torch.library.Library:
+    """The device is torch's accelerator from here on, as long as what is returned is kept."""
+    _setup_privateuseone_for_python_backend(NAME, backend_module=Backend())
+    inside = torch.library.Library("aten", "IMPL")  # for what torch does by itself inside of an operation
+    inside.impl("empty_strided", lambda size, stride, dtype=None, **rest: There(
+        torch.empty_strided(size, stride, dtype=dtype)), "PrivateUse1")
+    inside.impl("empty.memory_format", lambda size, dtype=None, **rest: There(torch.empty(size, dtype=dtype)),
+                "PrivateUse1")
+    inside.impl("_copy_from", _copy, "PrivateUse1")
+    offload.pinned = lambda data: data.clone()  # there is no such memory without a driver, and nothing to wait for
+    torch.accelerator.synchronize = lambda device=None: None
+    load = torch.load
+
+    def load_here(*args, **kwargs):  # to the CPU, and slow where every operation is looked at
+        with _disable_current_modes():
+            return load(*args, **kwargs)
+    torch.load = load_here
+    return inside
+
+
+def sampled(folder: Path, model: str, words: Sequence[str]) -> np.ndarray:
+    out = folder / "out" / "-".join((model, *words)).replace("/", "_")
+    code = sample_video.main(["--base", str(folder / f"{model}.yaml"), str(REPOSITORY / "configs/inference.yaml"),
+                              "--input-file", str(folder / f"{model}.txt"), "--output-dir", str(out), "--num-frames", "9",
+                              *words])
+    if code:
+        raise SystemExit(f"{model} {words}: exit code {code}")
+    (sheet,) = out.rglob("frames.png")
+    return np.asarray(Image.open(sheet)).astype(int)
+
+
+def main(folder: Path) -> None:
+    kept = set_up()
+    (folder / "t2v.txt").write_text("a red circle moves left\n")
+    Image.new("RGB", (50, 40), (200, 30, 30)).save(folder / "red.png")
+    (folder / "i2v.txt").write_text("a circle@@red.png\n")
+    cpus = {key: sampled(folder, key[0], (*key[1], "args.device=cpu"))
+            for key in {(way.model, way.same) for way in WAYS.values()}}
+    told = {}
+    for name, way in WAYS.items():
+        with Device():
+            found = sampled(folder, way.model, way.words)  # the accelerator is what a run takes by itself
+        told[name] = int(np.abs(found - cpus[way.model, way.same]).max())
+    with Device():
+        try:
+            torch.ones(2, device=NAME) + torch.ones(2)
+            told["devices meet"] = 1
+        except RuntimeError:
+            told["devices meet"] = 0
+    del kept
+    sys.stdout.write(json.dumps(told) + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,29 @@
+"""Sampling on a device other than the CPU: nothing is left behind, and the videos are the same."""
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.pretend_accelerator import WAYS
+
+SCRIPT = Path(__file__).with_name("pretend_accelerator.py")
+
+
+@pytest.fixture(scope="module")
+def differences(small_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("accelerator") / "model"
+    shutil.copytree(small_model, folder)
+    run = subprocess.run([sys.executable, str(SCRIPT), str(folder)], capture_output=True, text=True, timeout=900)
+    assert run.returncode == 0, run.stderr[-3000:]
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_video_is_the_same_as_the_cpus(differences, way):
+    assert differences[way] <= 1  # of 255: sums in another order
+
+
+def test_tensors_of_two_devices_would_have_been_found(differences):
+    assert differences["devices meet"] == 0
