@@ -1,11 +1,11 @@
-"""How much faster several processes are at one video: the transformer's two passes of a guided step, divided two ways.
+"""How much faster several processes are at one video: the two passes of a guided step, divided two ways, and decoding.
 
     torchrun --nproc-per-node 2 -m benchmarks.several_processes                          # on a CPU with two cores
     torchrun --nproc-per-node 4 -m benchmarks.several_processes --size 5b --dtype bf16   # four accelerators
 
-Needs requirements-test.txt, and downloads nothing: weights are random. Whole passes by the first process while the
-others wait, tokens divided among all, and passes divided between two, run in turns; outputs are compared in the timed
-runs, and nothing is told when they differ by more than rounding.
+Needs requirements-test.txt, and downloads nothing: weights are random. All by the first process while the others wait,
+and divided among them, run in turns: of a step tokens among all, or passes between two; decoding in time. Outputs are
+compared in the timed runs, and nothing is told when they differ by more than rounding.
 """
 import argparse
 import os
@@ -21,7 +21,7 @@ import parallel
 import torch
 import torch.distributed as dist
 from arguments import resolve_device
-from benchmarks.random_models import SIZES, our_network
+from benchmarks.random_models import SIZES, our_network, our_vae
 from benchmarks.small_model import markdown
 from benchmarks.speed_measure import DTYPES, hardware, relative_difference, synchronize
 from benchmarks.speed_parts import Setting
@@ -31,10 +31,11 @@ from guidance_parallel import SharedPasses
 from torch import Tensor
 
 ALONE = "one process"
+Ways = Mapping[str, Callable[[], Tensor]]
 
 
-def ways(setting: Setting) -> Mapping[str, Callable[[], Tensor]]:
-    """Each gives the prediction for both rows on every process that takes part."""
+def step(setting: Setting) -> Ways:
+    """The prediction for both rows, on every process that takes part."""
     network = our_network(setting.size.model(), setting.device, setting.dtype)
     x, text = setting.noise(2, *setting.size.latent), setting.text(2)
     times = torch.full((1,), 500.0, device=setting.device)
@@ -56,6 +57,21 @@ def ways(setting: Setting) -> Mapping[str, Callable[[], Tensor]]:
             "passes divided": divided_passes}
 
 
+def decode(setting: Setting) -> Ways:
+    """The frames of latents."""
+    vae = our_vae(setting.size.model(), setting.device, setting.dtype)
+    z = setting.noise(1, setting.size.latent[1], *setting.size.decoded)
+
+    def with_processes(count: int) -> Tensor:
+        vae.cp_size = count
+        return vae.decode(z)
+
+    return {ALONE: lambda: with_processes(1), "time divided": lambda: with_processes(dist.get_world_size())}
+
+
+PARTS: Mapping[str, Callable[[Setting], Ways]] = {"step": step, "decode": decode}
+
+
 def timed(name: str, way: Callable[[], Tensor], device: torch.device) -> tuple[float, Tensor | None]:
     """Wall-clock seconds from the moment that all processes begin to that when all have ended."""
     dist.barrier()
@@ -66,10 +82,10 @@ def timed(name: str, way: Callable[[], Tensor], device: torch.device) -> tuple[f
     return time.perf_counter() - began, out
 
 
-def measure(setting: Setting, repeats: int) -> list[dict[str, str]]:
+def measure(part: str, setting: Setting, repeats: int) -> list[dict[str, str]]:
     seconds: dict[str, list[float]] = {}
     difference: dict[str, float] = {}
-    every = ways(setting)
+    every = PARTS[part](setting)
     for turn in range(repeats + 1):
         expected = None
         for name, way in every.items():
@@ -79,7 +95,7 @@ def measure(setting: Setting, repeats: int) -> list[dict[str, str]]:
                 seconds.setdefault(name, []).append(spent)
                 difference[name] = max(difference.get(name, 0.0), relative_difference(out, expected))
     alone = seconds.get(ALONE)
-    return [{"": name, "seconds": f"{statistics.median(spent):.3g} ({min(spent):.3g} to {max(spent):.3g})",
+    return [{"": f"{part}, {name}", "seconds": f"{statistics.median(spent):.3g} ({min(spent):.3g} to {max(spent):.3g})",
              "speed-up": f"{statistics.median(a / b for a, b in zip(alone, spent, strict=True)):.2f}",
              "outputs differ by": f"{difference[name]:.1e}"} for name, spent in seconds.items()]
 
@@ -87,6 +103,7 @@ def measure(setting: Setting, repeats: int) -> list[dict[str, str]]:
 @torch.no_grad()
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--dtype", choices=DTYPES, default="fp32")
     parser.add_argument("--device", help="cpu or an accelerator (default: an accelerator if there is one)")
@@ -96,8 +113,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if processes == 1:
         raise ConfigError("one process has nothing to divide; start several: "
                           "torchrun --nproc-per-node 2 -m benchmarks.several_processes")
-    with parallel.launched(resolve_device(options.device), sequence_parallel_size=processes) as device:
-        rows = measure(Setting(SIZES[options.size], device, DTYPES[options.dtype]), options.repeats)
+    with parallel.launched(resolve_device(options.device), context_parallel_size=processes,
+                           sequence_parallel_size=processes) as device:
+        setting = Setting(SIZES[options.size], device, DTYPES[options.dtype])
+        rows = [row for part in options.parts for row in measure(part, setting, options.repeats)]
         if parallel.is_main_process():
             sys.stdout.write(f"{processes} processes, each: {hardware(device)}; torch {torch.__version__}\n\n"
                              f"{markdown(rows)}\n")
