@@ -20,7 +20,7 @@ from model_fit import check_fit, t5_configs, t5_folder
 from offload import Offload
 from omegaconf import OmegaConf
 from sgm.encoders import check_t5_folder
-from sgm.sampling import FromLevel, Start, StepInfo, invert
+from sgm.sampling import FromLevel, PassPlan, Start, StepInfo, invert
 from sgm.tensors import draw_noise
 from sgm.util import check_config, get_obj_from_str, instantiate_from_config
 from sgm.wrappers import REGIONAL
@@ -208,11 +208,11 @@ class DiffusionEngine(LatentCodec):
         NumericalError naming the step that left the finite numbers.
         """
         noise = draw_noise(torch.empty(batch_size, *shape, device=self.device), generator)
-        reuse = self.step_cache and self.step_cache.begin(batch_size)
+        plan = PassPlan(self.step_cache and self.step_cache.begin(batch_size), self.sharing,
+                        self.config.guidance_one_by_one)
         with self._attention(noise, cond):
             return self.sampler(self._bound_denoiser(), noise, cond, uc=uc, num_steps=num_steps, scale=scale,
-                                reuse=reuse, generator=generator, callback=callback, start=start, sharing=self.sharing,
-                                one_by_one=self.config.guidance_one_by_one, **network_inputs)
+                                generator=generator, callback=callback, start=start, plan=plan, **network_inputs)
 
     @torch.no_grad()
     def invert(self, latents: Tensor, cond: Mapping[str, Tensor], num_steps: int | None = None, strength: float = 1.0,

@@ -11,7 +11,7 @@ from errors import ConfigError
 from lora import configure_lora
 from memory_plan import DECODER, TRANSFORMER, TRANSFORMERS, WEAK, Estimate, estimate, free_memory
 from precision import linear
-from sgm.sampling import FromClip
+from sgm.sampling import FromClip, PassPlan
 from sgm.util import check_config, instantiate_from_config
 from video_plan import ModelLimits, VideoPlan, extend_positions, model_limits, plan_video
 
@@ -79,7 +79,7 @@ def network_calls(args: Arguments, model: ModelConfig) -> dict[str, list[int]]:
     cond = {"crossattn": torch.zeros(args.batch_size, 1, 1)}
     start = None if args.strength is None else FromClip(latents, args.strength)
     sampler(denoiser, latents, cond, None if args.invert else cond, start=start,
-            one_by_one=model.guidance_one_by_one)
+            plan=PassPlan(one_by_one=model.guidance_one_by_one))
     return {part: found * 2 if args.invert else found for part, found in calls.items()}  # there and back
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from sgm.guiders import PerturbedAttentionGuidance
 from sgm.noise_schedule import VE, NoiseLevel
-from sgm.sampling.guided import Guided
+from sgm.sampling.guided import Guided, PassPlan
 from tests.dit_models import ROTARY, SINCOS, build, inputs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,7 +36,7 @@ def run_guidance(sharing=None):
     x, _, text = inputs()
     cond, uc = {"text": text}, {"text": torch.zeros_like(text)}
     guided = Guided(lambda x, level, c, **own: network(x, level, c["text"], **own), PAG, cond, uc, None, {},
-                    sharing=sharing)
+                    PassPlan(sharing=sharing))
     with torch.no_grad():
         return torch.stack([guided(x, LEVEL), guided(x * 2, LEVEL)])
 

@@ -5,6 +5,7 @@ import torch
 from errors import ConfigError
 from sgm.guiders import Evaluation
 from sgm.noise_schedule import VE, VP, NoiseLevel
+from sgm.sampling import PassPlan
 from sgm.sampling_utils import PercentileThresholding
 from sgm.util import instantiate_from_config
 from tests.sgm.problems import EDM, SHAPE, ZERO_SNR, Gaussian, conditions, guider_config, sampler_of, unit_noise
@@ -126,7 +127,7 @@ class OneBatch(Imperfect):
 def test_passes_one_by_one_are_not_joined_and_give_the_same(name, params, passes):
     guider, joined, alone = guider_config(name, scale=5.0, **params), Imperfect(), OneBatch()
     expected = run(guider, denoiser=joined)
-    torch.testing.assert_close(run(guider, denoiser=alone, one_by_one=True), expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(run(guider, denoiser=alone, plan=PassPlan(one_by_one=True)), expected, rtol=1e-9, atol=1e-9)
     assert alone.rows == joined.rows
 
 

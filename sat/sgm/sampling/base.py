@@ -8,7 +8,7 @@ import torch
 
 from errors import ConfigError, NumericalError
 from sgm.noise_schedule import NoiseLevel, NoiseSchedule
-from sgm.sampling.guided import Guided
+from sgm.sampling.guided import Guided, PassPlan
 from sgm.sampling.start import Beginning, FromNoise, Start
 from sgm.tensors import Generators, at_least_float32, draw_noise, row_rms
 from sgm.util import instantiate_from_config
@@ -99,18 +99,17 @@ class Sampler:
 
     def __call__(self, denoiser: Callable, x: torch.Tensor, cond: Mapping, uc: Mapping | None = None,
                  num_steps: int | None = None, scale=None, generator: Generators = None,
-                 callback: Callable[[StepInfo], None] | None = None, start: Start | None = None, reuse=None,
-                 sharing=None, one_by_one: bool = False, **model_inputs) -> torch.Tensor:
+                 callback: Callable[[StepInfo], None] | None = None, start: Start | None = None,
+                 plan: PassPlan | None = None, **model_inputs) -> torch.Tensor:
         """Unit noise x (B, T, C, H, W), left as it is -> latents of the same shape, float32 at least.
 
         `start` lets the run begin elsewhere than at noise alone. `scale` replaces the guider's (exactly 1: unguided).
-        Noise comes from torch's global state, from one generator, or from one per row. `reuse`: a fresh
-        `step_cache.RunMemory`; `sharing`: with which processes (`guidance_parallel.SharedPasses`); `one_by_one`: passes
-        of guidance not as one batch. Raises NumericalError naming the step where the latents are no longer finite.
+        Noise comes from torch's global state, from one generator, or from one per row. `plan`: how the network's passes
+        are made. Raises NumericalError naming the step where the latents are no longer finite.
         """
         schedule = self.schedule(num_steps)
         beginning = (start or FromNoise()).begin(schedule, at_least_float32(x))
-        guided = Guided(denoiser, self.guider, cond, uc, scale, model_inputs, reuse, sharing, one_by_one)
+        guided = Guided(denoiser, self.guider, cond, uc, scale, model_inputs, plan or PassPlan())
         return self._solve(beginning, schedule, guided, generator, callback)
 
     def _solve(self, beginning: Beginning, schedule: NoiseSchedule, guided: Guided, generator: Generators,

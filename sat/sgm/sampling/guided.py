@@ -11,14 +11,26 @@ from sgm.guiders import COND, Evaluation, Pass
 from sgm.noise_schedule import VP, NoiseLevel
 
 
+@dataclass(frozen=True)
+class PassPlan:
+    """How the passes of an evaluation are made, which the samplers and guiders do not see.
+
+    `reuse` is what the network remembers of its passes (`step_cache.RunMemory`, fresh for each run), None without a
+    step cache. `sharing` deals the passes out to several processes (`guidance_parallel.SharedPasses`), None where one
+    makes them all. `one_by_one`: no two passes as one batch.
+    """
+
+    reuse: Any = None
+    sharing: Any = None
+    one_by_one: bool = False
+
+
 @dataclass
 class Guided:
     """Called with (x, noise) -> estimate of x0; `uc` None means conditional alone, whatever the guider says.
 
     One for each run: it holds what the guider remembers from evaluation to evaluation, and `passes`, the number of
-    times that the batch has gone through the network. `reuse` is what the network remembers of its passes
-    (`step_cache.RunMemory`), None without a step cache. `sharing` deals the passes out to several processes
-    (`guidance_parallel.SharedPasses`), None where one makes them all. `one_by_one`: no two passes as one batch.
+    times that the batch has gone through the network.
     """
 
     denoiser: Callable
@@ -27,9 +39,7 @@ class Guided:
     uc: Mapping[str, torch.Tensor] | None
     scale: Scale | None
     model_inputs: Mapping
-    reuse: Any = None
-    sharing: Any = None
-    one_by_one: bool = False
+    plan: PassPlan = PassPlan()
     memory: Any = field(default=None, init=False)
     passes: int = field(default=0, init=False)
 
@@ -60,21 +70,21 @@ class Guided:
             return value[i:i + 1] if _per_row(value, rows) else value
         cond, uc, inputs = (None if values is None else {name: of(value) for name, value in values.items()}
                             for values in (self.cond, self.uc, self.model_inputs))
-        reuse = None if self.reuse is None else self.reuse.row(i)
-        return replace(self, cond=cond, uc=uc, scale=of(self.scale), model_inputs=inputs, reuse=reuse)
+        plan = self.plan if self.plan.reuse is None else replace(self.plan, reuse=self.plan.reuse.row(i))
+        return replace(self, cond=cond, uc=uc, scale=of(self.scale), model_inputs=inputs, plan=plan)
 
     @property
     def skipped(self) -> tuple[float, ...]:
         """The share of its passes that each row skipped so far; empty without a step cache."""
-        return () if self.reuse is None else self.reuse.skipped
+        return () if self.plan.reuse is None else self.plan.reuse.skipped
 
     def _estimates(self, passes: Sequence[Pass], x: torch.Tensor, noise: NoiseLevel) -> list[torch.Tensor]:
         """One estimate (B, ...) per pass."""
         self.passes += len(passes)
-        if self.sharing is None:
+        if self.plan.sharing is None:
             return self._ask(passes, x, noise)
         numbers = [self.guider.passes.index(one) for one in passes]
-        return self.sharing.estimates(numbers, lambda own: self._ask([passes[i] for i in own], x, noise), like=x)
+        return self.plan.sharing.estimates(numbers, lambda own: self._ask([passes[i] for i in own], x, noise), like=x)
 
     def _ask(self, passes: Sequence[Pass], x: torch.Tensor, noise: NoiseLevel) -> list[torch.Tensor]:
         """Here, in their order."""
@@ -87,16 +97,16 @@ class Guided:
             inputs = {name: _rows(value, len(x), copies) for name, value in self.model_inputs.items()}
             if noise.parameterization == VP and noise.timestep is not None:  # the level alone does not tell it
                 inputs["idx"] = rows.new_full((len(rows),), noise.timestep)
-            if self.reuse is not None:
+            if self.plan.reuse is not None:
                 numbers = [self.guider.passes.index(one) for one in group]
-                inputs["reuse"] = self.reuse.of(numbers, last=noise.index >= noise.num_steps - 1)
+                inputs["reuse"] = self.plan.reuse.of(numbers, last=noise.index >= noise.num_steps - 1)
             answers = self.denoiser(rows, level, _joined(conditions), **inputs, **group[0].inputs).to(x.dtype)
             estimates += answers.chunk(copies)
         return estimates
 
     def _calls(self, passes: Sequence[Pass]) -> list[list[Pass]]:
         """Which go through the network together: neighbours that agree in their own inputs."""
-        if self.one_by_one:
+        if self.plan.one_by_one:
             return [[one] for one in passes]
         return [list(group) for _, group in groupby(passes, key=lambda one: one.inputs)]
 
