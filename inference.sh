@@ -31,7 +31,7 @@ OMP_NUM_THREADS=$(( (OMP_NUM_THREADS + 1) / 2 ))
 
 make_videos() {  # in a subshell, which becomes Python's process, so that what stops the one stops the other
     exec "$python" "$root/sample_video.py" --base "$root/configs/tiny_$1.yaml" "${shared[@]}" \
-        "args.output_dir=$videos/tiny_$1" "${@:2}"
+        --output-dir "$videos/tiny_$1" "${@:2}"
 }
 
 # Both models side by side, on half of the cores each. What the second one says follows when the first has ended.

@@ -14,29 +14,30 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "sat"))
 
-import console  # noqa: E402
-import parallel  # noqa: E402
-import torch  # noqa: E402
-from arguments import Arguments, get_args, resolve_dtype  # noqa: E402
-from diffusion_video import DiffusionEngine, build_codec, check_model  # noqa: E402
-from errors import CheckpointError, ConfigError, DataError  # noqa: E402
-from filmstrip import FILMSTRIP, Filmstrip  # noqa: E402
-from jobs import Job, in_batches, plan_jobs  # noqa: E402
-from lora import configure_lora, load_lora  # noqa: E402
-from latent_codec import tiling_of  # noqa: E402
-from model_fit import check_device  # noqa: E402
-from model_parallel import check_shared, settle_size  # noqa: E402
-from network_weights import build_network, check_network  # noqa: E402
-from offload import TEXT, at_rest, offload_engine  # noqa: E402
-from omegaconf import OmegaConf  # noqa: E402
-from prompts import ask_prompts, read_prompts  # noqa: E402
-from quantization import check_quantization, quantize_engine  # noqa: E402
-from run_plan import show_plan  # noqa: E402
-from sequence_parallel import check_sequence_parallel  # noqa: E402
-from sgm.sampling import StepInfo  # noqa: E402
-from sgm.util import check_config  # noqa: E402
-from torch import Tensor  # noqa: E402
-from video_io import (  # noqa: E402
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+import console
+import parallel
+from arguments import Arguments, get_args, resolve_dtype
+from diffusion_video import DiffusionEngine, build_codec, check_model
+from errors import CheckpointError, ConfigError, DataError
+from filmstrip import FILMSTRIP, Filmstrip
+from jobs import Job, in_batches, plan_jobs
+from latent_codec import tiling_of
+from lora import configure_lora, load_lora
+from model_fit import check_device
+from model_parallel import check_shared, settle_size
+from network_weights import build_network, check_network
+from offload import TEXT, at_rest, offload_engine
+from prompts import ask_prompts, read_prompts
+from quantization import check_quantization, quantize_engine
+from run_plan import show_plan
+from sequence_parallel import check_sequence_parallel
+from sgm.sampling import StepInfo
+from sgm.util import check_config
+from video_io import (
     LATENTS,
     NOISE,
     RECORD,
@@ -48,8 +49,8 @@ from video_io import (  # noqa: E402
     write_outputs,
     write_record,
 )
-from video_plan import extend_positions, model_limits, plan_video  # noqa: E402
-from video_to_video import check_clips, find_start, starts_from_clips  # noqa: E402
+from video_plan import extend_positions, model_limits, plan_video
+from video_to_video import check_clips, find_start, starts_from_clips
 
 logger = logging.getLogger("sample_video")
 

@@ -19,13 +19,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent / "sat"))
 
 import torch
+from torch import Tensor
+
 from arguments import Arguments, get_args
 from checkpoint import load_module, read_checkpoint, read_state_dict
 from console import run
 from errors import ConfigError, NumericalError
 from files import whole_file
 from sgm.util import check_config, get_obj_from_str, instantiate_from_config
-from torch import Tensor
 from training.optimization import build_optimizer
 from vae_modules.autoencoder import VideoAutoencodingEngine
 

@@ -13,27 +13,28 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "sat"))
 
-import torch  # noqa: E402
-import torch.distributed as dist  # noqa: E402
-from arguments import Arguments, get_args, resolve_dtype  # noqa: E402
-from console import run  # noqa: E402
-from diffusion_video import DiffusionEngine, check_model  # noqa: E402
-from errors import ConfigError  # noqa: E402
-from files import from_repository  # noqa: E402
-from lora import configure_lora, load_lora, trains_lora_alone  # noqa: E402
-from model_fit import check_device  # noqa: E402
-from model_parallel import settle_size  # noqa: E402
-from network_weights import build_network, check_network  # noqa: E402
-from omegaconf import OmegaConf  # noqa: E402
-from sgm.util import check_config  # noqa: E402
-from torch import nn  # noqa: E402
-from training import processes, run_files, run_state  # noqa: E402
-from training.encoders import Encoders  # noqa: E402
-from training.loop import Data, Trainer  # noqa: E402
-from training.samples import write_samples  # noqa: E402
-from training.sources import check_data, read_sources, sample_request  # noqa: E402
-from video_io import check_writable  # noqa: E402
-from weights import transformer_weights  # noqa: E402
+import torch
+import torch.distributed as dist
+from omegaconf import OmegaConf
+from torch import nn
+
+from arguments import Arguments, get_args, resolve_dtype
+from console import run
+from diffusion_video import DiffusionEngine, check_model
+from errors import ConfigError
+from files import from_repository
+from lora import configure_lora, load_lora, trains_lora_alone
+from model_fit import check_device
+from model_parallel import settle_size
+from network_weights import build_network, check_network
+from sgm.util import check_config
+from training import processes, run_files, run_state
+from training.encoders import Encoders
+from training.loop import Data, Trainer
+from training.samples import write_samples
+from training.sources import check_data, read_sources, sample_request
+from video_io import check_writable
+from weights import transformer_weights
 
 RECOMPUTE = "model.network_config.params.transformer_args.checkpoint_activations"
 

@@ -7,7 +7,6 @@ The dotted path on the command line is what opens the allow-list, for its module
 is 1 if one fails, 2 for a mistake. See docs/samplers.md.
 """
 import argparse
-import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,16 +14,17 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__file__).resolve().parents[1])]
 
 import torch
+from omegaconf import OmegaConf
+
+from benchmarks.exact import SHAPE, FiniteData, Gaussian, WithoutLastJump, count_draws, measured_order, moments
 from console import run
 from errors import ConfigError, UserError
-from omegaconf import OmegaConf
 from sgm.discretizer import Discretization
 from sgm.noise_schedule import FLOW, VE, VP, NoiseSchedule, at_ratio
 from sgm.sampling import Sampler
 from sgm.util import allow_targets, get_obj_from_str, instantiate_from_config
 
-from benchmarks.exact import SHAPE, FiniteData, Gaussian, WithoutLastJump, count_draws, measured_order, moments
-
+ALL = slice(None)  # rows of a batch
 EDM = {"target": "sgm.discretizer.EDMDiscretization"}
 TO_FIXED_NOISE = {"target": "sgm.discretizer.VPRampDiscretization", "params": {"sigma_max": 20.0, "rho": 1.0}}
 FROM_ZERO_SNR = {"target": "sgm.discretizer.VPRampDiscretization"}
@@ -59,7 +59,7 @@ def conditions(value: float = 1.0) -> tuple[Mapping, Mapping]:
     return {"crossattn": cond}, {"crossattn": torch.zeros(SHAPE[0], 1, 1)}
 
 
-def solve(sampler: Sampler, denoiser=None, rows: slice = slice(None), scale=None) -> torch.Tensor:
+def solve(sampler: Sampler, denoiser=None, rows: slice = ALL, scale=None) -> torch.Tensor:
     """A run on a problem, Gaussian if none is given, with its seeds by row."""
     noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)[rows]
     cond, uc = ({"crossattn": c["crossattn"][rows]} for c in conditions())

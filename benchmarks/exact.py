@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+
 from sgm.noise_schedule import VE, NoiseLevel, NoiseSchedule, alpha_sigma
 from sgm.sampling.base import Run, Sampler
 from sgm.sampling.guided import Guided

@@ -19,6 +19,9 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__file__).resolve().parents[1])]
 
 import torch
+from torch import Tensor
+from tqdm import tqdm
+
 from arguments import Arguments
 from benchmarks.shapes_judge import judge_file
 from benchmarks.small_model import chosen, configured, markdown, psnr, sample_batch, score
@@ -27,8 +30,6 @@ from errors import ConfigError
 from sample_video import load_engine
 from sgm.sampling import StepInfo
 from shapes_world import Combination
-from torch import Tensor
-from tqdm import tqdm
 from video_io import write_outputs
 from video_plan import model_limits, plan_video
 

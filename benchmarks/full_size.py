@@ -1,4 +1,4 @@
-"""Times whole sampling by full-size models with random weights: lossless, and each way that changes memory or the video.
+"""Times whole sampling by full-size models with random weights: lossless, and in ways that change memory or the video.
 
     python -m benchmarks.full_size --compile regional --save       # 5B on an accelerator, in bfloat16
     python -m benchmarks.full_size --size 2b --ways "fp8 weights"   # beside the lossless one, which always runs
@@ -27,8 +27,10 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__file__).resolve().parents[1])]
 
 import torch
-from arguments import resolve_device
-from attention_kernels import FASTEST, KERNELS, attention_shape, fastest
+from torch import Tensor
+
+from attention_kernels import FASTEST, attention_shape, fastest
+from benchmarks.options import add_model, add_speed, resolve
 from benchmarks.random_models import SIZES, Size, our_engine
 from benchmarks.speed_measure import DTYPES, hardware, peak_memory, product_peak, save_note, synchronize, table
 from console import run
@@ -38,7 +40,6 @@ from offload import offload_engine
 from quantization import DYNAMIC, quantize_linears
 from sgm.sampling import StepInfo
 from sgm.sampling.start import FromLevel
-from torch import Tensor
 
 COLUMNS = ("", "all steps", "a step", "passes", "skipped", "decoding", "memory, steps", "memory, decoding",
            "PSNR against lossless")
@@ -191,16 +192,10 @@ def left_out(way: Way, device: torch.device) -> str | None:
 
 def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, default="5b")
-    parser.add_argument("--dtype", choices=DTYPES, help="default: bf16 on an accelerator, fp32 on a CPU")
-    parser.add_argument("--device", help="cpu or an accelerator (default: an accelerator if there is one)")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=USUAL, help="beside the lossless one")
-    parser.add_argument("--compile", nargs="?", const="regional", choices=["whole", "regional"],
-                        help="torch.compile the transformer whole, or its repeated layer (step caches need that)")
+    add_model(parser, size="5b")
+    add_speed(parser, compiled="regional")
     parser.add_argument("--compile-decoder", action="store_true", help="torch.compile the autoencoder")
-    parser.add_argument("--attention", choices=[FASTEST, *KERNELS], help="by which kernel (default: the fastest on an "
-                        "accelerator; a CPU has one)")
-    parser.add_argument("--save", action="store_true", help="keep the table as a dated note")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=USUAL, help="beside the lossless one")
     options = parser.parse_args(argv)
     options.words = sys.argv[1:] if argv is None else list(argv)
     return options
@@ -219,16 +214,16 @@ def heading(options: argparse.Namespace, size: Size, device: torch.device, dtype
     t, channels, h, w = size.latent
     return (f"# Whole sampling, {options.size}, {date.today()}\n\n"
             f"`python -m benchmarks.full_size {shlex.join(options.words)}`\n\n"
-            f"{hardware(device)}; Python {platform.python_version()}, torch {torch.__version__}, {dtype}; matrix product "
-            f"{product_peak(device, dtype) / 1e12:.3g} TFLOP/s; {attention_of(options.attention, size, device, dtype)}. "
+            f"{hardware(device)}; Python {platform.python_version()}, torch {torch.__version__}, {dtype}; matrix "
+            f"product {product_peak(device, dtype) / 1e12:.3g} TFLOP/s; "
+            f"{attention_of(options.attention, size, device, dtype)}. "
             f"Latents {t} x {channels} x {h} x {w}, {size.steps} steps of DDIM unless said, random weights.\n")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = read_options(argv)
-    device, size = resolve_device(options.device), SIZES[options.size].as_decoded()
-    dtype = DTYPES[options.dtype or ("fp32" if device.type == "cpu" else "bf16")]
-    options.attention = options.attention or (None if device.type == "cpu" else FASTEST)
+    device = resolve(options)
+    size, dtype = SIZES[options.size].as_decoded(), DTYPES[options.dtype]
     faster = {"compile_model": {"whole": True, None: False}.get(options.compile, options.compile),
                 "compile_first_stage": options.compile_decoder,
                 "attention_kernel": options.attention}

@@ -4,7 +4,8 @@
     python -m benchmarks.growth --out runs/growth --repeats 5
 
 Each point is the median of several runs. A law is fitted to the points by least squares of the relative error; the
-predicted law is the same fit to the floating-point operations of each point, over the rate of a bare matrix product.
+predicted law is the same fit to what each point should take: its floating-point operations at the rate of a bare matrix
+product, the bytes that its kernels read and write at that of a copy, and for each kernel what one without work takes.
 """
 import argparse
 import platform
@@ -19,9 +20,10 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__fil
 
 import numpy as np
 import torch
+
 from arguments import resolve_device
 from benchmarks.small_model import configured, markdown
-from benchmarks.speed_measure import CLOCKS, count_flops, hardware, product_peak, synchronize
+from benchmarks.speed_measure import CLOCKS, Rates, hardware, timed
 from console import run
 from files import from_repository, whole_file
 from sample_video import load_engine
@@ -48,18 +50,18 @@ class Series:
 
 @dataclass(frozen=True)
 class Measured:
-    """Of each size: seconds and floating-point operations."""
+    """Of each size: seconds, and those that counting predicts."""
 
     series: Series
     sizes: np.ndarray
     seconds: np.ndarray
-    flops: np.ndarray
+    counted: np.ndarray
 
     def fitted(self) -> np.ndarray:
         return fit(self.sizes, self.seconds, self.series.powers)
 
-    def predicted(self, rate: float) -> np.ndarray:
-        return fit(self.sizes, self.flops / rate, self.series.powers)
+    def predicted(self) -> np.ndarray:
+        return fit(self.sizes, self.counted, self.series.powers)
 
 
 def fit(x: np.ndarray, y: np.ndarray, powers: Sequence[int]) -> np.ndarray:
@@ -79,22 +81,14 @@ def law(x: np.ndarray, factors: np.ndarray, powers: Sequence[int]) -> np.ndarray
     return sum(factor * x**power for factor, power in zip(factors, powers, strict=True))
 
 
-def measure(series: Series, repeats: int, device: torch.device, clock: str) -> Measured:
-    sizes, seconds, flops = [], [], []
+def measure(series: Series, rates: Rates, repeats: int, device: torch.device, clock: str) -> Measured:
+    sizes, seconds, counted = [], [], []
     for size in series.sizes:
         call, told = series.work(size)
-        flops.append(count_flops(call))  # the first run, which also warms up
+        counted.append(rates.seconds(call))  # which also warms up
         sizes.append(told)
-        seconds.append(statistics.median(_timed(call, device, CLOCKS[clock]) for _ in range(repeats)))
-    return Measured(series, *(np.array(values, dtype=float) for values in (sizes, seconds, flops)))
-
-
-def _timed(call: Callable[[], object], device: torch.device, clock: Callable[[], float]) -> float:
-    synchronize(device)
-    began = clock()
-    call()
-    synchronize(device)
-    return clock() - began
+        seconds.append(statistics.median(timed(call, device, CLOCKS[clock])[0] for _ in range(repeats)))
+    return Measured(series, *(np.array(values, dtype=float) for values in (sizes, seconds, counted)))
 
 
 def all_series(device: torch.device) -> list[Series]:
@@ -139,8 +133,8 @@ def duration(seconds: float) -> str:
     return f"{seconds / UNITS[unit]:.3g} {unit}"
 
 
-def row(measured: Measured, rate: float) -> dict[str, str]:
-    series, fitted, predicted = measured.series, measured.fitted(), measured.predicted(rate)
+def row(measured: Measured) -> dict[str, str]:
+    series, fitted, predicted = measured.series, measured.fitted(), measured.predicted()
     off = np.abs(law(measured.sizes, fitted, series.powers) / measured.seconds - 1).max()
     last = measured.seconds[-1] / law(measured.sizes, predicted, series.powers)[-1]
     return {"": series.name, "grows with": f"{series.axis} {series.letter}, {measured.sizes[0]:.0f} to "
@@ -148,15 +142,15 @@ def row(measured: Measured, rate: float) -> dict[str, str]:
             "points off the fit by at most": f"{100 * off:.0f} %", "largest, measured / predicted": f"{last:.2f}"}
 
 
-def plot(results: Sequence[Measured], rate: float, path: Path) -> None:
+def plot(results: Sequence[Measured], path: Path) -> None:
     from matplotlib.figure import Figure
     figure = Figure(figsize=(11, 7), layout="constrained")
     for axes, measured in zip(figure.subplots(2, 2).flat, results, strict=True):
         series, x = measured.series, np.linspace(0, measured.sizes[-1] * 1.05, 200)
         axes.plot(measured.sizes, measured.seconds, "o", label="measured")
         axes.plot(x, law(x, measured.fitted(), series.powers), label=f"fit: {told_law(series, measured.fitted())}")
-        axes.plot(x, law(x, measured.predicted(rate), series.powers), "--",
-                  label=f"predicted: {told_law(series, measured.predicted(rate))}")
+        axes.plot(x, law(x, measured.predicted(), series.powers), "--",
+                  label=f"predicted: {told_law(series, measured.predicted())}")
         axes.set(title=series.name, xlabel=f"{series.axis} ({series.letter})", ylabel="seconds", xlim=0, ylim=0)
         axes.legend(fontsize=8)
     with whole_file(path) as file:
@@ -173,14 +167,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     device = resolve_device()
     every = all_series(device)
-    rate = product_peak(device, torch.float32, options.clock)
-    results = [measure(series, options.repeats, device, options.clock) for series in every]
+    rates = Rates.measured(device, torch.float32, options.clock)
+    results = [measure(series, rates, options.repeats, device, options.clock) for series in every]
     options.out.mkdir(parents=True, exist_ok=True)
-    plot(results, rate, options.out / "growth.png")
+    plot(results, options.out / "growth.png")
     text = (f"# How time grows\n\n`python -m benchmarks.growth`, {date.today()}: {hardware(device)}, Python "
-            f"{platform.python_version()}, torch {torch.__version__}, float32; matrix product {rate / 1e9:.0f} "
-            f"GFLOP/s, by which counted operations become predicted seconds.\n\n"
-            f"{markdown([row(m, rate) for m in results])}\n\n"
+            f"{platform.python_version()}, torch {torch.__version__}, float32, {options.clock} clock. Counted "
+            f"operations, bytes and kernels become predicted seconds by what was measured on the spot: "
+            f"{rates.product / 1e9:.0f} GFLOP/s in a matrix product, {rates.copying / 1e9:.3g} GB/s in a copy, "
+            f"{duration(rates.call)} for a kernel without work.\n\n{markdown([row(m) for m in results])}\n\n"
             "![measured points, fitted and predicted laws](growth.png)\n")
     with whole_file(options.out / "growth.md") as file:
         file.write_text(text, encoding="utf-8")

@@ -16,6 +16,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__fil
 
 import numpy as np
 import torch
+
 from arguments import get_args
 from console import run
 from diffusion_video import DiffusionEngine

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
+from omegaconf import OmegaConf
+from torch import nn
+
 from arguments import get_args
 from diffusion_video import DiffusionEngine
-from omegaconf import OmegaConf
 from sgm.util import instantiate_from_config
-from torch import nn
 
 DDIM = {"target": "sgm.modules.diffusionmodules.sampling.VideoDDIMSampler"}
 PLAIN_DENOISER = {"target": "sgm.modules.diffusionmodules.denoiser.Denoiser", "params": {

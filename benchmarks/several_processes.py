@@ -1,7 +1,7 @@
 """How much faster several processes are at one video: the two passes of a guided step, divided two ways, and decoding.
 
-    torchrun --nproc-per-node 2 -m benchmarks.several_processes                          # on a CPU with two cores
-    torchrun --nproc-per-node 4 -m benchmarks.several_processes --size 5b --dtype bf16   # four accelerators
+    torchrun --nproc-per-node 2 -m benchmarks.several_processes               # on a CPU with two cores
+    torchrun --nproc-per-node 4 -m benchmarks.several_processes --size 5b     # four accelerators
 
 Needs requirements-test.txt, and downloads nothing: weights are random. All by the first process while the others wait,
 and divided among them, run in turns: of a step tokens among all, or passes between two; decoding in time. Outputs are
@@ -17,10 +17,12 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__file__).resolve().parents[1])]
 
-import parallel
 import torch
 import torch.distributed as dist
-from arguments import resolve_device
+from torch import Tensor
+
+import parallel
+from benchmarks.options import add_model, resolve
 from benchmarks.random_models import SIZES, our_network, our_vae
 from benchmarks.small_model import markdown
 from benchmarks.speed_measure import DTYPES, hardware, relative_difference, synchronize
@@ -28,7 +30,6 @@ from benchmarks.speed_parts import Setting
 from console import run
 from errors import ConfigError
 from guidance_parallel import SharedPasses
-from torch import Tensor
 
 ALONE = "one process"
 Ways = Mapping[str, Callable[[], Tensor]]
@@ -104,16 +105,14 @@ def measure(part: str, setting: Setting, repeats: int) -> list[dict[str, str]]:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--size", choices=SIZES, default="small")
-    parser.add_argument("--dtype", choices=DTYPES, default="fp32")
-    parser.add_argument("--device", help="cpu or an accelerator (default: an accelerator if there is one)")
+    add_model(parser, size="small")
     parser.add_argument("--repeats", type=int, default=3, help="rounds of all (default: %(default)s)")
     options = parser.parse_args(argv)
     processes = int(os.environ.get("WORLD_SIZE", 1))
     if processes == 1:
         raise ConfigError("one process has nothing to divide; start several: "
                           "torchrun --nproc-per-node 2 -m benchmarks.several_processes")
-    with parallel.launched(resolve_device(options.device), context_parallel_size=processes,
+    with parallel.launched(resolve(options), context_parallel_size=processes,
                            sequence_parallel_size=processes) as device:
         setting = Setting(SIZES[options.size], device, DTYPES[options.dtype])
         rows = [row for part in options.parts for row in measure(part, setting, options.repeats)]

@@ -22,8 +22,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sat"))
 
-from errors import DataError, UserError  # noqa: E402
-from shapes_world import BACKGROUNDS, PALETTE, SIZE, Combination, parse_caption  # noqa: E402
+from errors import DataError, UserError
+from shapes_world import BACKGROUNDS, PALETTE, SIZE, Combination, parse_caption
 
 ATTRIBUTES = ("color", "shape", "motion", "background")
 MIN_FRAMES = 9

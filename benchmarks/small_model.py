@@ -21,21 +21,22 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__fil
 
 import numpy as np
 import torch
+from decord import VideoReader
+from omegaconf import OmegaConf
+from torch import Tensor
+from tqdm import tqdm
+
 from arguments import Arguments, get_args
 from benchmarks.shapes_judge import Verdict, judge_file, wilson_interval
 from benchmarks.speed_measure import table
 from console import run
-from decord import VideoReader
 from diffusion_video import DiffusionEngine
 from lora import configure_lora
-from omegaconf import OmegaConf
 from sample_video import load_engine
 from seeds import generator_for
 from sgm.sampling import StepInfo
 from sgm.util import instantiate_from_config
 from shapes_world import COLORS, PALETTE, Combination, all_combinations, render
-from torch import Tensor
-from tqdm import tqdm
 from video_io import write_outputs
 from video_plan import model_limits, plan_video
 

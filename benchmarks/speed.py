@@ -2,12 +2,13 @@
 
     python -m benchmarks.speed all                            # on a CPU: a quarter of an hour
     python -m benchmarks.speed decode --repeats 9 --save
-    python -m benchmarks.speed all --size 5b --dtype bf16 --compile
+    python -m benchmarks.speed all --size 5b --compile        # on an accelerator
 
 Needs requirements-test.txt beside requirements.txt, and downloads nothing. Figures are medians of alternating runs,
 with the least and the most; the ratio is the median over pairs of neighbouring runs. Memory is what the first call of
 each side needs beside the weights. FLOPs are those that each side spends, and the share is theirs of the matrix
-product's rate, measured on the spot. --save keeps the table under docs/benchmarks/.
+product's rate, measured on the spot. Attention of diffusers runs by the kernel that torch chooses, whatever --attention
+says. --save keeps the table under docs/benchmarks/.
 """
 import argparse
 import platform
@@ -20,8 +21,8 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__file__).resolve().parents[1])]
 
 import torch
-from arguments import resolve_device
-from attention_kernels import FASTEST, KERNELS
+
+from benchmarks.options import add_model, add_speed, resolve
 from benchmarks.random_models import SIZES
 from benchmarks.speed_measure import (
     CLOCKS,
@@ -38,6 +39,7 @@ from console import run
 
 try:
     import diffusers
+
     from benchmarks.speed_parts import PARTS, Setting
 except ImportError as error:
     sys.stderr.write(f"error: {error}; run: pip install -r requirements-test.txt\n")
@@ -74,17 +76,11 @@ def heading(options: argparse.Namespace, device: torch.device, peak: float) -> s
 def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=[*PARTS, "all"])
-    parser.add_argument("--size", choices=SIZES, default="small")
-    parser.add_argument("--dtype", choices=DTYPES, default="fp32")
-    parser.add_argument("--device", help="cpu or an accelerator (default: an accelerator if there is one)")
+    add_model(parser, size="small")
+    add_speed(parser, compiled="whole")
     parser.add_argument("--repeats", type=int, default=3, help="rounds of both (default: %(default)s)")
     parser.add_argument("--clock", choices=CLOCKS, default="wall",
                         help="cpu: the process's own time, for a machine that others use (default: %(default)s)")
-    parser.add_argument("--compile", nargs="?", const="whole", choices=["whole", "regional"],
-                        help="torch.compile both transformers, whole or the repeated layer alone")
-    parser.add_argument("--attention", choices=[FASTEST, *KERNELS], help="by which kernel ours runs (default: the fastest "
-                        "on an accelerator; a CPU has one); diffusers' by the one that torch chooses")
-    parser.add_argument("--save", action="store_true", help="keep the table as a dated note")
     options = parser.parse_args(argv)
     options.words = sys.argv[1:] if argv is None else list(argv)
     return options
@@ -93,10 +89,10 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
 @torch.no_grad()
 def main(argv: Sequence[str] | None = None) -> None:
     options = read_options(argv)
-    device, dtype = resolve_device(options.device), DTYPES[options.dtype]
+    device = resolve(options)
+    dtype = DTYPES[options.dtype]
     torch.backends.fp32_precision = "ieee"  # or an accelerator rounds float32 to 10 bits in convolutions
-    attention = options.attention or (None if device.type == "cpu" else FASTEST)
-    setting = Setting(SIZES[options.size], device, dtype, options.compile, attention)
+    setting = Setting(SIZES[options.size], device, dtype, options.compile, options.attention)
     peak = product_peak(device, dtype, options.clock)
     rows = [measure(part, setting, options, peak) for part in (PARTS if options.part == "all" else [options.part])]
     text = f"{heading(options, device, peak)}\n{table(COLUMNS, rows)}\n"

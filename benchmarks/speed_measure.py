@@ -10,10 +10,13 @@ from datetime import date
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_flop_count
+
 from errors import UserError
 from files import from_repository, whole_file
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 Run = Callable[[], Tensor]
 SIDES = ("ours", "diffusers")
@@ -80,7 +83,7 @@ def time_pair(pair: Pair, repeats: int, device: torch.device, clock: str = "wall
     for index in range(repeats):
         outputs = {}
         for side in SIDES if index % 2 == 0 else SIDES[::-1]:
-            spent, outputs[side] = _timed(pair.of(side), device, CLOCKS[clock])
+            spent, outputs[side] = timed(pair.of(side), device, CLOCKS[clock])
             seconds[side].append(spent)
         difference = max(difference, relative_difference(outputs["ours"], outputs["diffusers"]))
     return Timing(seconds["ours"], seconds["diffusers"], difference, memory, flops)
@@ -93,7 +96,8 @@ def _first_run(pair: Pair, side: str, device: torch.device) -> tuple[int, float]
     return memory, flops[0] + rest
 
 
-def _timed(run: Run, device: torch.device, clock: Callable[[], float]) -> tuple[float, Tensor]:
+def timed(run: Run, device: torch.device, clock: Callable[[], float]) -> tuple[float, Tensor]:
+    """Seconds, and what the run returns."""
     synchronize(device)
     start = clock()
     output = run()
@@ -115,11 +119,56 @@ def relative_difference(one: Tensor, other: Tensor) -> float:
 
 def count_flops(run: Run) -> float:
     """Floating-point operations of matrix products, convolutions and attention."""
-    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    formula = {fused: lambda q, k, v, *rest, out_shape=None, **named: sdpa_flop_count(q, k, v)}
-    with FlopCounterMode(display=False, custom_mapping=formula) as counter:
+    formulas = {
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:
+            lambda q, k, v, *rest, out_shape=None, **named: sdpa_flop_count(q, k, v),
+        torch.ops.aten.mkldnn_convolution:
+            lambda x, weight, *rest, out_shape=None, **named: conv_flop_count(x, weight, out_shape)}
+    with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         run()
     return counter.get_total_flops()
+
+
+@dataclass
+class Traffic(TorchDispatchMode):
+    """Counts, while it is entered, kernels called and the bytes that they read and write; views are neither."""
+
+    calls: int = 0
+    bytes: int = 0
+
+    def __post_init__(self):
+        super().__init__()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            self.calls += 1
+            self.bytes += sum(x.nbytes for x in tree_leaves((args, kwargs, out)) if isinstance(x, Tensor))
+        return out
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Of this machine: FLOP/s of a matrix product, bytes/s of a copy to new memory, seconds that a kernel without work
+    takes."""
+
+    product: float
+    copying: float
+    call: float
+
+    @classmethod
+    def measured(cls, device: torch.device, dtype: torch.dtype, clock: str = "wall", repeats: int = 25) -> "Rates":
+        few, many = (torch.zeros(count, device=device, dtype=dtype) for count in (1, 2**22))
+        call, copying = (statistics.median(timed(x.clone, device, CLOCKS[clock])[0] for _ in range(repeats))
+                         for x in (few, many))
+        return cls(product_peak(device, dtype, clock), 2 * many.nbytes / copying, call)
+
+    def seconds(self, run: Run) -> float:
+        """That a run should take: its operations, its traffic and its calls, one after another."""
+        flops = count_flops(run)
+        with Traffic() as traffic:
+            run()
+        return flops / self.product + traffic.bytes / self.copying + traffic.calls * self.call
 
 
 def product_peak(device: torch.device, dtype: torch.dtype, clock: str = "wall", repeats: int = 9) -> float:
@@ -127,7 +176,7 @@ def product_peak(device: torch.device, dtype: torch.dtype, clock: str = "wall", 
     n = PRODUCT_SIZE.get(device.type, 8192)
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     torch.mm(a, b)
-    return 2 * n**3 / min(_timed(lambda: torch.mm(a, b), device, CLOCKS[clock])[0] for _ in range(repeats))
+    return 2 * n**3 / min(timed(lambda: torch.mm(a, b), device, CLOCKS[clock])[0] for _ in range(repeats))
 
 
 def peak_memory(run: Callable[[], object], device: torch.device) -> int:

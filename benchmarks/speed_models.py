@@ -2,11 +2,12 @@
 from collections.abc import Mapping
 
 import torch
-from benchmarks.random_models import Size
 from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
+from torch import Tensor, nn
+
+from benchmarks.random_models import Size
 from dit_context import parse_patch_size
 from tools.convert_weights import fixed_table, parts_of
-from torch import Tensor, nn
 from weight_layouts import to_diffusers
 
 

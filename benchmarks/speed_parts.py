@@ -6,17 +6,18 @@ from dataclasses import dataclass, replace
 from shutil import copy
 
 import torch
+from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline
+from torch import Tensor, nn
+from transformers import T5Config, T5EncoderModel
+
 from attention_kernels import Shape, attention_by, attention_shape
 from benchmarks.random_models import SCALE, Size, our_engine, our_network, our_vae
 from benchmarks.speed_measure import Pair
 from benchmarks.speed_models import rotary, their_network, their_vae
-from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline
 from diffusion_video import DiffusionEngine
 from files import from_repository
 from sgm.encoders import FrozenT5Embedder
 from sgm.sampling.start import FromLevel
-from torch import Tensor, nn
-from transformers import T5Config, T5EncoderModel
 
 T5_XXL = {"d_model": 4096, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "d_kv": 64, "vocab_size": 32128,
           "feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu_new", "is_encoder_decoder": False,

@@ -13,10 +13,6 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__file__).resolve().parents[1])]
 
-from console import progress, run
-from errors import ConfigError
-from sgm.util import allow_targets
-
 from benchmarks.studies.cells import solve_all
 from benchmarks.studies.comparisons import check_comparisons
 from benchmarks.studies.grid import read_study
@@ -24,6 +20,9 @@ from benchmarks.studies.plots import plots_of
 from benchmarks.studies.problems import problem_of
 from benchmarks.studies.report import write_report
 from benchmarks.studies.results import Results
+from console import progress, run
+from errors import ConfigError
+from sgm.util import allow_targets
 
 
 def main(argv: Sequence[str] | None = None) -> None:

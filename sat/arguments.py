@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from omegaconf import DictConfig, OmegaConf
+
 from config_files import (
     SECTIONS,
     anchor_model_paths,
@@ -20,7 +22,6 @@ from config_files import (
 )
 from errors import ConfigError
 from files import REPOSITORY
-from omegaconf import DictConfig, OmegaConf
 from pipeline_folder import borrow_parts, is_pipeline
 from sgm.util import allow_targets
 

@@ -13,11 +13,12 @@ from math import prod
 
 import torch
 import torch.nn.functional as F
+from torch.nn import attention
+from torch.nn.attention import SDPBackend
+
 from config_files import require
 from dit_context import parse_patch_size, patch_grid
 from errors import ConfigError
-from torch.nn import attention
-from torch.nn.attention import SDPBackend
 
 logger = logging.getLogger(__name__)
 

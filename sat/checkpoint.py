@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+
 from errors import CheckpointError
 from files import sync_folder, whole_file
 from lora_weights import is_matrix, without_lora
-from torch import Tensor, nn
 
 STATES = "mp_rank_00_model_states.pt"
 NETWORK_PREFIX = "model.diffusion_model."

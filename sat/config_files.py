@@ -4,10 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import yaml
-from errors import ConfigError
-from files import REPOSITORY
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from errors import ConfigError
+from files import REPOSITORY
 
 SECTIONS = ("args", "model", "data", "deepspeed")
 # Parameters anywhere below `model` that name something to read.

@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from errors import UserError
 from tqdm import tqdm
+
+from errors import UserError
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import Field, dataclass, fields
 from typing import get_args
 
-import parallel
 import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+import parallel
 from arguments import resolve_dtype
 from attention_kernels import FASTEST, KERNELS, attention_by, attention_shape
 from config_files import nearest, require
@@ -18,13 +21,11 @@ from latent_codec import LatentCodec, first_stage_weights
 from lora_weights import MATRICES
 from model_fit import check_fit, t5_configs, t5_folder
 from offload import Offload
-from omegaconf import OmegaConf
 from sgm.encoders import check_t5_folder
 from sgm.sampling import FromLevel, PassPlan, Start, StepInfo, invert
 from sgm.tensors import draw_noise
 from sgm.util import check_config, get_obj_from_str, instantiate_from_config
 from sgm.wrappers import REGIONAL
-from torch import Tensor, nn
 from weak_network import build_weak
 
 logger = logging.getLogger(__name__)

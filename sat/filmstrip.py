@@ -3,11 +3,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
+
 import parallel
 from diffusion_video import DiffusionEngine
 from files import whole_file
 from sgm.sampling import StepInfo
-from torch import Tensor
 from video_io import tiled, to_pixels
 
 FILMSTRIP = "denoised.png"

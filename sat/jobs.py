@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
+
 from arguments import Arguments
 from errors import DataError
 from images import fit_image_cover, fit_image_short_side, load_image
 from prompts import Prompt
 from seeds import generator_for
-from torch import Tensor
 from video_clips import ClipFormat, UnreadableClip, count_frames, read_clip
 from video_io import is_finished
 from video_plan import ModelLimits, VideoPlan, plan_video

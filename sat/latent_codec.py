@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from sgm.util import instantiate_from_config
 from torch import Tensor, nn
+
+from sgm.util import instantiate_from_config
 from vae_modules.tiling import TILE_SIZE, Tiling
 from weights import Weights
 

@@ -8,13 +8,14 @@ from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
+
 from checkpoint import NETWORK_PREFIX, find_checkpoint, misfits, open_safetensors, read_checkpoint
 from errors import CheckpointError, ConfigError
 from lora_peft import FILE, from_peft, is_peft
 from lora_weights import PARTS, Lora, is_matrix, matrix_names, without_lora
 from network_weights import preset_hint
 from sgm.util import instantiate_from_config
-from torch import Tensor, nn
 from weight_layouts import TABLE
 from weights import transformer_weights
 

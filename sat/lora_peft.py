@@ -10,11 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
 from errors import CheckpointError
 from files import whole_file
 from lora_weights import Lora, matrix_names
-from safetensors.torch import save_file
-from torch import Tensor
 from weight_layouts import diffusers_names
 
 FILE = "pytorch_lora_weights.safetensors"

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
+
 from arguments import Arguments, resolve_dtype
 from diffusion_video import ModelConfig
 from latent_codec import LatentCodec
@@ -25,7 +27,6 @@ from meter import measure
 from model_fit import t5_configs
 from sgm.encoders import check_t5_folder, t5_parameters
 from sgm.util import instantiate_from_config
-from torch import Tensor, nn
 from vae_modules.autoencoder import decode_schedule
 from video_plan import VideoPlan
 from weak_network import weak_config

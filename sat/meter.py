@@ -9,16 +9,13 @@ from math import prod
 
 import torch
 import torch.nn.functional as F
-from precision import CPU_HAS_BFLOAT16
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-# Up to this many numbers in its first four axes torch's CPU convolution in three dimensions unfolds a float32 input, a
-# column for each place of the kernel; and always in other types where the CPU has no instructions for them.
-UNFOLDED = 20480
+from precision import CPU_HAS_BFLOAT16
 
 
 @torch.no_grad()
@@ -33,8 +30,9 @@ def measure(call: Callable[[], object], device: torch.device) -> tuple[int, int]
 class Meter(TorchDispatchMode):
     """Counts, while it is entered, the bytes of new tensors that are alive (`peak`: the most) and operations.
 
-    A convolution also holds its input as its kernel wants it: unfolded, or in another order of axes (oneDNN's blocks of
-    channels, cuDNN's channels last).
+    A convolution also holds its input as its kernel wants it: in another order of axes (oneDNN's blocks of channels,
+    cuDNN's channels last), or, in three dimensions and 16 bits on a CPU without instructions for them, unfolded, a
+    column for each place of the kernel.
     """
 
     def __init__(self, device: torch.device):
@@ -58,7 +56,7 @@ class Meter(TorchDispatchMode):
         return out
 
     def _rearranged(self, x: Tensor, weight: Tensor, out: Tensor) -> int:
-        fast = prod(x.shape[:4]) > UNFOLDED if x.dtype == torch.float32 else CPU_HAS_BFLOAT16
+        fast = x.dtype == torch.float32 or CPU_HAS_BFLOAT16
         if self._on_cpu and x.dim() == 5 and not fast:
             return prod(weight.shape[1:]) * prod(out.shape[2:]) * x.element_size()
         return x.nbytes

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
+
 from attention_kernels import check_kernel, heads_of
 from config_files import require
 from errors import ConfigError

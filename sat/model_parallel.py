@@ -5,12 +5,13 @@ SwissArmyTransformer divides the layers inside each block: attention by heads, t
 from collections.abc import Callable
 from dataclasses import replace
 
+from omegaconf import OmegaConf
+from torch import Tensor, cat, nn
+
 import parallel
 from arguments import Arguments
 from errors import ConfigError
-from omegaconf import OmegaConf
 from swiss_army import mpu
-from torch import Tensor, cat, nn
 from weight_layouts import Link
 from weights import Weights
 

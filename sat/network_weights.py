@@ -4,14 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
 from checkpoint import misfits, own_tensors
 from errors import CheckpointError
 from files import REPOSITORY
 from lora_weights import is_matrix, without_lora
 from model_parallel import own_part
-from omegaconf import OmegaConf
 from sgm.util import instantiate_from_config
-from torch import Tensor, nn
 from weights import materialize, transformer_weights
 
 logger = logging.getLogger(__name__)

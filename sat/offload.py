@@ -10,8 +10,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from arguments import Arguments
 from torch import Tensor, nn
+
+from arguments import Arguments
 
 TEXT = "text encoder"
 

@@ -17,7 +17,6 @@ from errors import ConfigError, UserError
 from precision import linear
 from swiss_army import mpu, process_groups
 
-
 Group = tuple[dist.ProcessGroup | None, list[int]]
 ALONE: Group = (None, [0])
 _groups: dict[str, Group] = {}

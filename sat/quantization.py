@@ -3,9 +3,10 @@
 int8 and fp8 leave activations as they were, and cost time; with fp8_dynamic the products themselves are of 8 bits, each
 token's activations and each row of a matrix scaled by its largest value.
 """
+from torch import nn
+
 from arguments import Arguments
 from errors import ConfigError
-from torch import nn
 
 DYNAMIC = "fp8_dynamic"
 FORMATS = {

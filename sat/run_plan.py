@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import torch
+
 from arguments import Arguments, resolve_dtype
 from diffusion_video import ModelConfig
 from errors import ConfigError

@@ -10,11 +10,12 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+from torch import Tensor
+
 from checkpoint import read_state_dict
 from errors import CheckpointError
 from files import whole_file
 from pipeline_folder import STEM
-from torch import Tensor
 
 INDEX = f"{STEM}.safetensors.index.json"
 NAMES = (f"{STEM}.safetensors", INDEX)  # of what holds a part of a diffusers folder

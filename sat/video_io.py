@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from errors import DataError, NumericalError
 from files import whole_file
-from torch import Tensor
 
 logger = logging.getLogger(__name__)
 

@@ -1,8 +1,9 @@
 """Runs that start from clips: SDEdit (`args.strength`), and inversion to noise and back (`args.invert`)."""
 from collections.abc import Mapping, Sequence
 
-import console
 import torch
+
+import console
 from arguments import Arguments
 from diffusion_video import DiffusionEngine
 from errors import ConfigError

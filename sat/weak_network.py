@@ -1,10 +1,11 @@
 """The weaker transformer that a guider such as Autoguidance asks beside the model's own."""
 from collections.abc import Mapping
 
+from torch import nn
+
 from errors import ConfigError
 from network_weights import check_network, load_network
 from sgm.util import instantiate_from_config
-from torch import nn
 
 
 def check_guidance(guider, network_config: Mapping) -> None:

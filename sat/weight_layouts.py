@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
 from dit_context import parse_patch_size
 from errors import ConfigError
-from torch import Tensor
 
 PATCH = "mixins.patch_embed.proj.weight"
 TABLE = "mixins.pos_embed.pos_embedding"

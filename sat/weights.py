@@ -10,10 +10,11 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
+
 from checkpoint import NETWORK_PREFIX, find_checkpoint
 from pipeline_folder import check_part, part_folder
 from safetensors_files import NAMES, read_shards, shard_files
-from torch import Tensor, nn
 from weight_layouts import PATCH, Link, is_diffusers_transformer, links_from_diffusers, vae_links
 
 PIECES = 16  # each costs a mapping, and with its copy that much memory beside the model

@@ -37,8 +37,9 @@ class Worker:
 
 def load(config, path):
     import torch
-    from network_weights import build_network
     from omegaconf import OmegaConf
+
+    from network_weights import build_network
     build_network(OmegaConf.load(config), path, torch.bfloat16, torch.device("cpu"))
 
 

@@ -3,7 +3,8 @@ and one that is not never meet, except where one is copied to the other.
 
     python tests/pretend_accelerator.py FOLDER      # samples with the small models of a folder, here and there
 
-Prints, for each way of sampling, the largest difference of a pixel. By itself in a process: torch keeps the device for good.
+Prints, for each way of sampling, the largest difference of a pixel. By itself in a process: torch keeps the device for
+good.
 """
 import json
 import sys
@@ -14,15 +15,16 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__file__).resolve().parents[1])]
 
 import numpy as np
-import offload
-import sample_video
 import torch
-from files import REPOSITORY
 from PIL import Image
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
+
+import offload
+import sample_video
+from files import REPOSITORY
 
 NAME = "pretend"
 aten = torch.ops.aten
@@ -143,8 +145,8 @@ def set_up() -> torch.library.Library:
 def sampled(folder: Path, model: str, words: Sequence[str]) -> np.ndarray:
     out = folder / "out" / "-".join((model, *words)).replace("/", "_")
     code = sample_video.main(["--base", str(folder / f"{model}.yaml"), str(REPOSITORY / "configs/inference.yaml"),
-                              "--input-file", str(folder / f"{model}.txt"), "--output-dir", str(out), "--num-frames", "9",
-                              *words])
+                              "--input-file", str(folder / f"{model}.txt"), "--output-dir", str(out),
+                              "--num-frames", "9", *words])
     if code:
         raise SystemExit(f"{model} {words}: exit code {code}")
     (sheet,) = out.rglob("frames.png")

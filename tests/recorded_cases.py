@@ -137,7 +137,8 @@ def dit(case: Case) -> Compared:
     network.load_state_dict(case.weights, strict=True)
     wrapper = build({"target": PARTS + "wrappers.OpenAIWrapper"}, diffusion_model=network).eval()
     for run in (f"run{i}." for i in range(case.meta["runs"])):
-        cond = {k: case.input(f"{run}c.{k}") for k in ("crossattn", "concat", "vector") if f"{run}c.{k}" in case.tensors}
+        given = [k for k in ("crossattn", "concat", "vector") if f"{run}c.{k}" in case.tensors]
+        cond = {k: case.input(f"{run}c.{k}") for k in given}
         out = wrapper(case.input(run + "x"), case.input(run + "t"), cond)
         yield run + "out", out, case.tensors[run + "out"]
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tests.pretend_accelerator import WAYS
 
 SCRIPT = Path(__file__).with_name("pretend_accelerator.py")

@@ -2,6 +2,7 @@
 from pathlib import Path
 
 import pytest
+
 from arguments import get_args
 from errors import ConfigError
 from files import REPOSITORY

@@ -1,12 +1,13 @@
 """Which kernel attention runs by: named, refused, or found by measuring. A CPU has two of them, so all of it runs."""
-import attention_kernels
 import pytest
 import torch
 import torch.nn.functional as F
+from omegaconf import OmegaConf
+
+import attention_kernels
 from attention_kernels import FASTEST, KERNELS, attention_by, attention_shape, check_kernel, fastest
 from diffusion_video import DiffusionEngine
 from errors import ConfigError
-from omegaconf import OmegaConf
 from tests.small_model import TEXT_LENGTH, TEXT_WIDTH
 
 CPU = torch.device("cpu")

@@ -4,13 +4,14 @@ import pickle
 import random
 from argparse import Namespace
 
-import checkpoint
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
+
+import checkpoint
 from checkpoint import find_checkpoint, load_module, read_checkpoint, read_state_dict, save_checkpoint
 from errors import CheckpointError
-from safetensors.torch import save_file
 
 
 class RunsCode:

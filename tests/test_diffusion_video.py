@@ -4,9 +4,10 @@ from argparse import Namespace
 
 import pytest
 import torch
+from omegaconf import OmegaConf
+
 from diffusion_video import DiffusionEngine, SATVideoDiffusionEngine, check_model
 from errors import CheckpointError, ConfigError, NumericalError
-from omegaconf import OmegaConf
 from seeds import generator_for
 
 SHAPE = (5, 4, 4, 4)

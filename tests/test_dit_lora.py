@@ -1,13 +1,13 @@
 """LoRA inside the transformer: the numbers and names of SwissArmyTransformer's own, on any device, compiled too."""
 import pytest
 import torch
+from torch import nn
+
+import parallel
 from dit_lora import LoraMixin
 from errors import ConfigError
 from lora_weights import is_matrix, matrix_names, without_lora
 from sgm.util import get_obj_from_str, instantiate_from_config
-from torch import nn
-
-import parallel
 from tests.dit_models import build, config, inputs
 
 RELEASED = "sat.model.finetune.lora2.LoraMixin"

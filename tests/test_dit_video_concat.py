@@ -22,6 +22,7 @@ from sgm.util import check_config, instantiate_from_config
 from sgm.wrappers import OpenAIWrapper
 from tests.dit_models import HEAD, ROTARY, SINCOS, TEXT, build, config, inputs
 
+
 @torch.no_grad()
 def test_fresh_transformer_predicts_zero():
     torch.manual_seed(0)

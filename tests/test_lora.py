@@ -1,16 +1,16 @@
 """A LoRA apart from its model: what a file of it tells, where it is refused, what merging does."""
-import checkpoint
-import network_weights
 import pytest
 import torch
+from omegaconf import OmegaConf
+
+import checkpoint
+import network_weights
 from checkpoint import NETWORK_PREFIX, save_checkpoint
 from errors import CheckpointError, ConfigError
 from lora import checkpoint_of, configure_lora, load_lora, lora_of, merge, read_lora, trains_lora_alone
 from lora_weights import is_matrix, without_lora
 from network_weights import load_network
-from omegaconf import OmegaConf
 from sgm.util import instantiate_from_config
-
 from tests.dit_models import build, config, inputs
 
 LORA = {"lora_config": {"target": "sat.model.finetune.lora2.LoraMixin", "params": {"r": 3, "lora_alpha": 6}}}

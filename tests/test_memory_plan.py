@@ -3,19 +3,19 @@ from dataclasses import replace
 
 import pytest
 import torch
+from omegaconf import OmegaConf
+
 from arguments import get_args
 from diffusion_video import ModelConfig
 from files import REPOSITORY
 from memory_plan import DECODER, ENCODER, TEXT, TRANSFORMER, decoding, estimate, free_memory
 from meter import measure
-from omegaconf import OmegaConf
 from sgm.encoders import FrozenT5Embedder
 from sgm.util import instantiate_from_config
-from vae_modules.tiling import Tiling
-from video_plan import model_limits, plan_video
-
 from tests.small_model import write_model
 from tests.vae_modules.small_vae import build
+from vae_modules.tiling import Tiling
+from video_plan import model_limits, plan_video
 
 
 def estimated(path, *words, rows=2, device="cpu", **changes):

@@ -1,8 +1,10 @@
 """What code needs, counted without running it."""
+import pytest
 import torch
 import torch.nn.functional as F
-import meter
 from torch import nn
+
+import meter
 
 META, CPU = torch.device("meta"), torch.device("cpu")
 
@@ -38,13 +40,16 @@ def test_attention_never_holds_the_scores():
     assert (peak, flops) == (q.nbytes, 4 * 2 * 4 * 1000 * 1000 * 32)
 
 
-def test_a_convolution_holds_its_input_as_its_kernel_wants_it():
-    conv = nn.Conv3d(8, 16, 3, padding=1, device=META)
-    for size, device, scratch in ((10, META, "in"), (100, CPU, "in"), (10, CPU, "unfolded")):
-        x = torch.empty(1, 8, 40, size, size, device=META)
-        peak, flops = measure(lambda x=x: conv(x), device)
-        assert peak == 2 * x.nbytes + {"in": 1, "unfolded": 27}[scratch] * x.nbytes
-        assert flops == 2 * x.numel() * 27 * 16
+@pytest.mark.parametrize("device, dtype, instructions, scratch", [
+    (META, torch.bfloat16, False, 1), (CPU, torch.float32, False, 1), (CPU, torch.bfloat16, True, 1),
+    (CPU, torch.bfloat16, False, 27)])
+def test_a_convolution_holds_its_input_as_its_kernel_wants_it(monkeypatch, device, dtype, instructions, scratch):
+    monkeypatch.setattr(meter, "CPU_HAS_BFLOAT16", instructions)
+    conv = nn.Conv3d(8, 16, 3, padding=1, device=META, dtype=dtype)
+    x = torch.empty(1, 8, 40, 10, 10, device=META, dtype=dtype)
+    peak, flops = measure(lambda: conv(x), device)
+    assert peak == 2 * x.nbytes + scratch * x.nbytes
+    assert flops == 2 * x.numel() * 27 * 16
 
 
 def test_a_decoder_keeps_two_frames_of_each_convolution_between_chunks():

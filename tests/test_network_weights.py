@@ -1,10 +1,11 @@
 """A checkpoint of another model is told, with the preset that it is for."""
 import pytest
 import torch
+from omegaconf import OmegaConf
+
 from errors import CheckpointError
 from files import REPOSITORY
 from network_weights import check_network, fitting_presets, load_network
-from omegaconf import OmegaConf
 from sgm.util import instantiate_from_config
 
 

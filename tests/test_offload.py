@@ -2,13 +2,14 @@
 import copy
 from types import SimpleNamespace
 
-import offload
 import pytest
 import torch
-from diffusion_video import DiffusionEngine
-from offload import TEXT, Offload, offload_engine
 from omegaconf import OmegaConf
 from torch import nn
+
+import offload
+from diffusion_video import DiffusionEngine
+from offload import TEXT, Offload, offload_engine
 
 DEVICE = torch.device("cpu")
 
@@ -65,7 +66,7 @@ def test_layers_come_one_by_one_and_the_rest_with_its_part(moves):
 
 
 def test_layers_that_come_often_wait_in_pinned_memory(moves, monkeypatch):
-    """Once pinned, they travel from there; a text encoder's, which come for a prompt, and whole parts are not pinned."""
+    """Once pinned, they travel from there. Not a text encoder's, which come for a prompt, nor whole parts."""
     pins = []
 
     def pinned(data):

@@ -1,4 +1,4 @@
-"""Matrix products in the precision that the processor computes fast."""
+"""Matrix products and convolutions in the precision that the processor computes fast."""
 import pytest
 import torch
 
@@ -19,3 +19,20 @@ def test_bfloat16_linear_is_rounded_once_at_most(has_bfloat16, monkeypatch):
 def test_float32_is_left_alone():
     x, weight = torch.randn(3, 4), torch.randn(2, 4)
     assert torch.equal(precision.linear(x, weight, None), torch.nn.functional.linear(x, weight))
+
+
+@pytest.mark.parametrize("shape, kernel, padding, stride", [
+    ((1, 6, 5, 9, 8), (4, 6, 3, 3, 3), (0, 1, 1), 1), ((1, 6, 9, 8), (4, 6, 3, 3), (1, 1), 1),
+    ((2, 6, 9, 8), (4, 6, 3, 3), (0, 0), 2), ((1, 6, 9, 8), (4, 6, 3, 3), (0, 1), 1)])
+def test_a_convolution_is_that_of_the_library(shape, kernel, padding, stride):
+    g = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(*size, generator=g) for size in (shape, kernel, kernel[:1]))
+    library = torch.nn.functional.conv3d if len(padding) == 3 else torch.nn.functional.conv2d
+    expected = library(x.double(), weight.double(), bias.double(), stride, padding)
+    for recorded in (True, False):
+        with torch.set_grad_enabled(recorded):
+            out = precision.convolution(x, weight, bias, padding, stride)
+            torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
+    weight.requires_grad_()
+    precision.convolution(x, weight, bias, padding, stride).sum().backward()
+    assert weight.grad is not None

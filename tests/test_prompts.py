@@ -3,6 +3,7 @@ import io
 import os
 
 import pytest
+
 from errors import DataError
 from prompts import ask_prompts, clean_name, read_prompts
 

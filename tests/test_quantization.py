@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+
 from errors import ConfigError
 from quantization import check_quantization, quantize_linears
 from tests.dit_models import build, inputs

@@ -3,15 +3,16 @@ import logging
 from dataclasses import replace
 
 import pytest
-import run_plan
 import torch
+from omegaconf import OmegaConf
+
+import run_plan
 from arguments import get_args
 from checkpoint import save_checkpoint
 from diffusion_video import ModelConfig
 from files import REPOSITORY
 from lora import MIXIN, checkpoint_of, lora_of
 from memory_plan import TRANSFORMER, WEAK, estimate, transformer_costs
-from omegaconf import OmegaConf
 from run_plan import network_calls, plan_lines, planned_model, product_rate
 from sample_video import main
 from sgm.util import instantiate_from_config
@@ -29,7 +30,8 @@ def test_small_model(caplog):
     assert main(["--base", str(CONFIGS / "tiny_t2v.yaml"), "--plan", "--device", "cpu"]) == 0
     said = "\n".join(caplog.messages) + "\n"
     for part in ("video: 17 frames (asked: 5 latent frames) of 64 x 64 at 8 fps",
-                 "latents: 5 frames of 8 x 8, 16 channels\n", "tokens: 16 of text and 80 of video (5 x 4 x 4 patches)\n",
+                 "latents: 5 frames of 8 x 8, 16 channels\n",
+                 "tokens: 16 of text and 80 of video (5 x 4 x 4 patches)\n",
                  "work: 50 steps of EulerEDMSampler, 50 passes through the transformer, of at most 2 videos",
                  "weights: text encoder ", "memory: ", "time: about "):
         assert part in said

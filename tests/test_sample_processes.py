@@ -7,11 +7,12 @@ import sys
 
 import pytest
 import torch
+from omegaconf import OmegaConf
+
 from arguments import get_args
 from errors import ConfigError
 from files import REPOSITORY
 from model_parallel import check_shared, settle_size
-from omegaconf import OmegaConf
 from sample_video import launched, main
 from sequence_parallel import check_sequence_parallel
 from sgm.util import instantiate_from_config
@@ -41,7 +42,8 @@ def launch(words, processes=2):
 @pytest.fixture
 def words(small_model, tmp_path):
     (tmp_path / "prompts.txt").write_text("a red circle\na blue square\na green triangle\n")
-    return ["--base", str(small_model / "t2v.yaml"), SHARED, "--input-file", str(tmp_path / "prompts.txt"), "--seed", "3"]
+    return ["--base", str(small_model / "t2v.yaml"), SHARED, "--input-file", str(tmp_path / "prompts.txt"),
+            "--seed", "3"]
 
 
 def videos(folder):

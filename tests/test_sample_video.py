@@ -5,9 +5,10 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
+
 from files import REPOSITORY
 from filmstrip import MARGIN
-from PIL import Image
 from sample_video import main
 
 SHARED = str(REPOSITORY / "configs" / "inference.yaml")

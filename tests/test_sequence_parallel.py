@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import torch
+
 from sgm.guiders import PerturbedAttentionGuidance
 from sgm.noise_schedule import VE, NoiseLevel
 from sgm.sampling.guided import Guided, PassPlan

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from omegaconf import OmegaConf
+
 from diffusion_video import DiffusionEngine, check_model
 from errors import ConfigError
 from files import REPOSITORY
-from omegaconf import OmegaConf
 from sample_video import main
 from seeds import generator_for
 from sgm.guiders import COND, Pass, VanillaCFG
@@ -170,8 +171,8 @@ def test_what_cannot_be_is_refused_without_building(small_model, cache, says):
 
 def test_the_share_skipped_stands_beside_the_video(small_model, tmp_path):
     (tmp_path / "prompts.txt").write_text("a red circle\na blue square\n")
-    words = ["--base", str(small_model / "t2v.yaml"), str(REPOSITORY / "configs" / "inference.yaml"), "--batch-size", "2",
-             "--input-file", str(tmp_path / "prompts.txt"), "--output-dir", str(tmp_path / "out")]
+    words = ["--base", str(small_model / "t2v.yaml"), str(REPOSITORY / "configs" / "inference.yaml"),
+             "--batch-size", "2", "--input-file", str(tmp_path / "prompts.txt"), "--output-dir", str(tmp_path / "out")]
     cache = ["model.step_cache_config.target=step_cache.TeaCache", "model.step_cache_config.params.threshold=1e9"]
     assert main([*words, *cache]) == 0
     records = [json.loads(path.read_text()) for path in (tmp_path / "out").rglob("metadata.json")]

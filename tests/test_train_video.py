@@ -10,18 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
+
 import train_video
 from checkpoint import NETWORK_PREFIX, read_state_dict, save_checkpoint
 from console import run
 from diffusion_video import DiffusionEngine
 from errors import ConfigError, DataError, NumericalError
 from network_weights import load_network
-from omegaconf import OmegaConf
 from sgm.util import instantiate_from_config
+from tests.small_model import write_model
 from video_io import write_video
 from weights import materialize
-
-from tests.small_model import write_model
 
 ROOT = Path(__file__).resolve().parents[1]
 

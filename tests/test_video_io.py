@@ -3,6 +3,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
+
 from errors import DataError, NumericalError
 from files import whole_file
 from seeds import generator_for

@@ -2,6 +2,7 @@
 from argparse import Namespace
 
 import pytest
+
 from errors import ConfigError
 from video_plan import extend_positions, model_limits, plan_video
 

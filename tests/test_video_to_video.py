@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 import pytest
+
 from files import REPOSITORY
 from sample_video import main
 from video_io import load_latents, write_video

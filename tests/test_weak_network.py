@@ -3,10 +3,11 @@ from argparse import Namespace
 
 import pytest
 import torch
+from omegaconf import OmegaConf
+
 from checkpoint import save_checkpoint
 from diffusion_video import DiffusionEngine, check_model
 from errors import CheckpointError, ConfigError
-from omegaconf import OmegaConf
 from seeds import generator_for
 from sgm.util import instantiate_from_config
 

@@ -5,19 +5,16 @@ import shutil
 
 import pytest
 import torch
+from omegaconf import OmegaConf
+from safetensors.torch import save_file
+from torch import nn
+
 from checkpoint import NETWORK_PREFIX, save_checkpoint
 from errors import CheckpointError, UserError
 from network_weights import build_network, check_network, fitting_presets, load_network
-from omegaconf import OmegaConf
-from safetensors.torch import save_file
 from safetensors_files import INDEX
 from sgm.encoders import FrozenT5Embedder, check_t5_folder
 from sgm.util import instantiate_from_config
-from tools.convert_weights import convert_to_diffusers, parts_of
-from torch import nn
-from weight_layouts import to_diffusers, transformer_config, transformer_links, vae_config
-from weights import materialize
-
 from tests.dit_models import build
 from tests.dit_models import config as dit_config
 from tests.released_structures import (
@@ -29,6 +26,9 @@ from tests.released_structures import (
     model_config,
     structure_of,
 )
+from tools.convert_weights import convert_to_diffusers, parts_of
+from weight_layouts import to_diffusers, transformer_config, transformer_links, vae_config
+from weights import materialize
 
 F32 = torch.float32
 

@@ -26,24 +26,24 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY / "sat"), str(REPOSITORY)]
 
-import sgm.denoiser  # noqa: E402
-import sgm.denoiser_scaling  # noqa: E402
-import sgm.discretizer  # noqa: E402
-import sgm.guiders  # noqa: E402
-import sgm.sampling  # noqa: E402
-import torch  # noqa: E402
-from checkpoint import save_checkpoint  # noqa: E402
-from console import progress, run  # noqa: E402
-from diffusion_video import DiffusionEngine  # noqa: E402
-from errors import ConfigError, NumericalError, UserError  # noqa: E402
-from files import whole_file  # noqa: E402
-from omegaconf import OmegaConf  # noqa: E402
-from sgm.guidance_scale import GuidanceScale  # noqa: E402
-from sgm.noise_schedule import VE, VP  # noqa: E402
-from sgm.sampling import check_compatible  # noqa: E402
-from sgm.util import instantiate_from_config  # noqa: E402
+import torch
+from omegaconf import OmegaConf
 
-from tests.small_model import write_model  # noqa: E402
+import sgm.denoiser
+import sgm.denoiser_scaling
+import sgm.discretizer
+import sgm.guiders
+import sgm.sampling
+from checkpoint import save_checkpoint
+from console import progress, run
+from diffusion_video import DiffusionEngine
+from errors import ConfigError, NumericalError, UserError
+from files import whole_file
+from sgm.guidance_scale import GuidanceScale
+from sgm.noise_schedule import VE, VP
+from sgm.sampling import check_compatible
+from sgm.util import instantiate_from_config
+from tests.small_model import write_model
 
 logger = logging.getLogger("composition_table")
 

@@ -16,16 +16,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sat"))
 
-import torch  # noqa: E402
-from arguments import get_args  # noqa: E402
-from checkpoint import NETWORK_PREFIX, check_shapes, save_checkpoint  # noqa: E402
-from console import run  # noqa: E402
-from errors import CheckpointError, ConfigError  # noqa: E402
-from lora import check_fits, checkpoint_of, merge, read_lora  # noqa: E402
-from lora_peft import write_peft  # noqa: E402
-from lora_weights import Lora, without_lora  # noqa: E402
-from sgm.util import instantiate_from_config  # noqa: E402
-from weights import transformer_weights  # noqa: E402
+import torch
+
+from arguments import get_args
+from checkpoint import NETWORK_PREFIX, check_shapes, save_checkpoint
+from console import run
+from errors import CheckpointError, ConfigError
+from lora import check_fits, checkpoint_of, merge, read_lora
+from lora_peft import write_peft
+from lora_weights import Lora, without_lora
+from sgm.util import instantiate_from_config
+from weights import transformer_weights
 
 LAYOUTS = ("diffusers", "sat", "merged")
 

@@ -17,17 +17,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sat"))
 
-import torch  # noqa: E402
-from arguments import get_args  # noqa: E402
-from checkpoint import NETWORK_PREFIX, check_shapes, read_state_dict, save_checkpoint  # noqa: E402
-from console import run  # noqa: E402
-from errors import ConfigError  # noqa: E402
-from files import whole_file  # noqa: E402
-from omegaconf import OmegaConf  # noqa: E402
-from safetensors_files import read_tensors, write_tensors  # noqa: E402
-from sgm.util import instantiate_from_config  # noqa: E402
-from torch import Tensor  # noqa: E402
-from weight_layouts import (  # noqa: E402
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from arguments import get_args
+from checkpoint import NETWORK_PREFIX, check_shapes, read_state_dict, save_checkpoint
+from console import run
+from errors import ConfigError
+from files import whole_file
+from safetensors_files import read_tensors, write_tensors
+from sgm.util import instantiate_from_config
+from weight_layouts import (
     PATCH,
     TABLE,
     Link,
@@ -38,7 +39,7 @@ from weight_layouts import (  # noqa: E402
     vae_config,
     vae_links,
 )
-from weights import transformer_weights  # noqa: E402
+from weights import transformer_weights
 
 PARTS = ("transformer", "vae")
 VAE_FILE = "3d-vae.pt"

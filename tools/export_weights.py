@@ -11,10 +11,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sat"))
 
-import torch  # noqa: E402
-from checkpoint import NETWORK_PREFIX, find_checkpoint, read_state_dict, save_checkpoint  # noqa: E402
-from console import run  # noqa: E402
-from errors import CheckpointError  # noqa: E402
+import torch
+
+from checkpoint import NETWORK_PREFIX, find_checkpoint, read_state_dict, save_checkpoint
+from console import run
+from errors import CheckpointError
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

@@ -21,7 +21,8 @@ def row(folder: Path) -> Image.Image:
     text = record["prompt"] + (" (from the first picture)" if record.get("image") else "")
     ImageDraw.Draw(strip).text((MARGIN, 4), text, fill="black", font=ImageFont.load_default(13))
     for i, frame in enumerate(frames):
-        strip.paste(Image.fromarray(frame).resize((width, height), Image.LANCZOS), (MARGIN + i * (width + MARGIN), CAPTION))
+        picture = Image.fromarray(frame).resize((width, height), Image.LANCZOS)
+        strip.paste(picture, (MARGIN + i * (width + MARGIN), CAPTION))
     return strip
 
 

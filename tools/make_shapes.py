@@ -27,8 +27,8 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sat"))
 
-import shapes_world  # noqa: E402
-from errors import DataError, UserError  # noqa: E402
+import shapes_world
+from errors import DataError, UserError
 
 SPLITS = ("train", "heldout-clips", "unseen", "outside")
 

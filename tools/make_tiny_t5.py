@@ -18,8 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sat"))
 import sentencepiece
 import torch
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
-from shapes_world import all_combinations
 from transformers import T5Config, T5EncoderModel
+
+from shapes_world import all_combinations
 
 logger = logging.getLogger("make_tiny_t5")
 

@@ -1,7 +1,8 @@
 """Parts of the transformer that studies train beside the released ones."""
 import torch
-from dit_blocks import AdaLNMixin
 from torch import nn
+
+from dit_blocks import AdaLNMixin
 
 
 class Twice(nn.Linear):

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
 import torch
-from sgm.util import allow_targets
 
 from benchmarks.studies.grid import Cell, Study, VariantCell
 from benchmarks.studies.problems import problem_of
+from sgm.util import allow_targets
 
 Solved = tuple[Cell | VariantCell, dict[str, float]]
 

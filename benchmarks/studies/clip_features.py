@@ -3,10 +3,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
-from seeds import generator_for
-from shapes_world import SIZE, Combination, render
 
 from benchmarks.shapes_judge import follow_object
+from seeds import generator_for
+from shapes_world import SIZE, Combination, render
 
 # Each with the unit that it is counted in, about as far as clips of one caption, drawn or sampled, are apart.
 UNITS = {

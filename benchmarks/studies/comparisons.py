@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from errors import ConfigError
 
 from benchmarks.studies.clips import Clips, distance
 from benchmarks.studies.grid import Cell, Study, check_keys
 from benchmarks.studies.results import Row
 from benchmarks.studies.statistics import mcnemar_p, middle, resampled
+from errors import ConfigError
 
 AXES = ("sampler", "schedule", "guidance", "steps")
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from errors import ConfigError
 
 from benchmarks.studies.grid import Study
 from benchmarks.studies.results import Row
+from errors import ConfigError
 
 LIMIT = 1e-12  # errors below it are float64's, not the solver's
 

@@ -6,10 +6,11 @@ from itertools import product
 from pathlib import Path
 
 import yaml
-from config_files import nearest
-from errors import ConfigError
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from config_files import nearest
+from errors import ConfigError
 from sgm.sampling import Sampler
 from sgm.util import instantiate_from_config
 

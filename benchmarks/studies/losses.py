@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from errors import ConfigError
 
 from benchmarks.studies.figures import panels, save
 from benchmarks.studies.grid import Study, VariantCell
+from errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ from pathlib import Path
 from statistics import NormalDist
 
 import torch
-from errors import ConfigError
-from sgm.noise_schedule import NoiseLevel
-from sgm.sampling import RungeKutta3Sampler, Sampler, StepInfo
 
 from benchmarks.exact import FiniteData
 from benchmarks.studies.figures import panels, save
 from benchmarks.studies.grid import Cell, Study
+from errors import ConfigError
+from sgm.noise_schedule import NoiseLevel
+from sgm.sampling import RungeKutta3Sampler, Sampler, StepInfo
 
 POINTS = (-1.0, 0.3, 1.0)  # the data of trajectories
 PATHS = 16

@@ -3,7 +3,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING
 from pathlib import Path
 
-from errors import ConfigError
 from matplotlib.axes import Axes
 
 from benchmarks.studies.curves import Plot, chosen_rows, curve
@@ -13,6 +12,7 @@ from benchmarks.studies.losses import Losses
 from benchmarks.studies.pictures import Scales, Trajectories
 from benchmarks.studies.problems import Problem
 from benchmarks.studies.results import Row
+from errors import ConfigError
 
 MARKERS = "osD^v<>Px*"
 KINDS = {"curves": Plot, "losses": Losses, "scales": Scales, "trajectories": Trajectories}

@@ -6,15 +6,15 @@ from functools import lru_cache
 from typing import ClassVar, Protocol
 
 import torch
-from errors import ConfigError
-from seeds import generator_for
-from sgm.sampling import RungeKutta3Sampler, Sampler
 
 from benchmarks.exact import SHAPE, FiniteData, WithoutLastJump, solve_flow
 from benchmarks.studies.grid import Cell, Study, VariantCell, check_keys
 from benchmarks.studies.rank_losses import LossAcrossRanks
 from benchmarks.studies.small_model import SmallModel
 from benchmarks.studies.training import Training
+from errors import ConfigError
+from seeds import generator_for
+from sgm.sampling import RungeKutta3Sampler, Sampler
 
 REFERENCE_STEPS = 200
 HIGHEST = 1000.0  # stands in for zero SNR, where the reference cannot start: next to nothing of the data is left

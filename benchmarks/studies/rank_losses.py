@@ -8,13 +8,13 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+
+from benchmarks.studies.grid import VariantCell, check_keys
+from benchmarks.studies.statistics import around, resampled
 from errors import ConfigError
 from files import whole_file
 from seeds import generator_for, seed_everywhere
 from sgm.sigma_sampling import DiscreteSampling
-
-from benchmarks.studies.grid import VariantCell, check_keys
-from benchmarks.studies.statistics import around, resampled
 
 RECORD = "losses.json"
 

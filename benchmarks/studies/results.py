@@ -5,10 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import yaml
-from errors import ConfigError, DataError
-from files import whole_file
 
 from benchmarks.studies.grid import Cell, Study, VariantCell
+from errors import ConfigError, DataError
+from files import whole_file
 
 NAMES = ("sampler", "schedule", "guidance", "variant")  # columns of text
 Row = dict[str, str | int | float]

@@ -5,14 +5,14 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from errors import ConfigError
-from sgm.sampling import Sampler
-from sgm.sampling.base import StepInfo
-from shapes_world import Combination, render
 
 from benchmarks.studies.clip_features import drawing
 from benchmarks.studies.clips import TABLE, Clips, judged, measured, read_clips, write_clips
 from benchmarks.studies.grid import Cell
+from errors import ConfigError
+from sgm.sampling import Sampler
+from sgm.sampling.base import StepInfo
+from shapes_world import Combination, render
 
 AUTOENCODER = "autoencoder"
 DATA_SEED = 1  # of rendered clips that are not those that stand for the data

@@ -4,9 +4,8 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
-from files import whole_file
-
 from benchmarks.studies.results import Row, short
+from files import whole_file
 
 ENDS = ("_low", "_high")  # of the interval of the column of that name
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from benchmarks.studies.grid import VariantCell, check_keys
 from errors import ConfigError, DataError
 from sgm.util import allow_targets
-
-from benchmarks.studies.grid import VariantCell, check_keys
 
 ABLATIONS = "benchmarks.studies.ablations"
 LOG = "log.jsonl"

@@ -2,9 +2,9 @@
 from collections.abc import Collection, Mapping, Sequence
 
 import torch
-from errors import ConfigError
 from torch import Tensor, nn
 
+from errors import ConfigError
 from sgm.encoders import AbstractEmbModel
 from sgm.util import instantiate_from_config
 

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
+
 from checkpoint import check_shapes
 from errors import ConfigError
 from pipeline_folder import is_pipeline
 from safetensors_files import shard_files
-from torch import Tensor, nn
 from weights import SHARED, materialize, text_encoder_weights
 
 WEIGHT_FILES = (

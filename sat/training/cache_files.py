@@ -11,13 +11,13 @@ from itertools import accumulate
 from pathlib import Path
 
 import torch
-from checkpoint import read_state_dict
-from errors import DataError
-from files import whole_file
 from torch import Tensor
 from tqdm import tqdm
 
 import parallel
+from checkpoint import read_state_dict
+from errors import DataError
+from files import whole_file
 from training.processes import wait_for_all
 
 ITEMS_PER_FILE = 256

@@ -7,14 +7,15 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
 from arguments import Arguments, resolve_dtype
 from diffusion_video import build_codec
 from latent_codec import first_stage_weights
-from omegaconf import OmegaConf
 from sgm.conditioner import GeneralConditioner
 from sgm.encoders import T5Folder, check_t5_folder
 from sgm.util import instantiate_from_config
-from torch import Tensor, nn
 
 HEAD = 1 << 20  # bytes at each end of a file of weights by which it is known: all of T5 XXL takes a minute to read
 STAND_IN = "training.text_cache.EmbeddedText"

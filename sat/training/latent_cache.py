@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from data_video import SFTDataset
-from seeds import generator_for
 from torch import Tensor, nn
 
+from data_video import SFTDataset
+from seeds import generator_for
 from training.cache_files import Part, Rows, completed
 from training.encoders import Encoders
 from training.reading import Reader

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from arguments import Arguments
-from errors import ConfigError
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from arguments import Arguments
+from errors import ConfigError
 from training.processes import summed
 
 logger = logging.getLogger(__name__)

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset
+
 from arguments import Arguments
 from config_files import require
 from data_video import SFTDataset
@@ -11,15 +14,12 @@ from diffusion_video import FIRST_FRAME_NOISE
 from dit_context import VideoContext, patch_grid
 from errors import ConfigError
 from sgm.util import get_obj_from_str, instantiate_from_config
-from torch import Tensor
-from torch.utils.data import ConcatDataset
-from video_clips import ClipFormat, clip_forms
-
 from training.batches import Batches, CachedClips, LiveClips
 from training.encoders import Encoders
 from training.latent_cache import FirstFrameNoise, cached_latents, joined
 from training.samples import SampleRequest
 from training.text_cache import cached_text
+from video_clips import ClipFormat, clip_forms
 
 FACTOR = 8  # of the first stage, in space
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from sgm.encoders import AbstractEmbModel
 from torch import Tensor
 
+from sgm.encoders import AbstractEmbModel
 from training.cache_files import Part, completed
 from training.encoders import Encoders
 

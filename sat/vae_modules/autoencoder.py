@@ -5,9 +5,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 
 import torch
+from torch import Tensor, nn
+
 from checkpoint import check_shapes
 from sgm.util import instantiate_from_config
-from torch import Tensor, nn
 from vae_modules.context_parallel import decode_together
 from vae_modules.layers import Past
 from vae_modules.tiling import Tiling, by_tiles

@@ -6,11 +6,12 @@ the other.
 """
 from collections.abc import Iterator, Sequence
 
-import parallel
 import torch
 import torch.distributed as dist
-from errors import ConfigError
 from torch import Tensor, nn
+
+import parallel
+from errors import ConfigError
 from vae_modules.layers import Past, in_memory_order
 
 

@@ -13,9 +13,10 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from precision import linear
-from sgm.tensors import recorded
 from torch import Tensor, nn
+
+from precision import convolution, linear
+from sgm.tensors import recorded
 from vae_modules import winograd
 
 # Numbers that large frames are worked on together, where that saves memory, and rows enough for their neighbours not to
@@ -85,13 +86,17 @@ def convolve(conv: nn.Conv3d, front: Tensor, x: Tensor) -> Tensor:
     height = x.shape[3]
     rows = max(AT_A_TIME // (front[:, :, :, 0].numel() + x[:, :, :, 0].numel()), MIN_ROWS)
     if rows >= height or recorded():
-        return conv(torch.cat((front, x), dim=2))
+        return applied(conv, torch.cat((front, x), dim=2))
     out = in_memory_order(x.new_empty(len(x), conv.out_channels, *x.shape[2:]))
     for top in range(0, height, rows):
         above, below = max(top - 1, 0), min(top + rows + 1, height)
-        strip = conv(torch.cat((front[:, :, :, above:below], x[:, :, :, above:below]), dim=2))
+        strip = applied(conv, torch.cat((front[:, :, :, above:below], x[:, :, :, above:below]), dim=2))
         out[:, :, :, top:top + rows] = strip[:, :, :, top - above:top - above + rows]
     return out
+
+
+def applied(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
+    return convolution(x, conv.weight, conv.bias, conv.padding, conv.stride[0])
 
 
 def pointwise(conv: nn.Conv3d, x: Tensor) -> Tensor:
@@ -206,7 +211,7 @@ class Downsample3D(nn.Module):
         if self.in_time and x.shape[2] > 1:
             first, rest = x.split([x.shape[2] % 2, x.shape[2] - x.shape[2] % 2], dim=2)
             x = torch.cat([first, 0.5 * (rest[:, :, 0::2] + rest[:, :, 1::2])], dim=2)
-        return per_frame(self.conv, F.pad(x, (0, 1, 0, 1)))
+        return per_frame(partial(applied, self.conv), F.pad(x, (0, 1, 0, 1)))
 
 
 class Upsample3D(nn.Module):
@@ -243,7 +248,7 @@ class Upsample3D(nn.Module):
 
 def doubled(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """Convolves frames (n, C, H, W) brought to twice their height and width by nearest neighbour."""
-    return conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+    return applied(conv, F.interpolate(x, scale_factor=2, mode="nearest"))
 
 
 def doubled_by_phases(conv: nn.Conv2d, x: Tensor) -> Tensor:
@@ -253,7 +258,7 @@ def doubled_by_phases(conv: nn.Conv2d, x: Tensor) -> Tensor:
     for row in (0, 1):
         for column in (0, 1):
             kernel = _phase(_phase(conv.weight, 2, row), 3, column)
-            out[:, :, row::2, column::2] = F.conv2d(x, kernel, conv.bias, padding=1)[
+            out[:, :, row::2, column::2] = convolution(x, kernel, conv.bias, (1, 1))[
                 :, :, row:row + height, column:column + width]
     return out
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from errors import ConfigError
 from torch import Tensor
+
+from errors import ConfigError
 
 TILE_SIZE = (32, 48)  # a quarter of the 480 x 720 video of the released models, with a margin
 

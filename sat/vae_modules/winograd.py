@@ -7,11 +7,13 @@ needs on its way, nine tensors of a frame's size, stays small.
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
-from sgm.tensors import recorded
 from torch import Tensor
 
+from precision import convolution
+from sgm.tensors import recorded
+
 GROUP = 4
+LEAST_PRODUCTS = 2**30  # of the plain convolution
 STRIP_VALUES, STRIP_ROWS = 2**19, 16  # about 2 MB of a frame, and rows enough for their two neighbours not to count
 # Of a kernel (w0, w1, w2) over time, and of six neighbouring frames, at the points 0, 1, -1, 2, -2 and infinity.
 KERNEL = ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6),
@@ -21,10 +23,13 @@ FRAMES = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0),
 
 
 def pays(x: Tensor, weight: Tensor) -> bool:
-    """Whether `convolve` is faster than the plain convolution: it transforms the whole kernel at every call."""
+    """Whether `convolve` is faster than the plain convolution: it is many small steps, and transforms the whole kernel
+    at every call."""
     frames, height, width = x.shape[2:]
+    places = len(x) * frames * height * width
     return (x.dtype == torch.float32 and not recorded() and weight.shape[2:] == (3, 3, 3)
-            and min(weight.shape[:2]) >= 32 and frames >= GROUP and len(x) * frames * height * width >= 8 * len(weight))
+            and min(weight.shape[:2]) >= 32 and frames >= GROUP and places >= 8 * len(weight)
+            and places * weight.numel() >= LEAST_PRODUCTS)
 
 
 def convolve(front: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -41,7 +46,7 @@ def convolve(front: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
             _four_frames(frames[start:start + GROUP + 2], rows, kernels, bias,
                          out[:, :, start:start + GROUP, rows.start:rows.stop])
     if grouped < x.shape[2]:
-        out[:, :, grouped:] = F.conv3d(torch.stack(frames[grouped:], dim=2), weight, bias, padding=(0, 1, 1))
+        out[:, :, grouped:] = convolution(torch.stack(frames[grouped:], dim=2), weight, bias, (0, 1, 1))
     return out
 
 
@@ -56,7 +61,7 @@ def _four_frames(frames: Sequence[Tensor], rows: range, kernels: Tensor, bias: T
     """These rows of six frames (B, C, H, W) to four, written into `out` (B, O, 4, rows, W)."""
     # The second point has weight one in every output, so that its product carries the bias.
     zero, one, minus_one, two, minus_two, infinity = (
-        F.conv2d(_weighted(frames, weights, rows), kernels[i], bias if i == 1 else None, padding=(0, 1))
+        convolution(_weighted(frames, weights, rows), kernels[i], bias if i == 1 else None, (0, 1))
         for i, weights in enumerate(FRAMES))
     even, odd = one + minus_one, one.sub_(minus_one)
     even_two, odd_two = two + minus_two, two.sub_(minus_two)

@@ -1,5 +1,6 @@
 import pytest
 import yaml
+
 from benchmarks.study import main
 from console import run
 

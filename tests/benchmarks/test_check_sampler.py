@@ -3,11 +3,11 @@ import re
 from pathlib import Path
 
 import pytest
+
 from arguments import get_args
+from benchmarks.check_sampler import main
 from console import run
 from sgm import util
-
-from benchmarks.check_sampler import main
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/samplers.md"
 

@@ -1,6 +1,7 @@
 """Each lossy way is a configuration that can be built; its cost is told beside the lossless videos."""
 import pytest
 import torch
+
 from benchmarks.faster_by_choice import WAYS, Made, row, spread
 from benchmarks.shapes_judge import Verdict
 from benchmarks.small_model import configured

@@ -1,6 +1,7 @@
 """Whole sampling at a size that takes seconds, and what is told of it."""
 import pytest
 import torch
+
 from benchmarks import full_size, speed_measure
 from benchmarks.full_size import COLUMNS, LOSSLESS, USUAL, WAYS, left_out, quality
 from benchmarks.random_models import SIZES

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+
 from files import REPOSITORY
 
 pytest.importorskip("diffusers", reason="diffusers is missing: pip install -r requirements-test.txt")

@@ -6,10 +6,11 @@ import torch
 
 pytest.importorskip("diffusers", reason="diffusers is missing: pip install -r requirements-test.txt")
 
-from benchmarks import speed, speed_measure  # noqa: E402
-from benchmarks.random_models import SIZES  # noqa: E402
-from benchmarks.speed_measure import OutputsDiffer, Pair, count_flops, peak_memory, time_pair  # noqa: E402
-from benchmarks.speed_parts import Setting  # noqa: E402
+from benchmarks import speed, speed_measure
+from benchmarks.random_models import SIZES
+from benchmarks.speed_measure import OutputsDiffer, Pair, count_flops, peak_memory, time_pair
+from benchmarks.speed_parts import Setting
+from precision import convolution
 
 CPU = torch.device("cpu")
 
@@ -52,12 +53,14 @@ def test_sides_take_turns_and_who_begins_alternates():
     assert len(timing.ours) == len(timing.diffusers) == 3 and timing.difference == 0
 
 
-def test_attention_and_products_are_counted():
+def test_attention_products_and_convolutions_are_counted():
     x = torch.randn(1, 2, 16, 32)
+    weight = torch.randn(5, 2, 3, 3)
     attend = torch.nn.functional.scaled_dot_product_attention
     with torch.no_grad():
         assert count_flops(lambda: attend(x, x, x)) == 2 * 2 * 2 * 16 * 16 * 32
         assert count_flops(lambda: x @ x.transpose(2, 3)) == 2 * 2 * 16 * 16 * 32
+        assert count_flops(lambda: convolution(x, weight, None, (1, 1))) == 2 * 5 * 2 * 9 * 16 * 32
 
 
 def test_memory_is_what_a_call_needs_beside_what_was_there():

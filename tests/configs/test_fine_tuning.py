@@ -3,15 +3,15 @@ import json
 
 import pytest
 import torch
+
 from arguments import get_args
 from files import REPOSITORY
 from lora_weights import is_matrix, matrix_names, without_lora
 from sgm.util import instantiate_from_config
-from train_video import check_settings
-from training.optimization import OPTIMIZERS
-
 from tests.configs.test_presets import PRESETS, RELEASED
 from tests.configs.test_presets import network as preset_network
+from train_video import check_settings
+from training.optimization import OPTIMIZERS
 
 KINDS = ("lora", "sft")
 RUNS = [(name, kind) for name in PRESETS for kind in KINDS]

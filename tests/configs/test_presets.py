@@ -6,14 +6,14 @@ from math import prod
 
 import pytest
 import torch
+from omegaconf import OmegaConf
+
+import sample_video
 from arguments import get_args
 from diffusion_video import ModelConfig
 from files import REPOSITORY
-from omegaconf import OmegaConf
 from sgm.util import check_config, instantiate_from_config
 from video_plan import extend_positions, model_limits, plan_video
-
-import sample_video
 
 # name: parameters without position tables, layers, hidden size, numbers per patch in and out, latent grid (T, H, W)
 RELEASED = {

@@ -1,6 +1,7 @@
 """Text conditioning: unconditional zeros, dropout in training only, frozen encoders, missing folders."""
 import pytest
 import torch
+
 from errors import ConfigError, UserError
 from sgm.conditioner import GeneralConditioner
 from sgm.encoders import AbstractEmbModel, FrozenT5Embedder

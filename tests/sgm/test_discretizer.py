@@ -1,5 +1,6 @@
 """Schedules: their ends, their spacing, what they are known by elsewhere, and what is refused."""
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def test_ramps_keep_their_ends_whatever_the_step_count(name, params, first, last
         levels = built(name, **params).schedule(n).levels()
         assert levels[0].ratio == pytest.approx(first) and levels[-2].ratio == pytest.approx(last)
         assert levels[-1].clean and len(levels) == n + 1
-        assert all(sooner.ratio > later.ratio for sooner, later in zip(levels, levels[1:]))
+        assert all(sooner.ratio > later.ratio for sooner, later in pairwise(levels))
 
 
 def test_log_snr_steps_are_equal_and_tables_are_met_at_their_own_count():

@@ -69,7 +69,7 @@ def test_guidance_moves_along_the_difference():
 
 
 PERCENTILE = {"target": "sgm.sampling_utils.PercentileThresholding", "params": {"percentile": 0.9, "limit": 0.5}}
-PAG = "PerturbedAttentionGuidance"
+PAG, ALL = "PerturbedAttentionGuidance", slice(None)
 GUIDERS = [  # name, parameters, passes where the scale is not 1
     ("VanillaCFG", {}, 2), ("VanillaCFG", {"rescale": 0.7}, 2), ("VanillaCFG", {"dyn_thresh_config": PERCENTILE}, 2),
     ("VanillaCFG", {"sigma_lo": 0.3, "sigma_hi": 4.0}, 2), ("VanillaCFG", {"schedule": "increasing"}, 2),
@@ -88,7 +88,7 @@ class Imperfect(Gaussian):
         return super().__call__(x, level, cond, idx, **inputs) * (0.8 if weak or identity_attention else 1.0)
 
 
-def run(guider, rows=slice(None), denoiser=None, scale=None, **extra):
+def run(guider, rows=ALL, denoiser=None, scale=None, **extra):
     noise, cond = unit_noise(), {"crossattn": torch.tensor([[[1.0]], [[-2.0]]], dtype=torch.float64)}
     uc = {"crossattn": torch.zeros(2, 1, 1, dtype=torch.float64)}
     cond, uc = ({name: value[rows] for name, value in half.items()} for half in (cond, uc))
@@ -127,7 +127,8 @@ class OneBatch(Imperfect):
 def test_passes_one_by_one_are_not_joined_and_give_the_same(name, params, passes):
     guider, joined, alone = guider_config(name, scale=5.0, **params), Imperfect(), OneBatch()
     expected = run(guider, denoiser=joined)
-    torch.testing.assert_close(run(guider, denoiser=alone, plan=PassPlan(one_by_one=True)), expected, rtol=1e-9, atol=1e-9)
+    found = run(guider, denoiser=alone, plan=PassPlan(one_by_one=True))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     assert alone.rows == joined.rows
 
 

@@ -1,5 +1,6 @@
 """Runs that begin at a clip: noised part of the way (SDEdit), or at the noise that leads to it (inversion)."""
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -74,7 +75,7 @@ def round_trip(sampler, parameterization, num_steps, **options):
 def test_the_error_of_a_round_trip_falls_with_steps_and_rounds(name, discretization, parameterization):
     sampler = sampler_of(name, discretization)
     once = [round_trip(sampler, parameterization, n, rounds=1) for n in (25, 50, 100, 200)]
-    assert all(later < 0.7 * sooner for sooner, later in zip(once, once[1:]))
+    assert all(later < 0.7 * sooner for sooner, later in pairwise(once))
     assert round_trip(sampler, parameterization, 50) < 0.2 * once[1]
     assert round_trip(sampler, parameterization, 50, rounds=40) < 1e-9
 

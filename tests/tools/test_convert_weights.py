@@ -3,13 +3,11 @@ import json
 
 import pytest
 import torch
+from omegaconf import OmegaConf
+
 from checkpoint import NETWORK_PREFIX, read_state_dict, save_checkpoint
 from errors import CheckpointError, ConfigError
-from omegaconf import OmegaConf
 from safetensors_files import INDEX, read_tensors, write_tensors
-from tools import convert_weights
-from weight_layouts import merge_modulations, split_modulations
-
 from tests.dit_models import HEAD, WIDTH, build
 from tests.released_structures import (
     STRUCTURES,
@@ -20,6 +18,8 @@ from tests.released_structures import (
     random_vae,
     structure_of,
 )
+from tools import convert_weights
+from weight_layouts import merge_modulations, split_modulations
 
 
 @pytest.fixture

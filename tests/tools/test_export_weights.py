@@ -1,6 +1,7 @@
 """Exported weights: same names, half the bytes, nothing lost that the dtype can hold."""
 import pytest
 import torch
+
 from checkpoint import read_state_dict, save_checkpoint
 from errors import CheckpointError
 from tools.export_weights import export_weights

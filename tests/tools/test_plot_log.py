@@ -4,7 +4,8 @@ from tools.plot_log import main, read_series
 
 def test_a_step_logged_again_after_a_resume_replaces_the_first(tmp_path):
     log = tmp_path / "log.jsonl"
-    log.write_text('{"step": 20, "loss": 2.0}\n{"step": 10, "loss": 3.0}\n{"step": 20, "loss": 1.0}\n{"step": 30, "psnr": 25}\n')
+    log.write_text('{"step": 20, "loss": 2.0}\n{"step": 10, "loss": 3.0}\n{"step": 20, "loss": 1.0}\n'
+                   '{"step": 30, "psnr": 25}\n')
     assert read_series(log, "loss") == ([10, 20], [3.0, 1.0])
 
 

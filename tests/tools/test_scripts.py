@@ -109,8 +109,15 @@ def test_without_arguments_both_small_models_make_videos(checkout):
     configs = checkout.root / "configs"
     assert sorted(calls) == [
         f"{checkout.root}/sample_video.py --base {configs}/tiny_{kind}.yaml {configs}/inference.yaml "
-        f"args.output_dir=/videos/tiny_{kind}" for kind in ("i2v", "t2v")]
+        f"--output-dir /videos/tiny_{kind}" for kind in ("i2v", "t2v")]
     assert "/videos/tiny_t2v" in done.stdout
+
+
+@pytest.mark.parametrize("words", [("--output-dir", "/mine"), ("args.output_dir=/mine",)])
+def test_a_folder_that_is_named_comes_last_and_counts(checkout, words):
+    done, calls = checkout.run("inference.sh", *words, SAT_PYTHON="python")
+    assert len(calls) == 2 and all(call.endswith(" ".join(words)) for call in calls)
+    assert "The videos are in" not in done.stdout
 
 
 def test_configurations_come_with_what_they_share_and_overrides(checkout):

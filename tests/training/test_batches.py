@@ -3,12 +3,12 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-import sgm.sigma_sampling
 import torch
-from sgm.util import instantiate_from_config
-from training.batches import BatchOrder, ClipOrder, LiveClips
 
+import sgm.sigma_sampling
+from sgm.util import instantiate_from_config
 from tests.small_model import TABLE, model_config
+from training.batches import BatchOrder, ClipOrder, LiveClips
 
 
 def test_one_bucket_is_the_order_of_its_clips():

@@ -4,17 +4,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from omegaconf import OmegaConf
+
 import train_video
 from arguments import get_args
 from errors import DataError
-from omegaconf import OmegaConf
 from sgm.encoders import FrozenT5Embedder
+from tests.test_train_video import make_clips
 from training.cache_files import Part, Rows, completed
 from training.encoders import weights_digest
 from training.sources import read_sources
 from vae_modules.autoencoder import VideoAutoencoderInferenceWrapper
-
-from tests.test_train_video import make_clips
 
 
 @pytest.fixture(scope="module")

@@ -5,19 +5,19 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from omegaconf import OmegaConf
+from safetensors.torch import load_file
+
 import train_video
 from arguments import get_args
 from console import run
 from errors import ConfigError
-from omegaconf import OmegaConf
-from safetensors.torch import load_file
-from training import sources
-from training.metrics import start_wandb
-from training.samples import write_samples
-
 from tests.test_data_video import ramp, write_video
 from tests.test_train_video import records
 from tests.training.test_cache import refuse_to_build
+from training import sources
+from training.metrics import start_wandb
+from training.samples import write_samples
 
 SIZES = {"wide": (16, 32), "tall": (32, 16)}  # to train on; files are twice as large
 

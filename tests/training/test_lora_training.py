@@ -2,16 +2,16 @@
 import shutil
 
 import pytest
-import sample_video
 import torch
+from omegaconf import OmegaConf
+
+import sample_video
 import train_video
 from arguments import get_args
 from checkpoint import STATES, read_checkpoint, read_state_dict, save_checkpoint
 from errors import CheckpointError
 from lora import read_lora
 from lora_weights import is_matrix, without_lora
-from omegaconf import OmegaConf
-
 from tests.test_train_video import make_clips, on_two_processes, same
 
 LORA = {"target": "sat.model.finetune.lora2.LoraMixin", "params": {"r": 2, "lora_alpha": 4}}

@@ -4,9 +4,11 @@ import copy
 import pytest
 import torch
 from torch import nn
+
 from training.muon import Muon, orthogonal
 
-QKV, DENSE, OTHER = ("transformer.layers.0.attention.query_key_value.weight", "transformer.layers.0.attention.dense.weight",
+ATTENTION = "transformer.layers.0.attention."
+QKV, DENSE, OTHER = (f"{ATTENTION}query_key_value.weight", f"{ATTENTION}dense.weight",
                      "mixins.final_layer.linear.weight")
 
 

@@ -4,18 +4,18 @@ import shutil
 
 import pytest
 import torch
+from omegaconf import OmegaConf
+
 import train_video
 from arguments import get_args
 from checkpoint import read_state_dict
 from data_video import SFTDataset
 from errors import ConfigError
-from omegaconf import OmegaConf
 from sample_video import sample_videos as sample_video
+from tests.test_train_video import make_clips, same
 from training.encoders import Encoders
 from training.latent_cache import describe_clips
 from training.sources import read_sources
-
-from tests.test_train_video import make_clips, same
 
 
 @pytest.fixture(scope="module")

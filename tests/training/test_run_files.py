@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from checkpoint import read_checkpoint, read_state_dict
 from errors import CheckpointError, ConfigError
 from training import run_files, run_state
@@ -76,8 +77,8 @@ def dies_at(number, monkeypatch):
 
 def test_killed_at_any_moment_of_a_save_the_last_or_the_new_one_is_whole(tmp_path, monkeypatch):
     run_files.save(tmp_path / "start", state(1), keep=1)
-    steps, number = [], 0
-    while not steps or ended == signal.SIGKILL:
+    steps, number, ended = [], 0, signal.SIGKILL
+    while ended == signal.SIGKILL:
         number += 1
         folder = tmp_path / str(number)
         shutil.copytree(tmp_path / "start", folder)

@@ -1,9 +1,10 @@
 """The parts of training that need no process group: order of clips, learning rate, average, growth."""
 import pytest
 import torch
+from torch import nn
+
 from checkpoint import save_checkpoint
 from errors import CheckpointError, ConfigError
-from torch import nn
 from training.average import WeightAverage
 from training.batches import ClipOrder
 from training.optimization import build_optimizer, start_deepspeed

@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "sat")]
 
 import torch
+
 import train_video
 from arguments import get_args
 from training import processes

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from tests.vae_modules.small_vae import build, latent
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,7 +20,8 @@ os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(siz
 import parallel
 import torch.distributed as dist
 begin = dist.init_process_group
-dist.init_process_group = lambda backend: begin(backend, init_method=f"file://{folder}/store", rank=rank, world_size=size)
+store = f"file://{folder}/store"
+dist.init_process_group = lambda backend: begin(backend, init_method=store, rank=rank, world_size=size)
 from tests.vae_modules.small_vae import build, latent
 with parallel.launched(torch.device("cpu"), context_parallel_size=size), torch.no_grad():
     assert parallel.data_rank_and_size() == (0, 1) and parallel.leads_its_copy() == (rank == 0)

@@ -116,13 +116,15 @@ def test_large_frames_go_strip_by_strip_to_the_same_numbers(monkeypatch, at_a_ti
 
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("count", [4, 7, 9])
-def test_transformed_convolution_is_the_convolution(count, batch):
+def test_transformed_convolution_is_the_convolution(count, batch, monkeypatch):
     torch.manual_seed(0)
     conv = torch.nn.Conv3d(32, 40, 3, padding=(0, 1, 1))
     x, front = frames(batch, 32, count, 9, 10), frames(batch, 32, 2, 9, 10, seed=1)
     with torch.no_grad():
         expected = conv(torch.cat((front, x), dim=2))
         x, front = in_memory_order(x), in_memory_order(front)
+        assert not winograd.pays(x, conv.weight), "so little work"
+        monkeypatch.setattr(winograd, "LEAST_PRODUCTS", 0)
         assert winograd.pays(x, conv.weight)
         out = winograd.convolve(front, x, conv.weight, conv.bias)
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))

@@ -1,6 +1,7 @@
 """The autoencoder's loss on errors whose terms are known."""
 import pytest
 import torch
+
 from vae_modules.losses import ReconstructionLoss
 from vae_modules.regularizers import DiagonalGaussian
 
