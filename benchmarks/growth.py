@@ -171,8 +171,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = [measure(series, rates, options.repeats, device, options.clock) for series in every]
     options.out.mkdir(parents=True, exist_ok=True)
     plot(results, options.out / "growth.png")
-    text = (f"# How time grows\n\n`python -m benchmarks.growth`, {date.today()}: {hardware(device)}, Python "
-            f"{platform.python_version()}, torch {torch.__version__}, float32, {options.clock} clock. Counted "
+    text = (f"# How time grows\n\n`python -m benchmarks.growth --clock {options.clock}`, {date.today()}: "
+            f"{hardware(device)}, Python {platform.python_version()}, torch {torch.__version__}, float32. Counted "
             f"operations, bytes and kernels become predicted seconds by what was measured on the spot: "
             f"{rates.product / 1e9:.0f} GFLOP/s in a matrix product, {rates.copying / 1e9:.3g} GB/s in a copy, "
             f"{duration(rates.call)} for a kernel without work.\n\n{markdown([row(m) for m in results])}\n\n"

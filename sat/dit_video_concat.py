@@ -22,6 +22,7 @@ from dit_positions import (
 )
 from dit_transformer import VideoTransformer, read_transformer_args
 from errors import ConfigError
+from precision import gelu_tanh
 from sequence_parallel import run_divided
 from sgm.util import instantiate_from_config
 from step_cache import Reuse
@@ -78,7 +79,7 @@ class DiffusionTransformer(BaseModel):
         super().__init__(None, VideoTransformer(
             num_layers, hidden_size, num_attention_heads, args, parallel_output=parallel_output,
             layernorm=RMSNorm if use_RMSNorm else partial(nn.LayerNorm, elementwise_affine=elementwise_affine),
-            activation=F.silu if use_SwiGLU else nn.GELU(approximate="tanh"), dtype=DTYPES.get(dtype, dtype)))
+            activation=F.silu if use_SwiGLU else gelu_tanh, dtype=DTYPES.get(dtype, dtype)))
         self.patch_size = parse_patch_size(patch_size)
         self.in_channels, self.hidden_size = in_channels, hidden_size
         self.token_group = parallel.ALONE  # the processes that divide the tokens of every pass

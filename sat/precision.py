@@ -1,5 +1,6 @@
 """Matrix products and convolutions in the way that the processor computes fast."""
 from collections.abc import Sequence
+from math import pi
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,17 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> 
     if emulated and not quantized and not torch.is_autocast_enabled("cpu"):
         return F.linear(x.float(), weight.float(), None if bias is None else bias.float()).to(x.dtype)
     return F.linear(x, weight, bias)
+
+
+def gelu_tanh(x: torch.Tensor) -> torch.Tensor:
+    """GELU by tanh (Hendrycks and Gimpel 2016, section 2): x / 2 (1 + tanh u), u = sqrt(2 / pi) (x + 0.044715 x^3).
+
+    In float32 on a CPU, where no gradient is recorded, as x sigmoid(2 u): torch's tanh takes nearly twice as long.
+    """
+    if recorded() or x.device.type != "cpu" or x.dtype != torch.float32:
+        return F.gelu(x, approximate="tanh")
+    slope = 2 * (2 / pi) ** 0.5
+    return torch.square(x).mul_(0.044715 * slope).add_(slope).mul_(x).sigmoid_().mul_(x)
 
 
 def convolution(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, padding: Sequence[int],

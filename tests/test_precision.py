@@ -36,3 +36,15 @@ def test_a_convolution_is_that_of_the_library(shape, kernel, padding, stride):
     weight.requires_grad_()
     precision.convolution(x, weight, bias, padding, stride).sum().backward()
     assert weight.grad is not None
+
+
+def test_gelu_is_that_of_the_library_at_every_size_of_its_argument():
+    x = torch.cat((torch.linspace(-30, 30, 6001), torch.tensor([-1e30, 1e30, 0.0, -0.0])))
+    expected = torch.nn.functional.gelu(x.double(), approximate="tanh")
+    for recorded in (True, False):
+        with torch.set_grad_enabled(recorded):
+            torch.testing.assert_close(precision.gelu_tanh(x).double(), expected, rtol=1e-6, atol=1e-6)
+    given = x.clone()
+    with torch.no_grad():
+        precision.gelu_tanh(x)
+    assert torch.equal(x, given)
