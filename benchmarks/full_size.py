@@ -225,8 +225,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = resolve(options)
     size, dtype = SIZES[options.size].as_decoded(), DTYPES[options.dtype]
     faster = {"compile_model": {"whole": True, None: False}.get(options.compile, options.compile),
-                "compile_first_stage": options.compile_decoder,
-                "attention_kernel": options.attention}
+              "compile_first_stage": options.compile_decoder, "attention_kernel": options.attention}
     rows, lossless = [], None
     for name in dict.fromkeys([LOSSLESS, *options.ways]):
         reason = left_out(WAYS[name], device)

@@ -85,7 +85,7 @@ def fastest(shape: Shape, dtype: torch.dtype, device: torch.device) -> str | Non
                 seconds[kernel] = _median_seconds(lambda: F.scaled_dot_product_attention(*qkv), device)
     told = ", ".join(f"{kernel} {1000 * spent:.3g} ms" for kernel, spent in seconds.items())
     logger.info("attention of %d tokens: %s", shape[1], told)
-    return min(seconds, key=seconds.get)
+    return min(seconds, key=seconds.get, default=None)
 
 
 @cache
@@ -97,7 +97,7 @@ def _failure(kernel: str, head_dim: int, dtype: torch.dtype, device: torch.devic
             warnings.simplefilter("ignore")
             with _only(kernel):
                 F.scaled_dot_product_attention(x, x, x)
-    except (ImportError, RuntimeError) as error:
+    except (AttributeError, ImportError, RuntimeError) as error:  # an older torch, a package, a device without it
         return str(error).partition("\n")[0].partition(". ")[0]
     return None
 

@@ -71,6 +71,9 @@ def test_a_fast_kernel_with_other_numbers_is_not_taken(monkeypatch):
     monkeypatch.setattr(F, "scaled_dot_product_attention", wrong)
     fastest.cache_clear()
     assert fastest(*HEADS) == "flash"
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda q, k, v: whole(q, k, v) * float("nan"))
+    fastest.cache_clear()
+    assert fastest(*HEADS) is None
 
 
 def test_measuring_draws_nothing_from_the_global_generator(monkeypatch):
