@@ -15,7 +15,7 @@ from dit_context import Grid, VideoContext, patchify, unpatchify
 from sgm.tensors import recorded
 from swiss_army import BaseMixin, mpu
 
-TOKENS_AT_A_TIME = 512
+TOKENS_AT_A_TIME = 1024
 Terms = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
