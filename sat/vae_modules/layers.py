@@ -80,14 +80,17 @@ class CausalConv3d(nn.Module):
 
 
 def convolve(conv: nn.Conv3d, front: Tensor, x: Tensor) -> Tensor:
-    """Of x (B, C, T, H, W) after the two frames `front`. Where no gradient is recorded large frames go strip by strip,
-    so that joined frames and the kernel's copy of them are small, and count less than 2^31 numbers, which many kernels
-    stop at. A strip brings the rows beside it; what comes out for those is left out."""
+    """Of x (B, C, T, H, W) after the two frames `front`.
+
+    Where no gradient is recorded large frames go strip by strip, so that joined frames and the kernel's copy of them
+    are small, and count less than 2^31 numbers, which many kernels stop at. A strip brings the rows beside it; what
+    comes out for those is left out.
+    """
     height = x.shape[3]
     rows = max(AT_A_TIME // (front[:, :, :, 0].numel() + x[:, :, :, 0].numel()), MIN_ROWS)
     if rows >= height or recorded():
         return applied(conv, torch.cat((front, x), dim=2))
-    out = in_memory_order(x.new_empty(len(x), conv.out_channels, *x.shape[2:]))
+    out = room(x, conv.out_channels, *x.shape[2:])
     for top in range(0, height, rows):
         above, below = max(top - 1, 0), min(top + rows + 1, height)
         strip = applied(conv, torch.cat((front[:, :, :, above:below], x[:, :, :, above:below]), dim=2))
@@ -109,6 +112,12 @@ def pointwise(conv: nn.Conv3d, x: Tensor) -> Tensor:
 def in_memory_order(x: Tensor) -> Tensor:
     """The order that the layers work in; what follows keeps to it."""
     return x.contiguous(memory_format=torch.channels_last_3d) if has_channels_last(x) else x
+
+
+def room(like: Tensor, channels: int, *sizes: int) -> Tensor:
+    """Memory for (B, channels, T, H, W), in that order, whose content is arbitrary."""
+    order = torch.channels_last_3d if has_channels_last(like) else torch.contiguous_format
+    return torch.empty(len(like), channels, *sizes, dtype=like.dtype, device=like.device, memory_format=order)
 
 
 def has_channels_last(x: Tensor) -> bool:
@@ -239,8 +248,8 @@ class Upsample3D(nn.Module):
         frames = max(AT_A_TIME // (4 * x[:, :, 0].numel()), 1)
         if frames >= x.shape[2] or recorded():
             return per_frame(double, x)
-        batch, _, t, height, width = x.shape
-        out = in_memory_order(x.new_empty(batch, self.conv.out_channels, t, 2 * height, 2 * width))
+        t, height, width = x.shape[2:]
+        out = room(x, self.conv.out_channels, t, 2 * height, 2 * width)
         for start in range(0, t, frames):
             out[:, :, start:start + frames] = per_frame(double, x[:, :, start:start + frames])
         return out
