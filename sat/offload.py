@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from arguments import Arguments
+from errors import ConfigError
 
 TEXT = "text encoder"
 
@@ -67,8 +68,16 @@ def copied(data: Tensor, device: torch.device) -> Tensor:
 
 
 def pinned(data: Tensor) -> Tensor:
-    """In memory that is never swapped out; not weights in 8 bits, which consist of several tensors."""
-    return data.pin_memory() if type(data) is Tensor else data
+    """In memory that is never swapped out; not weights in 8 bits, which consist of several tensors.
+
+    Raises ConfigError where the machine has no more of it.
+    """
+    try:
+        return data.pin_memory() if type(data) is Tensor else data
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"args.offload is sequential, but the transformer's layers cannot wait in pinned memory "
+                          f"({reason}); use args.offload=model, or args.quantize_transformer") from error
 
 
 class Offload:

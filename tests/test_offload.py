@@ -9,6 +9,7 @@ from torch import nn
 
 import offload
 from diffusion_video import DiffusionEngine
+from errors import ConfigError
 from offload import TEXT, Offload, offload_engine
 
 DEVICE = torch.device("cpu")
@@ -81,6 +82,14 @@ def test_layers_that_come_often_wait_in_pinned_memory(moves, monkeypatch):
     layer, = parts["transformer"]
     assert len(pins) == 1 and layer.weight.data_ptr() == pins[0].data_ptr()
     assert moves == [6] * 6
+
+
+def test_memory_that_cannot_be_pinned_is_told(monkeypatch):
+    def refuse(self):
+        raise RuntimeError("out of memory\nand more")
+    monkeypatch.setattr(torch.Tensor, "pin_memory", refuse)
+    with pytest.raises(ConfigError, match=r"args.offload is sequential.*\(out of memory\)"):
+        offload.pinned(torch.ones(2))
 
 
 def test_weights_that_two_modules_share_travel_once(moves):
