@@ -142,25 +142,25 @@ def stage_at(stages: list[Stage], step: int) -> Stage:
 
 def build(args: Arguments) -> tuple[Progress, list[Stage]]:
     check_config(args.model_config, "model")
-    torch.manual_seed(args.seed)
-    model = instantiate_from_config(args.model_config.first_stage_config).to(args.device)
-    average = instantiate_from_config(args.model_config.first_stage_config).to(args.device).eval()
-    if args.load:
-        load_module(model, _known(model, args), args.load)
+    torch.manual_seed(args.run.seed)
+    model = instantiate_from_config(args.model_config.first_stage_config).to(args.run.device)
+    average = instantiate_from_config(args.model_config.first_stage_config).to(args.run.device).eval()
+    if args.run.load:
+        load_module(model, _known(model, args), args.run.load)
     average.load_state_dict(model.state_dict())
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not _named(name, args, "not_trainable_prefixes"))
     optimizer = build_optimizer(args.deepspeed_config.optimizer, model)
-    generator = torch.Generator().manual_seed(args.seed)
+    generator = torch.Generator().manual_seed(args.run.seed)
     stages = [Stage(**stage) for stage in args.data_config.get("stages", ())]
-    if not stages or not args.save or not args.train_data:
+    if not stages or not args.training.save or not args.training.train_data:
         raise ConfigError("training needs data.stages, args.train_data and args.save; see configs/tiny_vae.yaml")
     return Progress(model, average, optimizer, generator), stages
 
 
 def _known(model: VideoAutoencodingEngine, args: Arguments) -> dict[str, Tensor]:
     """The weights of `args.load`, in parts that are to begin anew those that the model has."""
-    loaded = read_state_dict(args.load)
+    loaded = read_state_dict(args.run.load)
     fresh = {name: value for name, value in model.state_dict().items() if _named(name, args, "fresh_prefixes")}
     return {name: value for name, value in loaded.items() if not _named(name, args, "fresh_prefixes")} | fresh
 
@@ -172,12 +172,12 @@ def _named(name: str, args: Arguments, key: str) -> bool:
 def main(argv=None) -> None:
     args = get_args(argv, __doc__.splitlines()[0])
     p, stages = build(args)
-    folder, total, peak = Path(args.save), sum(s.iters for s in stages), args.deepspeed_config.optimizer.params.lr
+    folder, total, peak = Path(args.training.save), sum(s.iters for s in stages), args.deepspeed_config.optimizer.params.lr
     folder.mkdir(parents=True, exist_ok=True)
-    if args.resume:
+    if args.training.resume:
         p.load(folder)
-    train = Clips(args.data_config, args.train_data)
-    valid = Clips(args.data_config, args.valid_data) if args.valid_data else None
+    train = Clips(args.data_config, args.training.train_data)
+    valid = Clips(args.data_config, args.training.valid_data) if args.training.valid_data else None
     logger.info("%d clips; %.2f M parameters; %d iterations", len(train.videos),
                 sum(x.numel() for x in p.model.parameters()) / 1e6, total)
     with open(folder / "log.jsonl", "a", buffering=1) as log:
@@ -185,16 +185,16 @@ def main(argv=None) -> None:
             stage = stage_at(stages, p.step)
             index = torch.randint(len(train.videos), (stage.batch_size,), generator=p.generator)
             start = torch.randint(train.videos.shape[2] - stage.frames + 1, (), generator=p.generator).item()
-            record = train_step(p, train.batch(index, start, stage.frames).to(args.device),
+            record = train_step(p, train.batch(index, start, stage.frames).to(args.run.device),
                                 learning_rate(p.step, total, peak), args.model_config.get("latent_noise", 0.0))
             record |= {"step": p.step, "frames": stage.frames}
             last = p.step == total
-            if valid and (last or args.eval_interval and p.step % args.eval_interval == 0):
-                record["psnr"] = psnr(p.average, valid, args.device)
-            if last or p.step % args.log_interval == 0 or "psnr" in record:
+            if valid and (last or args.training.eval_interval and p.step % args.training.eval_interval == 0):
+                record["psnr"] = psnr(p.average, valid, args.run.device)
+            if last or p.step % args.training.log_interval == 0 or "psnr" in record:
                 logger.info("  ".join(f"{k} {v:.4g}" for k, v in record.items()))
                 log.write(json.dumps(record) + "\n")
-            if last or p.step % args.save_interval == 0:
+            if last or p.step % args.training.save_interval == 0:
                 p.save(folder)
 
 

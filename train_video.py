@@ -22,7 +22,7 @@ from arguments import get_args
 from common.console import run
 from common.errors import ConfigError
 from common.files import check_writable, from_repository
-from configuration.settings import Arguments, resolve_dtype
+from configuration.settings import Arguments
 from configuration.targets import check_config
 from diffusion_video import DiffusionEngine
 from engine.checks import check_device, check_model
@@ -45,15 +45,15 @@ logger = logging.getLogger("train_video")
 def train_video(argv: Sequence[str] | None = None) -> None:
     args = get_args(argv, __doc__.splitlines()[0])
     check_settings(args)
-    with launch.started(args.device, args.model_parallel_size) as args.device:
+    with launch.launched(args.run.device, deepspeed=True) as args.run.device:
         if dist.get_rank():
             logging.getLogger().setLevel(logging.WARNING)
         build_trainer(args).run()
 
 
 def build_trainer(args: Arguments) -> Trainer:
-    folder, state = Path(args.save), None
-    if args.resume:
+    folder, state = Path(args.training.save), None
+    if args.training.resume:
         state = run_files.read_latest(folder, run_state.settings_of(args, dist.get_world_size()))
         logger.info("%s: %s", folder, "nothing saved yet" if state is None else f"resuming at step {state.step}")
     else:
@@ -68,39 +68,39 @@ def build_trainer(args: Arguments) -> Trainer:
     trainer = Trainer(args, engine, Data(sources.train, sources.valid, request and (
         lambda step: write_samples(engine, request, folder / "samples" / f"{step:06d}"))), state)
     logger.info("%d clips in %d bucket(s); %.2f M trained parameters; %d steps of %d clips",
-                sum(map(len, sources.train)), len(sources.train), trained, args.train_iters,
+                sum(map(len, sources.train)), len(sources.train), trained, args.training.train_iters,
                 trainer.deepspeed.train_batch_size())
     return trainer
 
 
 def check_settings(args: Arguments) -> None:
     """Looks for all that can be wrong before anything is read or built, and fills in what follows from other keys."""
-    if not args.train_data or not args.train_iters or not args.deepspeed_config:
+    if not args.training.train_data or not args.training.train_iters or not args.deepspeed_config:
         raise ConfigError("training needs args.train_data, args.train_iters and section deepspeed; "
                           "see configs/tiny_t2v_train.yaml")
     check_config(args.data_config, "data")
     settle_size(args)
-    if args.model_parallel_size > 1:
-        raise ConfigError(f"args.model_parallel_size is {args.model_parallel_size}; training divides weights by "
+    if args.run.model_parallel_size > 1:
+        raise ConfigError(f"args.model_parallel_size is {args.run.model_parallel_size}; training divides weights by "
                           "deepspeed.zero_optimization.stage: 3 instead; set it to 1")
     precision = {name: bool((args.deepspeed_config.get(name) or {}).get("enabled")) for name in ("fp16", "bf16")}
-    args.fp16, args.bf16 = precision["fp16"], precision["bf16"]
-    args.config.model.latent_input = args.latent_cache is not None
-    if args.checkpoint_activations:
+    args.run.fp16, args.run.bf16 = precision["fp16"], precision["bf16"]
+    args.config.model.latent_input = args.training.latent_cache is not None
+    if args.training.checkpoint_activations:
         OmegaConf.update(args.config, RECOMPUTE, True, force_add=True)
-    check_device(check_model(args.model_config), args.device, resolve_dtype(args.fp16, args.bf16))
+    check_device(check_model(args.model_config), args.run.device, args.run.dtype)
     check_data(args)
-    if args.sample_interval and (args.deepspeed_config.get("zero_optimization") or {}).get("stage") == 3:
+    if args.training.sample_interval and (args.deepspeed_config.get("zero_optimization") or {}).get("stage") == 3:
         raise ConfigError("args.sample_interval: no samples are made while weights are divided among processes "
                           "(deepspeed.zero_optimization.stage 3); set it to null and sample from the checkpoints")
-    if args.load_lora is not None:
-        configure_lora(args.model_config, args.load_lora)
-    if args.load is not None and (args.grow_input or args.force_train):  # it need not fit
-        transformer_weights(args.load)
-    elif args.load is not None:
-        check_network(args.model_config.network_config, args.load)
-    args.save = args.save or str(from_repository("runs") / args.experiment_name)
-    check_writable(args.save)
+    if args.run.load_lora is not None:
+        configure_lora(args.model_config, args.run.load_lora)
+    if args.run.load is not None and (args.training.grow_input or args.training.force_train):  # it need not fit
+        transformer_weights(args.run.load)
+    elif args.run.load is not None:
+        check_network(args.model_config.network_config, args.run.load)
+    args.training.save = args.training.save or str(from_repository("runs") / args.training.experiment_name)
+    check_writable(args.training.save)
 
 
 def build_engine(args: Arguments, fresh: bool, text: Mapping | None = None) -> DiffusionEngine:
@@ -109,28 +109,28 @@ def build_engine(args: Arguments, fresh: bool, text: Mapping | None = None) -> D
 
     With cached `text` (see `training.sources`) it has no text encoder, and a first stage for samples alone.
     """
-    torch.manual_seed(args.seed)
-    partly = args.grow_input or args.force_train
+    torch.manual_seed(args.run.seed)
+    partly = args.training.grow_input or args.training.force_train
     network = None
-    if args.load is not None and not partly:
-        dtype = resolve_dtype(args.fp16, args.bf16)
-        network = build_network(args.model_config.network_config, args.load, dtype, args.device)
-    engine = DiffusionEngine(args, network) if text is None else without_encoders(args, text, network)
+    if args.run.load is not None and not partly:
+        dtype = args.run.dtype
+        network = build_network(args.model_config.network_config, args.run.load, dtype, args.run.device)
+    engine = DiffusionEngine(args.of_engine(), network) if text is None else without_encoders(args, text, network)
     engine.disable_untrainable_params()
-    if args.load is not None and partly and (fresh or trains_lora_alone(engine.network)):
-        run_state.load_partly(engine.network, args.load, args.grow_input, args.force_train)
-    if args.load_lora is not None and fresh:
-        load_lora(engine.network, args.load_lora)
+    if args.run.load is not None and partly and (fresh or trains_lora_alone(engine.network)):
+        run_state.load_partly(engine.network, args.run.load, args.training.grow_input, args.training.force_train)
+    if args.run.load_lora is not None and fresh:
+        load_lora(engine.network, args.run.load_lora)
     return engine
 
 
 def without_encoders(args: Arguments, text: Mapping, network: nn.Module | None) -> DiffusionEngine:
     encoders = Encoders(args)
-    engine = DiffusionEngine(encoders.without(), network)
+    engine = DiffusionEngine(encoders.without().of_engine(), network)
     for number, known in text.items():
         engine.conditioner.embedders[number].known = known
     image_to_video = engine.config.noised_image_input
-    if args.sample_interval and (image_to_video or not args.only_log_video_latents):
+    if args.training.sample_interval and (image_to_video or not args.training.only_log_video_latents):
         engine.first_stage_model = encoders.vae
     return engine
 

@@ -27,9 +27,9 @@ from benchmarks.small_model import chosen, configured, markdown, psnr, sample_ba
 from common.console import run
 from common.errors import ConfigError
 from configuration.settings import Arguments
+from inference.pipeline import load_engine
 from inference.sizes import model_limits, plan_video
 from media.videos import write_outputs
-from sample_video import load_engine
 from sgm.sampling import StepInfo
 from tools.shapes_world import Combination
 
@@ -70,7 +70,7 @@ class Made:
 
 @torch.no_grad()
 def make(args: Arguments, combinations: Sequence[Combination], folder: Path) -> Made:
-    engine, plan = load_engine(args), plan_video(model_limits(args.model_config), args)
+    engine, plan = load_engine(args), plan_video(model_limits(args.model_config), args.sampling)
     videos, seconds, decoding, passes, computed = [], 0.0, 0.0, 0.0, 0.0
     for start in tqdm(range(0, len(combinations), BATCH), folder.name, unit="batch"):
         batch, steps = combinations[start:start + BATCH], []

@@ -27,7 +27,7 @@ from common.console import run
 from common.files import from_repository, whole_file
 from configuration.settings import resolve_device
 from configuration.targets import instantiate_from_config
-from sample_video import load_engine
+from inference.pipeline import load_engine
 
 NETWORK = "model.network_config.params."
 LARGEST = 12  # latent frames

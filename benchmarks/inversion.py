@@ -20,7 +20,7 @@ import torch
 from arguments import get_args
 from common.console import run
 from diffusion_video import DiffusionEngine
-from sample_video import load_engine
+from inference.pipeline import load_engine
 from tools.shapes_world import Combination, all_combinations, render
 
 STEPS = (10, 25, 50, 100)

@@ -30,6 +30,7 @@ from common import ranks
 from common.console import run
 from common.errors import ConfigError
 from parallel import groups, launch
+from parallel.groups import GroupSizes
 from parallel.guidance import SharedPasses
 
 ALONE = "one process"
@@ -113,8 +114,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if processes == 1:
         raise ConfigError("one process has nothing to divide; start several: "
                           "torchrun --nproc-per-node 2 -m benchmarks.several_processes")
-    with launch.launched(resolve(options), context_parallel_size=processes,
-                           sequence_parallel_size=processes) as device:
+    with launch.launched(resolve(options), GroupSizes(context=processes, sequence=processes)) as device:
         setting = Setting(SIZES[options.size], device, DTYPES[options.dtype])
         rows = [row for part in options.parts for row in measure(part, setting, options.repeats)]
         if ranks.is_main_process():

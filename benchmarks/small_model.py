@@ -34,9 +34,9 @@ from common.seeds import generator_for
 from configuration.settings import Arguments
 from configuration.targets import instantiate_from_config
 from diffusion_video import DiffusionEngine
+from inference.pipeline import load_engine
 from inference.sizes import model_limits, plan_video
 from media.videos import write_outputs
-from sample_video import load_engine
 from sgm.sampling import StepInfo
 from tools.shapes_world import COLORS, PALETTE, Combination, all_combinations, render
 from weights.lora import configure_lora
@@ -57,8 +57,8 @@ def guiders(scale: float) -> dict[str, dict]:
 
 def configured(model: str, overrides: Sequence[str]) -> Arguments:
     args = get_args(["--base", f"configs/tiny_{model}.yaml", "configs/inference.yaml", *overrides])
-    if args.load_lora is not None:
-        configure_lora(args.model_config, args.load_lora)
+    if args.run.load_lora is not None:
+        configure_lora(args.model_config, args.run.load_lora)
     return args
 
 
@@ -90,7 +90,7 @@ def sample_batch(engine: DiffusionEngine, batch: Sequence[Combination], shape: S
 def make_videos(engine: DiffusionEngine, args: Arguments, combinations: Sequence[Combination], seed: int, folder: Path
                 ) -> Iterator[tuple[Combination, Path]]:
     """Samples one video of each combination and writes it; yields each with its folder."""
-    plan = plan_video(model_limits(args.model_config), args)
+    plan = plan_video(model_limits(args.model_config), args.sampling)
     for start in tqdm(range(0, len(combinations), BATCH), folder.name, unit="batch"):
         batch = combinations[start:start + BATCH]
         latents = sample_batch(engine, batch, plan.latent_shape, seed, start)
@@ -161,7 +161,7 @@ def compare_samplers(args: Arguments, options: argparse.Namespace) -> list[dict[
 def judge_vae(args: Arguments, folder: Path, clips: int = 64) -> list[dict[str, str]]:
     """Reconstruction of clips rendered for this, by the posterior's mean: PSNR in 8-bit pixels, and what the judge sees
     in it, which nothing that is decoded can exceed by much."""
-    vae, plan = load_engine(args).first_stage_model, plan_video(model_limits(args.model_config), args)
+    vae, plan = load_engine(args).first_stage_model, plan_video(model_limits(args.model_config), args.sampling)
     quality, results = [], []
     for i, combination in enumerate(np.random.default_rng(5).permutation(np.array(all_combinations()))[:clips]):
         video = torch.from_numpy(render(combination, np.random.default_rng([i, 5]))).permute(3, 0, 1, 2)[None].float()

@@ -61,10 +61,11 @@ def get_args(argv: Sequence[str] | None = None, description: str = "") -> Argume
     for key in plain["data"]:
         if key not in DATA_KEYS:
             raise ConfigError(f"unknown key data.{key}{nearest(key, DATA_KEYS)}; what to read goes below data.params")
-    args = Arguments(**{k: _converted(k, v) for k, v in plain["args"].items()}, config=OmegaConf.create(plain))
+    values = {key: _converted(key, value) for key, value in plain["args"].items()}
+    args = Arguments.grouped(values, OmegaConf.create(plain))
     _check_values(args)
-    args.device = resolve_device(args.device)
-    resolve_dtype(args.fp16, args.bf16)
+    args.run.device = resolve_device(args.run.device)
+    resolve_dtype(args.run.fp16, args.run.bf16)
     return args
 
 
@@ -216,13 +217,18 @@ _CHECKS = {
 
 
 def _check_values(args: Arguments) -> None:
-    for name in ("batch_size", "num_samples", "sampling_fps", "latent_channels", "model_parallel_size",
-                 "sequence_parallel_size", "guidance_parallel_size"):
-        if getattr(args, name) < 1:
-            raise ConfigError(f"args.{name} is {getattr(args, name)}; it must be 1 or more")
-    if args.save_denoised_every is not None and args.save_denoised_every < 1:
-        raise ConfigError(f"args.save_denoised_every is {args.save_denoised_every}; it must be 1 or more, or left out")
-    if args.save_denoised_every is not None and args.only_save_latents:
+    sampling = args.sampling
+    counts = {"model_parallel_size": args.run.model_parallel_size}
+    for name in ("batch_size", "num_samples", "sampling_fps", "latent_channels", "sequence_parallel_size",
+                 "guidance_parallel_size"):
+        counts[name] = getattr(sampling, name)
+    for name, count in counts.items():
+        if count < 1:
+            raise ConfigError(f"args.{name} is {count}; it must be 1 or more")
+    every = sampling.save_denoised_every
+    if every is not None and every < 1:
+        raise ConfigError(f"args.save_denoised_every is {every}; it must be 1 or more, or left out")
+    if every is not None and sampling.only_save_latents:
         raise ConfigError("args.save_denoised_every decodes, but args.only_save_latents does not; leave one out")
-    if args.sampling_image_size is not None and len(args.sampling_image_size) != 2:
-        raise ConfigError(f"args.sampling_image_size is {args.sampling_image_size}; give [height, width]")
+    if sampling.sampling_image_size is not None and len(sampling.sampling_image_size) != 2:
+        raise ConfigError(f"args.sampling_image_size is {sampling.sampling_image_size}; give [height, width]")

@@ -121,7 +121,7 @@ def test_the_loss_falls_and_the_checkpoint_samples(small_model, recipe, clips, t
     assert any(key.startswith("loss_750_999") for r in log for key in r)
     assert (tmp_path / "samples" / "000040" / "0" / "000000.mp4").stat().st_size > 0
     args = train_video.get_args(argv)
-    engine = DiffusionEngine(args)
+    engine = DiffusionEngine(args.of_engine())
     load_network(engine.network, tmp_path)
     latest = torch.load(tmp_path / "training" / "40_rank_00.pt", weights_only=True)
     assert same(dict(engine.network.state_dict()), latest["network"])  # decay 0: the average is the last weights

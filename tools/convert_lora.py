@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif options.to == "sat":
         save_checkpoint(options.target, "release", checkpoint_of(lora))
     else:
-        state = merged_state(lora, options.load or args.load)
+        state = merged_state(lora, options.load or args.run.load)
         save_checkpoint(options.target, "release", {
             "module": {NETWORK_PREFIX + name: value for name, value in state.items()}})
     sys.stdout.write(f"{options.target}\n")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from tqdm import tqdm
 
 from common.errors import UserError
-from common.ranks import first_process
+from common.ranks import is_main_process
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ NOISY = ("DeepSpeed", "transformers", "httpx", "urllib3", "PIL", "imageio", "ima
 def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
     """The exit code of `main(argv)`: 0, 2 with one `error:` line for a mistake of the user, 130 when interrupted."""
     _quiet_libraries()
-    level = logging.INFO if first_process() else logging.WARNING
+    level = logging.INFO if is_main_process() else logging.WARNING
     logging.basicConfig(stream=sys.stderr, level=level, format="%(message)s")
     try:
         main(argv)
@@ -34,7 +34,7 @@ def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
 
 def progress(*args, disable: bool = False, **settings) -> tqdm:
     """A progress bar, which one process alone shows."""
-    return tqdm(*args, disable=disable or not first_process(), **settings)
+    return tqdm(*args, disable=disable or not is_main_process(), **settings)
 
 
 class Clock:

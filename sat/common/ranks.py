@@ -1,6 +1,7 @@
-"""Ranks of the run's processes: who this process is, what all of them agree on, who reports an error.
+"""Ranks of the run's processes: this process's rank, sums and decisions of all ranks, errors reported once.
 
-Every helper works on one process without torch.distributed as well.
+Every helper also works on one process without torch.distributed. Before torch.distributed has started, rank and world
+size are those that torchrun announces.
 """
 import os
 from collections.abc import Iterator
@@ -12,50 +13,51 @@ import torch.distributed as dist
 from common.errors import UserError
 
 
-def processes() -> int:
-    """How many torchrun started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+def rank() -> int:
+    """Return this process's rank; 0 without torchrun."""
+    return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", 0))
 
 
-def first_process() -> bool:
-    return int(os.environ.get("RANK", 0)) == 0
+def world_size() -> int:
+    """Return the number of processes; 1 without torchrun."""
+    return dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", 1))
 
 
 def is_main_process() -> bool:
-    """Whether this process writes what all share and speaks to the user."""
-    return (dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", 0))) == 0
+    """Return True on rank 0, which alone writes shared files and reports to the user."""
+    return rank() == 0
 
 
-@contextmanager
-def told_once() -> Iterator[None]:
-    """For what all processes do alike: of a mistake that each finds, the first alone speaks."""
-    try:
-        yield
-    except UserError as error:
-        if is_main_process():
-            raise
-        raise SystemExit(2) from error
+def launched_by_torchrun() -> bool:
+    """Return True if torchrun started this process."""
+    return "RANK" in os.environ
 
 
 def wait_for_all() -> None:
-    """Returns when every process has come here."""
+    """Return when every rank has called this."""
     if dist.is_initialized():
         dist.barrier()
 
 
-def rank_and_count() -> tuple[int, int]:
-    """This process among all of the run's: (0, 1) where there is one."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
 def any_of(happened: bool) -> bool:
-    """Whether it happened in one of the processes."""
+    """Return True if `happened` is true on any rank."""
     if not dist.is_initialized():
         return happened
     return bool(summed(torch.tensor(float(happened))))
 
 
 def summed(values: torch.Tensor) -> torch.Tensor:
-    """The sum over all processes; the argument is overwritten."""
+    """Return the sum over all ranks; overwrites the argument."""
     dist.all_reduce(values)
     return values
+
+
+@contextmanager
+def report_once() -> Iterator[None]:
+    """Context manager for work that every process repeats: if all raise the same UserError, only rank 0 reports it."""
+    try:
+        yield
+    except UserError as error:
+        if is_main_process():
+            raise
+        raise SystemExit(2) from error

@@ -1,6 +1,10 @@
-"""The settings of a run: every key of section `args`, and the device and dtype that follow from them."""
+"""The settings of a run: every key of section `args`, in groups, each of which is handed to what needs it.
+
+The command line and the files know the keys without their groups (`--num-frames`, `args.num_frames`).
+"""
+from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -14,27 +18,37 @@ INPUT_TYPES = ("txt", "cli", "latents")
 
 
 def _key(default, kind: str, help: str, choices: Sequence[str] = ()):
-    """A key of section `args`. Kinds: int, float, bool, str, ints, input (path), inputs (paths), output (path)."""
+    """Return a field for a key of section `args`.
+
+    Kinds: int, float, bool, str, ints, input (a path to read), inputs (several), output (a path to write).
+    """
     return field(default=default, metadata={"kind": kind, "help": help, "choices": tuple(choices)})
 
 
 @dataclass
-class Arguments:
-    """The keys of section `args` (each is also a plain argument, `--output-dir` for `output_dir`).
-
-    A default of None means that the model decides or the feature is off; `device` is resolved to a torch.device.
-    """
+class RunSettings:
+    """The weights, device, precision and seed of a run, whatever it is for."""
 
     mode: str = _key("inference", "str", "what the run is for", MODES)
     load: str | None = _key(None, "input", "weights: a folder with `latest`, a .pt or .safetensors file, or diffusers'")
     load_lora: str | None = _key(None, "input", "a LoRA of those weights, as trained here or in diffusers' layout")
     seed: int = _key(0, "int", "with prompt and sample index, the seed of each video's own noise")
-    device: "str | torch.device | None" = _key(None, "str", "where to compute; None: the accelerator, else the CPU")
+    device: str | torch.device | None = _key(None, "str", "where to compute; None: the accelerator, else the CPU")
     fp16: bool = _key(False, "bool", "compute in float16")
     bf16: bool = _key(False, "bool", "compute in bfloat16")
-
-    # sampling
     plan: bool = _key(False, "bool", "say what would be made, in what memory and time, and stop")
+    model_parallel_size: int = _key(1, "int", "processes that share one transformer")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of weights and activations."""
+        return resolve_dtype(self.fp16, self.bf16)
+
+
+@dataclass
+class SamplingSettings:
+    """The videos to make and the way they are sampled. None leaves the choice to the model, or the feature off."""
+
     input_type: str = _key("txt", "str", "txt: a prompt a line, cli: asked for, latents: saved ones", INPUT_TYPES)
     input_file: str | None = _key(None, "input", "the prompts (txt), or a file or folder of saved latents (latents)")
     image2video: bool | None = _key(None, "bool", "prompts name images, `prompt@@a.png`; None: as the model needs")
@@ -42,7 +56,7 @@ class Arguments:
     invert: bool = _key(False, "bool", "start from the noise that leads to each clip: written, and sampled unguided")
     negative_prompt: str | None = _key(None, "str", "what to steer away from; None steers away from no text at all")
     output_dir: str = _key("outputs", "output", "where the videos go")
-    resume: bool = _key(False, "bool", "skip videos that an earlier run finished; training: go on where it stopped")
+    resume: bool = _key(False, "bool", "skip videos that an earlier run finished")
     save_denoised_every: int | None = _key(None, "int", "also write denoised.png: the clip as it is seen every n steps")
     only_save_latents: bool = _key(False, "bool", "stop before decoding and write latents.safetensors")
     batch_size: int = _key(1, "int", "videos sampled at a time")
@@ -54,18 +68,34 @@ class Arguments:
     latent_channels: int = _key(16, "int", "channels of the VAE's latent")
     guidance_parallel_size: int = _key(1, "int", "processes that divide the passes of guidance")
     sequence_parallel_size: int = _key(1, "int", "processes that divide the tokens of each pass")
-    offload: str | None = _key(None, "str", "weights wait on the CPU, by part or also by layer", OFFLOADS)
-    quantize_transformer: str | None = _key(None, "str", "its matrices in 8 bits (needs torchao)", WEIGHT_FORMATS)
-    quantize_t5: str | None = _key(None, "str", "the text encoder's matrices in 8 bits (needs torchao)", WEIGHT_FORMATS)
+    force_inference: bool = _key(True, "bool", "accepted for released files, which need it; inference is never refused")
+
+
+@dataclass
+class AutoencoderSettings:
+    """The division of the autoencoder's work."""
+
     vae_tiling: bool = _key(False, "bool", "encode and decode in tiles with blended seams, which differs a little")
     vae_tile_size: list[int] | None = _key(None, "ints", "height and width of a tile in latents; None: 32 and 48")
     vae_tile_overlap: int = _key(4, "int", "latents that neighbouring tiles share at least")
     vae_encode_in_chunks: bool = _key(False, "bool", "encode eight frames at a time, which differs a little")
-    force_inference: bool = _key(True, "bool", "accepted for released files, which need it; inference is never refused")
 
-    # training
+
+@dataclass
+class MemorySettings:
+    """The ways in which weights take less memory."""
+
+    offload: str | None = _key(None, "str", "weights wait on the CPU, by part or also by layer", OFFLOADS)
+    quantize_transformer: str | None = _key(None, "str", "its matrices in 8 bits (needs torchao)", WEIGHT_FORMATS)
+    quantize_t5: str | None = _key(None, "str", "the text encoder's matrices in 8 bits (needs torchao)", WEIGHT_FORMATS)
+
+
+@dataclass
+class TrainingSettings:
+    """The course of a training run, its data, and its files."""
+
+    resume: bool = _key(False, "bool", "go on where the run in args.save stopped")
     experiment_name: str = _key("train", "str", "names the run's folder")
-    model_parallel_size: int = _key(1, "int", "processes that share one transformer")
     checkpoint_activations: bool = _key(False, "bool", "recompute activations in the backward pass to save memory")
     no_load_rng: bool = _key(False, "bool", "draw noise and timesteps anew when resuming")
     train_iters: int | None = _key(None, "int", "optimizer steps")
@@ -94,8 +124,24 @@ class Arguments:
     wandb: bool = _key(False, "bool", "log to Weights & Biases as well")
     wandb_project_name: str = _key("cogvideox", "str", "its project")
 
-    # the merged files; not a key
+
+@dataclass
+class Arguments:
+    """All settings of a run in their groups, and the merged configuration files."""
+
+    run: RunSettings = field(default_factory=RunSettings)
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    autoencoder: AutoencoderSettings = field(default_factory=AutoencoderSettings)
+    memory: MemorySettings = field(default_factory=MemorySettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
     config: DictConfig = field(default_factory=lambda: OmegaConf.create({}))
+
+    @classmethod
+    def grouped(cls, values: dict, config: DictConfig) -> "Arguments":
+        """Return the arguments for values by key; a key that several groups have, such as `resume`, goes to each."""
+        groups = {group.name: group.default_factory for group in fields(cls) if group.name != "config"}
+        return cls(**{name: kind(**{key: values[key] for key in names_of(kind) if key in values})
+                      for name, kind in groups.items()}, config=config)
 
     @property
     def model_config(self) -> DictConfig:
@@ -109,13 +155,32 @@ class Arguments:
     def deepspeed_config(self) -> DictConfig:
         return self.config.deepspeed
 
+    def changed(self, **values) -> "Arguments":
+        """Return a copy in which these keys have other values."""
+        copies = {}
+        for group in fields(self):
+            settings = getattr(self, group.name)
+            keys = {} if group.name == "config" else {k: v for k, v in values.items() if hasattr(settings, k)}
+            copies[group.name] = replace(settings, **keys) if keys else settings
+        return Arguments(**copies)
 
-KEYS = {f.name: f for f in fields(Arguments) if f.metadata}
+    def of_engine(self, device: torch.device | None = None) -> Namespace:
+        """Return what `DiffusionEngine` is built from; `device` takes precedence over the run's."""
+        return Namespace(model_config=self.model_config, fp16=self.run.fp16, bf16=self.run.bf16,
+                         device=self.run.device if device is None else device)
 
 
-def resolve_device(name: str | None = None) -> "torch.device":
+def names_of(group: type) -> list[str]:
+    """Return the keys of a group of settings."""
+    return [f.name for f in fields(group)]
+
+
+KEYS: dict[str, Field] = {f.name: f for group in (TrainingSettings, MemorySettings, AutoencoderSettings,
+                                                  SamplingSettings, RunSettings) for f in fields(group)}
+
+
+def resolve_device(name: str | None = None) -> torch.device:
     """The named device, else the accelerator that torch finds, else the CPU."""
-    import torch
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if name is None:
         return accelerator or torch.device("cpu")
@@ -125,9 +190,8 @@ def resolve_device(name: str | None = None) -> "torch.device":
     return torch.device(name)
 
 
-def resolve_dtype(fp16: bool, bf16: bool) -> "torch.dtype":
+def resolve_dtype(fp16: bool, bf16: bool) -> torch.dtype:
     """The dtype of weights and activations."""
-    import torch
     if fp16 and bf16:
         raise ConfigError("args.fp16 and args.bf16 are both true; set one of them to false")
     return torch.float16 if fp16 else torch.bfloat16 if bf16 else torch.float32

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from configuration.model import ModelConfig
-from configuration.settings import Arguments, resolve_dtype
+from configuration.settings import Arguments
 from configuration.targets import instantiate_from_config
 from dry_run.meter import measure
 from engine.first_stage import LatentCodec
@@ -64,13 +64,13 @@ def estimate(args: Arguments, model: ModelConfig, plan: VideoPlan, rows: int,
              transformers: Mapping[str, Cost] | None = None) -> Estimate:
     """`rows`: videos, guided and unguided, that the transformer sees together; `transformers`: the costs of it, and of
     a weaker one if the guider has it, where they are known."""
-    dtype = resolve_dtype(args.fp16, args.bf16)
+    dtype = args.run.dtype
     costs = {TEXT: text_cost(args, model, dtype),
              **(transformers or transformer_costs(args, model, plan, rows, dtype)),
              **autoencoder_costs(args, model, plan, dtype)}
     weights = _weights_on_device(args, costs)
     phases = {name: weights[name] + cost.activations for name, cost in costs.items() if cost.activations}
-    if args.device.type == "cpu":
+    if args.run.device.type == "cpu":
         phases[DECODER] += 2 * 3 * plan.frames * plan.height * plan.width  # 8 bits a number, and for the contact sheet
     return Estimate(costs, phases)
 
@@ -78,11 +78,11 @@ def estimate(args: Arguments, model: ModelConfig, plan: VideoPlan, rows: int,
 def _weights_on_device(args: Arguments, costs: Mapping[str, Cost]) -> dict[str, int]:
     """Bytes of weights by the part that computes."""
     total = sum(cost.weights for cost in costs.values())
-    if args.offload is None:
+    if args.memory.offload is None:
         return dict.fromkeys(costs, total)
-    if args.device.type == "cpu":
+    if args.run.device.type == "cpu":
         return {name: total if name == TEXT else total - costs[TEXT].weights for name in costs}
-    alone = {name: cost.layer if args.offload == "sequential" else cost.weights for name, cost in costs.items()}
+    alone = {name: cost.layer if args.memory.offload == "sequential" else cost.weights for name, cost in costs.items()}
     together = sum(alone[name] for name in TRANSFORMERS if name in alone)
     return alone | {name: together for name in TRANSFORMERS if name in alone}
 
@@ -92,7 +92,7 @@ def text_cost(args: Arguments, model: ModelConfig, dtype: torch.dtype) -> Cost:
     weights = layer = activations = 0
     for embedder in t5_configs(model):
         shape = _t5_shape(embedder)
-        tokens, matrix = embedder.get("max_length", 77), 1 if args.quantize_t5 else dtype.itemsize
+        tokens, matrix = embedder.get("max_length", 77), 1 if args.memory.quantize_t5 else dtype.itemsize
         table = shape["vocab_size"] * shape["d_model"] * dtype.itemsize
         weights += table + matrix * (shape["parameters"] - shape["vocab_size"] * shape["d_model"])
         layer = max(layer, table + matrix * shape["d_ff"] * shape["d_model"])
@@ -112,12 +112,12 @@ def _t5_shape(embedder: Mapping) -> Mapping:
 def transformer_costs(args: Arguments, model: ModelConfig, plan: VideoPlan, rows: int, dtype: torch.dtype
                       ) -> dict[str, Cost]:
     """Of the model's own, which may be quantized, and of the weaker one, if the guider has it."""
-    matrix = 1 if args.quantize_transformer else None
-    costs = {TRANSFORMER: _transformer_cost(model.network_config, plan, rows, dtype, args.device, matrix)}
+    matrix = 1 if args.memory.quantize_transformer else None
+    costs = {TRANSFORMER: _transformer_cost(model.network_config, plan, rows, dtype, args.run.device, matrix)}
     guider = instantiate_from_config(model.sampler_config).guider if model.sampler_config else None
     if guider is not None and guider.weak is not None:
         weak = weak_config(guider, model.network_config)
-        costs[WEAK] = _transformer_cost(weak, plan, rows, dtype, args.device)
+        costs[WEAK] = _transformer_cost(weak, plan, rows, dtype, args.run.device)
     return costs
 
 
@@ -146,14 +146,15 @@ def autoencoder_costs(args: Arguments, model: ModelConfig, plan: VideoPlan, dtyp
     config = {**model.first_stage_config, "params": {**model.first_stage_config["params"], "ckpt_path": None}}
     with META:
         codec = LatentCodec(config, model.scale_factor).to(dtype)
-        codec.save_memory(args)
+        codec.save_memory(args.autoencoder)
         latents = torch.empty(1, plan.channels, plan.latent_frames - plan.pad_latents, plan.latent_height,
                               plan.latent_width, dtype=dtype)
-        given = plan.frames if args.strength is not None or args.invert else int(model.noised_image_input)
+        from_clip = args.sampling.strength is not None or args.sampling.invert
+        given = plan.frames if from_clip else int(model.noised_image_input)
         video = torch.empty(1, 3, given, plan.height, plan.width, dtype=dtype)
     vae = codec.first_stage_model
-    encoded = measure(lambda: vae.encode(video, unregularized=True), args.device) if given else (0, 0)
-    decoded = decoding(vae, latents, args.device)
+    encoded = measure(lambda: vae.encode(video, unregularized=True), args.run.device) if given else (0, 0)
+    decoded = decoding(vae, latents, args.run.device)
     return {name: Cost(weights_of(part), weights_of(part), *cost)
             for name, part, cost in ((ENCODER, vae.encoder, encoded), (DECODER, vae.decoder, decoded))}
 

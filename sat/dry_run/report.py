@@ -2,14 +2,13 @@
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 import torch
 
 from common.cpu_operations import linear
 from common.errors import ConfigError
 from configuration.model import ModelConfig
-from configuration.settings import Arguments, resolve_dtype
+from configuration.settings import Arguments
 from configuration.targets import check_config, instantiate_from_config
 from dry_run.memory import DECODER, TRANSFORMER, TRANSFORMERS, WEAK, Estimate, estimate, free_memory
 from inference.sizes import ModelLimits, VideoPlan, extend_positions, model_limits, plan_video
@@ -38,9 +37,9 @@ def show_plan(args: Arguments) -> None:
 def planned_model(args: Arguments) -> ModelConfig:
     """The model with positions for the video, and with its LoRA. Raises as `show_plan`."""
     check_config(args.model_config, "model")
-    extend_positions(args.model_config, plan_video(model_limits(args.model_config), args).frames)
-    if args.load_lora is not None:
-        configure_lora(args.model_config, args.load_lora)
+    extend_positions(args.model_config, plan_video(model_limits(args.model_config), args.sampling).frames)
+    if args.run.load_lora is not None:
+        configure_lora(args.model_config, args.run.load_lora)
     model = ModelConfig.read(args.model_config)
     if model.sampler_config is None:
         raise ConfigError("model.sampler_config is missing; give the sampler's target and params")
@@ -49,10 +48,10 @@ def planned_model(args: Arguments) -> ModelConfig:
 
 def plan_lines(args: Arguments, model: ModelConfig) -> Iterator[str]:
     limits = model_limits(args.model_config)
-    plan, calls = plan_video(limits, args), network_calls(args, model)
+    plan, calls = plan_video(limits, args.sampling), network_calls(args, model)
     yield from _video(args, model, limits, plan)
     passes = [rows for part in calls.values() for rows in part]
-    rows = max(passes, default=args.batch_size)
+    rows = max(passes, default=args.sampling.batch_size)
     steps = instantiate_from_config(model.sampler_config).num_steps
     sampler = model.sampler_config["target"].rpartition(".")[2]
     weak = f", {len(calls[WEAK])} of them through the weaker one" if calls[WEAK] else ""
@@ -62,7 +61,8 @@ def plan_lines(args: Arguments, model: ModelConfig) -> Iterator[str]:
     yield from _memory(needed)
     yield from _fit(args, model, plan, rows, needed)
     seconds = _seconds(args, needed, {part: sum(found) / rows for part, found in calls.items()})
-    yield f"time: about {_duration(seconds)} for {args.batch_size} video(s) on {args.device}, by its matrix products"
+    yield (f"time: about {_duration(seconds)} for {args.sampling.batch_size} video(s) on {args.run.device}, by its "
+           "matrix products")
 
 
 def network_calls(args: Arguments, model: ModelConfig) -> dict[str, list[int]]:
@@ -76,16 +76,16 @@ def network_calls(args: Arguments, model: ModelConfig) -> dict[str, list[int]]:
 
     sampler = instantiate_from_config(model.sampler_config)
     denoiser = instantiate_from_config(model.denoiser_config).bind(network, sampler.discretization.parameterization)
-    latents = torch.zeros(args.batch_size, 1, 1, 1, 1)
-    cond = {"crossattn": torch.zeros(args.batch_size, 1, 1)}
-    start = None if args.strength is None else FromClip(latents, args.strength)
-    sampler(denoiser, latents, cond, None if args.invert else cond, start=start,
+    latents = torch.zeros(args.sampling.batch_size, 1, 1, 1, 1)
+    cond = {"crossattn": torch.zeros(args.sampling.batch_size, 1, 1)}
+    start = None if args.sampling.strength is None else FromClip(latents, args.sampling.strength)
+    sampler(denoiser, latents, cond, None if args.sampling.invert else cond, start=start,
             plan=PassPlan(one_by_one=model.guidance_one_by_one))
-    return {part: found * 2 if args.invert else found for part, found in calls.items()}  # there and back
+    return {part: found * 2 if args.sampling.invert else found for part, found in calls.items()}  # there and back
 
 
 def _video(args: Arguments, model: ModelConfig, limits: ModelLimits, plan: VideoPlan) -> Iterator[str]:
-    asked = args.num_frames or args.sampling_num_frames
+    asked = args.sampling.num_frames or args.sampling.sampling_num_frames
     counted = "" if asked in (None, plan.frames) else f" (asked: {asked} latent frames)"
     yield f"video: {plan.frames} frames{counted} of {plan.height} x {plan.width} at {plan.fps} fps"
     padding = "" if not plan.pad_latents else f", the first {plan.pad_latents} padding that is dropped before decoding"
@@ -112,22 +112,23 @@ def _memory(needed: Estimate) -> Iterator[str]:
 
 
 def _fit(args: Arguments, model: ModelConfig, plan: VideoPlan, rows: int, needed: Estimate) -> Iterator[str]:
-    free, (phase, peak) = free_memory(args.device), needed.peak
-    yield (f"memory: {_size(peak)} at most on {args.device} ({phase}), which has {_size(free)} free; Python and its "
-           "libraries aside")
+    free, (phase, peak) = free_memory(args.run.device), needed.peak
+    yield (f"memory: {_size(peak)} at most on {args.run.device} ({phase}), which has {_size(free)} free; Python and "
+           "its libraries aside")
     if peak > ROOM * free:
         yield f"this will not fit; {_remedy(args, model, plan, rows, needed, ROOM * free)}"
 
 
 def _remedy(args: Arguments, model: ModelConfig, plan: VideoPlan, rows: int, needed: Estimate, room: float) -> str:
     for change in CHANGES:
-        same = all(getattr(args, key) == value for key, value in change.items())
-        if same or (args.fp16 and "bf16" in change) or (args.device.type == "cpu" and "offload" in change):
+        same = args.changed(**change) == args
+        if same or (args.run.fp16 and "bf16" in change) or (args.run.device.type == "cpu" and "offload" in change):
             continue
-        changed = replace(args, **change)
+        changed = args.changed(**change)
         known = None if change.keys() & {"bf16", "batch_size"} else {
             name: cost for name, cost in needed.costs.items() if name in TRANSFORMERS}
-        _, peak = estimate(changed, model, plan, rows * changed.batch_size // args.batch_size, known).peak
+        changed_rows = rows * changed.sampling.batch_size // args.sampling.batch_size
+        _, peak = estimate(changed, model, plan, changed_rows, known).peak
         if peak <= room:
             settings = " ".join(f"args.{key}={str(value).lower()}" for key, value in change.items())
             return f"with {settings} it needs {_size(peak)}"
@@ -137,8 +138,8 @@ def _remedy(args: Arguments, model: ModelConfig, plan: VideoPlan, rows: int, nee
 def _seconds(args: Arguments, needed: Estimate, passes: Mapping[str, float]) -> float:
     """`passes`: through each transformer, of all rows together."""
     flops = sum(count * needed.costs[part].flops for part, count in passes.items() if part in needed.costs)
-    return (flops + args.batch_size * needed.costs[DECODER].flops) / (
-        SHARE_OF_RATE * product_rate(args.device, resolve_dtype(args.fp16, args.bf16)))
+    return (flops + args.sampling.batch_size * needed.costs[DECODER].flops) / (
+        SHARE_OF_RATE * product_rate(args.run.device, args.run.dtype))
 
 
 def product_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) -> float:

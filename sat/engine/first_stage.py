@@ -1,19 +1,21 @@
 """Between pixels and the latents that a diffusion model works on: the first stage and its scale."""
-from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
+from configuration.settings import AutoencoderSettings
 from configuration.targets import instantiate_from_config
 from vae_modules.tiling import TILE_SIZE, Tiling
 from weights.sources import Weights
 
 
-def tiling_of(args: Namespace) -> Tiling | None:
+def tiling_of(settings: AutoencoderSettings) -> Tiling | None:
     """Raises ConfigError for tiles that cannot be."""
-    return Tiling(args.vae_tile_size or TILE_SIZE, args.vae_tile_overlap) if args.vae_tiling else None
+    if not settings.vae_tiling:
+        return None
+    return Tiling(settings.vae_tile_size or TILE_SIZE, settings.vae_tile_overlap)
 
 
 def first_stage_weights(config: Mapping) -> Weights | None:
@@ -45,10 +47,10 @@ class LatentCodec(nn.Module):
         self.disable_autocast = disable_autocast
         self.samples_at_a_time = samples_at_a_time
 
-    def save_memory(self, args: Namespace) -> None:
+    def save_memory(self, settings: AutoencoderSettings) -> None:
         """Divides the first stage's work as `args.vae_tiling` and `args.vae_encode_in_chunks` say."""
-        self.first_stage_model.tiling = tiling_of(args)
-        self.first_stage_model.encode_in_chunks = args.vae_encode_in_chunks
+        self.first_stage_model.tiling = tiling_of(settings)
+        self.first_stage_model.encode_in_chunks = settings.vae_encode_in_chunks
 
     def train(self, mode: bool = True) -> "LatentCodec":
         """The first stage is never trained here and stays in evaluation mode."""

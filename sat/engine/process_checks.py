@@ -18,10 +18,10 @@ def settle_size(args: Arguments) -> None:
     inner = OmegaConf.select(args.config, key, default=1)
     if not isinstance(inner, int) or inner < 1:
         raise ConfigError(f"{key} is {inner!r}; it must be a whole number, 1 or more")
-    size = max(args.model_parallel_size, inner)
-    if min(args.model_parallel_size, inner) not in (1, size):
-        raise ConfigError(f"args.{SIZE} is {args.model_parallel_size}, but {key} is {inner}; give it once")
-    args.model_parallel_size = size
+    size = max(args.run.model_parallel_size, inner)
+    if min(args.run.model_parallel_size, inner) not in (1, size):
+        raise ConfigError(f"args.{SIZE} is {args.run.model_parallel_size}, but {key} is {inner}; give it once")
+    args.run.model_parallel_size = size
     OmegaConf.update(args.config, f"args.{SIZE}", size, force_add=True)
     if inner > 1:
         OmegaConf.update(args.config, key, 1)
@@ -29,10 +29,10 @@ def settle_size(args: Arguments) -> None:
 
 def check_shared(args: Arguments) -> None:
     """Raises ConfigError where the transformer cannot be shared by `args.model_parallel_size` processes."""
-    size, heads = args.model_parallel_size, OmegaConf.select(args.config, f"{NETWORK}.num_attention_heads")
+    size, heads = args.run.model_parallel_size, OmegaConf.select(args.config, f"{NETWORK}.num_attention_heads")
     if isinstance(heads, int) and heads % size:
         raise ConfigError(f"args.{SIZE} is {size}, but the transformer's {heads} attention heads do not divide by it")
-    if size > 1 and args.load_lora is not None:
+    if size > 1 and args.run.load_lora is not None:
         raise ConfigError(f"args.load_lora does not work with args.{SIZE} above 1; merge it into the weights with "
                           "tools/convert_lora.py, or use one process")
 
@@ -40,12 +40,13 @@ def check_shared(args: Arguments) -> None:
 HEADS = "model.network_config.params.num_attention_heads"
 
 
-def check_sequence_parallel(args: "Arguments") -> None:
+def check_sequence_parallel(args: Arguments) -> None:
     """Raises ConfigError for what does not go with dividing tokens or passes among processes."""
-    if args.model_parallel_size > 1 and args.sequence_parallel_size * args.guidance_parallel_size > 1:
+    divided = args.sampling.sequence_parallel_size * args.sampling.guidance_parallel_size
+    if args.run.model_parallel_size > 1 and divided > 1:
         raise ConfigError("args.model_parallel_size works with neither sequence_parallel_size nor "
                           "guidance_parallel_size above 1; set it to 1")
-    size, heads = args.sequence_parallel_size, OmegaConf.select(args.config, HEADS)
+    size, heads = args.sampling.sequence_parallel_size, OmegaConf.select(args.config, HEADS)
     if size > 1 and (args.model_config.get("step_cache_config") is not None or args.model_config.get("compile_model")):
         raise ConfigError("args.sequence_parallel_size works with neither model.step_cache_config nor "
                           "model.compile_model; leave them out")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from common.errors import DataError
 from common.seeds import generator_for
-from configuration.settings import Arguments
+from configuration.settings import SamplingSettings
 from inference.prompts import Prompt
 from inference.sizes import ModelLimits, VideoPlan, plan_video
 from media.clips import ClipFormat, UnreadableClip, count_frames, read_clip
@@ -35,7 +35,8 @@ class Job:
         return read_clip(self.prompt.clip, clip_format(self.plan))[0].transpose(0, 1)
 
 
-def plan_jobs(prompts: Iterable[Prompt], limits: ModelLimits, args: Arguments) -> list[Job]:
+def plan_jobs(prompts: Iterable[Prompt], limits: ModelLimits, settings: SamplingSettings, seed: int,
+              image_input: bool = False) -> list[Job]:
     """Every sample of every prompt, in order; those that an earlier run finished are left out with `--resume`.
 
     Reads and fits the images, looks at the clips. Raises ConfigError and DataError for sizes, images and clips that
@@ -43,10 +44,10 @@ def plan_jobs(prompts: Iterable[Prompt], limits: ModelLimits, args: Arguments) -
     """
     jobs = []
     for prompt in prompts:
-        image, plan = _fitted(prompt, limits, args)
-        for sample in range(args.num_samples):
-            folder = Path(args.output_dir) / prompt.folder / str(sample)
-            if not (args.resume and is_finished(folder, prompt.text, args.seed, args.only_save_latents)):
+        image, plan = _fitted(prompt, limits, settings, image_input)
+        for sample in range(settings.num_samples):
+            folder = Path(settings.output_dir) / prompt.folder / str(sample)
+            if not (settings.resume and is_finished(folder, prompt.text, seed, settings.only_save_latents)):
                 jobs.append(Job(prompt, sample, plan, folder, image))
     return jobs
 
@@ -68,22 +69,22 @@ def clip_format(plan: VideoPlan, frames: int | None = None) -> ClipFormat:
     return ClipFormat((plan.height, plan.width), plan.fps, plan.frames if frames is None else frames)
 
 
-def _fitted(prompt: Prompt, limits: ModelLimits, args: Arguments) -> tuple[Tensor | None, VideoPlan]:
+def _fitted(prompt: Prompt, limits: ModelLimits, settings: SamplingSettings, image_input: bool
+            ) -> tuple[Tensor | None, VideoPlan]:
     """The image that the video starts from (a model that takes images gets the first of a clip), and its plan."""
     if prompt.clip is not None:
-        plan = plan_video(limits, args)
+        plan = plan_video(limits, settings)
         _check_clip(prompt.clip, plan, limits)
-        shown = args.model_config.get("noised_image_input", False)
-        return read_clip(prompt.clip, clip_format(plan, 1))[0][0] if shown else None, plan
+        return read_clip(prompt.clip, clip_format(plan, 1))[0][0] if image_input else None, plan
     if prompt.image is None:
-        return None, plan_video(limits, args)
+        return None, plan_video(limits, settings)
     image = load_image(prompt.image)
     if not limits.size_from_image:
-        plan = plan_video(limits, args)
+        plan = plan_video(limits, settings)
         return fit_image_cover(image, (plan.height, plan.width)), plan
-    short, long = sorted(args.sampling_image_size or limits.default_size)
+    short, long = sorted(settings.sampling_image_size or limits.default_size)
     image = fit_image_short_side(image, short, limits.side_multiple, long)
-    return image, plan_video(limits, args, size=tuple(image.shape[-2:]))
+    return image, plan_video(limits, settings, size=tuple(image.shape[-2:]))
 
 
 def _check_clip(path: str, plan: VideoPlan, limits: ModelLimits) -> None:

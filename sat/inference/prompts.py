@@ -9,7 +9,7 @@ from typing import Literal
 
 from common.errors import DataError
 from common.files import REPOSITORY
-from common.ranks import processes
+from common.ranks import world_size
 from configuration.yaml_files import existing_path
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def read_prompts(path: str | None, source: Source | None) -> list[Prompt]:
     if not file.exists() or file.is_dir():
         raise DataError(f"prompt file {path} {'is a folder' if file.is_dir() else 'does not exist'}; set "
                         "args.input_file (--input-file) to a text file")
-    if file.is_fifo() and processes() > 1:
+    if file.is_fifo() and world_size() > 1:
         raise DataError(f"prompt file {path} is a pipe, which several processes cannot all read; write the prompts "
                         "into a file")
     try:

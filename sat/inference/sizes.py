@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from common.errors import ConfigError
 from common.patches import parse_patch_size
+from configuration.settings import SamplingSettings
 from configuration.yaml_files import require
 
 logger = logging.getLogger(__name__)
@@ -94,19 +95,19 @@ def model_limits(model: Mapping) -> ModelLimits:
         channels=network["out_channels"], size_from_image=patch[0] > 1, fixed_table=fixed)
 
 
-def plan_video(limits: ModelLimits, args, size: Sequence[int] | None = None) -> VideoPlan:
-    """The video that `args` asks of a model, in `size` (height, width) where an image decides it.
+def plan_video(limits: ModelLimits, settings: SamplingSettings, size: Sequence[int] | None = None) -> VideoPlan:
+    """The video that `settings` asks of a model, in `size` (height, width) where an image decides it.
 
     Raises ConfigError for a frame count or size that the model cannot make, with the nearest that it can.
     """
-    frames = choose_frames(limits, args.num_frames, args.sampling_num_frames)
-    height, width = choose_size(limits, size or args.sampling_image_size)
-    if args.latent_channels != limits.channels:
-        raise ConfigError(f"args.latent_channels is {args.latent_channels}, but the model's latent has "
+    frames = choose_frames(limits, settings.num_frames, settings.sampling_num_frames)
+    height, width = choose_size(limits, size or settings.sampling_image_size)
+    if settings.latent_channels != limits.channels:
+        raise ConfigError(f"args.latent_channels is {settings.latent_channels}, but the model's latent has "
                           f"{limits.channels} channels; set it to {limits.channels}")
     latent = limits.sampled_latents(frames), height // limits.space_factor, width // limits.space_factor
     return VideoPlan(
-        frames=frames, height=height, width=width, fps=args.sampling_fps, channels=limits.channels,
+        frames=frames, height=height, width=width, fps=settings.sampling_fps, channels=limits.channels,
         latent_frames=latent[0], latent_height=latent[1], latent_width=latent[2],
         pad_latents=limits.pad_latents(frames),
         patches=tuple(size // patch for size, patch in zip(latent, limits.patch, strict=True)))

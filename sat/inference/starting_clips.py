@@ -5,7 +5,7 @@ import torch
 
 from common import console
 from common.errors import ConfigError
-from configuration.settings import Arguments
+from configuration.settings import SamplingSettings
 from configuration.targets import instantiate_from_config
 from diffusion_video import DiffusionEngine
 from inference.jobs import Job
@@ -13,27 +13,28 @@ from sgm.sampling import FromClip, Start, undoes_inversion
 from sgm.sampling.start import check_strength
 
 
-def starts_from_clips(args: Arguments) -> bool:
-    return args.strength is not None or args.invert
+def starts_from_clips(settings: SamplingSettings) -> bool:
+    return settings.strength is not None or settings.invert
 
 
-def check_clips(args: Arguments) -> None:
+def check_clips(settings: SamplingSettings, sampler_config: Mapping) -> None:
     """Raises ConfigError for a strength out of range, and for a sampler that would not undo an inversion."""
-    if args.strength is not None:
-        check_strength(args.strength, "args.strength")
-    if args.invert and not undoes_inversion(instantiate_from_config(args.model_config.sampler_config)):
-        target = args.model_config.sampler_config.target
+    if settings.strength is not None:
+        check_strength(settings.strength, "args.strength")
+    if settings.invert and not undoes_inversion(instantiate_from_config(sampler_config)):
+        target = sampler_config["target"]
         raise ConfigError(f"args.invert needs a sampler that leads an inversion back, which {target} does not; set "
                           "model.sampler_config.target=sgm.modules.diffusionmodules.sampling.VideoDDIMSampler")
 
 
-def find_start(engine: DiffusionEngine, jobs: Sequence[Job], cond: Mapping, args: Arguments) -> Start | None:
+def find_start(engine: DiffusionEngine, jobs: Sequence[Job], cond: Mapping, settings: SamplingSettings
+               ) -> Start | None:
     """Where sampling of these videos begins; None without clips."""
-    if not starts_from_clips(args):
+    if not starts_from_clips(settings):
         return None
     latents = torch.cat([engine.encode_clip(job.clip()[None].to(engine.device)) for job in jobs])
-    strength = 1.0 if args.strength is None else args.strength
-    if not args.invert:
+    strength = 1.0 if settings.strength is None else settings.strength
+    if not settings.invert:
         return FromClip(latents, strength)
     with console.progress(desc="inversion", unit="step") as bar:
         return engine.invert(latents, cond, strength=strength, callback=lambda step: bar.update())

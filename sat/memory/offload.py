@@ -7,13 +7,11 @@ A transformer's layers that come one by one do so at every step. They wait in pi
 fetches them by itself, in the order of its other work: the CPU can prepare what follows meanwhile.
 """
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from common.errors import ConfigError
-from configuration.settings import Arguments
 
 TEXT = "text encoder"
 
@@ -121,11 +119,6 @@ def _come_and_go(layer: nn.Module, device: torch.device, often: bool) -> Travell
     layer.register_forward_pre_hook(lambda module, args: weights.bring())
     layer.register_forward_hook(lambda module, args, output: weights.release(), always_call=True)
     return weights
-
-
-def at_rest(args: Arguments) -> Arguments:
-    """The arguments to build an engine with: on the CPU, if it is to be offloaded."""
-    return args if args.offload is None else replace(args, device=torch.device("cpu"))
 
 
 def offload_engine(engine, how: str, device: torch.device) -> None:

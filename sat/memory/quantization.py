@@ -3,10 +3,11 @@
 int8 and fp8 leave activations as they were, and cost time; with fp8_dynamic the products themselves are of 8 bits, each
 token's activations and each row of a matrix scaled by its largest value.
 """
+import torch
 from torch import nn
 
 from common.errors import ConfigError
-from configuration.settings import Arguments
+from configuration.settings import MemorySettings
 
 DYNAMIC = "fp8_dynamic"
 FORMATS = {
@@ -17,10 +18,10 @@ FORMATS = {
 }
 
 
-def check_quantization(args: Arguments) -> None:
+def check_quantization(settings: MemorySettings, device: torch.device) -> None:
     """Raises ConfigError where torchao is asked for and missing, or what the device cannot do."""
     for key in ("quantize_transformer", "quantize_t5"):
-        form = getattr(args, key)
+        form = getattr(settings, key)
         if form is None:
             continue
         try:
@@ -28,17 +29,17 @@ def check_quantization(args: Arguments) -> None:
         except ImportError as error:
             raise ConfigError(f"args.{key} needs torchao, which is not installed: pip install torchao, or leave "
                               "the key out") from error
-        if form == DYNAMIC and args.device.type == "cpu":
+        if form == DYNAMIC and device.type == "cpu":
             raise ConfigError(f"args.{key}: {DYNAMIC} needs an accelerator that multiplies in 8 bits; fp8 runs "
                               "everywhere")
 
 
-def quantize_engine(engine, args: Arguments) -> None:
+def quantize_engine(engine, settings: MemorySettings) -> None:
     """Does what `args.quantize_transformer` and `args.quantize_t5` say, once the weights are there."""
-    if args.quantize_transformer is not None:
-        quantize_linears(engine.network, args.quantize_transformer)
-    if args.quantize_t5 is not None:
-        quantize_linears(engine.conditioner, args.quantize_t5)
+    if settings.quantize_transformer is not None:
+        quantize_linears(engine.network, settings.quantize_transformer)
+    if settings.quantize_t5 is not None:
+        quantize_linears(engine.conditioner, settings.quantize_t5)
 
 
 def quantize_linears(model: nn.Module, form: str) -> None:

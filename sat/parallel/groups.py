@@ -5,14 +5,38 @@ groups form the data-parallel groups. Neighbours also share a context group, whi
 sequence group, which divides a pass's tokens; equal positions in neighbouring sequence groups form a guidance group,
 which divides the passes of guidance.
 """
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
 import torch.distributed as dist
 
 from common.errors import ConfigError
 from common.swiss_army import mpu, process_groups
 
+T = TypeVar("T")
 Group = tuple[dist.ProcessGroup | None, list[int]]
 ALONE: Group = (None, [0])
 _groups: dict[str, Group] = {}
+
+
+@dataclass(frozen=True)
+class GroupSizes:
+    """The number of processes that share one model, in each of the ways that there are.
+
+    model: they divide the layers of one transformer. context: they decode one video. sequence: they divide the tokens
+    of a forward pass. guidance: they divide the branches of a guided step.
+    """
+
+    model: int = 1
+    context: int = 1
+    sequence: int = 1
+    guidance: int = 1
+
+    def by_key(self) -> dict[str, int]:
+        """Return the sizes by the configuration key of each."""
+        return {"model_parallel_size": self.model, "cp_size": self.context, "sequence_parallel_size": self.sequence,
+                "guidance_parallel_size": self.guidance}
 
 
 class SingleProcess:
@@ -48,28 +72,39 @@ def initialize(model_parallel_size: int = 1) -> None:
                           f"{mpu.get_model_parallel_world_size()} of an earlier model; use one value for the whole run")
 
 
+def destroy() -> None:
+    """Forget all groups, before torch.distributed ends."""
+    mpu.destroy_model_parallel()
+    _groups.clear()
+
+
+def check_sizes(sizes: GroupSizes, processes: int) -> None:
+    """Raise ConfigError if groups of these sizes cannot be made of so many processes."""
+    for name, size in sizes.by_key().items():
+        _check_size(size, processes, name)
+    divided = sizes.sequence * sizes.guidance
+    if sizes.model > 1 and divided > 1:
+        raise ConfigError("model_parallel_size works with neither sequence_parallel_size nor guidance_parallel_size "
+                          "above 1; set it to 1")
+    _check_size(divided, processes, "sequence_parallel_size x guidance_parallel_size")
+    shared = max(sizes.model, divided)
+    if max(sizes.context, shared) % min(sizes.context, shared):
+        rest = ", ".join(f"{name} {size}" for name, size in sizes.by_key().items() if size > 1)
+        raise ConfigError(f"{rest}: cp_size must divide what the others make together, or be a multiple of it")
+
+
 def _check_size(size: int, processes: int, name: str = "model_parallel_size") -> None:
     if size < 1 or processes % size:
         raise ConfigError(f"{name} {size} does not divide the {processes} process(es) of this run; start as many with "
                           f"torchrun, or set {name} to 1")
 
 
-def _initialize_groups(context: int, sequence: int, guidance: int) -> None:
-    sizes = {"cp_size": context, "model_parallel_size": model_parallel_size(), "sequence_parallel_size": sequence,
-             "guidance_parallel_size": guidance}
-    for name, size in sizes.items():
-        _check_size(size, dist.get_world_size(), name)
-    if model_parallel_size() > 1 and sequence * guidance > 1:
-        raise ConfigError("model_parallel_size works with neither sequence_parallel_size nor guidance_parallel_size "
-                          "above 1; set it to 1")
-    _check_size(sequence * guidance, dist.get_world_size(), "sequence_parallel_size x guidance_parallel_size")
-    shared = max(model_parallel_size(), sequence * guidance)
-    if max(context, shared) % min(context, shared):
-        rest = ", ".join(f"{name} {size}" for name, size in sizes.items() if size > 1)
-        raise ConfigError(f"{rest}: cp_size must divide what the others make together, or be a multiple of it")
-    _initialize_group("context", context)
-    _initialize_group("sequence", sequence)
-    _initialize_group("guidance", guidance, stride=sequence)
+def initialize_groups(sizes: GroupSizes) -> None:
+    """Make this process's groups for decoding, tokens and guidance; torch.distributed must run."""
+    check_sizes(sizes, dist.get_world_size())
+    _initialize_group("context", sizes.context)
+    _initialize_group("sequence", sizes.sequence)
+    _initialize_group("guidance", sizes.guidance, stride=sizes.sequence)
 
 
 def _initialize_group(name: str, size: int, stride: int = 1) -> None:
@@ -113,6 +148,12 @@ def data_rank_and_size() -> tuple[int, int]:
     if not dist.is_initialized():
         return 0, 1
     return dist.get_rank() // copy_size(), dist.get_world_size() // copy_size()
+
+
+def own_share(items: Sequence[T]) -> Sequence[T]:
+    """Return the items that this process's copy of the model works on: every n-th of n copies."""
+    rank, size = data_rank_and_size()
+    return items[rank::size]
 
 
 def leads_its_copy() -> bool:

@@ -1,4 +1,4 @@
-"""The start of a run's processes, and their end."""
+"""The start of a run's processes, and their end: the same for sampling and training."""
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,62 +6,69 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 
-from common.swiss_army import mpu
+from common.ranks import launched_by_torchrun
 from parallel import groups
-from parallel.groups import _check_size, _groups, _initialize_groups, initialize
+from parallel.groups import GroupSizes
 
 
 @contextmanager
-def launched(device: torch.device, model_parallel_size: int = 1, context_parallel_size: int = 1,
-             sequence_parallel_size: int = 1, guidance_parallel_size: int = 1) -> Iterator[torch.device]:
-    """torch.distributed (gloo on the CPU) inside the block, if torchrun started this process.
+def launched(device: torch.device, sizes: GroupSizes | None = None, deepspeed: bool = False) -> Iterator[torch.device]:
+    """Context manager that runs torch.distributed, if torchrun started this process or `deepspeed` needs it.
 
-    All processes begin and end the block together. Yields this process's device: the CPU, or one accelerator each.
+    All processes enter and leave together. Yields this process's device: the CPU, or an accelerator of its own. With
+    `deepspeed` its communication runs as well. Raises ConfigError if `sizes` do not fit the number of processes.
     """
-    if "RANK" not in os.environ:
-        _check_size(model_parallel_size, processes=1)
-        _check_size(context_parallel_size, processes=1, name="cp_size")
-        _check_size(sequence_parallel_size, processes=1, name="sequence_parallel_size")
-        _check_size(guidance_parallel_size, processes=1, name="guidance_parallel_size")
+    sizes = sizes or GroupSizes()
+    if not deepspeed and not launched_by_torchrun():
+        groups.check_sizes(sizes, processes=1)
         yield device
         return
-    dist.init_process_group("gloo" if device.type == "cpu" else dist.get_default_backend_for_device(device))
+    _start(device)
     try:
-        initialize(model_parallel_size)
-        _initialize_groups(context_parallel_size, sequence_parallel_size, guidance_parallel_size)
+        if deepspeed:
+            _start_deepspeed(device)
+        groups.initialize(sizes.model)
+        groups.initialize_groups(sizes)
         dist.barrier()
-        yield device if device.type == "cpu" else torch.device(device.type, int(os.environ["LOCAL_RANK"]))
+        yield own_device(device)
         dist.barrier()
     finally:
-        mpu.destroy_model_parallel()
-        _groups.clear()
-        dist.destroy_process_group()
+        groups.destroy()
+        _stop(deepspeed)
 
 
-@contextmanager
-def started(device: torch.device, model_parallel_size: int = 1) -> Iterator[torch.device]:
-    """torch.distributed (gloo on the CPU) and DeepSpeed's communication over it run inside the block.
+def own_device(device: torch.device) -> torch.device:
+    """Return the device of this process: the CPU, or the accelerator that its local rank names."""
+    return device if device.type == "cpu" else torch.device(device.type, int(os.environ["LOCAL_RANK"]))
 
-    Yields this process's device: the CPU, or one accelerator each.
-    """
-    import deepspeed
 
-    # Nothing known as compilable: DeepSpeed would build C++ for collectives that gloo does already.
-    deepspeed.ops.__compatible_ops__ = {}
-    if device.type == "cpu":  # it takes float16 to be supported where it is fast; torch computes it on every CPU
-        deepspeed.accelerator.get_accelerator().is_fp16_supported = lambda: True
-    backend = "gloo" if device.type == "cpu" else dist.get_default_backend_for_device(device)
-    # Accelerators' backends carry nothing that lies on the CPU, where losses are counted.
-    backends = backend if device.type == "cpu" else f"cpu:gloo,{device.type}:{backend}"
-    if "RANK" in os.environ:
+def _backend(device: torch.device) -> str:
+    return "gloo" if device.type == "cpu" else dist.get_default_backend_for_device(device)
+
+
+def _start(device: torch.device) -> None:
+    # Accelerators' backends do not carry tensors on the CPU, where losses are counted.
+    backends = "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:{_backend(device)}"
+    if launched_by_torchrun():
         dist.init_process_group(backends)
     else:
         dist.init_process_group(backends, store=dist.HashStore(), rank=0, world_size=1)
-    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
-    try:
-        deepspeed.init_distributed(dist_backend=backend)
-        groups.initialize(model_parallel_size)
-        yield device if device.type == "cpu" else torch.device(device.type, int(os.environ["LOCAL_RANK"]))
-    finally:
-        mpu.destroy_model_parallel()
-        deepspeed.comm.destroy_process_group()
+
+
+def _start_deepspeed(device: torch.device) -> None:
+    import deepspeed
+
+    # DeepSpeed would compile C++ for collectives that gloo has already.
+    deepspeed.ops.__compatible_ops__ = {}
+    if device.type == "cpu":  # DeepSpeed supports float16 only where it is fast, but torch computes it on every CPU
+        deepspeed.accelerator.get_accelerator().is_fp16_supported = lambda: True
+    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed requires it
+    deepspeed.init_distributed(dist_backend=_backend(device))
+
+
+def _stop(deepspeed: bool) -> None:
+    if deepspeed:
+        from deepspeed.comm import destroy_process_group
+        destroy_process_group()
+    else:
+        dist.destroy_process_group()

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from common.ranks import rank_and_count
+from common.ranks import is_main_process
 from training.partition import own_part, part_of, whole
 
 
@@ -30,7 +30,7 @@ class WeightAverage:
     def whole(self) -> dict[str, Tensor]:
         """The average of every weight, on the CPU; called by all processes, empty in all but the first."""
         averages = ((name, whole(p, self.values[name])) for name, p in self.parameters.items())
-        return {name: value.cpu() for name, value in averages if rank_and_count()[0] == 0}
+        return {name: value.cpu() for name, value in averages if is_main_process()}
 
     @torch.no_grad()
     def load(self, values: Mapping[str, Tensor]) -> None:

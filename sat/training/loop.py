@@ -39,35 +39,35 @@ class Trainer:
     """One run, from its beginning or from a state that was saved."""
 
     def __init__(self, args: Arguments, engine: DiffusionEngine, data: Data, state: RunState | None = None):
-        self.args, self.engine, self.data = args, engine, data
-        self.folder = Path(args.save)
+        self.args, self.settings, self.engine, self.data = args, args.training, engine, data
+        self.folder = Path(args.training.save)
         self.rank, self.size = groups.data_rank_and_size()
         self.draws: tuple = ("train",)
         if state is not None:
             run_state.restore(engine.network, state)
-            self.draws += ("anew from", state.step) if args.no_load_rng else ()
+            self.draws += ("anew from", state.step) if args.training.no_load_rng else ()
         self.deepspeed = start_deepspeed(TrainingStep(engine).train(), args.deepspeed_config)
         trained = {name: p for name, p in engine.network.named_parameters() if p.requires_grad}
-        self.average = WeightAverage(trained, args.ema_decay)
+        self.average = WeightAverage(trained, args.training.ema_decay)
         self.step = 0
         if state is not None:
             load_optimizer_state(self.deepspeed, state.optimizer)
             self.average.load(state.average)
             self.step = state.step
-        self.order = BatchOrder(list(map(len, data.train)), self.deepspeed.train_micro_batch_size_per_gpu(), args.seed)
+        clips = list(map(len, data.train))
+        self.order = BatchOrder(clips, self.deepspeed.train_micro_batch_size_per_gpu(), args.run.seed)
         num_timesteps = getattr(engine.loss_fn.sigma_sampler, "num_idx", None)
         self.losses = LossByTimestep(num_timesteps)
         self.valid_losses = LossByTimestep(num_timesteps)
 
     def run(self) -> None:
-        log = Log(self.folder, start_wandb(self.args) if self.args.wandb else None) if ranks.is_main_process() else (
-            Log(None))
+        log = self._open_log()
         since, steps = time.perf_counter(), 0
         try:
-            while self.step < self.args.train_iters:
+            while self.step < self.settings.train_iters:
                 rate = self.train_step()
                 steps += 1
-                if self._due(self.args.log_interval):
+                if self._due(self.settings.log_interval):
                     seconds = (time.perf_counter() - since) / steps
                     norm = self.deepspeed.get_global_grad_norm()  # None where DeepSpeed clips without telling
                     log.write(self.step, self.losses.report() | ({} if norm is None else {"grad_norm": float(norm)}) | {
@@ -77,11 +77,17 @@ class Trainer:
         finally:
             log.close()
 
+    def _open_log(self) -> Log:
+        if not ranks.is_main_process():
+            return Log(None)
+        wandb = start_wandb(self.settings, self.args.config) if self.settings.wandb else None
+        return Log(self.folder, wandb)
+
     def train_step(self) -> float:
         """One optimizer step; returns its learning rate. Raises NumericalError where the loss is not finite."""
-        args = self.args
-        peak = args.deepspeed_config.optimizer.params.lr
-        rate = learning_rate(self.step, args.train_iters, peak, args.warmup_iters, args.lr_decay, args.final_lr_share)
+        settings, peak = self.settings, self.args.deepspeed_config.optimizer.params.lr
+        rate = learning_rate(self.step, settings.train_iters, peak, settings.warmup_iters, settings.lr_decay,
+                             settings.final_lr_share)
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = rate
         parts = self.deepspeed.gradient_accumulation_steps()
@@ -104,21 +110,21 @@ class Trainer:
         following, announced = self.order.batch(number + self.size)
         self.data.train[bucket].prepare(index)
         self.data.train[following].prepare(announced)
-        seed_everywhere(self.args.seed, *self.draws, number)
+        seed_everywhere(self.args.run.seed, *self.draws, number)
         return self.data.train[bucket].batch(index)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Loss of the averaged weights on held-out clips, the same noise and timesteps each time."""
-        batch_size = self.args.eval_batch_size or self.deepspeed.train_micro_batch_size_per_gpu()
-        order = BatchOrder(list(map(len, self.data.valid)), batch_size, self.args.seed)
+        batch_size = self.settings.eval_batch_size or self.deepspeed.train_micro_batch_size_per_gpu()
+        order = BatchOrder(list(map(len, self.data.valid)), batch_size, self.args.run.seed)
         self.deepspeed.eval()
         with self.average.applied():
-            for part in range(self.rank, -(-self.args.eval_iters // self.size) * self.size, self.size):
-                seed_everywhere(self.args.seed, "valid", part)
+            for part in range(self.rank, -(-self.settings.eval_iters // self.size) * self.size, self.size):
+                seed_everywhere(self.args.run.seed, "valid", part)
                 bucket, index = order.in_order(part)
                 _, info = self.deepspeed(self.data.valid[bucket].batch(index))
-                if part < self.args.eval_iters:  # every process computes as often, for weights may be divided
+                if part < self.settings.eval_iters:  # every process computes as often, for weights may be divided
                     self.valid_losses.add(info["loss_per_sample"], info["timesteps"])
         self.deepspeed.train()
         return {f"valid_{name}": value for name, value in self.valid_losses.report().items()}
@@ -128,16 +134,16 @@ class Trainer:
             network, lora = run_state.weights_of(self.engine.network) if ranks.is_main_process() else ({}, None)
         run_files.save(self.folder, RunState(
             self.step, network, self.average.whole(), optimizer_state(self.deepspeed),
-            run_state.settings_of(self.args, ranks.rank_and_count()[1]), lora, tuple(map(len, self.data.train))),
-            self.args.keep_checkpoints)
+            run_state.settings_of(self.args, ranks.world_size()), lora, tuple(map(len, self.data.train))),
+            self.settings.keep_checkpoints)
 
     def _after_step(self, log: Log) -> None:
-        if self.data.valid and self._due(self.args.eval_interval):
+        if self.data.valid and self._due(self.settings.eval_interval):
             log.write(self.step, self.validate())
-        if self._due(self.args.save_interval):
+        if self._due(self.settings.save_interval):
             self.save()
             logger.info("saved step %d in %s", self.step, self.folder)
-        if self.data.write_samples is not None and self._due(self.args.sample_interval):
+        if self.data.write_samples is not None and self._due(self.settings.sample_interval):
             self._write_samples()
 
     def _write_samples(self) -> None:
@@ -149,7 +155,7 @@ class Trainer:
         ranks.wait_for_all()
 
     def _due(self, interval: int | None) -> bool:
-        return interval is not None and (self.step % interval == 0 or self.step == self.args.train_iters)
+        return interval is not None and (self.step % interval == 0 or self.step == self.settings.train_iters)
 
     def _check(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):

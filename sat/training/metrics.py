@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from common.errors import ConfigError
 from common.ranks import summed
-from configuration.settings import Arguments
+from configuration.settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class LossByTimestep:
         return means
 
 
-def start_wandb(args: Arguments):
+def start_wandb(settings: TrainingSettings, config: DictConfig):
     """A run of Weights & Biases with this configuration; one that is resumed goes on with its curves.
 
     Raises ConfigError where the package is missing or has nowhere to log to.
@@ -57,9 +57,10 @@ def start_wandb(args: Arguments):
     except ImportError as error:
         raise ConfigError("args.wandb needs the package wandb, which is not installed: pip install wandb") from error
     try:
-        return wandb.init(project=args.wandb_project_name, name=args.experiment_name, dir=args.save, resume="allow",
-                          id=hashlib.sha256(str(Path(args.save).resolve()).encode()).hexdigest()[:16],
-                          config=OmegaConf.to_container(args.config, resolve=True))
+        run_id = hashlib.sha256(str(Path(settings.save).resolve()).encode()).hexdigest()[:16]
+        return wandb.init(project=settings.wandb_project_name, name=settings.experiment_name, dir=settings.save,
+                          resume="allow", id=run_id,
+                          config=OmegaConf.to_container(config, resolve=True))
     except wandb.errors.Error as error:
         raise ConfigError(f"args.wandb: {' '.join(str(error).split())[:160]}; run `wandb login`, or set "
                           "WANDB_MODE=offline") from error

@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from common.ranks import rank_and_count
+from common.ranks import rank, world_size
 
 
 def own_part(parameter: nn.Parameter) -> Tensor:
@@ -17,16 +17,17 @@ def part_of(parameter: nn.Parameter, value: Tensor) -> Tensor:
     """The piece of a whole `value` that this process would hold of the weight."""
     if not _is_divided(parameter):
         return value
-    size, (rank, count) = parameter.ds_tensor.numel(), rank_and_count()
+    size, count = parameter.ds_tensor.numel(), world_size()
     flat = torch.nn.functional.pad(value.flatten(), (0, size * count - value.numel()))
-    return flat[rank * size:(rank + 1) * size]
+    start = rank() * size
+    return flat[start:start + size]
 
 
 def whole(parameter: nn.Parameter, part: Tensor) -> Tensor:
     """The whole value of which each process has a `part`; called by all of them."""
     if not _is_divided(parameter):
         return part
-    parts = [torch.empty_like(part) for _ in range(rank_and_count()[1])]
+    parts = [torch.empty_like(part) for _ in range(world_size())]
     dist.all_gather(parts, part.contiguous())
     return torch.cat(parts)[:parameter.ds_numel].view(parameter.ds_shape)
 

@@ -14,7 +14,7 @@ import torch
 
 from common.errors import CheckpointError, ConfigError
 from common.files import whole_file
-from common.ranks import any_of, rank_and_count, wait_for_all
+from common.ranks import any_of, is_main_process, rank, wait_for_all
 from training.run_state import RunState
 from weights.checkpoint import NETWORK_PREFIX, read_checkpoint, save_checkpoint
 from weights.lora import HEADER
@@ -28,11 +28,10 @@ def save(folder: Path, state: RunState, keep: int) -> None:
 
     Raises CheckpointError in every process where one of them could not write.
     """
-    rank, _ = rank_and_count()
-    own = vars(state) if rank == 0 else {"step": state.step, "optimizer": state.optimizer}
-    _written(folder, state.step, lambda: _write(_state_file(folder, state.step, rank), own))
-    _written(folder, state.step, lambda: rank == 0 and _write_checkpoint(folder, state))
-    if rank == 0:
+    own = vars(state) if is_main_process() else {"step": state.step, "optimizer": state.optimizer}
+    _written(folder, state.step, lambda: _write(_state_file(folder, state.step, rank()), own))
+    _written(folder, state.step, lambda: is_main_process() and _write_checkpoint(folder, state))
+    if is_main_process():
         _remove_old(folder, state.step, keep)
     wait_for_all()
 
@@ -71,18 +70,19 @@ def read_latest(folder: Path, settings: Mapping) -> RunState | None:
     step = _latest(folder)
     if step is None:
         return None
-    rank, _ = rank_and_count()
     file = _state_file(folder, step, 0)
     if not file.is_file():
         raise CheckpointError(f"{folder}/latest names step {step}, but {file} is missing; start anew with args.load "
                               "and another args.save")
     state = RunState(**read_checkpoint(file))
     check_unchanged(folder, state.settings, settings)
-    own = _state_file(folder, step, rank)
+    own = _state_file(folder, step, rank())
     if not own.is_file():
-        raise CheckpointError(f"{own}, which process {rank} goes on from, is missing; start anew with args.load and "
+        raise CheckpointError(f"{own}, which process {rank()} goes on from, is missing; start anew with args.load and "
                               "another args.save")
-    return state if rank == 0 else RunState(**vars(state) | {"optimizer": read_checkpoint(own)["optimizer"]})
+    if is_main_process():
+        return state
+    return RunState(**vars(state) | {"optimizer": read_checkpoint(own)["optimizer"]})
 
 
 def check_unchanged(folder: Path, saved: Mapping, given: Mapping) -> None:
@@ -105,7 +105,7 @@ def check_unused(folder: Path) -> None:
 
 def clear_unfinished(folder: Path) -> None:
     """Removes what processes that were killed while they wrote have left; before the run's first save."""
-    if rank_and_count()[0] == 0:
+    if is_main_process():
         for path in [*folder.glob(".*.partial*"), *(folder / STATE).glob(".*.partial*")]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     wait_for_all()

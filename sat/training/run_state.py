@@ -42,7 +42,8 @@ class RunState:
 
 def settings_of(args: Arguments, processes: int) -> dict:
     """What must not change between a run and its continuation, as flat `key: value`."""
-    flat = {f"args.{key}": getattr(args, key) for key in DECISIVE} | {"processes": processes}
+    given = {"seed": args.run.seed} | vars(args.training)
+    flat = {f"args.{key}": given[key] for key in DECISIVE} | {"processes": processes}
     for section in ("model", "data", "deepspeed"):
         _flatten(json.loads(json.dumps(_plain(args.config[section]))), section, flat)
     return {key: value for key, value in flat.items() if not key.startswith(INDIFFERENT)}

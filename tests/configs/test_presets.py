@@ -105,18 +105,18 @@ def test_all_share_the_released_autoencoder():
 @pytest.mark.parametrize("name", PRESETS)
 def test_sizes_as_released(name):
     args = preset(name)
-    plan = plan_video(model_limits(args.model_config), args)
+    plan = plan_video(model_limits(args.model_config), args.sampling)
     latents, height, width = RELEASED[name][-1]
     newer = name.startswith("cogvideox1.5")
     assert plan.latent_shape == (latents, 16, height, width)
     assert (plan.frames, plan.pad_latents, plan.fps) == ((81, 1, 16) if newer else (49, 0, 8))
-    assert (args.fp16, args.bf16) == ((True, False) if name == "cogvideox_2b" else (False, True))
+    assert (args.run.fp16, args.run.bf16) == ((True, False) if name == "cogvideox_2b" else (False, True))
 
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if "1.5" in name])
 def test_newer_models_reach_161_frames(name):
     args = replace(preset(name), num_frames=161)
-    plan = plan_video(model_limits(args.model_config), args)
+    plan = plan_video(model_limits(args.model_config), args.sampling)
     assert (plan.latent_frames, plan.pad_latents) == (42, 1)
     model = OmegaConf.create(OmegaConf.to_container(args.model_config))
     extend_positions(model, 161)

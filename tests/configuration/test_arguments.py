@@ -36,16 +36,16 @@ def sampler(args):
 def test_later_files_win_key_by_key(base, tmp_path):
     (tmp_path / "b.yaml").write_text("args: {sampling_fps: 24}\nmodel: {sampler_config: {params: {num_steps: 7}}}")
     args = get_args([*base, str(tmp_path / "b.yaml")])
-    assert args.sampling_fps == 24 and sampler(args).num_steps == 7
+    assert args.sampling.sampling_fps == 24 and sampler(args).num_steps == 7
     assert sampler(args).guider_config.params.scale == 6
 
 
 def test_overrides_reach_any_key_wherever_they_stand(base):
     args = get_args([*base, "model.sampler_config.params.num_steps=30", "--seed", "5", "args.sampling_fps=12",
                      "model.parts.0.params.max_length=9", "args.sampling_image_size=[32, 64]"])
-    assert (sampler(args).num_steps, args.seed, args.sampling_fps) == (30, 5, 12)
+    assert (sampler(args).num_steps, args.run.seed, args.sampling.sampling_fps) == (30, 5, 12)
     assert args.model_config.parts[0].params.max_length == 9
-    assert args.sampling_image_size == [32, 64]
+    assert args.sampling.sampling_image_size == [32, 64]
 
 
 def test_a_mapping_takes_the_place_of_the_one_in_the_file(base):
@@ -54,18 +54,18 @@ def test_a_mapping_takes_the_place_of_the_one_in_the_file(base):
     args = get_args([*base, f"{key}={{target: sgm.guiders.VanillaCFG, params: {{scale: 2}}}}"])
     assert sampler(args).guider_config == guider and sampler(args).num_steps == 50
     assert sampler(get_args([*base, f"{key}.params={{}}"])).guider_config.params == {}
-    assert get_args([*base, "args={sampling_fps: 9}"]).output_dir is not None
+    assert get_args([*base, "args={sampling_fps: 9}"]).sampling.output_dir is not None
 
 
 def test_plain_arguments_set_the_nested_keys(base):
     args = get_args([*base, "--num-inference-steps", "20", "--guidance-scale", "3.5", "--num-frames", "9"])
     guider = sampler(args).guider_config.params
-    assert (sampler(args).num_steps, guider.num_steps, guider.scale, args.num_frames) == (20, 20, 3.5, 9)
+    assert (sampler(args).num_steps, guider.num_steps, guider.scale, args.sampling.num_frames) == (20, 20, 3.5, 9)
 
 
 def test_arguments_not_given_leave_the_files_alone(base):
     args = get_args(base)
-    assert sampler(args).num_steps == 50 and args.sampling_fps == 16
+    assert sampler(args).num_steps == 50 and args.sampling.sampling_fps == 16
     assert sampler(args).guider_config.params.schedule == "decreasing"
 
 
@@ -81,9 +81,9 @@ def test_paths_in_files_start_at_the_repository_and_typed_ones_where_the_user_st
     monkeypatch.chdir(tmp_path)
     (tmp_path / "prompts.txt").write_text("a")
     args = get_args([*base, "--input-file", "prompts.txt"])
-    assert Path(args.output_dir) == REPOSITORY / "somewhere" and Path(args.load) == REPOSITORY / "configs"
-    assert Path(args.input_file) == tmp_path / "prompts.txt"
-    assert Path(get_args([*base, "args.output_dir=here"]).output_dir) == tmp_path / "here"
+    assert Path(args.sampling.output_dir) == REPOSITORY / "somewhere" and Path(args.run.load) == REPOSITORY / "configs"
+    assert Path(args.sampling.input_file) == tmp_path / "prompts.txt"
+    assert Path(get_args([*base, "args.output_dir=here"]).sampling.output_dir) == tmp_path / "here"
 
 
 @pytest.mark.parametrize("words, says", [

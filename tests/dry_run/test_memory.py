@@ -1,5 +1,4 @@
 """The estimate of memory: exact in weights, checked against what a run takes."""
-from dataclasses import replace
 
 import pytest
 import torch
@@ -19,9 +18,9 @@ from vae_modules.tiling import Tiling
 
 
 def estimated(path, *words, rows=2, device="cpu", **changes):
-    args = replace(get_args(["--base", str(path), *words]), device=torch.device(device), **changes)
+    args = get_args(["--base", str(path), *words]).changed(device=torch.device(device), **changes)
     model = ModelConfig.read(args.model_config)
-    return estimate(args, model, plan_video(model_limits(args.model_config), args), rows)
+    return estimate(args, model, plan_video(model_limits(args.model_config), args.sampling), rows)
 
 
 def bytes_of(module):

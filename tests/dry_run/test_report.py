@@ -1,6 +1,5 @@
 """What `--plan` says, and that it needs no weights."""
 import logging
-from dataclasses import replace
 
 import pytest
 import torch
@@ -50,9 +49,9 @@ def test_padding_crop_and_images_of_a_long_video_of_a_released_model_without_its
 
 
 def test_what_does_not_fit_is_told_with_what_would(monkeypatch):
-    args = replace(args_of("tiny_t2v"), device=torch.device("meta"))
+    args = args_of("tiny_t2v").changed(device=torch.device("meta"))
     model = ModelConfig.read(args.model_config)
-    _, peak = estimate(args, model, plan_video(model_limits(args.model_config), args), rows=2).peak
+    _, peak = estimate(args, model, plan_video(model_limits(args.model_config), args.sampling), rows=2).peak
     monkeypatch.setattr(report, "product_rate", lambda device, dtype: 1e12)
     for share, says in ((0.8, "with args.bf16=true it needs "), (0.01, "make the video shorter"), (2, None)):
         monkeypatch.setattr(report, "free_memory", lambda device, room=share * peak: room)
@@ -80,7 +79,7 @@ def test_a_lora_and_a_weaker_network_count(tmp_path):
     save_checkpoint(tmp_path, 1, checkpoint_of(lora_of(tuned)))
     args = args_of("tiny_t2v", "--load-lora", str(tmp_path))
     args.model_config.sampler_config.params.guider_config = guider
-    plan, dtype = plan_video(model_limits(args.model_config), args), torch.float32
+    plan, dtype = plan_video(model_limits(args.model_config), args.sampling), torch.float32
     model, alone = planned_model(args), transformer_costs(plain, planned_model(plain), plan, 1, dtype)
     needed = transformer_costs(args, model, plan, 1, dtype)
     added = needed[TRANSFORMER].weights - alone[TRANSFORMER].weights
@@ -88,7 +87,7 @@ def test_a_lora_and_a_weaker_network_count(tmp_path):
     assert needed[TRANSFORMER].flops > alone[TRANSFORMER].flops
     built = instantiate_from_config(weak)
     assert needed[WEAK].weights == sum(value.nbytes for value in (*built.parameters(), *built.buffers()))
-    by_part = replace(args, offload="model", device=torch.device("meta"))
+    by_part = args.changed(offload="model", device=torch.device("meta"))
     found = estimate(by_part, model, plan, 1, needed)
     together = sum(cost.weights for cost in needed.values())  # they travel as one part
     for name, cost in needed.items():

@@ -9,7 +9,7 @@ import pytest
 
 from tests.pretend_accelerator import WAYS
 
-SCRIPT = Path(__file__).with_name("pretend_accelerator.py")
+SCRIPT = Path(__file__).parents[1] / "pretend_accelerator.py"
 
 
 @pytest.fixture(scope="module")

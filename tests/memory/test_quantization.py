@@ -1,20 +1,22 @@
 """Weights in 8 bits: refused in one line without torchao; with it, half the size and nearly the same output."""
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from common.errors import ConfigError
+from configuration.settings import MemorySettings
 from memory.quantization import check_quantization, quantize_linears
 from tests.dit_models import build, inputs
+
+CPU = torch.device("cpu")
 
 
 def test_without_torchao_the_key_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchao", None)
-    check_quantization(SimpleNamespace(quantize_transformer=None, quantize_t5=None))
+    check_quantization(MemorySettings(), CPU)
     with pytest.raises(ConfigError, match="args.quantize_t5 needs torchao.*pip install torchao"):
-        check_quantization(SimpleNamespace(quantize_transformer=None, quantize_t5="int8"))
+        check_quantization(MemorySettings(quantize_t5="int8"), CPU)
 
 
 @pytest.mark.parametrize("form, error", [("int8", 0.02), ("fp8", 0.08)])
@@ -34,9 +36,8 @@ def test_the_output_is_nearly_the_same_in_half_the_memory(form, error):
 
 def test_products_of_8_bits_are_refused_where_there_are_none():
     pytest.importorskip("torchao", reason="torchao is optional")
-    cpu = SimpleNamespace(quantize_transformer="fp8_dynamic", quantize_t5=None, device=torch.device("cpu"))
     with pytest.raises(ConfigError, match="args.quantize_transformer: fp8_dynamic needs an accelerator"):
-        check_quantization(cpu)
+        check_quantization(MemorySettings(quantize_transformer="fp8_dynamic"), CPU)
     if not torch.accelerator.is_available():
         with pytest.raises(ConfigError, match="weights as fp8_dynamic: "):
             quantize_linears(build().bfloat16(), "fp8_dynamic")

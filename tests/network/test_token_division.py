@@ -53,7 +53,7 @@ begin = dist.init_process_group
 dist.init_process_group = lambda backend: begin(backend, init_method=f"file://{folder}/store", rank=rank, world_size=2)
 from parallel.guidance import SharedPasses
 from tests.network.test_token_division import CASES, run_case, run_guidance
-with launch.launched(torch.device("cpu"), sequence_parallel_size=2):
+with launch.launched(torch.device("cpu"), groups.GroupSizes(sequence=2)):
     found = {name: run_case(name, groups.sequence_group()) for name in CASES}
     found["guidance"] = run_guidance(SharedPasses(*groups.sequence_group()))
 torch.save(found, f"{folder}/{rank}.pt")

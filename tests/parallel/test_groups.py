@@ -38,7 +38,7 @@ def test_which_processes_divide_tokens_and_passes(monkeypatch):
             monkeypatch.setattr(dist, name, lambda value=value: value)
         monkeypatch.setattr(dist, "new_group", tuple)
         monkeypatch.setattr(groups, "_groups", {})
-        groups._initialize_groups(context=2, sequence=2, guidance=2)
+        groups.initialize_groups(groups.GroupSizes(context=2, sequence=2, guidance=2))
         found.append((groups.sequence_group()[1], groups.guidance_group()[1], groups.data_rank_and_size(),
                       groups.leads_its_copy()))
     assert found == [([0, 1], [0, 2], (0, 2), True), ([0, 1], [1, 3], (0, 2), False),
@@ -46,7 +46,7 @@ def test_which_processes_divide_tokens_and_passes(monkeypatch):
                      ([4, 5], [4, 6], (1, 2), True), ([4, 5], [5, 7], (1, 2), False),
                      ([6, 7], [4, 6], (1, 2), False), ([6, 7], [5, 7], (1, 2), False)]
     with pytest.raises(ConfigError, match="sequence_parallel_size 3 does not divide the 8 process"):
-        groups._initialize_groups(context=1, sequence=3, guidance=1)
+        groups.initialize_groups(groups.GroupSizes(sequence=3))
 
 
 def test_plain_linears_compute_the_same():

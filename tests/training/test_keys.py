@@ -106,7 +106,7 @@ def test_wandb_gets_what_the_log_gets(command, tmp_path, monkeypatch):
 
     monkeypatch.setattr(stand_in, "init", refused)
     with pytest.raises(ConfigError, match="args.wandb: no API key; run `wandb login`, or set WANDB_MODE=offline"):
-        start_wandb(checked(argv))
+        start_wandb(checked(argv).training, checked(argv).config)
 
 
 def test_the_warm_up_bounds_steps_and_resuming_without_random_states_draws_anew(command, small_model, tmp_path):

@@ -5,10 +5,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-import sample_video
 import train_video
 from arguments import get_args
 from common.errors import CheckpointError
+from inference.checks import check_run
+from inference.pipeline import load_engine
 from tests.test_train_video import make_clips, on_two_processes, same
 from weights.checkpoint import STATES, read_checkpoint, read_state_dict, save_checkpoint
 from weights.lora import read_lora
@@ -91,14 +92,14 @@ def test_it_samples_over_the_model_it_was_trained_for(whole, small_model, tmp_pa
     argv = ["--base", str(small_model / "t2v.yaml"), "args.device=cpu", f"args.load_lora={whole}",
             f"args.output_dir={tmp_path}"]
     args = get_args([*argv, "args.input_type=cli"])
-    sample_video.plan_requests(args)
-    state = sample_video.load_engine(args).network.state_dict()
+    check_run(args)
+    state = load_engine(args).network.state_dict()
     lora, base = read_lora(whole), read_state_dict(small_model / "t2v")
     assert all(torch.equal(state[name], value) for name, value in lora.matrices.items())
     assert all(torch.equal(value, base[f"model.diffusion_model.{name}"]) for name, value in without_lora(state).items())
     other = ["--base", str(small_model / "i2v.yaml"), "args.device=cpu", f"args.load_lora={whole}"]
     with pytest.raises(CheckpointError, match="trained for another model"):
-        sample_video.plan_requests(get_args([*other, "args.input_type=cli"]))
+        check_run(get_args([*other, "args.input_type=cli"]))
 
 
 def test_another_run_may_start_from_it(whole, command, tmp_path):

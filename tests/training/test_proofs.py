@@ -51,7 +51,7 @@ def fill(cache, args, full):
     if full is not None:
         part = cache / "train-0"
         shutil.copytree(full / "train-0", part, ignore=shutil.ignore_patterns("text*"))
-        dataset = SFTDataset(args.train_data[0], **args.data_config.params)
+        dataset = SFTDataset(args.training.train_data[0], **args.data_config.params)
         (part / "clips.json").write_text(json.dumps(Encoders(args).describe_vae() | describe_clips(dataset)))
     read_sources(args)
 

@@ -17,7 +17,7 @@ from parallel import launch
 
 
 def train_all(runs: list[tuple[int | None, list[str]]]) -> None:
-    with launch.started(torch.device("cpu")):
+    with launch.launched(torch.device("cpu"), deepspeed=True):
         for steps, command in runs:
             args = get_args(command)
             train_video.check_settings(args)

@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from configuration.settings import Arguments, resolve_dtype
+from configuration.settings import Arguments
 from configuration.targets import instantiate_from_config
 from diffusion_video import build_codec
 from engine.conditioner import GeneralConditioner
@@ -26,20 +26,20 @@ class Encoders:
 
     def __init__(self, args: Arguments):
         self.args = args
-        self.dtype = resolve_dtype(args.fp16, args.bf16)
+        self.dtype = args.run.dtype
         self.model = OmegaConf.to_container(args.model_config, resolve=True)
 
     @cached_property
     def vae(self) -> nn.Module:
-        torch.manual_seed(self.args.seed)  # for one without weights of its own
-        codec = build_codec(self.args)
-        codec.save_memory(self.args)
+        torch.manual_seed(self.args.run.seed)  # for one without weights of its own
+        codec = build_codec(self.args.of_engine())
+        codec.save_memory(self.args.autoencoder)
         return codec.first_stage_model
 
     @cached_property
     def conditioner(self) -> GeneralConditioner:
         conditioner = instantiate_from_config(self.model["conditioner_config"])
-        return conditioner.to(device=self.args.device, dtype=self.dtype)
+        return conditioner.to(device=self.args.run.device, dtype=self.dtype)
 
     def describe_vae(self) -> dict:
         """What decides the latents of a clip, as plain values."""
@@ -48,9 +48,9 @@ class Encoders:
             name.removeprefix("encoder."): value for name, value in stored.read().items()
             if name.startswith("encoder.")}
         description = {"encoder": weights_digest(weights, self.dtype)} | self._precision()
-        if args.vae_tiling:
-            description["tiles"] = [args.vae_tile_size, args.vae_tile_overlap]
-        return description | ({"encoding": "in chunks"} if args.vae_encode_in_chunks else {})
+        if args.autoencoder.vae_tiling:
+            description["tiles"] = [args.autoencoder.vae_tile_size, args.autoencoder.vae_tile_overlap]
+        return description | ({"encoding": "in chunks"} if args.autoencoder.vae_encode_in_chunks else {})
 
     def frozen_text(self) -> list[int]:
         """Which of `emb_models` give each caption the same embedding throughout training."""

@@ -46,9 +46,9 @@ def check_data(args: Arguments) -> None:
     if not issubclass(kind, SFTDataset):
         raise ConfigError(f"data.target is {kind.__name__}; training needs data_video.SFTDataset, whose clips can be "
                           "counted: unpack the shards into folders of videos/ and labels/")
-    if args.split.split(",")[0].strip() not in ("1", "1.0"):
-        raise ConfigError(f"args.split is {args.split}; clips are not held out by share: put them into a folder of "
-                          "their own, give it as args.valid_data, and leave split at 1,0,0")
+    if args.training.split.split(",")[0].strip() not in ("1", "1.0"):
+        raise ConfigError(f"args.split is {args.training.split}; clips are not held out by share: put them into a "
+                          "folder of their own, give it as args.valid_data, and leave split at 1,0,0")
     with torch.device("meta"):
         network = instantiate_from_config(args.model_config.network_config)
     for form in clip_forms(**args.data_config.params):
@@ -75,10 +75,10 @@ def _check_fits(network, form: ClipFormat) -> None:
 
 def read_sources(args: Arguments) -> Sources:
     """Clips encoded once where there is `args.latent_cache`, each read when it is needed otherwise."""
-    train, valid = (_folders(args, folders or []) for folders in (args.train_data, args.valid_data))
+    train, valid = (_folders(args, folders or []) for folders in (args.training.train_data, args.training.valid_data))
     shown = (valid or train)[0][0]
-    if args.latent_cache is None:
-        return Sources(*(_live(found, args.num_workers) for found in (train, valid)), shown)
+    if args.training.latent_cache is None:
+        return Sources(*(_live(found, args.training.num_workers) for found in (train, valid)), shown)
     encoders, text = Encoders(args), {}
     buckets = [_cached(args, encoders, found, name, text) for name, found in (("train", train), ("valid", valid))]
     return Sources(*buckets, shown, text)
@@ -106,14 +106,15 @@ def _cached(args: Arguments, encoders: Encoders, found: Sequence[Sequence[SFTDat
     """The buckets of all folders; adds the embeddings of their captions to `text`."""
     noise = None
     if args.model_config.get("noised_image_input"):
-        noise = FirstFrameNoise(*FIRST_FRAME_NOISE, args.first_frame_variants, args.seed)
+        noise = FirstFrameNoise(*FIRST_FRAME_NOISE, args.training.first_frame_variants, args.run.seed)
     one_form = len(clip_forms(**args.data_config.params)) == 1
     parts: dict[ClipFormat, list] = {}
     for i, datasets in enumerate(found):
-        folder = Path(args.latent_cache) / f"{name}-{i}"
+        folder = Path(args.training.latent_cache) / f"{name}-{i}"
         for dataset in datasets:
             place = folder if one_form else folder / dataset.form.name
-            parts.setdefault(dataset.form, []).append(cached_latents(place, dataset, encoders, noise, args.num_workers))
+            latents = cached_latents(place, dataset, encoders, noise, args.training.num_workers)
+            parts.setdefault(dataset.form, []).append(latents)
         captions = [caption for dataset in datasets for caption in dataset.captions]
         for number in encoders.frozen_text():
             text.setdefault(number, {}).update(cached_text(folder, captions, encoders, number))
@@ -122,14 +123,14 @@ def _cached(args: Arguments, encoders: Encoders, found: Sequence[Sequence[SFTDat
 
 def sample_request(args: Arguments, dataset: SFTDataset) -> SampleRequest | None:
     """Clips spread over the data set give the captions and first frames of samples; None where none are wanted."""
-    if not args.sample_interval:
+    if not args.training.sample_interval:
         return None
-    count = min(args.sample_count, len(dataset))
+    count = min(args.training.sample_count, len(dataset))
     items = [dataset[i * len(dataset) // count] for i in range(count)]
     form = dataset.form
     height, width = (side // FACTOR for side in form.video_size)
-    shape = ((form.max_num_frames - 1) // 4 + 1, args.latent_channels, height, width)
+    shape = ((form.max_num_frames - 1) // 4 + 1, args.sampling.latent_channels, height, width)
     with_images = args.model_config.get("noised_image_input")
     images = torch.stack([item["mp4"][0] for item in items]) if with_images else None
-    return SampleRequest([item["txt"] for item in items], images, shape, round(form.fps), args.seed,
-                         decode=not args.only_log_video_latents)
+    return SampleRequest([item["txt"] for item in items], images, shape, round(form.fps), args.run.seed,
+                         decode=not args.training.only_log_video_latents)

@@ -1,0 +1,63 @@
+"""Checks of a sampling run: everything that can be wrong is looked for before any weights are read."""
+from common import ranks
+from common.errors import CheckpointError, ConfigError
+from configuration.model import ModelConfig
+from configuration.settings import Arguments
+from configuration.targets import check_config
+from engine.checks import check_device, check_model
+from engine.first_stage import tiling_of
+from engine.process_checks import check_sequence_parallel, check_shared, settle_size
+from inference.prompts import Source
+from inference.sizes import ModelLimits, extend_positions, model_limits, plan_video
+from inference.starting_clips import check_clips, starts_from_clips
+from memory.quantization import check_quantization
+from weights.lora import configure_lora
+from weights.network import check_network
+
+
+def check_division(args: Arguments) -> None:
+    """Raise ConfigError if the model cannot be divided among processes as the settings ask."""
+    settle_size(args)
+    check_shared(args)
+    check_sequence_parallel(args)
+
+
+def check_run(args: Arguments) -> ModelLimits:
+    """Return the limits of the model after checking configuration, checkpoint and sizes.
+
+    The network's positions are extended to the video's length, and a LoRA is added to its configuration. Raises
+    ConfigError or CheckpointError.
+    """
+    model = check_model(args.model_config)
+    check_device(model, args.run.device, args.run.dtype)
+    check_config(args.data_config, "data")
+    _check_keys(model, args)
+    limits = model_limits(args.model_config)
+    extend_positions(args.model_config, plan_video(limits, args.sampling).frames)
+    if args.run.load_lora is not None:
+        configure_lora(args.model_config, args.run.load_lora)
+    check_network(args.model_config.network_config, args.run.load)
+    check_clips(args.sampling, args.model_config.sampler_config)
+    check_quantization(args.memory, args.run.device)
+    tiling_of(args.autoencoder)
+    if args.sampling.input_type == "cli" and ranks.world_size() > 1:
+        raise ConfigError("args.input_type is cli, but several processes cannot share a keyboard; give the prompts in "
+                          "a file, args.input_type=txt")
+    return limits
+
+
+def source_of_prompts(args: Arguments) -> Source | None:
+    """Return what every prompt names beside its text: a clip, an image, or nothing."""
+    if starts_from_clips(args.sampling):
+        return "clip"
+    return "image" if args.model_config.get("noised_image_input", False) else None
+
+
+def _check_keys(model: ModelConfig, args: Arguments) -> None:
+    if args.sampling.image2video not in (None, model.noised_image_input):
+        raise ConfigError(f"args.image2video is {str(args.sampling.image2video).lower()}, but model.noised_image_input "
+                          f"is {str(model.noised_image_input).lower()}; leave args.image2video out")
+    if model.sampler_config is None:
+        raise ConfigError("model.sampler_config is missing; give the sampler's target and params")
+    if args.run.load is None:
+        raise CheckpointError("args.load is missing; set it to the folder or file of the transformer's weights")

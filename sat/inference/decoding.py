@@ -1,0 +1,79 @@
+"""Decoding of latents into the files of a video."""
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from common import console
+from common.errors import DataError
+from common.files import check_writable
+from configuration.settings import Arguments
+from diffusion_video import build_codec
+from engine.checks import check_device, check_model
+from engine.first_stage import LatentCodec
+from inference.jobs import Job
+from inference.sizes import model_limits
+from media.records import LATENTS, RECORD, find_latents, load_latents, save_latents, versions, write_record
+from media.videos import write_outputs
+from parallel import groups
+
+logger = logging.getLogger(__name__)
+
+
+def save(codec: LatentCodec, job: Job, latents: Tensor, latents_only: bool) -> None:
+    """Write the video of latents (T, C, h, w) with its contact sheet, or the latents alone."""
+    if not latents_only:
+        decode(codec, latents, job.folder, job.plan.fps)
+    elif groups.leads_its_copy():
+        save_latents(job.folder / LATENTS, latents, job.plan.fps)
+
+
+def decode(codec: LatentCodec, latents: Tensor, folder: Path, fps: int) -> None:
+    """Decode latents (T, C, h, w) chunk by chunk and write each chunk while the next is computed."""
+    chunks = codec.decode_chunks(latents[None].transpose(1, 2))
+    if groups.leads_its_copy():
+        shown = console.progress(chunks, "decode", unit="chunk", leave=False)
+        write_outputs(folder, (chunk[0] for chunk in shown), fps)
+    elif len(groups.context_group()[1]) > 1:
+        for _ in chunks:  # decoded together, written by one
+            pass
+
+
+def record_of(job: Job, args: Arguments, device: torch.device, trace: Mapping) -> dict:
+    """Return the record of a video: everything needed to make it again, and the course of sampling."""
+    plan, sampling = job.plan, args.sampling
+    return {"prompt": job.prompt.text, "image": job.prompt.image, "clip": job.prompt.clip,
+            "strength": sampling.strength, "invert": sampling.invert, "negative_prompt": sampling.negative_prompt,
+            "seed": args.run.seed, "prompt_index": job.prompt.index, "sample": job.sample,
+            "frames": plan.frames, "height": plan.height, "width": plan.width, "fps": plan.fps,
+            "device": str(device), "versions": versions(), **trace,
+            "config": OmegaConf.to_container(args.config, resolve=True)}
+
+
+def decode_saved_latents(args: Arguments, device: torch.device) -> None:
+    """Decode latents that were written with `only_save_latents`, each into a folder of the same name."""
+    check_device(check_model(args.model_config), args.run.device, args.run.dtype)
+    limits = model_limits(args.model_config)
+    found = find_latents(args.sampling.input_file)
+    check_writable(args.sampling.output_dir)
+    codec = build_codec(args.of_engine(device)).eval()
+    codec.save_memory(args.autoencoder)
+    for path, relative in console.progress(groups.own_share(found), "videos"):
+        latents, fps = load_latents(path)
+        if latents.dim() != 4 or latents.shape[1] != limits.channels or latents.shape[0] % 2 == 0:
+            raise DataError(f"{path} holds latents of shape {tuple(latents.shape)}; this model decodes "
+                            f"(odd frames, {limits.channels}, height, width)")
+        folder = Path(args.sampling.output_dir) / relative
+        decode(codec, latents.to(device), folder, fps)
+        if groups.leads_its_copy():
+            write_record(folder, _record_beside(path) | {"decoded_from": str(path)})
+    logger.info("%d video(s) in %s", len(found), args.sampling.output_dir)
+
+
+def _record_beside(latents: Path) -> dict:
+    record = latents.parent / RECORD
+    return json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}

@@ -1,0 +1,115 @@
+"""The sampling pipeline: an engine with its weights, text embeddings of prompts, latents of a batch of videos."""
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from common import console
+from configuration.settings import Arguments
+from diffusion_video import DiffusionEngine
+from inference.jobs import Job
+from inference.starting_clips import find_start
+from media.records import NOISE, save_latents
+from memory.offload import offload_engine
+from memory.quantization import quantize_engine
+from parallel import groups
+from sgm.sampling import StepInfo
+from weights.lora import load_lora
+from weights.network import build_network
+
+Conditioning = Mapping[str, Tensor]
+Conditions = Mapping[int, tuple[Conditioning, Conditioning]]  # (conditional, unconditional), one row each, by prompt
+Watch = Callable[[StepInfo], None]
+
+
+def load_engine(args: Arguments, device: torch.device | None = None) -> DiffusionEngine:
+    """Return the engine with its weights on `device` (the run's if None), or offloaded as the settings ask."""
+    device = args.run.device if device is None else device
+    at_first = torch.device("cpu") if args.memory.offload is not None else device
+    network = build_network(args.model_config.network_config, args.run.load, args.run.dtype, at_first)
+    engine = DiffusionEngine(args.of_engine(at_first), network).eval()
+    if args.run.load_lora is not None:
+        load_lora(engine.network, args.run.load_lora)
+    engine.save_memory(args.autoencoder)
+    quantize_engine(engine, args.memory)
+    if args.memory.offload is not None:
+        offload_engine(engine, args.memory.offload, device)
+    engine.share_work()
+    return engine
+
+
+@torch.no_grad()
+def encode_prompts(engine: DiffusionEngine, jobs: Iterable[Job], negative_prompt: str | None) -> Conditions:
+    """Return the conditioning of every prompt, encoded once.
+
+    Without a negative prompt the unconditional text embedding is zeros, which is what training drops to.
+    """
+    prompts = {job.prompt.index: job.prompt for job in jobs}
+    zeroed = ["txt"] if negative_prompt is None else []
+    conditions = {}
+    for index, prompt in console.progress(prompts.items(), "prompts", disable=len(prompts) < 2):
+        conditions[index] = engine.conditioner.get_unconditional_conditioning(
+            {"txt": [prompt.text]}, {"txt": [negative_prompt or ""]}, force_uc_zero_embeddings=zeroed)
+    return conditions
+
+
+@dataclass
+class Trace:
+    """The course of a sampling run for its record: guidance scale, noise level and forward passes so far, by step."""
+
+    guidance_scale: list[float] = field(default_factory=list)
+    noise: list[dict] = field(default_factory=list)
+    passes: list[int] = field(default_factory=list)
+    passes_skipped: Sequence[float] = ()  # share of its network evaluations that a step cache saved each row
+
+    def add(self, step: StepInfo) -> None:
+        self.guidance_scale.append(float(step.scale))
+        self.noise.append({"alpha": step.alpha, "sigma": step.sigma, "timestep": step.timestep})
+        self.passes.append(step.passes)
+        self.passes_skipped = step.skipped
+
+    def of_row(self, row: int) -> dict:
+        """Return the entries of a record for one row of the batch."""
+        skipped = {"passes_skipped": self.passes_skipped[row]} if self.passes_skipped else {}
+        return {"guidance_scale": self.guidance_scale, "noise": self.noise, "passes": self.passes} | skipped
+
+
+def sample_latents(engine: DiffusionEngine, batch: Sequence[Job], conditions: Conditions, args: Arguments,
+                   watch: Watch | None = None) -> tuple[Tensor, Trace]:
+    """Return latents (B, T, C, h, w) of a batch without padding latents, and the course of sampling.
+
+    `watch` is called after every step.
+    """
+    plan, seed = batch[0].plan, args.run.seed
+    cond, uncond = batched(batch, conditions)
+    if batch[0].image is not None:
+        images = [engine.encode_image(job.image[None].to(engine.device), plan.latent_frames,
+                                      job.generator(seed, "image")) for job in batch]
+        cond["concat"] = uncond["concat"] = torch.cat(images)
+    start = find_start(engine, batch, cond, args.sampling)
+    if args.sampling.invert and groups.leads_its_copy():
+        for job, noise in zip(batch, start.latents, strict=True):
+            save_latents(job.folder / NOISE, noise, plan.fps)
+    trace = Trace()
+    with console.progress(desc=", ".join(str(job.prompt.index) for job in batch), unit="step") as bar:
+
+        def after_step(step: StepInfo) -> None:
+            bar.total = step.num_steps
+            bar.update()
+            trace.add(step)
+            if watch is not None:
+                watch(step)
+
+        latents = engine.sample(cond, None if args.sampling.invert else uncond, batch_size=len(batch),
+                                shape=plan.latent_shape, callback=after_step,
+                                generator=[job.generator(seed) for job in batch], start=start)
+    return latents[:, plan.pad_latents:], trace
+
+
+def batched(batch: Sequence[Job], conditions: Conditions) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the conditional and the unconditional conditioning of a batch, a row for each job."""
+    pairs = [conditions[job.prompt.index] for job in batch]
+    conditional, unconditional = ({key: torch.cat([row[key] for row in rows]) for key in rows[0]}
+                                  for rows in zip(*pairs, strict=True))
+    return conditional, unconditional
