@@ -1,6 +1,6 @@
 """The video transformer: hooks on SwissArmyTransformer's BaseModel over the joint tokens [text, video].
 
-CogVideoX (Yang et al. 2024). Latents are (B, T, C, H, W); an image latent is joined on the channels before.
+CogVideoX (Yang et al. 2024). Latents are (B, T, C, H, W), with an image latent already concatenated along the channels.
 """
 import difflib
 from collections.abc import Mapping, Sequence
@@ -43,14 +43,14 @@ def _modernize_before_loading(module: nn.Module, state_dict: dict, prefix: str, 
 
 
 class DiffusionTransformer(BaseModel):
-    """The network that a denoiser calls: latents, timesteps and text to a prediction of the latents' shape.
+    """The network that a denoiser calls: predicts from latents, timesteps and text, in the latents' shape.
 
-    patch_size: (t, h, w), or one number p for (1, p, p). latent_width, latent_height, num_frames (video frames),
-    time_compressed_rate: the largest video that there are positions for. modules: `{target, params}` of
+    patch_size: (t, h, w), or one number p for (1, p, p). latent_width, latent_height, num_frames (frames of the video)
+    and time_compressed_rate give the largest video that has positions. modules: `{target, params}` of
     pos_embed_config, patch_embed_config, adaln_layer_config, final_layer_config and optionally lora_config.
     num_classes: None, a number of labels, "continuous", "timestep" or "sequential" (vectors of adm_in_channels).
-    The interpolations of sin-cos positions may stand here or in pos_embed_config's params. dtype: of the weights.
-    Raises ConfigError for values that do not fit each other.
+    The interpolations of sin-cos positions can be set here or in pos_embed_config's params. dtype: of the weights.
+    Raises ConfigError for values that do not fit together.
     """
 
     def __init__(self, transformer_args: Mapping, num_frames: int, time_compressed_rate: int, latent_width: int,
@@ -70,7 +70,7 @@ class DiffusionTransformer(BaseModel):
             activation=F.silu if use_SwiGLU else gelu_tanh, dtype=DTYPES.get(dtype, dtype)))
         self.patch_size = parse_patch_size(patch_size)
         self.in_channels, self.hidden_size = in_channels, hidden_size
-        self.token_group = groups.ALONE  # the processes that divide the tokens of every pass
+        self.token_group = groups.ALONE  # the processes that divide the tokens of every forward pass
         self._build_embeddings(time_embed_dim or hidden_size, ofs_embed_dim, num_classes, adm_in_channels)
 
         head_dim = hidden_size // num_attention_heads
@@ -107,17 +107,18 @@ class DiffusionTransformer(BaseModel):
         self.add_mixin(name, instantiate_from_config(modules[f"{name}_config"], **sizes), reinit=True)
 
     def _add_positions(self, modules: Mapping, latent: Grid, head_dim: int, interpolations: dict) -> None:
-        """Positions for a latent of (frames, height, width); frames count before patching in time, as released."""
+        """Add positions for a latent of (frames, height, width); as released, frames are not divided into patches."""
         frames, height, width = latent
         _, ph, pw = self.patch_size
         if height % ph or width % pw:
-            raise ConfigError(f"latent_height {height}, latent_width {width} are no multiples of patch_size {ph}, {pw}")
+            raise ConfigError(f"latent_height {height}, latent_width {width} are not multiples of patch_size "
+                              f"{ph}, {pw}")
         given = (modules["pos_embed_config"].get("params") or {})
         for name, value in list(interpolations.items()):
             if value is None:
                 interpolations.pop(name)
             elif given.get(name, value) != value:
-                raise ConfigError(f"{name}: {value} for the network, {given[name]} in pos_embed_config; name it once")
+                raise ConfigError(f"{name} is {value} for the network, {given[name]} in pos_embed_config; set it once")
         if given.get("hidden_size_head", head_dim) != head_dim:
             raise ConfigError(f"pos_embed_config.params.hidden_size_head: {given['hidden_size_head']} differs from "
                               f"hidden_size / num_attention_heads = {head_dim}")
@@ -133,38 +134,43 @@ class DiffusionTransformer(BaseModel):
                 ) -> torch.Tensor:
         """Predict from noisy latents x (B, T, C_in, H, W); returns (B, T, C_out, H, W) in x's dtype.
 
-        timesteps: (B,), or (1,) when all rows share one, which then are embedded and modulated once; fractions are
-        allowed. context: text (B or 1, N, text width). y: labels of a model with num_classes. ofs: (B,) or (1,), for a
-        model with ofs_embed_dim; others ignore it. identity_attention: layers in which every token sees itself alone.
-        reuse: what earlier calls left for this one (step_cache). Raises ConfigError for a video that does not fit the
-        model.
+        timesteps: (B,), or (1,) if all rows share one, which is then embedded and modulated once; fractions are
+        allowed. context: text (B or 1, N, text width). y: labels, for a model with num_classes. ofs: (B,) or (1,), for
+        a model with ofs_embed_dim; others ignore it. identity_attention: layers in which every token attends to itself
+        alone. reuse: runs the layers with the results of earlier forward passes (step_cache). Raises ConfigError for
+        latents that do not fit the model.
         """
         if x.shape[2] != self.in_channels:
             raise ConfigError(f"latents of {x.shape[2]} channels, but the transformer's in_channels is "
-                              f"{self.in_channels}; a model made for images needs an image latent, others take none")
+                              f"{self.in_channels}; only an image-to-video model takes an image latent, and needs it")
         grid = patch_grid(x, self.patch_size)
         rotary = self.mixins["pos_embed"].rotary(grid, context.shape[1], x.device)
         if reuse is None and len(self.token_group[1]) > 1:
             reuse = partial(run_divided, self.token_group)
-        out = super().forward(VideoContext(x.to(self.dtype), context.to(self.dtype),
-                                           F.silu(self.embed(timesteps, y, ofs)), grid, rotary,
-                                           tuple(identity_attention), reuse and partial(reuse, self)))
+        run = None if reuse is None else partial(reuse, self)
+        embedding = F.silu(self.embed(timesteps, y, ofs))
+        out = super().forward(VideoContext(x.to(self.dtype), context.to(self.dtype), embedding, grid, rotary,
+                                           tuple(identity_attention), run))
         return out.to(x.dtype)
 
     def compile_layers(self, backend: str = "inductor") -> None:
-        """torch.compile the layers alone, which share what is compiled for the first of them."""
+        """Compile the layers, but nothing else, with torch.compile; equal layers share the compiled code."""
         self.mixins["adaln_layer"].compile_layers(backend)
 
     def embed(self, timesteps: torch.Tensor, y: torch.Tensor | None, ofs: torch.Tensor | None) -> torch.Tensor:
-        """Time embedding with label and `ofs` added: (B, time_embed_dim), or one row when all are shared."""
+        """Return the time embedding with label and `ofs` added: (B, time_embed_dim), or one row if all are shared.
+
+        Raises ValueError for labels that are missing or that the model does not take, and for a missing `ofs`.
+        """
         if (y is None) != (self.label_emb is None):
-            raise ValueError(f"labels y {'missing' if y is None else 'given'}: they belong to models with num_classes")
+            raise ValueError(f"labels y {'missing' if y is None else 'given'}: a model with num_classes needs them, "
+                             "others take none")
         embedding = self.time_embed(timesteps)
         if y is not None:
             embedding = embedding + self.label_emb(y)
         if self.ofs_embed is not None:
             if ofs is None:
-                raise ValueError("ofs is missing; a model with ofs_embed_dim is given 2.0 as trained")
+                raise ValueError("ofs is missing; a model with ofs_embed_dim needs it, 2.0 as in training")
             embedding = embedding + self.ofs_embed(ofs)
         return embedding
 
@@ -173,11 +179,11 @@ def _check_values(hidden_size: int, num_attention_heads: int, input_time: str, m
     if hidden_size % num_attention_heads:
         raise ConfigError(f"hidden_size {hidden_size} is not a multiple of num_attention_heads {num_attention_heads}")
     if input_time != "adaln":
-        raise ConfigError(f"input_time: {input_time!r}, but time enters by adaln only")
+        raise ConfigError(f"input_time is {input_time!r}; only adaln is supported")
     for name in PARTS:
         if name not in modules:
             raise ConfigError(f"modules.{name} is missing")
     for name in modules:
         if name not in PARTS + OPTIONAL_PARTS:
             near = difflib.get_close_matches(name, PARTS + OPTIONAL_PARTS, n=1)
-            raise ConfigError(f"modules.{name}: no such part" + (f"; did you mean {near[0]}?" if near else ""))
+            raise ConfigError(f"modules.{name}: unknown module" + (f"; did you mean {near[0]}?" if near else ""))

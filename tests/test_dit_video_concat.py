@@ -210,7 +210,7 @@ def test_a_number_as_patch_size():
 
 def test_uneven_latents_name_the_nearest_size():
     x, t, text = inputs(latent=(3, 4, 6, 8))
-    with pytest.raises(ConfigError, match=r"nearest that is: \(4, 6, 8\)"):
+    with pytest.raises(ConfigError, match=r"nearest that do: \(4, 6, 8\)"):
         build(patch_size=[2, 2, 2], num_frames=13)(x, t, text)
 
 

@@ -1,10 +1,10 @@
-"""SwissArmyTransformer, imported in one place: quietly, and with a clear word when it is missing.
+"""SwissArmyTransformer, imported in one place: without log output, and with a clear error if it is missing.
 
-This project's source folder is called `sat` as well. Without the library `import sat` may find just that folder, as an
-empty namespace, and fail later in confusing ways.
+This project's source folder is called `sat`, too. Without the library, `import sat` may find just that folder as an
+empty namespace package, and fail later in confusing ways.
 
-The library's own start-up imports a model zoo, data sets and DeepSpeed, ten times what its transformer needs. It is put
-off until a name of it is asked for.
+The library's start-up imports a model zoo, data sets and DeepSpeed, ten times what its transformer needs. It is put off
+until one of its names is used.
 """
 import importlib
 import importlib.util
@@ -16,14 +16,14 @@ import torch
 
 from common.errors import UserError
 
-# The library logs its start-up at INFO and a missing optional bitsandbytes as a warning; a user's own setting wins.
+# The library logs its start-up at INFO and a missing optional bitsandbytes as a warning. A user's setting is kept.
 os.environ.setdefault("SAT_LOGLEVEL", "ERROR")
-if not torch.accelerator.is_available():  # say so, or DeepSpeed warns at every start that it had to guess
+if not torch.accelerator.is_available():  # otherwise DeepSpeed warns at every start that it had to guess
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 class _Deferred(types.ModuleType):
-    """A package whose modules can be imported, and whose own code runs when another of its names is asked for."""
+    """A package whose modules can be imported, but whose own code runs only when another of its names is used."""
 
     def __getattr__(self, name: str):
         if name.startswith("__"):
@@ -36,8 +36,9 @@ class _Deferred(types.ModuleType):
 
 
 def _defer(package: str) -> None:
+    """Put a `_Deferred` module in the place of a package, if it is installed and not yet imported."""
     spec = None if package in sys.modules else importlib.util.find_spec(package)
-    if spec is not None and spec.origin is not None:  # it is there, and not just a folder
+    if spec is not None and spec.origin is not None:  # an installed package, not just a folder of that name
         module = sys.modules[package] = importlib.util.module_from_spec(spec)
         module.__class__ = _Deferred
         parent, _, name = package.rpartition(".")

@@ -9,10 +9,10 @@ NETWORK = "model.network_config.params"
 
 
 def settle_size(args: Arguments) -> None:
-    """Makes one number of the two places that may ask for shared transformers: `args.model_parallel_size`.
+    """Merge the two keys that set how many processes share a transformer into `args.model_parallel_size`.
 
-    The network's own becomes 1, with which it is built whole before the processes are started, for its tensors to be
-    compared with a checkpoint's, and divided among them afterwards. Raises ConfigError where they disagree.
+    The network's own key becomes 1: before the processes are started the network is built whole, so that its tensors
+    can be compared with a checkpoint's, and divided among them afterwards. Raises ConfigError if the keys disagree.
     """
     key = f"{NETWORK}.transformer_args.{SIZE}"
     inner = OmegaConf.select(args.config, key, default=1)
@@ -20,7 +20,7 @@ def settle_size(args: Arguments) -> None:
         raise ConfigError(f"{key} is {inner!r}; it must be a whole number, 1 or more")
     size = max(args.run.model_parallel_size, inner)
     if min(args.run.model_parallel_size, inner) not in (1, size):
-        raise ConfigError(f"args.{SIZE} is {args.run.model_parallel_size}, but {key} is {inner}; give it once")
+        raise ConfigError(f"args.{SIZE} is {args.run.model_parallel_size}, but {key} is {inner}; set it once")
     args.run.model_parallel_size = size
     OmegaConf.update(args.config, f"args.{SIZE}", size, force_add=True)
     if inner > 1:
@@ -28,10 +28,10 @@ def settle_size(args: Arguments) -> None:
 
 
 def check_shared(args: Arguments) -> None:
-    """Raises ConfigError where the transformer cannot be shared by `args.model_parallel_size` processes."""
+    """Raise ConfigError if `args.model_parallel_size` processes cannot share the transformer."""
     size, heads = args.run.model_parallel_size, OmegaConf.select(args.config, f"{NETWORK}.num_attention_heads")
     if isinstance(heads, int) and heads % size:
-        raise ConfigError(f"args.{SIZE} is {size}, but the transformer's {heads} attention heads do not divide by it")
+        raise ConfigError(f"args.{SIZE} is {size}, which does not divide the transformer's {heads} attention heads")
     if size > 1 and args.run.load_lora is not None:
         raise ConfigError(f"args.load_lora does not work with args.{SIZE} above 1; merge it into the weights with "
                           "tools/convert_lora.py, or use one process")
@@ -41,7 +41,7 @@ HEADS = "model.network_config.params.num_attention_heads"
 
 
 def check_sequence_parallel(args: Arguments) -> None:
-    """Raises ConfigError for what does not go with dividing tokens or passes among processes."""
+    """Raise ConfigError for settings that do not work with tokens or branches divided among processes."""
     divided = args.sampling.sequence_parallel_size * args.sampling.guidance_parallel_size
     if args.run.model_parallel_size > 1 and divided > 1:
         raise ConfigError("args.model_parallel_size works with neither sequence_parallel_size nor "

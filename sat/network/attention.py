@@ -4,13 +4,13 @@ import torch.nn.functional as F
 
 from common.cpu_operations import CPU_HAS_BFLOAT16
 
-# Queries at a time where plain matrix products are used: the scores of one piece stay in the cache.
+# Queries per block where plain matrix products are used, so that a block's scores stay in the processor's cache.
 QUERY_PIECE = 256
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float = 0.0) -> torch.Tensor:
-    """Full attention of (B, h, S, d) queries, keys and values, without a mask; returns (B, S, h·d)."""
-    if q.device.type == "cpu":  # whose kernel is an eighth faster when each head's tokens lie together
+    """Return unmasked attention, (B, S, h·d), for queries, keys and values of (B, h, S, d)."""
+    if q.device.type == "cpu":  # the CPU kernel is an eighth faster when each head's tokens are contiguous
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     bfloat16_products = CPU_HAS_BFLOAT16 and q.device.type == "cpu" and q.dtype == torch.bfloat16
     if bfloat16_products and not dropout and not torch.is_grad_enabled():
@@ -21,7 +21,7 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float 
 
 
 def _attention_by_pieces(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    # With bfloat16 instructions this is about twice as fast as the fused CPU kernel, and equal to bfloat16's rounding.
+    # With bfloat16 instructions, about twice as fast as the fused CPU kernel; equal to it up to bfloat16 rounding.
     k_t, scale = k.transpose(2, 3), q.shape[-1] ** -0.5
     out = torch.empty_like(q.transpose(1, 2)).transpose(1, 2)
     for start in range(0, q.shape[2], QUERY_PIECE):
@@ -31,14 +31,14 @@ def _attention_by_pieces(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> t
 
 
 def rotate(x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """Turn each pair (x0, x1) of the last axis by its angle: (x0 cos - x1 sin, x1 cos + x0 sin), in float32.
+    """Rotate each pair (x0, x1) of the last axis by its angle: (x0 cos - x1 sin, x1 cos + x0 sin), in float32.
 
-    x: (B, h, S, d); rotary: cosines and sines, (S, d / 2) each. RoFormer (Su et al. 2021), equation 34, over
-    neighbouring pairs.
+    x: (B, h, S, d); rotary: cosines and sines, (S, d / 2) each. RoFormer (Su et al. 2021), equation 34, with
+    neighbouring channels as pairs.
     """
     cos, sin = rotary
     pairs = x.float().unflatten(-1, (-1, 2))
-    if torch.compiler.is_compiling():  # the compiler fuses real arithmetic, and leaves complex numbers alone
+    if torch.compiler.is_compiling():  # the compiler fuses real arithmetic but not complex
         a, b = pairs.unbind(-1)
         turned = torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1)
     else:

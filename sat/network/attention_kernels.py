@@ -1,6 +1,6 @@
-"""Which of torch's kernels computes attention: torch's own choice, a named one, or the fastest on the device at hand.
+"""Choice of torch's attention kernel: torch's own choice, a named kernel, or the fastest on the device.
 
-Kernels differ by rounding alone. On a CPU there is one besides plain products, so that a choice is for accelerators.
+Kernels differ by rounding alone. A CPU has one kernel besides plain matrix products: the choice is for accelerators.
 """
 import logging
 import statistics
@@ -26,32 +26,34 @@ logger = logging.getLogger(__name__)
 BUILT_IN: Mapping[str, SDPBackend] = {
     "flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION,
     "efficient": SDPBackend.EFFICIENT_ATTENTION, "math": SDPBackend.MATH}
-# FlashAttention 3 and 4 take the place of torch's own flash kernel, where their packages are installed.
+# FlashAttention 3 and 4 replace torch's own flash kernel where their packages are installed.
 PACKAGED: Mapping[str, str] = {"flash3": "FA3", "flash4": "FA4"}
-COMPARED = ("flash", "cudnn", *PACKAGED)  # for the fastest; the first wins a draw
-# Of the norm of the first's result, what another's may differ by: rounding. In bfloat16 it is about 0.003.
+COMPARED = ("flash", "cudnn", *PACKAGED)  # candidates for the fastest; the earlier one wins a tie
+# Largest difference, relative in norm, that counts as rounding; in bfloat16 it is about 0.003.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 ROUNDS = 5
 Shape = tuple[int, int, int]  # heads, tokens, head dim
 
 
 def attention_shape(network_config: Mapping, latents: torch.Tensor, text_length: int) -> Shape:
-    """Of the transformer's attention, for latents (B, T, C, H, W)."""
+    """Return heads, tokens and head dim of the transformer's attention for latents (B, T, C, H, W)."""
     heads, head_dim = heads_of(network_config)
     video = patch_grid(latents, parse_patch_size(network_config["params"]["patch_size"]))
     return heads, text_length + prod(video), head_dim
 
 
 def heads_of(network_config: Mapping) -> tuple[int, int]:
-    """How many there are, and their dim."""
+    """Return the number of attention heads and their dim."""
     params = require(network_config.get("params"), "model.network_config.params", "hidden_size", "num_attention_heads")
     return params["num_attention_heads"], params["hidden_size"] // params["num_attention_heads"]
 
 
 @contextmanager
 def attention_by(kernel: str, shape: Shape, dtype: torch.dtype, device: torch.device) -> Iterator[None]:
-    """While entered, attention of this shape runs by `kernel`, one of KERNELS or FASTEST. What torch.compile makes
-    meanwhile keeps to it. Raises ConfigError as `check_kernel`."""
+    """Context manager in which attention of this shape is computed by `kernel`, one of KERNELS or FASTEST.
+
+    Code that torch.compile makes inside it keeps that kernel. Raises ConfigError as `check_kernel` does.
+    """
     check_kernel(kernel, shape[2], dtype, device)
     chosen = fastest(shape, dtype, device) if kernel == FASTEST else kernel
     with nullcontext() if chosen is None else _only(chosen):
@@ -59,18 +61,20 @@ def attention_by(kernel: str, shape: Shape, dtype: torch.dtype, device: torch.de
 
 
 def check_kernel(kernel: str, head_dim: int, dtype: torch.dtype, device: torch.device) -> None:
-    """Raises ConfigError where a kernel cannot compute such heads; tried on few tokens."""
+    """Raise ConfigError if a kernel, tried on few tokens, cannot compute heads of this dim."""
     reason = None if kernel == FASTEST else _failure(kernel, head_dim, dtype, device)
     if reason is not None:
-        raise ConfigError(f"model.attention_kernel: {kernel} does not compute attention of head dim {head_dim} in "
-                          f"{str(dtype).removeprefix('torch.')} on {device.type} ({reason}); name another, "
-                          f"{FASTEST}, or leave it out")
+        raise ConfigError(f"model.attention_kernel: {kernel} cannot compute attention of head dim {head_dim} in "
+                          f"{str(dtype).removeprefix('torch.')} on {device.type} ({reason}); choose another kernel "
+                          f"or {FASTEST}, or leave the key out")
 
 
 @cache
 def fastest(shape: Shape, dtype: torch.dtype, device: torch.device) -> str | None:
-    """Of the kernels that can, and that agree with the first of them up to rounding, the one that is fastest at this
-    shape; None where only torch's own way is left."""
+    """Return the fastest kernel at this shape; None if only torch's own choice is left.
+
+    Candidates are the usable kernels of COMPARED whose result equals that of the first one up to rounding.
+    """
     usable = [kernel for kernel in COMPARED if _failure(kernel, shape[2], dtype, device) is None]
     if len(usable) < 2:
         return next(iter(usable), None)
@@ -80,7 +84,7 @@ def fastest(shape: Shape, dtype: torch.dtype, device: torch.device) -> str | Non
         with _only(kernel):
             out = F.scaled_dot_product_attention(*qkv)
             expected = out if expected is None else expected
-            if _relative(out, expected) <= TOLERANCE[dtype]:  # not a number is no rounding either
+            if _relative(out, expected) <= TOLERANCE[dtype]:  # false for NaN, too
                 seconds[kernel] = _median_seconds(lambda: F.scaled_dot_product_attention(*qkv), device)
     told = ", ".join(f"{kernel} {1000 * spent:.3g} ms" for kernel, spent in seconds.items())
     logger.info("attention of %d tokens: %s", shape[1], told)
@@ -89,25 +93,26 @@ def fastest(shape: Shape, dtype: torch.dtype, device: torch.device) -> str | Non
 
 @cache
 def _failure(kernel: str, head_dim: int, dtype: torch.dtype, device: torch.device) -> str | None:
-    """Why a kernel cannot be used; None if it can."""
+    """Return why a kernel cannot be used, or None if it can."""
     x = _drawn((1, 1, 128, head_dim), 0, dtype, device)
     try:
-        with warnings.catch_warnings():  # torch warns of every kernel that it passes over
+        with warnings.catch_warnings():  # torch warns about every kernel it rejects
             warnings.simplefilter("ignore")
             with _only(kernel):
                 F.scaled_dot_product_attention(x, x, x)
-    except (AttributeError, ImportError, RuntimeError) as error:  # an older torch, a package, a device without it
+    except (AttributeError, ImportError, RuntimeError) as error:  # old torch, missing package, or unsuitable device
         return str(error).partition("\n")[0].partition(". ")[0]
     return None
 
 
 def _drawn(shape: Sequence[int], seed: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """By a generator of its own: what a run draws does not depend on whether it measured."""
+    """Return unit noise from its own generator, so that measuring does not change what a run draws."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device, dtype)
 
 
 @contextmanager
 def _only(kernel: str) -> Iterator[None]:
+    """Context manager in which torch computes attention by this kernel alone."""
     if kernel in PACKAGED:
         attention.activate_flash_attention_impl(PACKAGED[kernel])
     try:
@@ -135,5 +140,6 @@ def _wait(device: torch.device) -> None:
 
 
 def _relative(out: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the norm of the difference relative to that of `expected`."""
     difference, whole = (torch.linalg.vector_norm(x, dtype=torch.float32) for x in (out - expected, expected))
     return float(difference / whole)

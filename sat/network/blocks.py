@@ -1,6 +1,6 @@
-"""The transformer's blocks as hooks: patch embedding, expert adaptive LayerNorm, joint attention, SwiGLU, final layer.
+"""Transformer hooks: patch embedding, expert adaptive LayerNorm, joint attention, SwiGLU and final layer.
 
-Shapes: B batch, S tokens [text, video], D hidden size, E time embedding (rows B, or 1 when all rows agree).
+Shapes: B batch, S tokens [text, video], D hidden size, E time embedding (B rows, or 1 if all rows are equal).
 """
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,7 +22,11 @@ Terms = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class Modulation:
-    """(1 or B, 1, D) each: normalised x becomes x·scale + shift (1 is in the scale), the branch's output ·gate."""
+    """Shift, scale and gate of one residual branch, (1 or B, 1, D) each.
+
+    The branch's normalised input x becomes x·scale + shift, where `scale` already includes the 1; its output is
+    multiplied by `gate`.
+    """
     shift: torch.Tensor
     scale: torch.Tensor
     gate: torch.Tensor
@@ -30,48 +34,53 @@ class Modulation:
 
 @dataclass(frozen=True)
 class Experts:
-    """One modulation for the text tokens and one for the video tokens of the same sequence."""
+    """The modulations of the text tokens and of the video tokens of one sequence."""
     text: Modulation
     video: Modulation
     text_length: int
 
     def modulate(self, x: torch.Tensor) -> torch.Tensor:
-        """Of the normalised x, which is overwritten where nothing else can need it."""
+        """Return x·scale + shift for the normalised x (B, S, D); reuses x's memory where no gradient is recorded."""
         text, video = self._parts(x)
         return joint_addcmul((self.text.shift, text, self.text.scale), (self.video.shift, video, self.video.scale), x)
 
     def add_gated(self, x: torch.Tensor, branch: torch.Tensor) -> torch.Tensor:
+        """Return x + branch·gate."""
         (text, video), (text_branch, video_branch) = self._parts(x), self._parts(branch)
         return joint_addcmul((text, text_branch, self.text.gate), (video, video_branch, self.video.gate))
 
     def of_video(self) -> "Experts":
-        """For tokens of which the text is gone."""
+        """Return the same modulations for a sequence of video tokens alone."""
         return replace(self, text_length=0)
 
     def _parts(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        # One split, not two slices: its gradient is one concatenation, theirs two full-size zero tensors and a sum.
+        # The gradient of one split is one concatenation; that of two slices is two full-size zero tensors and a sum.
         return x.split((self.text_length, x.shape[1] - self.text_length), dim=1)
 
 
 @dataclass(frozen=True)
 class LayerParts:
-    """What one layer computes with, looked up before it runs: compiled for one layer, it serves all that are like it.
+    """The modules and settings of one layer, looked up before it runs so that equal layers share compiled code.
 
-    alone: every token attends to itself alone; last: nothing reads what becomes of the text behind its attention.
+    norms: LayerNorms of queries and keys, or None. alone: every token attends to itself alone. last: this is the last
+    layer, which drops the text tokens after its attention.
     """
     layer_id: int
     layer: nn.Module
     modulation: nn.Linear
-    norms: tuple[nn.Module, nn.Module] | None  # of queries and keys
+    norms: tuple[nn.Module, nn.Module] | None
     alone: bool
     last: bool
 
 
 def joint_addcmul(text: Terms, video: Terms, into: torch.Tensor | None = None) -> torch.Tensor:
-    """a + b·c for text and for video, joined along the tokens (axis 1); may be written `into` a tensor."""
+    """Return a + b·c of the text and of the video terms (a, b, c), joined along the tokens (axis 1).
+
+    Where no gradient is recorded, the result is written `into` that tensor if its dtype fits.
+    """
     if recorded():
         return torch.cat((torch.addcmul(*text), torch.addcmul(*video)), dim=1)
-    # Where no gradient is recorded both write into their place: no copy for joining them.
+    # Both halves are computed in their place in the result, which saves the copy that joining them takes.
     n = text[1].shape[1]
     batch, _, width = torch.broadcast_shapes(*(x.shape for x in video))
     dtype = torch.promote_types(video[0].dtype, torch.promote_types(video[1].dtype, video[2].dtype))
@@ -83,7 +92,7 @@ def joint_addcmul(text: Terms, video: Terms, into: torch.Tensor | None = None) -
 
 
 class ImagePatchEmbeddingMixin(BaseMixin):
-    """Patches of the latent video and text embeddings to tokens: (B, T, C, H, W), (B, N, text width) -> (B, S, D)."""
+    """The embedding of latents (B, T, C, H, W) and text embeddings (B, N, text width) as tokens (B, S, D)."""
 
     def __init__(self, in_channels: int, hidden_size: int, patch_size: Grid, text_hidden_size: int | None = None):
         super().__init__()
@@ -104,8 +113,8 @@ class ImagePatchEmbeddingMixin(BaseMixin):
 class AdaLNMixin(BaseMixin):
     """Expert adaptive LayerNorm (CogVideoX, Yang et al. 2024, section 2.2) around joint attention and the MLP.
 
-    Each layer's modulations come from the time embedding; text and video share the LayerNorm and have their own
-    shift, scale and gate. `qk_ln`: LayerNorm of queries and keys per head, before rotation.
+    Each layer computes its modulations from the time embedding. Text and video share a LayerNorm but have separate
+    shifts, scales and gates. `qk_ln`: apply LayerNorm to each head's queries and keys, before rotation.
     """
 
     def __init__(self, hidden_size: int, num_layers: int, time_embed_dim: int, hidden_size_head: int,
@@ -115,22 +124,23 @@ class AdaLNMixin(BaseMixin):
             nn.Sequential(nn.SiLU(), nn.Linear(time_embed_dim, 12 * hidden_size)) for _ in range(num_layers))
         self.qk_ln = qk_ln
         if qk_ln:
-            self.query_layernorm_list, self.key_layernorm_list = (
-                nn.ModuleList(nn.LayerNorm(hidden_size_head, eps=1e-6, elementwise_affine=elementwise_affine)
-                              for _ in range(num_layers)) for _ in range(2))
+            norm = partial(nn.LayerNorm, hidden_size_head, eps=1e-6, elementwise_affine=elementwise_affine)
+            self.query_layernorm_list = nn.ModuleList(norm() for _ in range(num_layers))
+            self.key_layernorm_list = nn.ModuleList(norm() for _ in range(num_layers))
 
     def reinit(self, parent_model=None) -> None:
-        for _, linear in self.adaLN_modulations:  # closed gates: every block starts as the identity
+        for _, linear in self.adaLN_modulations:  # gates of zero make every block start as the identity
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
 
     def parts(self, layer_id: int, context: VideoContext) -> LayerParts:
+        """Return the modules and settings of a layer."""
         norms = (self.query_layernorm_list[layer_id], self.key_layernorm_list[layer_id]) if self.qk_ln else None
         return LayerParts(layer_id, self.transformer.layers[layer_id], self.adaLN_modulations[layer_id][1], norms,
                           layer_id in context.identity_attention, layer_id == len(self.adaLN_modulations) - 1)
 
     def modulations(self, parts: LayerParts, context: VideoContext) -> tuple[Experts, Experts]:
-        """For attention and for the MLP, from the embedding, whose SiLU is already taken."""
+        """Return the modulations of attention and MLP, from the time embedding with SiLU applied."""
         terms = parts.modulation(context.embedding).unflatten(-1, (4, 3, 1, -1)).unbind(1)
         attention_video, mlp_video, attention_text, mlp_text = (
             Modulation(shift, 1 + scale, gate) for shift, scale, gate in (term.unbind(1) for term in terms))
@@ -141,10 +151,11 @@ class AdaLNMixin(BaseMixin):
         return self.run_layer(hidden_states, self.parts(layer_id, context), context)
 
     def compile_layers(self, backend: str = "inductor") -> None:
-        """torch.compile what a layer computes, once for all that are alike; the last is not, it drops the text."""
+        """Compile `run_layer` with torch.compile: once for all layers but the last, which drops the text tokens."""
         self.run_layer = torch.compile(self.run_layer, backend=backend)
 
     def run_layer(self, x: torch.Tensor, parts: LayerParts, context: VideoContext) -> torch.Tensor:
+        """Return tokens x (B, S, D) after one layer; after the last layer, only the video tokens."""
         layer = parts.layer
         sandwich = layer.layernorm_order == "sandwich"
         around_attention, around_mlp = self.modulations(parts, context)
@@ -164,7 +175,7 @@ class AdaLNMixin(BaseMixin):
         layer = parts.layer.attention
         head_dim = layer.hidden_size_per_attention_head
         q, k, v = layer.query_key_value(hidden_states).unflatten(-1, (3, -1, head_dim)).unbind(2)  # (B, S, h, d) each
-        first = context.text_length if parts.last else 0  # of the tokens that ask
+        first = context.text_length if parts.last else 0  # the first token that is a query
         if parts.alone:
             return layer.output_dropout(layer.dense(v[:, first:].flatten(2)))
         q, k, v = q[:, first:].transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
@@ -173,15 +184,18 @@ class AdaLNMixin(BaseMixin):
         if context.rotary is not None:
             cos, sin = context.rotary
             q, k = rotate(q, (cos[first:], sin[first:])), rotate(k, context.rotary)
-        # Under autocast the norms and the rotation leave float32 behind; attention runs in the product's type.
+        # Under autocast, norms and rotation return float32; attention runs in the dtype of the projections.
         dropout = layer.attention_dropout.p if self.training else 0.0
         out = context.attend(q.to(v.dtype), k.to(v.dtype), v, dropout)
         return layer.output_dropout(layer.dense(out))
 
 
 def by_pieces(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """`run`, which takes each token of x (B, S, D) by itself. On a CPU it gets a few at a time and x is overwritten:
-    what is wide inside of it then stays in the cache."""
+    """Return run(x) for a `run` that treats each token of x (B, S, D) independently.
+
+    In float32 on a CPU without gradients, a few tokens are computed at a time and x is overwritten, so that the wide
+    intermediate results stay in the processor's cache.
+    """
     if recorded() or x.device.type != "cpu" or x.dtype != torch.float32:
         return run(x)
     for piece in x.view(-1, x.shape[-1]).split(TOKENS_AT_A_TIME):
@@ -190,7 +204,7 @@ def by_pieces(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> t
 
 
 class MLPMixin(BaseMixin):
-    """The library's MLP, found without a layer's number."""
+    """SwissArmyTransformer's MLP, run on the layer given in `parts` rather than looked up by a layer number."""
 
     def mlp_forward(self, hidden_states, parts: LayerParts, **hook) -> torch.Tensor:
         mlp = parts.layer.mlp
@@ -198,7 +212,7 @@ class MLPMixin(BaseMixin):
 
 
 class SwiGLUMixin(BaseMixin):
-    """A gate beside the MLP's first layer: w2 is SiLU'd and multiplied in (Shazeer 2020, equation 5)."""
+    """SwiGLU MLP (Shazeer 2020, equation 5): the first layer's output is multiplied by SiLU(w2 x)."""
 
     def __init__(self, num_layers: int, in_features: int, hidden_features: int, bias: bool = False):
         super().__init__()
@@ -214,7 +228,7 @@ class SwiGLUMixin(BaseMixin):
 
 
 class FinalLayerMixin(BaseMixin):
-    """Video tokens back to latents: modulated LayerNorm, linear, unpatch: (B, S, D) -> (B, T, C_out, H, W)."""
+    """The final layer: modulated LayerNorm, linear layer, and tokens (B, S, D) to latents (B, T, C_out, H, W)."""
 
     def __init__(self, hidden_size: int, time_embed_dim: int, patch_size: Grid, out_channels: int,
                  elementwise_affine: bool = True):
@@ -225,7 +239,7 @@ class FinalLayerMixin(BaseMixin):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(time_embed_dim, 2 * hidden_size))
 
     def reinit(self, parent_model=None) -> None:
-        for linear in (self.linear, self.adaLN_modulation[1]):  # the first prediction is zero everywhere
+        for linear in (self.linear, self.adaLN_modulation[1]):  # the network starts by predicting zero
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
 

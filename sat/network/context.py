@@ -1,4 +1,4 @@
-"""What the transformer's hooks need to know about the batch at hand, and how a latent video becomes patches."""
+"""The context that every transformer hook receives, and the division of latents into patches."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,16 +10,17 @@ from network.attention import attention
 
 @dataclass(frozen=True)
 class VideoContext:
-    """Handed through SwissArmyTransformer's keyword arguments to every hook, instead of a dozen loose keys.
+    """The batch at hand, given to every hook as the keyword argument `context`.
 
-    latents: (B, T, C, H, W), image latents already joined on the channels.
+    latents: (B, T, C, H, W), with image latents already concatenated along the channels.
     text: (B, N, text width), or (1, N, text width).
-    embedding: SiLU of the time embedding (with `ofs` and label added), (B, E), or (1, E) when rows agree.
+    embedding: SiLU of the time embedding (with `ofs` and label added), (B, E), or (1, E) if all rows are equal.
     grid: patches along time, height and width.
-    rotary: cosines and sines for the tokens [text, video], (N + t·h·w, head dim / 2) each; None without rotation.
-    identity_attention: numbers of the layers in which every token attends to itself alone.
-    run: takes tokens (B, S, D) and this context to (B, t·h·w, D) in place of running all layers, see step_cache.
-    attend: `dit_attention.attention`, or what stands for it where tokens are divided among processes.
+    rotary: cosines and sines for the tokens [text, video], (N + t·h·w, head dim / 2) each; None: no rotation.
+    identity_attention: indices of the layers in which every token attends to itself alone.
+    run: called instead of running all layers (see step_cache), with tokens (B, S, D) and this context; returns
+        video tokens (B, t·h·w, D).
+    attend: `dit_attention.attention`, or its replacement where tokens are divided among processes.
     """
     latents: torch.Tensor
     text: torch.Tensor
@@ -35,6 +36,6 @@ class VideoContext:
         return self.text.shape[1]
 
     def rows(self, chosen: Sequence[int]) -> "VideoContext":
-        """For these rows of the batch alone."""
+        """Return the context of these rows of the batch."""
         latents, text, embedding = (x if len(x) == 1 else x[chosen] for x in (self.latents, self.text, self.embedding))
         return replace(self, latents=latents, text=text, embedding=embedding)

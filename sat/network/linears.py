@@ -8,11 +8,11 @@ from common.swiss_army import mpu
 
 
 def use_plain_linears(module: torch.nn.Module) -> None:
-    """Let the linear layers below `module` that hold their whole matrix compute `precision.linear`.
+    """Make every linear layer in `module` that holds its whole matrix compute `precision.linear`.
 
-    For the library's parallel layers: the same numbers without autograd functions around a collective that does
-    nothing, with the bias inside the matrix product, and in a form that torch.compile can follow. Layers divided
-    among processes stay as they are.
+    SwissArmyTransformer's parallel layers then give the same results without autograd functions around a collective
+    that does nothing, with the bias inside the matrix product, and in a form that torch.compile can trace. Layers
+    divided among processes are left alone.
     """
     for layer in module.modules():
         if isinstance(layer, mpu.ColumnParallelLinear):

@@ -1,7 +1,7 @@
-"""LoRA (Hu et al. 2021, equation 3) on the attention's linear layers: W x + (alpha / r) B A x, with W left as it is.
+"""LoRA (Hu et al. 2021, equation 3) on the attention's linear layers: W x + (alpha / r) B A x, with W unchanged.
 
-In place of SwissArmyTransformer's own mixin, which copies the weights it wraps, so that it cannot be built on the meta
-device, and which torch.compile cannot follow. Names, shapes and numbers are the same.
+Replaces SwissArmyTransformer's own mixin, which cannot be built on the meta device because it copies the weights it
+wraps, and which torch.compile cannot trace. Tensor names, shapes and results are the same.
 """
 import math
 from collections.abc import Iterable
@@ -18,10 +18,10 @@ from weights.lora_names import MATRICES, PARTS
 
 
 class LoraLinear(nn.Module):
-    """`original`, a linear layer of weight (out, in), and an update of low rank for each of `parts` stacked matrices.
+    """The linear layer `original`, weight (out, in), with a low-rank update for each of its `parts` stacked matrices.
 
-    A (r, in) starts as a linear layer's weight does and B (out / parts, r) at zero, so that at first nothing changes.
-    A state dict of the layer without LoRA loads too, or a part of it: A and B are left alone.
+    A (r, in) is initialized like the weight of a linear layer and B (out / parts, r) to zero, so the layer's output is
+    unchanged at first. A state dict of the layer without LoRA, or a part of one, loads too and leaves A and B alone.
     """
 
     def __init__(self, original: nn.Module, parts: int, r: int, alpha: float, dropout: float):
@@ -35,7 +35,7 @@ class LoraLinear(nn.Module):
         self.register_load_state_dict_pre_hook(_take_plain_layer)
 
     def start(self) -> None:
-        """Draws A anew, as a linear layer's weight is, and sets B to zero."""
+        """Initialize A like the weight of a linear layer, and B to zero."""
         for a, b in zip(self.matrix_A, self.matrix_B, strict=True):
             nn.init.kaiming_uniform_(a, a=math.sqrt(5))
             nn.init.zeros_(b)
@@ -59,10 +59,10 @@ def _take_plain_layer(layer: LoraLinear, state_dict: dict, prefix: str, *rest) -
 
 
 class LoraMixin(BaseMixin):
-    """LoRA of rank r on query, key, value and output projections of the layers in `layer_range` (all if None).
+    """LoRA of rank r on query, key, value and output projections of the layers in `layer_range` (None: all layers).
 
-    `cross_attention` has no meaning here: there is none. Raises ConfigError for a rank or layers that cannot be, for
-    4-bit weights (`qlora`) and on several processes that share one transformer.
+    `cross_attention` has no effect: the transformer has none. Raises ConfigError for an invalid LoRA rank or layers
+    that do not exist, for 4-bit weights (`qlora`), and where several processes share one transformer.
     """
 
     def __init__(self, layer_num: int, r: int, lora_alpha: float = 1.0, lora_dropout: float = 0.0,
@@ -80,7 +80,7 @@ class LoraMixin(BaseMixin):
         self.r, self.lora_alpha, self.lora_dropout, self.layers = r, lora_alpha, lora_dropout, layers
 
     def reinit(self, parent_model: BaseModel) -> None:
-        """Wraps the layers; starts those anew that are wrapped already."""
+        """Wrap the layers; reinitialize the LoRA matrices of those that are wrapped already."""
         for i in self.layers:
             block = parent_model.transformer.layers[i]
             for name, parts in PARTS.items():

@@ -1,7 +1,7 @@
-"""Where a token is: sin-cos, learned and rotary positions over (time, height, width), as hooks on the transformer.
+"""Sin-cos, learned and rotary position embeddings over (time, height, width), as transformer hooks.
 
-Every mixin answers two questions: what to add to the embedded tokens (`position_embedding_forward`, None for
-nothing) and by which angles to turn queries and keys (`rotary`, None for not at all).
+Each mixin returns what is added to the embedded tokens (`position_embedding_forward`) and the cosines and sines that
+rotate queries and keys (`rotary`); None means that nothing is added or rotated.
 """
 import logging
 
@@ -19,14 +19,14 @@ BASE = 10000.0
 
 
 def sinusoid(positions: torch.Tensor, dim: int) -> torch.Tensor:
-    """(n,) -> (n, dim): sines, then cosines, of positions / 10000^(2i / dim), in float64."""
+    """Return sines, then cosines, of positions / 10000^(2i / dim): (n,) -> (n, dim), in float64."""
     frequencies = BASE ** (-torch.arange(dim // 2, dtype=torch.float64) / (dim / 2))
     angles = torch.outer(positions.double(), frequencies)
     return torch.cat((angles.sin(), angles.cos()), dim=-1)
 
 
 def sincos_space(height: torch.Tensor, width: torch.Tensor, dim: int) -> torch.Tensor:
-    """(h,), (w,) -> (h, w, dim): the first half of the channels tells the column, the second the row."""
+    """Return sin-cos positions (h, w, dim); the first half of the channels encodes the column, the second the row."""
     h, w = len(height), len(width)
     column = sinusoid(width, dim // 2)[None].expand(h, w, -1)
     row = sinusoid(height, dim // 2)[:, None].expand(h, w, -1)
@@ -34,7 +34,7 @@ def sincos_space(height: torch.Tensor, width: torch.Tensor, dim: int) -> torch.T
 
 
 def sincos_video(time: torch.Tensor, height: torch.Tensor, width: torch.Tensor, dim: int) -> torch.Tensor:
-    """(t,), (h,), (w,) -> (t·h·w, dim): a quarter of the channels tells the time, the rest the place."""
+    """Return sin-cos positions (t·h·w, dim); the first quarter of the channels encodes time, the rest space."""
     t, h, w = len(time), len(height), len(width)
     when = sinusoid(time, dim // 4)[:, None, None].expand(t, h, w, -1)
     where = sincos_space(height, width, dim // 4 * 3)[None].expand(t, h, w, -1)
@@ -42,7 +42,7 @@ def sincos_video(time: torch.Tensor, height: torch.Tensor, width: torch.Tensor, 
 
 
 class PositionMixin(BaseMixin):
-    """The grid a model was made for, and the parts that the three kinds of position share."""
+    """Base of the position mixins: holds the largest grid of patches (time, height, width) and the text length."""
 
     def __init__(self, grid: Grid, text_length: int):
         super().__init__()
@@ -55,10 +55,14 @@ class PositionMixin(BaseMixin):
         return None
 
     def prefix(self, table: torch.Tensor, context: VideoContext) -> torch.Tensor:
-        """The first rows of a (1, text + video, D) table, read flat: as trained, whatever the video's shape."""
+        """Return the first rows of a (1, text + video, D) table, as many as there are tokens.
+
+    The released models are trained this way: rows are taken in order, whatever the grid's shape. Raises ConfigError
+    for another text length than the table's, or more tokens than it has rows.
+    """
         t, h, w = context.grid
         if context.text_length != self.text_length:
-            raise ConfigError(f"text of {context.text_length} tokens, but the position table holds {self.text_length}; "
+            raise ConfigError(f"the text has {context.text_length} tokens, but the position table {self.text_length}; "
                               "set text_length of pos_embed_config to max_length of the text encoder")
         rows = self.text_length + t * h * w
         if rows > table.shape[1]:
@@ -66,16 +70,18 @@ class PositionMixin(BaseMixin):
         return table[:, :rows]
 
     def too_large(self, grid: Grid) -> ConfigError:
+        """Return the error for a grid of patches that exceeds the model's."""
         fits = tuple(min(size, limit) for size, limit in zip(grid, self.grid, strict=True))
         return ConfigError(f"video of {grid} patches (time, height, width) exceeds the {self.grid} that this model has "
-                           f"positions for; the nearest that fits: {fits}. Make the video smaller or shorter, or "
-                           "enlarge num_frames, latent_height, latent_width of a network that you train")
+                           f"positions for; the nearest that fits: {fits}. Make the video smaller or shorter, or train "
+                           "a network with larger num_frames, latent_height, latent_width")
 
 
 class Basic3DPositionEmbeddingMixin(PositionMixin):
     """A fixed sin-cos table over time, height and width; text tokens get zeros.
 
-    height, width, compressed_num_frames: the grid of patches. Positions are divided by the interpolations.
+    height, width, compressed_num_frames: the grid of patches. Positions are divided by the interpolations. Raises
+    ConfigError if hidden_size is not a multiple of 16.
     """
 
     def __init__(self, height: int, width: int, compressed_num_frames: int, hidden_size: int, text_length: int = 0,
@@ -103,7 +109,7 @@ class Basic3DPositionEmbeddingMixin(PositionMixin):
 
 
 class Basic2DPositionEmbeddingMixin(Basic3DPositionEmbeddingMixin):
-    """A fixed sin-cos table over height and width alone; every frame gets the same."""
+    """A fixed sin-cos table over height and width, the same for every latent frame."""
 
     def _video_rows(self) -> int:
         return self.grid[1] * self.grid[2]
@@ -122,10 +128,10 @@ class Basic2DPositionEmbeddingMixin(Basic3DPositionEmbeddingMixin):
 
 
 class Rotary3DPositionEmbeddingMixin(PositionMixin):
-    """Rotary positions of the video tokens, cropped from the grid's corner, and optionally a learned table.
+    """Rotary positions of the video tokens, counted from the grid's corner, and optionally a learned table.
 
-    hidden_size_head: a multiple of 16; a quarter of each head turns with time, three eighths each with height and
-    width. Angles are computed from the video at hand: no table is kept, those of released checkpoints are not needed.
+    hidden_size_head: a multiple of 16; a quarter of each head's channels is rotated by time, three eighths each by
+    height and width. Angles are computed for each video, so the tables in released checkpoints are not needed.
     """
 
     def __init__(self, height: int, width: int, compressed_num_frames: int, hidden_size: int, hidden_size_head: int,
@@ -144,7 +150,7 @@ class Rotary3DPositionEmbeddingMixin(PositionMixin):
         return None if self.pos_embedding is None else self.prefix(self.pos_embedding, context)
 
     def rotary(self, grid: Grid, text_length: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines (text + video, head dim / 2); angle zero, that is no rotation, for text."""
+        """Return cosines and sines, (text + video, head dim / 2) each; text has angle zero, that is no rotation."""
         if any(size > limit for size, limit in zip(grid, self.grid, strict=True)):
             raise self.too_large(grid)
         dims = (self.hidden_size_head // 4, self.hidden_size_head // 8 * 3, self.hidden_size_head // 8 * 3)

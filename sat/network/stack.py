@@ -1,4 +1,4 @@
-"""SwissArmyTransformer's stack of layers, made for a context that no tensor can hold, and its configuration."""
+"""SwissArmyTransformer's stack of layers, run with a `VideoContext`, and its configuration."""
 import difflib
 from collections.abc import Callable, Mapping
 
@@ -12,13 +12,15 @@ from network.context import VideoContext
 
 DEFAULTS = dict(layernorm_order="pre", layernorm_epsilon=1e-5, inner_hidden_size=None, hidden_dropout=0.0,
                 attention_dropout=0.0, checkpoint_activations=False, skip_init=False, model_parallel_size=1)
-# Written in the released configurations, but without meaning here: there are no words, and positions are mixins.
+# Keys of the released configurations without effect here: there are no word embeddings, and positions are mixins.
 WITHOUT_MEANING = ("vocab_size", "max_sequence_length", "is_decoder")
 
 
 def read_transformer_args(given: Mapping | None) -> dict:
-    """`transformer_args` of a configuration with the defaults filled in; ConfigError for what cannot be honoured."""
-    given = dict(given) if isinstance(given, Mapping) else dict(vars(given)) if given else {}
+    """Return a configuration's `transformer_args` with defaults filled in; ConfigError for unsupported ones."""
+    if not isinstance(given, Mapping):
+        given = vars(given) if given else {}
+    given = dict(given)
     known = (*DEFAULTS, *WITHOUT_MEANING)
     for key in given:
         if key not in known:
@@ -33,10 +35,10 @@ def read_transformer_args(given: Mapping | None) -> dict:
 
 
 class VideoTransformer(BaseTransformer):
-    """The library's layers, called through its hooks in a plain loop.
+    """SwissArmyTransformer's layers, called through their hooks in a plain loop.
 
-    The library's own loop numbers the layers with tensors, which torch.compile cannot follow, and lets its
-    recomputation of activations see only tensors, which a context is not.
+    The library's own loop numbers the layers with tensors, which torch.compile cannot trace, and its recomputation of
+    activations accepts only tensors, which a context is not.
     """
 
     def __init__(self, num_layers: int, hidden_size: int, num_attention_heads: int, args: Mapping,
@@ -61,11 +63,13 @@ class VideoTransformer(BaseTransformer):
 
     def run_layers(self, x: torch.Tensor, context: VideoContext, first: int = 0, end: int | None = None
                    ) -> torch.Tensor:
-        """Tokens x (B, S, D) through the layers from `first` to before `end`; behind the last only video is left."""
+        """Return tokens x (B, S, D) after layers `first` to `end` - 1; the last layer drops the text tokens."""
         recompute = self.checkpoint_activations and self.training and torch.is_grad_enabled()
         for layer_id in range(len(self.layers))[first:end]:
-            x = checkpoint(self._layer, x, layer_id, context, use_reentrant=False) if recompute else (
-                self._layer(x, layer_id, context))
+            if recompute:
+                x = checkpoint(self._layer, x, layer_id, context, use_reentrant=False)
+            else:
+                x = self._layer(x, layer_id, context)
         return x
 
     def _layer(self, x: torch.Tensor, layer_id: int, context: VideoContext) -> torch.Tensor:

@@ -1,10 +1,9 @@
-"""Step caching: what the transformer's layers added at an earlier evaluation is added again while little has changed.
+"""Step caching: while little has changed, what the transformer's layers added in an earlier forward pass is reused.
 
-Lossy, and off unless `model.step_cache_config` asks for it. Shapes: B batch, N text tokens, S all tokens, D hidden
-size.
+Lossy, and off unless `model.step_cache_config` is set. Shapes: B batch, N text tokens, S all tokens, D hidden size.
 
-Each row of a batch decides for itself, under each of its conditionings (conditional, unconditional, a weaker network, a
-perturbed one) apart: a video does not depend on its neighbours. Rows that need their layers run through them together.
+Each row of a batch is decided on its own, separately for each branch (conditional, unconditional, weakened): a video
+does not depend on the others in its batch. Rows whose layers must run go through them in one batch.
 """
 import math
 from collections import defaultdict
@@ -23,8 +22,11 @@ Reuse = Callable[..., Tensor]
 
 @dataclass
 class RowMemory:
-    """What one row under one conditioning holds: the signal, (S - N, D), that changes are measured from; what the
-    layers added when they last ran, (S - N, D); the change since; how often it was asked for, and how often skipped."""
+    """The state of one row in one branch.
+
+    signal: (S - N, D), what changes are measured from. residual: (S - N, D), what the layers added when they last ran.
+    change: the change since then. asked, skipped: how often the layers were requested, and how often skipped.
+    """
 
     signal: Tensor | None = None
     residual: Tensor | None = None
@@ -35,31 +37,34 @@ class RowMemory:
 
 @dataclass(frozen=True)
 class RunMemory:
-    """The memories of one sampling run: for each row of the batch, one for each of a guider's passes by number."""
+    """The state of one sampling run: for each row of the batch, a RowMemory per branch, keyed by its index."""
 
     cache: "StepCache"
     rows: Sequence[Mapping[int, RowMemory]]
 
     def row(self, i: int) -> "RunMemory":
-        """Of row i alone: not a copy."""
+        """Return the state of row i alone, which is shared, not copied."""
         return RunMemory(self.cache, self.rows[i:i + 1])
 
     def of(self, passes: Sequence[int], last: bool) -> Reuse:
-        """For a call of the network with the batch once for each of these passes; the `last` step computes all."""
+        """Return what a forward pass over these branches (indices) runs in place of the layers.
+
+        Its batch holds all rows once per branch. In the `last` step no row is skipped.
+        """
         return partial(self.cache.layers, [row[number] for number in passes for row in self.rows], last)
 
     @property
     def skipped(self) -> tuple[float, ...]:
-        """The share of its passes that each row skipped so far."""
+        """The fraction of each row's network evaluations in which layers were skipped so far."""
         return tuple(sum(m.skipped for m in row.values()) / max(1, sum(m.asked for m in row.values()))
                      for row in self.rows)
 
 
 @dataclass(kw_only=True)
 class StepCache:
-    """Base: the layers run again where the change of a signal is no longer below `threshold`; 0 means always.
+    """Base of the step caches: layers run again once the change of a signal reaches `threshold`; 0 means always.
 
-    Raises ConfigError for a threshold that is not a number from 0.
+    Raises ConfigError if the threshold is not a number of 0 or more.
     """
 
     threshold: float
@@ -67,30 +72,30 @@ class StepCache:
     def __post_init__(self):
         _check_numbers("threshold", [self.threshold])
         if self.threshold < 0:
-            raise ConfigError(f"step_cache_config.params.threshold: {self.threshold} is a change, 0 or more")
+            raise ConfigError(f"step_cache_config.params.threshold is {self.threshold}; it must be 0 or more")
 
     def begin(self, rows: int) -> RunMemory:
-        """Empty memories for a run of so many rows."""
+        """Return the empty state of a run of that many rows."""
         return RunMemory(self, [defaultdict(RowMemory) for _ in range(rows)])
 
     def signal(self, network, x: Tensor, context: VideoContext) -> tuple[Tensor, Tensor, int]:
-        """From tokens x (B, S, D): the signal (B, S - N, D), x after the layers that were run for it, their number."""
+        """Return the signal (B, S - N, D) of tokens x (B, S, D), x after the layers it needed, and their number."""
         raise NotImplementedError
 
     def change(self, row: RowMemory, signal: Tensor) -> float:
-        """The row's change with this signal (S - N, D)."""
+        """Return the row's change, given its new signal (S - N, D)."""
         raise NotImplementedError
 
     def layers(self, rows: Sequence[RowMemory], last: bool, network, x: Tensor, context: VideoContext) -> Tensor:
-        """In place of running all layers of a DiffusionTransformer on x (B, S, D): the video tokens (B, S - N, D)."""
+        """Return video tokens (B, S - N, D) for tokens x (B, S, D), running the layers where `rows` require it."""
         signals, x, done = self.signal(network, x, context)
         video = x[:, -signals.shape[1]:]
         chosen = [i for i, row in enumerate(rows) if self._runs(row, signals[i], last)]
         every = len(chosen) == len(rows)
         if not chosen:
             return video + torch.stack([row.residual for row in rows])
-        computed = network.transformer.run_layers(x if every else x[chosen],
-                                                  context if every else context.rows(chosen), done)
+        tokens, own = (x, context) if every else (x[chosen], context.rows(chosen))
+        computed = network.transformer.run_layers(tokens, own, done)
         for i, result in zip(chosen, computed, strict=True):
             rows[i].residual = result - video[i]
         if every:
@@ -99,11 +104,11 @@ class StepCache:
         return torch.stack([results[i] if i in results else video[i] + row.residual for i, row in enumerate(rows)])
 
     def _runs(self, row: RowMemory, signal: Tensor, last: bool) -> bool:
-        """Whether the row's layers run, counted; from then on its changes are measured anew."""
+        """Return True if the row's layers must run, and count it; changes are then measured from this signal."""
         row.asked += 1
         if row.residual is not None:
             row.change = self.change(row, signal)
-            if not last and row.change < self.threshold:  # not so for a number that is none
+            if not last and row.change < self.threshold:  # false for NaN
                 row.skipped += 1
                 return False
         row.signal, row.change = signal, 0.0
@@ -112,10 +117,10 @@ class StepCache:
 
 @dataclass(kw_only=True)
 class TeaCache(StepCache):
-    """By the first layer's input after modulation by the time embedding (Liu et al. 2024, TeaCache, eq. 4 to 6).
+    """Step cache with the first layer's modulated input as its signal (Liu et al. 2024, TeaCache, eq. 4 to 6).
 
-    Its relative L1 changes from evaluation to evaluation add up, each rescaled by `polynomial` (highest power first,
-    as the paper fits it to a model; unchanged unless given).
+    The signal's relative L1 changes between forward passes add up, each rescaled by `polynomial` (highest power first,
+    which the paper fits to a model; the default leaves them unchanged).
     """
 
     polynomial: Sequence[float] = (1.0, 0.0)
@@ -123,7 +128,7 @@ class TeaCache(StepCache):
     def __post_init__(self):
         super().__post_init__()
         if isinstance(self.polynomial, str) or not isinstance(self.polynomial, Sequence) or not self.polynomial:
-            raise ConfigError(f"step_cache_config.params.polynomial: {self.polynomial!r} must be numbers, as [1, 0]")
+            raise ConfigError(f"step_cache_config.params.polynomial: {self.polynomial!r} must be numbers, like [1, 0]")
         _check_numbers("polynomial", self.polynomial)
 
     def signal(self, network, x, context):
@@ -143,7 +148,10 @@ class TeaCache(StepCache):
 
 @dataclass(kw_only=True)
 class FirstBlockCache(StepCache):
-    """By what the first layer adds, which therefore always runs: its relative L1 change since the others last ran."""
+    """Step cache with what the first layer adds as its signal; that layer therefore always runs.
+
+    The change is the signal's relative L1 change since the other layers last ran.
+    """
 
     def signal(self, network, x, context):
         after = network.transformer.run_layers(x, context, 0, 1)
@@ -155,7 +163,7 @@ class FirstBlockCache(StepCache):
 
 
 def relative_change(now: Tensor, before: Tensor) -> float:
-    """Mean absolute difference over the mean absolute value before."""
+    """Return the mean absolute difference, relative to the mean absolute value before."""
     return float((now - before).abs().mean(dtype=torch.float32) / before.abs().mean(dtype=torch.float32))
 
 

@@ -1,9 +1,9 @@
-"""Parallel state in one place: SwissArmyTransformer's process groups, made to work without any process group.
+"""Process groups, SwissArmyTransformer's among them, which also work without torch.distributed.
 
-Ranks are laid out as SwissArmyTransformer does: neighbours share a model-parallel group, equal positions in those
-groups form the data-parallel groups. Neighbours also share a context group, which decodes a video together, and a
-sequence group, which divides a pass's tokens; equal positions in neighbouring sequence groups form a guidance group,
-which divides the passes of guidance.
+Ranks are laid out as in SwissArmyTransformer: consecutive ranks share a model-parallel group, and equal positions in
+those groups form the data-parallel groups. Consecutive ranks also share a context group, which decodes a video
+together, and a sequence group, which divides the tokens of a forward pass. Equal positions in consecutive sequence
+groups form a guidance group, which divides the branches of a guided step.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class GroupSizes:
 
 
 class SingleProcess:
-    """Stands for a process group of one where torch.distributed has not been started."""
+    """A stand-in for a process group of one, used where torch.distributed has not been started."""
 
     def size(self) -> int:
         return 1
@@ -50,10 +50,10 @@ class SingleProcess:
 
 
 def initialize(model_parallel_size: int = 1) -> None:
-    """Give SwissArmyTransformer its groups: real ones where torch.distributed runs, a group of one otherwise.
+    """Set SwissArmyTransformer's groups: real ones if torch.distributed is running, else a stand-in of one process.
 
-    May be called again; a stand-in left from before torch.distributed was started is replaced by real groups.
-    Raises ConfigError when `model_parallel_size` does not fit the processes, or differs from an earlier call.
+    May be called again: stand-ins are replaced by real groups once torch.distributed has been started. Raises
+    ConfigError if `model_parallel_size` does not divide the processes, or differs from an earlier call.
     """
     if not dist.is_initialized():
         _check_size(model_parallel_size, processes=1)
@@ -69,7 +69,7 @@ def initialize(model_parallel_size: int = 1) -> None:
         mpu.initialize_model_parallel(model_parallel_size)
     elif mpu.get_model_parallel_world_size() != model_parallel_size:
         raise ConfigError(f"model_parallel_size {model_parallel_size} differs from the "
-                          f"{mpu.get_model_parallel_world_size()} of an earlier model; use one value for the whole run")
+                          f"{mpu.get_model_parallel_world_size()} of an earlier model; use one value in the whole run")
 
 
 def destroy() -> None:
@@ -90,13 +90,13 @@ def check_sizes(sizes: GroupSizes, processes: int) -> None:
     shared = max(sizes.model, divided)
     if max(sizes.context, shared) % min(sizes.context, shared):
         rest = ", ".join(f"{name} {size}" for name, size in sizes.by_key().items() if size > 1)
-        raise ConfigError(f"{rest}: cp_size must divide what the others make together, or be a multiple of it")
+        raise ConfigError(f"{rest}: cp_size must divide the product of the others, or be a multiple of it")
 
 
 def _check_size(size: int, processes: int, name: str = "model_parallel_size") -> None:
     if size < 1 or processes % size:
-        raise ConfigError(f"{name} {size} does not divide the {processes} process(es) of this run; start as many with "
-                          f"torchrun, or set {name} to 1")
+        raise ConfigError(f"{name} {size} does not divide the {processes} process(es) of this run; start a "
+                          f"matching number with torchrun, or set {name} to 1")
 
 
 def initialize_groups(sizes: GroupSizes) -> None:
@@ -108,7 +108,7 @@ def initialize_groups(sizes: GroupSizes) -> None:
 
 
 def _initialize_group(name: str, size: int, stride: int = 1) -> None:
-    """Groups of `size` processes each, `stride` apart."""
+    """Create groups of `size` ranks each, `stride` apart, and keep this process's."""
     for first in range(dist.get_world_size()):
         if first // stride % size == 0:
             ranks = list(range(first, first + size * stride, stride))
@@ -118,33 +118,33 @@ def _initialize_group(name: str, size: int, stride: int = 1) -> None:
 
 
 def model_parallel_size() -> int:
-    """How many processes share one copy of the transformer; 1 until `initialize` has made real groups."""
+    """Return how many processes share one copy of the transformer; 1 until `initialize` has made real groups."""
     group = process_groups._MODEL_PARALLEL_GROUP
     return 1 if group is None else group.size()
 
 
 def context_group() -> Group:
-    """The processes that decode a video together: their group, None for one alone, and their ranks."""
+    """Return the group (None for one process) and the ranks of the processes that decode a video together."""
     return _groups.get("context", ALONE)
 
 
 def sequence_group() -> Group:
-    """The processes that divide the tokens of a pass, likewise."""
+    """Return the group and the ranks of the processes that divide the tokens of a forward pass."""
     return _groups.get("sequence", ALONE)
 
 
 def guidance_group() -> Group:
-    """The processes that divide the passes of guidance, likewise."""
+    """Return the group and the ranks of the processes that divide the branches of a guided step."""
     return _groups.get("guidance", ALONE)
 
 
 def copy_size() -> int:
-    """How many processes share one copy of the whole model."""
+    """Return how many processes share one copy of the whole model."""
     return max(model_parallel_size(), len(context_group()[1]), len(sequence_group()[1]) * len(guidance_group()[1]))
 
 
 def data_rank_and_size() -> tuple[int, int]:
-    """This process's place among the copies of the model, and the number of copies: (0, 1) on one process."""
+    """Return the index of this process's copy of the model, and the number of copies; (0, 1) on one process."""
     if not dist.is_initialized():
         return 0, 1
     return dist.get_rank() // copy_size(), dist.get_world_size() // copy_size()
@@ -157,5 +157,5 @@ def own_share(items: Sequence[T]) -> Sequence[T]:
 
 
 def leads_its_copy() -> bool:
-    """Whether this process writes what its copy of the model makes."""
+    """Return True on the first rank of each copy of the model, which writes what that copy makes."""
     return not dist.is_initialized() or dist.get_rank() % copy_size() == 0

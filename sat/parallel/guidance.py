@@ -1,6 +1,7 @@
-"""The passes of guidance divided among processes, which all end with all estimates: the numbers of one process.
+"""Branches of a guided step divided among processes; every process gets all denoised estimates.
 
-Rounding aside: a pass that is computed alone goes through matrix products of another shape than two that are joined.
+Results equal those of one process up to rounding: one branch alone has matrix products of another shape than two in one
+batch.
 """
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,17 +13,19 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class SharedPasses:
-    """Deals passes out by their numbers to the processes of a group, all of which must ask for them.
+    """The division of branches, by their indices, among the processes of a group, all of which must take part.
 
-    A guider's pass stays with one process, so that what a step cache remembers of it is there.
+    A branch is always computed by the same process, which holds the step cache's state of it.
     """
 
     group: dist.ProcessGroup
     ranks: Sequence[int]
 
     def estimates(self, passes: Sequence[int], ask: Callable[[list[int]], list[Tensor]], like: Tensor) -> list[Tensor]:
-        """One estimate per pass on every process, each of `like`'s shape; `ask` computes those at some places in
-        `passes`, in their order."""
+        """Return one denoised estimate per branch in `passes` (indices), on every process, each of `like`'s shape.
+
+        `ask` computes the estimates at the given positions in `passes`, in that order.
+        """
         rank = dist.get_rank()
         owners = [self.ranks[number % len(self.ranks)] for number in passes]
         own = [i for i, owner in enumerate(owners) if owner == rank]

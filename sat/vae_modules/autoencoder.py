@@ -1,4 +1,4 @@
-"""The video autoencoder as the engine uses it, and its checkpoint format."""
+"""The video autoencoder: encoding and decoding of videos by chunks and tiles, and loading of its weights."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,16 +16,16 @@ from weights.sources import Weights, autoencoder_weights, materialize
 
 
 def encode_schedule(frames: int) -> list[int]:
-    """Frames per encoding chunk: eight each, the remainder joined to the first (17 -> 9, 8)."""
+    """Return the frames of each encoding chunk: eight, with the remainder added to the first (17 -> 9, 8)."""
     later = max(frames // 8 - 1, 0)
     return [frames - 8 * later] + [8] * later
 
 
 def decode_schedule(latent_frames: int) -> list[int]:
-    """Latent frames per decoding chunk: two each, the remainder joined to the first (13 -> 3, 2, 2, 2, 2, 2).
+    """Return the latent frames of each decoding chunk: two, the remainder added to the first (13 -> 3, 2, 2, 2, 2, 2).
 
-    GroupNorm sees one chunk at a time, so this schedule is part of the trained model. A leading chunk of odd length
-    holds the video's first frame, which stands alone in time, so an even count cannot be decoded.
+    GroupNorm sees one chunk at a time, so this schedule is part of the trained model. The first chunk has an odd length
+    because its first latent frame stands for a single frame. Raises ValueError for an even count.
     """
     if latent_frames < 1 or latent_frames % 2 == 0:
         raise ValueError(f"{latent_frames} latent frames cannot be decoded: an odd count is needed "
@@ -36,11 +36,12 @@ def decode_schedule(latent_frames: int) -> list[int]:
 
 
 class VideoAutoencodingEngine(nn.Module):
-    """Encoder, regularizer and decoder. Videos are (B, 3, T, H, W) in [-1, 1], T = 4 k + 1, H and W multiples of 8.
+    """The autoencoder: encoder, regularizer and decoder.
 
-    To save memory, at the price of norms that see less at a time: `tiling` (None: off) divides height and width,
-    `encode_in_chunks` has the encoder see eight frames at a time, as the decoder always sees two latents. With
-    `cp_size` above 1, as many processes decode a video together, and each gets all of its frames.
+    Videos are (B, 3, T, H, W) in [-1, 1], T = 4 k + 1, H and W multiples of 8. Two settings save memory, but let each
+    GroupNorm see less at a time: `tiling` (None: off) divides height and width, and `encode_in_chunks` encodes eight
+    frames at a time, as the decoder always decodes two latent frames. With `cp_size` above 1, that many processes
+    decode a video together, and each gets all of its frames.
     """
 
     def __init__(self, *, encoder_config: dict, decoder_config: dict, regularizer_config: dict,
@@ -51,7 +52,7 @@ class VideoAutoencodingEngine(nn.Module):
         self.encode_in_chunks = False
         self.cp_size = cp_size
         device = torch.get_default_device()
-        with torch.device("meta") if ckpt_path is not None else nullcontext():  # no numbers that will be replaced
+        with torch.device("meta") if ckpt_path is not None else nullcontext():  # the weights come from the checkpoint
             self.encoder = instantiate_from_config(encoder_config)
             self.decoder = instantiate_from_config(decoder_config)
             self.regularization = instantiate_from_config(regularizer_config)
@@ -62,10 +63,10 @@ class VideoAutoencodingEngine(nn.Module):
             weights.copy_into(self)
 
     def check_weights(self, path: str, ignore_keys: Iterable[str] = ()) -> Weights:
-        """The weights of a path, compared with this model's but not read: a checkpoint (`{"state_dict": ...}` or bare),
-        diffusers' vae/ or a folder that holds it.
+        """Return the weights at `path`, whose names and shapes have been compared with this model's but not read.
 
-        Names that start with one of `ignore_keys` do not count. Raises CheckpointError.
+        The path is a checkpoint (`{"state_dict": ...}` or bare), diffusers' vae/ folder, or a folder that holds it.
+        Names that start with one of `ignore_keys` are ignored. Raises CheckpointError if the weights do not fit.
         """
         own = self.state_dict()
         weights = autoencoder_weights(path, own, len(self.decoder.up), ignore_keys)
@@ -73,15 +74,20 @@ class VideoAutoencodingEngine(nn.Module):
         return weights
 
     def compile_networks(self, backend: str = "inductor") -> None:
-        """torch.compile encoder and decoder for the sizes they meet: a graph for a video's first chunk, and one or two
-        for all later ones. What hooks do stays outside of them."""
+        """Compile encoder and decoder with torch.compile for the sizes they meet.
+
+        There is one graph for a video's first chunk, and one or two for all later ones. Hooks stay outside of them.
+        """
         for network in (self.encoder, self.decoder):
             network.forward = torch.compile(network.forward, backend=backend, dynamic=False)
 
     def encode(self, x: Tensor, unregularized: bool = False, generator: torch.Generator | None = None,
                sample_posterior: bool = True) -> Tensor:
-        """Latent (B, z, k + 1, H / 8, W / 8): a posterior draw, the mean without `sample_posterior`, or with
-        `unregularized` the moments themselves (twice the channels)."""
+        """Return the latent (B, z, k + 1, H / 8, W / 8) of a video x: a draw from the posterior.
+
+        Returns the mean without `sample_posterior`, and the moments themselves (twice the channels) with
+        `unregularized`. Raises ValueError if x has unsuitable sizes.
+        """
         self._check_size(x)
         moments = by_tiles(self._moments, x, self.tiling, latent=8)
         if unregularized:
@@ -90,13 +96,14 @@ class VideoAutoencodingEngine(nn.Module):
         return z if sample_posterior else posterior.mean
 
     def decode(self, z: Tensor) -> Tensor:
-        """Frames (B, 3, 4 (t - 1) + 1, 8 h, 8 w) of latents (B, z, t, h, w), t odd, by the trained chunk schedule."""
+        """Return frames (B, 3, 4 (t - 1) + 1, 8 h, 8 w) of latents (B, z, t, h, w), t odd, by the trained chunks."""
         return torch.cat(list(self.decode_chunks(z)), dim=2)
 
     def decode_chunks(self, z: Tensor) -> Iterator[Tensor]:
-        """The same frames chunk by chunk, so that they can be written while the next are computed.
+        """Yield the frames of `decode` chunk by chunk, so that they can be written while the next are computed.
 
-        With several tiles there is one chunk: a tile goes through all of time, so that one tile's state is held.
+        With several tiles there is one chunk: each tile is decoded over all of time, so that only one tile's state is
+        held.
         """
         if self.tiling is not None and any(len(spans) > 1 for spans in self.tiling.spans(*z.shape[-2:])):
             yield by_tiles(lambda tile: torch.cat(list(self._decoded(tile)), dim=2), z, self.tiling, out=8)
@@ -118,12 +125,15 @@ class VideoAutoencodingEngine(nn.Module):
         frames, height, width = x.shape[2:]
         if (frames - 1) % 4 or height % 8 or width % 8:
             raise ValueError(f"a video of {frames} frames of {height} x {width} cannot be encoded: "
-                             "4 k + 1 frames and sides in multiples of 8 are needed")
+                             "it needs 4 k + 1 frames and sides in multiples of 8")
 
 
 def _in_turn(network: nn.Module, chunks: Sequence[Tensor], ends: bool = False) -> Iterator[Tensor]:
-    """With `ends` the last chunk leaves nothing, so that a single one needs no memory for it; without, many chunks need
-    no more memory than two."""
+    """Yield network(chunk) for each chunk in order, each given the state that the one before left.
+
+    With `ends`, the last chunk leaves no state, so that a single chunk needs no memory for one; without, many chunks
+    need no more memory than two.
+    """
     past = Past()
     for index, chunk in enumerate(chunks):
         past = Past(past.after, closing=ends and index == len(chunks) - 1, overwrites=True)
@@ -131,4 +141,4 @@ def _in_turn(network: nn.Module, chunks: Sequence[Tensor], ends: bool = False) -
 
 
 class VideoAutoencoderInferenceWrapper(VideoAutoencodingEngine):
-    """The name under which released configurations ask for the autoencoder when they sample."""
+    """The name of the autoencoder in released configurations for sampling."""

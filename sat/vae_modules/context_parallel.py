@@ -1,8 +1,8 @@
-"""One video decoded by several processes, split in time; the numbers of one process.
+"""Decoding of one video by several processes, split in time; the result is that of one process.
 
-Chunks are dealt out in rounds, one to each process. A chunk needs from the one before only the last frames in front of
-every convolution: as soon as a process is past a layer it sends them on, so that all are at work, each a layer behind
-the other.
+Chunks are dealt out in rounds, one to each process. A chunk needs from the one before only the last input frames of
+every convolution. A process sends these on as soon as it has them, so that all processes work at once, each one layer
+behind the process before it.
 """
 from collections.abc import Iterator, Sequence
 
@@ -17,9 +17,9 @@ from vae_modules.memory_order import in_memory_order
 
 
 class RelayedPast(Past):
-    """Takes frames from the process that has the chunk before, leaves them to the one that has the chunk after.
+    """A Past that receives frames from the rank with the chunk before (`source`) and sends to that after (`target`).
 
-    Frames for the next round stay in `after`, as those of `before` came with the round before.
+    Without a `source`, frames come from `before`, left by the round before. Frames for the next round stay in `after`.
     """
 
     def __init__(self, before: dict[nn.Module, Tensor], source: int | None, target: int | None):
@@ -39,19 +39,19 @@ class RelayedPast(Past):
             self._sent.append((dist.isend(frames, self._target), frames))
 
     def wait(self) -> None:
-        """Until all that was sent has arrived."""
+        """Wait until all frames that were sent have arrived."""
         for work, _ in self._sent:
             work.wait()
 
 
 def decode_together(decoder: nn.Module, chunks: Sequence[Tensor], processes: int) -> Iterator[Tensor]:
-    """Frames of every chunk in order, on each of the processes; all must ask for them.
+    """Yield the frames of every chunk in order, on every process of the context group; all must iterate.
 
-    Raises ConfigError where the run does not have as many processes.
+    Raises ConfigError if the group does not have that many processes.
     """
     group, ranks = groups.context_group()
     if len(ranks) != processes:
-        raise ConfigError(f"cp_size is {processes}, but {len(ranks)} process(es) share a video; start as many with "
+        raise ConfigError(f"cp_size is {processes}, but {len(ranks)} process(es) share a video; start that many with "
                           "torchrun")
     place, left = ranks.index(dist.get_rank()), {}
     for start in range(0, len(chunks), processes):
@@ -74,7 +74,7 @@ def decode_together(decoder: nn.Module, chunks: Sequence[Tensor], processes: int
 def _received(like: Tensor, source: int) -> Tensor:
     frames = torch.empty_like(like, memory_format=torch.contiguous_format)
     dist.recv(frames, source)
-    return in_memory_order(frames)  # as if computed here: the same kernels follow, to the same bit
+    return in_memory_order(frames)  # as if computed here, so that the same kernels give bitwise equal results
 
 
 def _frames_like(chunk: Tensor, decoder: nn.Module, opening: bool) -> Tensor:
@@ -83,10 +83,10 @@ def _frames_like(chunk: Tensor, decoder: nn.Module, opening: bool) -> Tensor:
 
 
 def _hand_over(left: dict[nn.Module, Tensor], ranks: Sequence[int], place: int) -> None:
-    """What the last chunk of a round left goes to the process that has the first of the next."""
+    """Send the state that a round's last chunk left to the process that has the next round's first chunk."""
     if place == len(ranks) - 1:
         for frames in left.values():
             dist.send(frames.contiguous(), ranks[0])
     elif place == 0:
-        for layer, frames in left.items():  # of its own chunk: the same layers and sizes
+        for layer, frames in left.items():  # its own chunk's state has the same layers and sizes
             left[layer] = _received(frames, ranks[-1])

@@ -11,43 +11,46 @@ from common.tensors import recorded
 from vae_modules import winograd
 from vae_modules.memory_order import has_channels_last, room
 
-# Numbers that large frames are worked on together, where that saves memory, and rows enough for their neighbours not to
-# count.
+# Elements to compute at a time where that saves memory, and the fewest rows of a strip, so that the neighbouring rows
+# computed with it cost little.
 AT_A_TIME, MIN_ROWS = 2**27, 16
 
 
 class Past:
     """The last input frames of every causal convolution: read from the chunk before, written for the next.
 
-    Layers only see one pass: `before` is what the previous chunk left (empty for the first), `after` collects what
-    this chunk leaves, nothing where it is the video's last (`closing`). Frames are let go as they are taken, while what
-    was given as `before` stays as it is: a state can be kept, copied or reused, unless this one `overwrites` it.
+    It serves one chunk: `before` is what the chunk before left (empty for the first), and `after` collects what this
+    chunk leaves, which is nothing for the video's last (`closing`). Frames are released as they are taken. The
+    dictionary given as `before` is unchanged, so that a state can be kept, copied or reused, unless `overwrites` allows
+    this chunk to reuse its memory.
     """
 
     def __init__(self, before: dict[nn.Module, Tensor] | None = None, closing: bool = False, overwrites: bool = False):
         self._before = dict(before or {})
-        self.leading = not before  # this chunk opens the video, so that its first frame stands alone in time
+        self.leading = not before  # the video's first chunk, whose first frame stands alone in time
         self.closing = closing
         self.overwrites = overwrites
         self.after: dict[nn.Module, Tensor] = {}
 
     def take(self, layer: nn.Module, like: Tensor) -> Tensor:
-        """The frames before this chunk, of the size and type of `like` (B, C, lookback, H, W)."""
+        """Return the layer's frames before this chunk, of the size and dtype of `like` (B, C, lookback, H, W)."""
         return self._before.pop(layer)
 
     def pass_on(self, frames: Tensor) -> None:
-        """Called with the frames that will be left before the layer computes."""
+        """Do nothing; called, before the layer computes, with the frames that it will leave."""
 
     def leave(self, layer: nn.Module, frames: Tensor, spent: Tensor) -> None:
-        """Keeps a copy of these frames, in the place of those `spent` where they may be overwritten: a view would keep
-        all frames of the chunk in memory, and new places leave gaps in the heap, more with every chunk."""
+        """Keep a copy of the layer's last frames, written over the `spent` ones where `overwrites` allows that.
+
+        A view would keep all frames of the chunk in memory, and a new allocation for every chunk fragments the heap.
+        """
         if not self.closing:
             overwrites = self.overwrites and not self.leading and not recorded()
             self.after[layer] = spent.copy_(frames) if overwrites else frames.clone()
 
 
 class CausalConv3d(nn.Module):
-    """3D convolution that never looks ahead: time is padded in front, by the first frame or the past's last ones."""
+    """A 3D convolution that never looks ahead: time is padded in front, by the first frame or those of the `Past`."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
         super().__init__()
@@ -72,11 +75,11 @@ class CausalConv3d(nn.Module):
 
 
 def convolve(conv: nn.Conv3d, front: Tensor, x: Tensor) -> Tensor:
-    """Of x (B, C, T, H, W) after the two frames `front`.
+    """Return the convolution of x (B, C, T, H, W), preceded by the two frames `front`.
 
-    Where no gradient is recorded large frames go strip by strip, so that joined frames and the kernel's copy of them
-    are small, and count less than 2^31 numbers, which many kernels stop at. A strip brings the rows beside it; what
-    comes out for those is left out.
+    Where no gradient is recorded, large frames are computed strip by strip, so that the joined frames and the kernel's
+    copy of them are small and have fewer than 2^31 elements, the limit of many kernels. A strip includes its
+    neighbouring rows, whose own results are dropped.
     """
     height = x.shape[3]
     rows = max(AT_A_TIME // (front[:, :, :, 0].numel() + x[:, :, :, 0].numel()), MIN_ROWS)
@@ -91,11 +94,12 @@ def convolve(conv: nn.Conv3d, front: Tensor, x: Tensor) -> Tensor:
 
 
 def applied(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
+    """Compute conv(x) by `precision.convolution`."""
     return convolution(x, conv.weight, conv.bias, conv.padding, conv.stride[0])
 
 
 def pointwise(conv: nn.Conv3d, x: Tensor) -> Tensor:
-    """A convolution whose kernel is one pixel."""
+    """Compute a convolution whose kernel is 1 x 1 x 1."""
     if not has_channels_last(x):
         return conv(x)
     return linear(x.movedim(1, -1), conv.weight.flatten(1), conv.bias).movedim(-1, 1)

@@ -12,11 +12,11 @@ from vae_modules.memory_order import in_memory_order
 
 def _check(ch: int, groups: int, attn_resolutions: Sequence[int], temporal_compress_times: int,
            ch_mult: Sequence[int]) -> int:
-    """Refuse what the architecture does not have; return how many levels halve time."""
+    """Return how many levels halve time; raise ValueError for what the architecture does not support."""
     if ch % groups:
         raise ValueError(f"ch is {ch}: GroupNorm of {groups} groups needs a multiple of {groups}")
     if len(attn_resolutions):
-        raise ValueError(f"attn_resolutions is {list(attn_resolutions)}: this VAE has no attention, give []")
+        raise ValueError(f"attn_resolutions is {list(attn_resolutions)}: this VAE has no attention, set it to []")
     levels = temporal_compress_times.bit_length() - 1
     if 1 << levels != temporal_compress_times or levels >= len(ch_mult):
         raise ValueError(f"temporal_compress_times is {temporal_compress_times}: "
@@ -25,7 +25,7 @@ def _check(ch: int, groups: int, attn_resolutions: Sequence[int], temporal_compr
 
 
 class ContextParallelEncoder3D(nn.Module):
-    """Video (B, 3, T, H, W), T = 4k + 1, to moments (B, 2 z, k + 1, H / 8, W / 8): mean, then log-variance."""
+    """The encoder: video (B, 3, 4 k + 1, H, W) to moments (B, 2 z, k + 1, H / 8, W / 8), mean then log-variance."""
 
     def __init__(self, *, ch: int, z_channels: int, num_res_blocks: int, ch_mult: Sequence[int] = (1, 2, 2, 4),
                  in_channels: int = 3, out_ch: int = 3, double_z: bool = True, dropout: float = 0.0,
@@ -52,7 +52,7 @@ class ContextParallelEncoder3D(nn.Module):
         self.conv_out = CausalConv3d(before, 2 * z_channels if double_z else z_channels, 3)
 
     def forward(self, x: Tensor, past: Past | None = None) -> Tensor:
-        """Moments of a whole video, or of the chunk that follows what `past` holds; `past` then holds its end."""
+        """Return moments of a whole video, or of the chunk that follows `past`, whose `after` gets the new state."""
         past = past or Past()
         h = self.conv_in(in_memory_order(x), past)
         for level in self.down:
@@ -65,7 +65,10 @@ class ContextParallelEncoder3D(nn.Module):
 
 
 class ContextParallelDecoder3D(nn.Module):
-    """Latents (B, z, t, h, w) of one chunk to frames (B, 3, T, 8 h, 8 w): T = 4 (t - 1) + 1 at first, 4 t later."""
+    """The decoder: a chunk's latents (B, z, t, h, w) to frames (B, 3, T, 8 h, 8 w).
+
+    T is 4 (t - 1) + 1 for the first chunk and 4 t for later ones.
+    """
 
     def __init__(self, *, ch: int, z_channels: int, num_res_blocks: int, ch_mult: Sequence[int] = (1, 2, 2, 4),
                  in_channels: int = 3, out_ch: int = 3, double_z: bool = True, dropout: float = 0.0,
@@ -94,8 +97,7 @@ class ContextParallelDecoder3D(nn.Module):
         self.conv_out = CausalConv3d(before, out_ch, 3)
 
     def forward(self, z: Tensor, past: Past | None = None) -> Tensor:
-        """Frames of a video's first chunk, or of the chunk that follows what `past` holds; it then collects what is to
-        follow."""
+        """Return frames of the first chunk, or of the chunk that follows `past`, whose `after` gets the new state."""
         past, z = past or Past(), in_memory_order(z)
         h = self.conv_in(z, past)
         h = self.mid.block_2(self.mid.block_1(h, z, past), z, past)

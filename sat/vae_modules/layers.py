@@ -1,10 +1,10 @@
 """Layers of the causal 3D VAE. Tensors are (B, C, T, H, W).
 
-Time is causal: a convolution sees its own frame and the two before it. What comes before a chunk is held in a
-`Past`, handed down through every layer, so that decoding chunk by chunk equals decoding with those frames at hand.
+Time is causal: a convolution sees its own frame and the two before it. Those before a chunk are held in a `Past`,
+passed through every layer, so that decoding chunk by chunk equals decoding with those frames present.
 
-On a CPU, without gradients, tensors keep their channels last in memory: frames then lie one after the other, and need
-no copy to be taken by themselves, and a kernel of one pixel is a matrix product.
+On a CPU, without gradients, tensors have their channels last in memory: frames are then contiguous and can be used
+without a copy, and a 1 x 1 x 1 convolution is a matrix product.
 """
 from collections.abc import Callable
 from functools import partial
@@ -20,14 +20,14 @@ from vae_modules.memory_order import in_memory_order, room
 
 
 def swish(x: Tensor) -> Tensor:
-    """Overwrites x where no gradient needs it."""
+    """Return x sigmoid(x), in x's memory where no gradient is recorded."""
     return F.silu(x, inplace=not recorded())
 
 
 class SpatialNorm(nn.Module):
-    """`GroupNorm(f) * conv_y(zq) + conv_b(zq)`, zq the latent at f's size (MoVQ, arXiv 2209.09002, eq. 4).
+    """The norm `GroupNorm(f) * conv_y(zq) + conv_b(zq)`, the latent zq at f's size (MoVQ, arXiv 2209.09002, eq. 4).
 
-    The 1x1x1 convolutions commute with nearest-neighbour resizing, so they run on the small latent.
+    The 1 x 1 x 1 convolutions commute with nearest-neighbour resizing, so they run on the small latent.
     """
 
     def __init__(self, channels: int, zq_channels: int, groups: int):
@@ -46,8 +46,10 @@ class SpatialNorm(nn.Module):
 
 
 def modulate(f: Tensor, y: Tensor, b: Tensor) -> Tensor:
-    """f * y + b, where y and b hold one value for a block of f's frames, rows and columns; overwrites f where no
-    gradient needs it."""
+    """Return f * y + b, where y and b hold one value per block of f's frames, rows and columns.
+
+    The result takes f's memory where no gradient is recorded.
+    """
     for axis in (2, 4, 6):
         f = f.unflatten(axis, (y.shape[axis], -1))
         y, b = y.unsqueeze(axis + 1), b.unsqueeze(axis + 1)
@@ -56,7 +58,7 @@ def modulate(f: Tensor, y: Tensor, b: Tensor) -> Tensor:
 
 
 class PlainNorm(nn.GroupNorm):
-    """The encoder's norm, with SpatialNorm's call."""
+    """The encoder's GroupNorm, called like SpatialNorm."""
 
     def __init__(self, channels: int, groups: int):
         super().__init__(groups, channels, eps=1e-6)
@@ -66,7 +68,7 @@ class PlainNorm(nn.GroupNorm):
 
 
 class ResnetBlock3D(nn.Module):
-    """norm, swish, convolution, twice, beside a shortcut."""
+    """A residual block: norm, swish and convolution, twice, plus a shortcut."""
 
     def __init__(self, in_channels: int, out_channels: int, dropout: float, groups: int,
                  zq_channels: int | None = None):
@@ -80,7 +82,7 @@ class ResnetBlock3D(nn.Module):
             self.nin_shortcut = nn.Conv3d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, zq: Tensor | None, past: Past) -> Tensor:
-        h = swish(self.norm1(x, zq, past))  # one name for all, so that nothing is held that is done with
+        h = swish(self.norm1(x, zq, past))  # one name for all, so that no result is held longer than needed
         h = self.conv1(h, past)
         h = swish(self.norm2(h, zq, past))
         h = self.conv2(self.dropout(h), past)
@@ -89,20 +91,21 @@ class ResnetBlock3D(nn.Module):
 
 
 def make_norm(channels: int, zq_channels: int | None, groups: int) -> nn.Module:
+    """Return a SpatialNorm of `zq_channels`, or a PlainNorm if that is None."""
     return PlainNorm(channels, groups) if zq_channels is None else SpatialNorm(channels, zq_channels, groups)
 
 
 def per_frame(conv: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """A 2D operation on every frame of (B, C, T, H, W)."""
+    """Apply a 2D operation to every frame of x (B, C, T, H, W)."""
     b, c, t = x.shape[:3]
     y = conv(x.transpose(1, 2).flatten(0, 1))
     return y.unflatten(0, (b, t)).transpose(1, 2)
 
 
 class Downsample3D(nn.Module):
-    """Halves height and width by a strided convolution; with `in_time` also time, by averaging pairs of frames.
+    """A layer that halves height and width by strided convolution, and with `in_time` time by averaging frame pairs.
 
-    An odd number of frames opens the video: the first stands alone.
+    An odd number of frames means the video's first chunk, whose first frame is not averaged.
     """
 
     def __init__(self, channels: int, in_time: bool):
@@ -118,9 +121,9 @@ class Downsample3D(nn.Module):
 
 
 class Upsample3D(nn.Module):
-    """Doubles height and width and convolves each frame; with `in_time` also doubles time, but for the first frame.
+    """A layer that doubles height and width and convolves each frame; with `in_time` it also doubles time.
 
-    Frames that are doubled are convolved once.
+    The video's first frame is not doubled in time. Doubled frames are convolved once.
     """
 
     def __init__(self, channels: int, in_time: bool):
@@ -136,8 +139,8 @@ class Upsample3D(nn.Module):
         return in_memory_order(x[:, :, index])
 
     def _larger(self, x: Tensor) -> Tensor:
-        """Large ones a few frames at a time, as in `convolve`."""
-        exact = x.dtype == torch.float32 and not torch.is_grad_enabled()  # sums of half-precision weights would round
+        """Double height and width and convolve, a few frames at a time if they are large, as in `convolve`."""
+        exact = x.dtype == torch.float32 and not torch.is_grad_enabled()  # half precision would round the summed kernel
         double = partial(doubled_by_phases if exact else doubled, self.conv)
         frames = max(AT_A_TIME // (4 * x[:, :, 0].numel()), 1)
         if frames >= x.shape[2] or recorded():
@@ -150,12 +153,16 @@ class Upsample3D(nn.Module):
 
 
 def doubled(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """Convolves frames (n, C, H, W) brought to twice their height and width by nearest neighbour."""
+    """Convolve frames (n, C, H, W) after resizing them to twice their height and width by nearest neighbour."""
     return applied(conv, F.interpolate(x, scale_factor=2, mode="nearest"))
 
 
 def doubled_by_phases(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """The same with 4 products in place of 9: every other row and column sees just two of x's, in a fixed way."""
+    """Compute `doubled` with 4 multiplications per pixel in place of 9.
+
+    Each output pixel depends on just two rows and two columns of x, in one of four ways: its row and column are even
+    or odd.
+    """
     n, _, height, width = x.shape
     out = x.new_empty(n, 2 * height, 2 * width, conv.out_channels).movedim(-1, 1)
     for row in (0, 1):
@@ -167,7 +174,9 @@ def doubled_by_phases(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def _phase(weight: Tensor, axis: int, odd: int) -> Tensor:
-    """Three taps on doubled pixels as two taps on single ones: an even pixel is the second of its pair of taps' last
-    two, an odd one of the first two."""
+    """Return the two taps on x that equal the kernel's three taps along `axis` on the doubled pixels.
+
+    At an even pixel the last two taps fall on the same pixel of x, at an odd pixel the first two.
+    """
     first, second, third = weight.split(1, dim=axis)
     return torch.cat((first + second, third) if odd else (first, second + third), dim=axis)

@@ -1,4 +1,4 @@
-"""What the autoencoder is trained on."""
+"""The autoencoder's training loss."""
 from __future__ import annotations
 
 import torch
@@ -8,12 +8,12 @@ from vae_modules.regularizers import DiagonalGaussian
 
 
 class ReconstructionLoss(nn.Module):
-    """`l1_weight |x - y| + l2_weight (x - y)^2 + edge_weight |grad x - grad y| + kl_weight KL`.
+    """The loss `l1_weight |x - y| + l2_weight (x - y)^2 + edge_weight |grad x - grad y| + kl_weight KL`.
 
-    Means over all pixels; the KL per latent value. The gradient difference (after Mathieu et al. 2016,
-    arXiv 1511.05440) is between neighbouring pixels of a frame: it asks for edges and corners as sharp as the video's.
-    With `equal_contrast` a video's errors are divided by its standard deviation about its mean colour, so that what is
-    faint or small counts as much as what is bright.
+    Terms are means over all pixels; the KL is per latent element. The gradient difference (after Mathieu et al. 2016,
+    arXiv 1511.05440) is taken between neighbouring pixels of a frame and favours edges and corners as sharp as the
+    video's. With `equal_contrast`, a video's errors are divided by its standard deviation about its mean colour, so
+    that faint or small content counts as much as bright content.
     """
 
     def __init__(self, l1_weight: float = 1.0, l2_weight: float = 1.0, kl_weight: float = 1e-6,
@@ -35,6 +35,6 @@ class ReconstructionLoss(nn.Module):
 
 
 def contrast(video: Tensor) -> Tensor:
-    """Standard deviation of each video (B, C, T, H, W) about its mean colour, (B, 1, 1, 1, 1); at least 0.01."""
+    """Return the RMS deviation (B, 1, 1, 1, 1) of videos (B, C, T, H, W) from their mean colour, at least 0.01."""
     variance, _ = torch.var_mean(video, dim=(2, 3, 4), keepdim=True, correction=0)
     return variance.mean(dim=1, keepdim=True).sqrt().clamp_min(0.01)

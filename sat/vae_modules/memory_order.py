@@ -10,16 +10,16 @@ from common.tensors import recorded
 
 
 def in_memory_order(x: Tensor) -> Tensor:
-    """The order that the layers work in; what follows keeps to it."""
+    """Return x in the memory format that the layers work in, and which they preserve."""
     return x.contiguous(memory_format=torch.channels_last_3d) if has_channels_last(x) else x
 
 
 def room(like: Tensor, channels: int, *sizes: int) -> Tensor:
-    """Memory for (B, channels, T, H, W), in that order, whose content is arbitrary."""
+    """Return an uninitialized tensor (B, channels, *sizes) in the memory format of the layers."""
     order = torch.channels_last_3d if has_channels_last(like) else torch.contiguous_format
     return torch.empty(len(like), channels, *sizes, dtype=like.dtype, device=like.device, memory_format=order)
 
 
 def has_channels_last(x: Tensor) -> bool:
-    """Gradients are faster the other way."""
+    """Return True if channels are last in memory: on a CPU without gradients, which are faster the other way."""
     return x.device.type == "cpu" and not recorded()

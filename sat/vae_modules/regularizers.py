@@ -1,4 +1,4 @@
-"""The latent's distribution: a diagonal Gaussian given by its moments."""
+"""The posterior of a latent: a diagonal Gaussian given by its moments."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class DiagonalGaussian:
-    """Mean and log-variance (B, z, t, h, w); the log-variance is held within [-30, 20]."""
+    """A Gaussian of mean and log-variance (B, z, t, h, w); `from_moments` clamps the log-variance to [-30, 20]."""
 
     mean: Tensor
     logvar: Tensor
@@ -27,12 +27,12 @@ class DiagonalGaussian:
         return self.mean + (0.5 * self.logvar).exp() * noise
 
     def kl(self) -> Tensor:
-        """KL divergence from the standard normal, summed over everything but the batch: (B,)."""
+        """Return the KL divergence from the standard normal, summed over all axes but the batch: (B,)."""
         return 0.5 * (self.mean**2 + self.logvar.exp() - 1.0 - self.logvar).flatten(1).sum(1)
 
 
 class DiagonalGaussianRegularizer(nn.Module):
-    """Moments to a latent: a draw from the posterior, or its mean when `sample` is off."""
+    """A layer that turns moments into a latent: a draw from the posterior, or its mean if `sample` is off."""
 
     def __init__(self, sample: bool = True):
         super().__init__()

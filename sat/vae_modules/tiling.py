@@ -1,4 +1,4 @@
-"""Work on a video tile by tile in space, neighbouring tiles blended where they overlap."""
+"""Computation on a video tile by tile in height and width; neighbouring tiles are blended where they overlap."""
 from __future__ import annotations
 
 import math
@@ -15,7 +15,10 @@ TILE_SIZE = (32, 48)  # a quarter of the 480 x 720 video of the released models,
 
 @dataclass(frozen=True)
 class Tiling:
-    """Tiles of at most `size` (height, width) latents; neighbours share `overlap` latents or more."""
+    """The tiling of a latent: tiles of at most `size` (height, width), neighbours sharing at least `overlap`.
+
+    Both are in latent pixels. Raises ConfigError if they do not fit together.
+    """
 
     size: Sequence[int]
     overlap: int
@@ -23,15 +26,15 @@ class Tiling:
     def __post_init__(self):
         if len(self.size) != 2 or not 0 <= self.overlap < min(self.size):
             raise ConfigError(f"args.vae_tile_size {list(self.size)} with args.vae_tile_overlap {self.overlap}: give "
-                              "[height, width] in latents, and an overlap of 0 or more below both")
+                              "[height, width] in latent pixels, and an overlap of 0 or more, below both")
 
     def spans(self, height: int, width: int) -> tuple[list[slice], list[slice]]:
-        """The tiles' rows and columns in latents."""
+        """Return the tiles' rows and columns in latent pixels."""
         return _spans(height, self.size[0], self.overlap), _spans(width, self.size[1], self.overlap)
 
 
 def _spans(length: int, size: int, overlap: int) -> list[slice]:
-    """As few spans as there can be, evenly spread, all of one size."""
+    """Return the fewest spans of equal size that cover `length`, evenly spread."""
     if length <= size:
         return [slice(0, length)]
     count = math.ceil((length - overlap) / (size - overlap))
@@ -41,10 +44,10 @@ def _spans(length: int, size: int, overlap: int) -> list[slice]:
 
 def by_tiles(run: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling | None, latent: int = 1, out: int = 1
              ) -> Tensor:
-    """`run(x)` for x (..., h, w), computed tile by tile; a single tile is x itself.
+    """Return run(x) for x (..., h, w), computed tile by tile; without tiling, or for one tile, exactly run(x).
 
-    A latent is `latent` pixels of x and `out` pixels of the result a side. Weights rise and fall linearly across an
-    overlap and sum to one.
+    A latent pixel is `latent` pixels of x and `out` pixels of the result wide and high. Tiles are blended with weights
+    that rise and fall linearly across an overlap and sum to one.
     """
     if tiling is None:
         return run(x)
@@ -67,7 +70,7 @@ def _scaled(span: slice, factor: int) -> slice:
 
 
 def _weights(spans: Sequence[slice], factor: int) -> list[Tensor]:
-    """For each span its share (size * factor,) of every pixel; float64."""
+    """Return the blending weights (size * factor,) of each span, in float64."""
     raw = torch.zeros(len(spans), spans[-1].stop * factor, dtype=torch.float64)
     for i, span in enumerate(spans):
         pixel = torch.arange(span.start * factor, span.stop * factor, dtype=torch.float64) + 0.5

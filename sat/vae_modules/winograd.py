@@ -1,8 +1,8 @@
-"""Convolution along time with half the products: four frames at once from six points (Lavin and Gray 2016, F(4, 3)).
+"""3D convolution with half the multiplications: F(4, 3) of Lavin and Gray 2016 along time, four frames from six.
 
-The numbers are those of the plain convolution up to rounding, in float32. Only the time axis is transformed, by sums of
-frames; height and width stay with the library's 2D convolution. Large frames go strip by strip, so that what a group
-needs on its way, nine tensors of a frame's size, stays small.
+Equal to the plain convolution up to rounding, in float32. Only the time axis is transformed, by sums of frames; height
+and width use torch's 2D convolution. Large frames are computed strip by strip, so that the intermediate results of four
+frames, nine tensors of a frame's size, stay small.
 """
 from collections.abc import Sequence
 
@@ -13,9 +13,9 @@ from common.cpu_operations import convolution
 from common.tensors import recorded
 
 GROUP = 4
-LEAST_PRODUCTS = 2**30  # of the plain convolution
-STRIP_VALUES, STRIP_ROWS = 2**19, 16  # about 2 MB of a frame, and rows enough for their two neighbours not to count
-# Of a kernel (w0, w1, w2) over time, and of six neighbouring frames, at the points 0, 1, -1, 2, -2 and infinity.
+LEAST_PRODUCTS = 2**30  # multiplications of the plain convolution from which it pays
+STRIP_VALUES, STRIP_ROWS = 2**19, 16  # elements of a strip (2 MB), and rows enough that two more cost little
+# Transforms of a kernel (w0, w1, w2) over time and of six consecutive frames, at points 0, 1, -1, 2, -2 and infinity.
 KERNEL = ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6),
           (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1))
 FRAMES = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0),
@@ -23,8 +23,10 @@ FRAMES = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0),
 
 
 def pays(x: Tensor, weight: Tensor) -> bool:
-    """Whether `convolve` is faster than the plain convolution: it is many small steps, and transforms the whole kernel
-    at every call."""
+    """Return True if `convolve` is usable and faster than the plain convolution.
+
+    It takes many small steps and transforms the whole kernel at every call, so it pays for large inputs only.
+    """
     frames, height, width = x.shape[2:]
     places = len(x) * frames * height * width
     return (x.dtype == torch.float32 and not recorded() and weight.shape[2:] == (3, 3, 3)
@@ -33,9 +35,9 @@ def pays(x: Tensor, weight: Tensor) -> bool:
 
 
 def convolve(front: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x (B, C, T, H, W), after the two frames `front` (B, C, 2, H, W), with (O, C, 3, 3, 3) to (B, O, T, H, W).
+    """Convolve x (B, C, T, H, W), preceded by frames `front` (B, C, 2, H, W), with `weight` (O, C, 3, 3, 3).
 
-    Height and width are padded by zeros. In memory channels are last.
+    Returns (B, O, T, H, W), with channels last in memory. Height and width are padded by zeros.
     """
     frames = (*front.unbind(2), *x.unbind(2))
     out = x.new_empty(len(x), *x.shape[2:], len(weight)).movedim(-1, 1)
@@ -51,15 +53,15 @@ def convolve(front: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _strips(x: Tensor) -> list[range]:
-    """The rows of frames of x (B, C, T, H, W), strip by strip."""
+    """Return the rows of each strip of x's frames, x (B, C, T, H, W)."""
     batch, channels, _, height, width = x.shape
     rows = max(STRIP_VALUES // (batch * channels * width), STRIP_ROWS)
     return [range(top, min(top + rows, height)) for top in range(0, height, rows)]
 
 
 def _four_frames(frames: Sequence[Tensor], rows: range, kernels: Tensor, bias: Tensor, out: Tensor) -> None:
-    """These rows of six frames (B, C, H, W) to four, written into `out` (B, O, 4, rows, W)."""
-    # The second point has weight one in every output, so that its product carries the bias.
+    """Compute these rows of four output frames from six frames (B, C, H, W), into `out` (B, O, 4, rows, W)."""
+    # The second point has weight 1 in every output, so its product can include the bias.
     zero, one, minus_one, two, minus_two, infinity = (
         convolution(_weighted(frames, weights, rows), kernels[i], bias if i == 1 else None, (0, 1))
         for i, weights in enumerate(FRAMES))
@@ -72,7 +74,7 @@ def _four_frames(frames: Sequence[Tensor], rows: range, kernels: Tensor, bias: T
 
 
 def _weighted(frames: Sequence[Tensor], weights: Sequence[float], rows: range) -> Tensor:
-    """The weighted sum of these rows of the frames and of one row above and below, zero beyond the frame's edge."""
+    """Return the weighted sum of the frames in these rows and one above and below, zero outside the frame."""
     batch, channels, height, width = frames[0].shape
     total = frames[0].new_zeros(batch, len(rows) + 2, width, channels).movedim(-1, 1)
     first, stop = max(rows.start - 1, 0), min(rows.stop + 1, height)

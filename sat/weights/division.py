@@ -1,4 +1,4 @@
-"""One transformer shared by several processes: how many, and which part of its whole weights each of them holds.
+"""Transformer shared by several processes: settings, and the part of the weights that each process holds.
 
 SwissArmyTransformer divides the layers inside each block: attention by heads, the MLP by its inner channels.
 """
@@ -16,27 +16,29 @@ Cut = Callable[[Tensor], Tensor]
 
 
 def own_part(weights: Weights, network: nn.Module) -> Weights:
-    """Of a whole transformer's weights what this process holds, if `network` is divided among several."""
+    """Return the part of a transformer's weights that this process holds; all, if `network` is not divided."""
     cuts = _cuts(network)
-    return replace(weights, links={name: _divided(link, cuts[name]) if name in cuts else link
-                                   for name, link in weights.links.items()}) if cuts else weights
+    if not cuts:
+        return weights
+    links = {name: _divided(link, cuts[name]) if name in cuts else link for name, link in weights.links.items()}
+    return replace(weights, links=links)
 
 
 def _cuts(network: nn.Module) -> dict[str, Cut]:
-    """What takes this process's part out of each tensor that is divided, by its name."""
+    """Return, for the name of each divided tensor, the function that cuts out this process's part."""
     if groups.model_parallel_size() == 1:
         return {}
     cuts: dict[str, Cut] = {}
     for name, layer in network.named_modules():
         if isinstance(layer, mpu.ColumnParallelLinear):
             cuts |= dict.fromkeys((f"{name}.weight", f"{name}.bias"), _rows(layer.stride))
-        elif isinstance(layer, mpu.RowParallelLinear):  # the sum of the parts gets its bias once: all hold it
+        elif isinstance(layer, mpu.RowParallelLinear):  # the bias is added once, to the sum: all hold it whole
             cuts[f"{name}.weight"] = _columns
     return cuts
 
 
 def _rows(stacked: int) -> Cut:
-    """Each of the matrices that are stacked in a weight, such as query, key and value, is divided by itself."""
+    """Return a cut along rows that divides each of the `stacked` matrices (such as query, key, value) separately."""
     return lambda whole: cat([_columns(matrix, axis=0) for matrix in whole.chunk(stacked)])
 
 

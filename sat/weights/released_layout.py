@@ -29,10 +29,10 @@ RELEASED_TABLES = ("freqs_sin", "freqs_cos")
 
 
 def modernize(state_dict: MutableMapping[str, torch.Tensor], prefix: str = "") -> None:
-    """Bring a released transformer's weights, whose keys start with `prefix`, to this module's keys, in place.
+    """Convert a released transformer's state dict, whose keys start with `prefix`, to this module's layout, in place.
 
-    Position tables that are computed or were never used go; a patch embedding stored as a convolution,
-    (D, C, [pt,] ph, pw), becomes a linear layer's matrix (D, C·pt·ph·pw): the same numbers in the same order.
+    Removes position tables that are computed or unused. A patch embedding stored as a convolution, (D, C, [pt,] ph,
+    pw), becomes a linear layer's matrix (D, C·pt·ph·pw) with the same elements in the same order.
     """
     for key in ("transformer.position_embeddings.weight", "transformer.word_embeddings.weight",
                 *(f"mixins.pos_embed.{table}" for table in RELEASED_TABLES)):

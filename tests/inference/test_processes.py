@@ -112,10 +112,11 @@ def test_two_processes_share_one_transformer(small_model, words, tmp_path, share
 
 
 @pytest.mark.parametrize("changes, says", [
-    (("args.model_parallel_size=2",), "args.model_parallel_size is 2, but the transformer's 1 attention heads do not"),
+    (("args.model_parallel_size=2",),
+     "args.model_parallel_size is 2, which does not divide the transformer's 1 attention heads"),
     (("model.network_config.params.transformer_args.model_parallel_size=two",), "is 'two'; it must be a whole number"),
     (("args.model_parallel_size=2", "model.network_config.params.transformer_args.model_parallel_size=4"),
-     "give it once"),
+     "set it once"),
     (("args.model_parallel_size=2", "model.network_config.params.num_attention_heads=2"),
      "model_parallel_size 2 does not divide the 1 process"),
     (("args.model_parallel_size=2", "model.network_config.params.num_attention_heads=2", "args.load_lora=x"),

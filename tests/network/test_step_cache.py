@@ -157,7 +157,7 @@ def test_a_polynomial_rescales_the_change(engine):
 
 
 @pytest.mark.parametrize("cache, says", [
-    ({"target": "step_cache.TeaCache", "params": {"threshold": -1}}, "threshold: -1 is a change, 0 or more"),
+    ({"target": "step_cache.TeaCache", "params": {"threshold": -1}}, "threshold is -1; it must be 0 or more"),
     ({"target": "step_cache.TeaCache", "params": {"threshold": "much"}}, "'much' is not a finite number"),
     ({"target": "step_cache.TeaCache"}, "threshold missing"),
     ({"target": "step_cache.TeaCache", "params": {"threshold": 1, "polynomial": []}}, "polynomial: \\[\\] must be"),
