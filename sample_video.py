@@ -18,39 +18,30 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-import console
-import parallel
-from arguments import Arguments, get_args, resolve_dtype
-from diffusion_video import DiffusionEngine, build_codec, check_model
-from errors import CheckpointError, ConfigError, DataError
-from filmstrip import FILMSTRIP, Filmstrip
-from jobs import Job, in_batches, plan_jobs
-from latent_codec import tiling_of
-from lora import configure_lora, load_lora
-from model_fit import check_device
-from model_parallel import check_shared, settle_size
-from network_weights import build_network, check_network
-from offload import TEXT, at_rest, offload_engine
-from prompts import ask_prompts, read_prompts
-from quantization import check_quantization, quantize_engine
-from run_plan import show_plan
-from sequence_parallel import check_sequence_parallel
+from arguments import get_args
+from common import console, ranks
+from common.errors import CheckpointError, ConfigError, DataError
+from common.files import check_writable
+from configuration.settings import Arguments, resolve_dtype
+from configuration.targets import check_config
+from diffusion_video import DiffusionEngine, build_codec
+from dry_run.report import show_plan
+from engine.checks import check_device, check_model
+from engine.first_stage import tiling_of
+from engine.process_checks import check_sequence_parallel, check_shared, settle_size
+from inference.filmstrip import FILMSTRIP, Filmstrip
+from inference.jobs import Job, in_batches, plan_jobs
+from inference.prompts import ask_prompts, read_prompts
+from inference.sizes import extend_positions, model_limits, plan_video
+from inference.starting_clips import check_clips, find_start, starts_from_clips
+from media.records import LATENTS, NOISE, RECORD, find_latents, load_latents, save_latents, versions, write_record
+from media.videos import write_outputs
+from memory.offload import TEXT, at_rest, offload_engine
+from memory.quantization import check_quantization, quantize_engine
+from parallel import groups, launch
 from sgm.sampling import StepInfo
-from sgm.util import check_config
-from video_io import (
-    LATENTS,
-    NOISE,
-    RECORD,
-    check_writable,
-    find_latents,
-    load_latents,
-    save_latents,
-    versions,
-    write_outputs,
-    write_record,
-)
-from video_plan import extend_positions, model_limits, plan_video
-from video_to_video import check_clips, find_start, starts_from_clips
+from weights.lora import configure_lora, load_lora
+from weights.network import build_network, check_network
 
 logger = logging.getLogger("sample_video")
 
@@ -59,7 +50,7 @@ STEPS = ("configuration", "model load", "prompt encoding", "diffusion sampling",
 
 def sample_videos(argv: Sequence[str] | None = None) -> None:
     steps = console.Steps(*STEPS)
-    with steps("configuration", announce=False), parallel.told_once():  # a mistake is answered by its one line alone
+    with steps("configuration", announce=False), ranks.told_once():  # a mistake is answered by its one line alone
         args = get_args(argv, __doc__)
         settle_size(args)
         check_shared(args)
@@ -81,7 +72,7 @@ def sample_videos(argv: Sequence[str] | None = None) -> None:
 def launched(args: Arguments) -> AbstractContextManager[torch.device]:
     """The processes of the run, and this one's device."""
     first_stage = args.model_config.first_stage_config.get("params") or {}
-    return parallel.launched(args.device, args.model_parallel_size, first_stage.get("cp_size", 1),
+    return launch.launched(args.device, args.model_parallel_size, first_stage.get("cp_size", 1),
                              args.sequence_parallel_size, args.guidance_parallel_size)
 
 
@@ -89,7 +80,7 @@ def make_videos(requests: Iterable[list[Job]], args: Arguments, steps: console.S
     """How many were made, by all processes together: each makes every n-th batch, as it is on one process."""
     with steps("model load"):
         engine = load_engine(args)
-    rank, size = parallel.data_rank_and_size()
+    rank, size = groups.data_rank_and_size()
     made = 0
     for jobs in requests:  # the prompts of a file all at once, typed ones one by one
         batches = list(in_batches(jobs, args.batch_size))[rank::size]
@@ -114,7 +105,7 @@ def make_batch(engine: DiffusionEngine, batch: Sequence[Job], conditions: Mappin
             save(engine, job, z, args)
             if filmstrip is not None:
                 filmstrip.write(job.folder / FILMSTRIP, engine, row, job.plan.pad_latents)
-            if not parallel.leads_its_copy():
+            if not groups.leads_its_copy():
                 continue
             seconds = steps.seconds | {STEPS[3]: sampling.seconds, STEPS[4]: saving.seconds}
             share = {"passes_skipped": skipped[row]} if skipped else {}
@@ -153,7 +144,7 @@ def plan_requests(args: Arguments) -> Iterable[list[Job]]:
     check_quantization(args)
     tiling_of(args)  # asked for here, so that a mistake is answered before weights are read
     typed = args.input_type == "cli"
-    if typed and console.processes() > 1:
+    if typed and ranks.processes() > 1:
         raise ConfigError("args.input_type is cli, but several processes cannot share a keyboard; give the prompts in "
                           "a file, args.input_type=txt")
     source = "clip" if starts_from_clips(args) else "image" if model.noised_image_input else None
@@ -203,7 +194,7 @@ def sample_latents(engine: DiffusionEngine, batch: Sequence[Job], conditions: Ma
         cond["concat"] = uncond["concat"] = torch.cat(images)
     start = find_start(engine, batch, cond, args)
     if args.invert:
-        for job, noise in zip(batch, start.latents, strict=True) if parallel.leads_its_copy() else ():
+        for job, noise in zip(batch, start.latents, strict=True) if groups.leads_its_copy() else ():
             save_latents(job.folder / NOISE, noise, job.plan.fps)
     trace = {"guidance_scale": [], "noise": [], "passes": [], "passes_skipped": ()}
     with console.progress(desc=", ".join(str(job.prompt.index) for job in batch), unit="step") as bar:
@@ -225,7 +216,7 @@ def sample_latents(engine: DiffusionEngine, batch: Sequence[Job], conditions: Ma
 
 def save(engine: DiffusionEngine, job: Job, latents: Tensor, args: Arguments) -> None:
     """Writes the video of latents (T, C, h, w) with its contact sheet, or only the latents."""
-    if args.only_save_latents and parallel.leads_its_copy():
+    if args.only_save_latents and groups.leads_its_copy():
         save_latents(job.folder / LATENTS, latents, job.plan.fps)
     elif not args.only_save_latents:
         decode(engine, latents, job.folder, job.plan.fps)
@@ -233,10 +224,10 @@ def save(engine: DiffusionEngine, job: Job, latents: Tensor, args: Arguments) ->
 
 def decode(codec, latents: Tensor, folder: Path, fps: int) -> None:
     pieces = codec.decode_chunks(latents[None].transpose(1, 2))
-    if parallel.leads_its_copy():
+    if groups.leads_its_copy():
         pieces = console.progress(pieces, "decode", unit="chunk", leave=False)
         write_outputs(folder, (piece[0] for piece in pieces), fps)
-    elif len(parallel.context_group()[1]) > 1:
+    elif len(groups.context_group()[1]) > 1:
         for _ in pieces:  # decoded together, written by one
             pass
 
@@ -260,7 +251,7 @@ def decode_saved_latents(args: Arguments) -> None:
     check_writable(args.output_dir)
     codec = build_codec(args).eval()
     codec.save_memory(args)
-    rank, size = parallel.data_rank_and_size()
+    rank, size = groups.data_rank_and_size()
     for path, relative in console.progress(found[rank::size], "videos"):
         latents, fps = load_latents(path)
         if latents.dim() != 4 or latents.shape[1] != limits.channels or latents.shape[0] % 2 == 0:
@@ -270,7 +261,7 @@ def decode_saved_latents(args: Arguments) -> None:
         decode(codec, latents.to(args.device), folder, fps)
         beside = path.parent / RECORD
         record = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
-        if parallel.leads_its_copy():
+        if groups.leads_its_copy():
             write_record(folder, record | {"decoded_from": str(path)})
     logger.info("%d video(s) in %s", len(found), args.output_dir)
 

@@ -21,14 +21,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "sat"))
 import torch
 from torch import Tensor
 
-from arguments import Arguments, get_args
-from checkpoint import load_module, read_checkpoint, read_state_dict
-from console import run
-from errors import ConfigError, NumericalError
-from files import whole_file
-from sgm.util import check_config, get_obj_from_str, instantiate_from_config
+from arguments import get_args
+from common.console import run
+from common.errors import ConfigError, NumericalError
+from common.files import whole_file
+from configuration.settings import Arguments
+from configuration.targets import check_config, get_obj_from_str, instantiate_from_config
 from training.optimization import build_optimizer
 from vae_modules.autoencoder import VideoAutoencodingEngine
+from weights.checkpoint import load_module, read_checkpoint, read_state_dict
 
 logger = logging.getLogger("train_vae")
 

@@ -18,23 +18,24 @@ import torch.distributed as dist
 from omegaconf import OmegaConf
 from torch import nn
 
-from arguments import Arguments, get_args, resolve_dtype
-from console import run
-from diffusion_video import DiffusionEngine, check_model
-from errors import ConfigError
-from files import from_repository
-from lora import configure_lora, load_lora, trains_lora_alone
-from model_fit import check_device
-from model_parallel import settle_size
-from network_weights import build_network, check_network
-from sgm.util import check_config
-from training import processes, run_files, run_state
-from training.encoders import Encoders
+from arguments import get_args
+from common.console import run
+from common.errors import ConfigError
+from common.files import check_writable, from_repository
+from configuration.settings import Arguments, resolve_dtype
+from configuration.targets import check_config
+from diffusion_video import DiffusionEngine
+from engine.checks import check_device, check_model
+from engine.process_checks import settle_size
+from parallel import launch
+from training import run_files, run_state
+from training.data.encoders import Encoders
+from training.data.sources import check_data, read_sources, sample_request
 from training.loop import Data, Trainer
 from training.samples import write_samples
-from training.sources import check_data, read_sources, sample_request
-from video_io import check_writable
-from weights import transformer_weights
+from weights.lora import configure_lora, load_lora, trains_lora_alone
+from weights.network import build_network, check_network
+from weights.sources import transformer_weights
 
 RECOMPUTE = "model.network_config.params.transformer_args.checkpoint_activations"
 
@@ -44,7 +45,7 @@ logger = logging.getLogger("train_video")
 def train_video(argv: Sequence[str] | None = None) -> None:
     args = get_args(argv, __doc__.splitlines()[0])
     check_settings(args)
-    with processes.started(args.device, args.model_parallel_size) as args.device:
+    with launch.started(args.device, args.model_parallel_size) as args.device:
         if dist.get_rank():
             logging.getLogger().setLevel(logging.WARNING)
         build_trainer(args).run()

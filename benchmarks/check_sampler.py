@@ -17,12 +17,12 @@ import torch
 from omegaconf import OmegaConf
 
 from benchmarks.exact import SHAPE, FiniteData, Gaussian, WithoutLastJump, count_draws, measured_order, moments
-from console import run
-from errors import ConfigError, UserError
+from common.console import run
+from common.errors import ConfigError, UserError
+from configuration.targets import allow_targets, get_obj_from_str, instantiate_from_config
 from sgm.discretizer import Discretization
 from sgm.noise_schedule import FLOW, VE, VP, NoiseSchedule, at_ratio
 from sgm.sampling import Sampler
-from sgm.util import allow_targets, get_obj_from_str, instantiate_from_config
 
 ALL = slice(None)  # rows of a batch
 EDM = {"target": "sgm.discretizer.EDMDiscretization"}

@@ -10,10 +10,10 @@ from itertools import pairwise
 import numpy as np
 import torch
 
+from common.tensors import append_dims
 from sgm.noise_schedule import VE, NoiseLevel, NoiseSchedule, alpha_sigma
 from sgm.sampling.base import Run, Sampler
 from sgm.sampling.guided import Guided
-from sgm.tensors import append_dims
 
 SHAPE = (2, 3, 2, 2, 2)
 

@@ -22,16 +22,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from arguments import Arguments
 from benchmarks.shapes_judge import judge_file
 from benchmarks.small_model import chosen, configured, markdown, psnr, sample_batch, score
-from console import run
-from errors import ConfigError
+from common.console import run
+from common.errors import ConfigError
+from configuration.settings import Arguments
+from inference.sizes import model_limits, plan_video
+from media.videos import write_outputs
 from sample_video import load_engine
 from sgm.sampling import StepInfo
-from shapes_world import Combination
-from video_io import write_outputs
-from video_plan import model_limits, plan_video
+from tools.shapes_world import Combination
 
 SAMPLER = "model.sampler_config.target=sgm.modules.diffusionmodules.sampling."
 GUIDER = "model.sampler_config.params.guider_config.params."

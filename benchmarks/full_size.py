@@ -29,15 +29,15 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__fil
 import torch
 from torch import Tensor
 
-from attention_kernels import FASTEST, attention_shape, fastest
 from benchmarks.options import add_model, add_speed, resolve
 from benchmarks.random_models import SIZES, Size, our_engine
 from benchmarks.speed_measure import DTYPES, hardware, peak_memory, product_peak, save_note, synchronize, table
-from console import run
+from common.console import run
+from common.errors import ConfigError
 from diffusion_video import DiffusionEngine
-from errors import ConfigError
-from offload import offload_engine
-from quantization import DYNAMIC, quantize_linears
+from memory.offload import offload_engine
+from memory.quantization import DYNAMIC, quantize_linears
+from network.attention_kernels import FASTEST, attention_shape, fastest
 from sgm.sampling import StepInfo
 from sgm.sampling.start import FromLevel
 

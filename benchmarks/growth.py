@@ -21,13 +21,13 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__fil
 import numpy as np
 import torch
 
-from arguments import resolve_device
 from benchmarks.small_model import configured, markdown
 from benchmarks.speed_measure import CLOCKS, Rates, hardware, timed
-from console import run
-from files import from_repository, whole_file
+from common.console import run
+from common.files import from_repository, whole_file
+from configuration.settings import resolve_device
+from configuration.targets import instantiate_from_config
 from sample_video import load_engine
-from sgm.util import instantiate_from_config
 
 NETWORK = "model.network_config.params."
 LARGEST = 12  # latent frames

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 from arguments import get_args
-from console import run
+from common.console import run
 from diffusion_video import DiffusionEngine
 from sample_video import load_engine
-from shapes_world import Combination, all_combinations, render
+from tools.shapes_world import Combination, all_combinations, render
 
 STEPS = (10, 25, 50, 100)
 ROUNDS = (1, 2, 3, 5)

@@ -3,10 +3,10 @@ import argparse
 
 import torch
 
-from arguments import resolve_device
-from attention_kernels import FASTEST, KERNELS
 from benchmarks.random_models import SIZES
 from benchmarks.speed_measure import DTYPES
+from configuration.model import FASTEST, KERNELS
+from configuration.settings import resolve_device
 
 
 def add_model(parser: argparse.ArgumentParser, size: str) -> None:

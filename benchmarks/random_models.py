@@ -8,8 +8,8 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from arguments import get_args
+from configuration.targets import instantiate_from_config
 from diffusion_video import DiffusionEngine
-from sgm.util import instantiate_from_config
 
 DDIM = {"target": "sgm.modules.diffusionmodules.sampling.VideoDDIMSampler"}
 PLAIN_DENOISER = {"target": "sgm.modules.diffusionmodules.denoiser.Denoiser", "params": {

@@ -21,15 +21,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-import parallel
 from benchmarks.options import add_model, resolve
 from benchmarks.random_models import SIZES, our_network, our_vae
 from benchmarks.small_model import markdown
 from benchmarks.speed_measure import DTYPES, hardware, relative_difference, synchronize
 from benchmarks.speed_parts import Setting
-from console import run
-from errors import ConfigError
-from guidance_parallel import SharedPasses
+from common import ranks
+from common.console import run
+from common.errors import ConfigError
+from parallel import groups, launch
+from parallel.guidance import SharedPasses
 
 ALONE = "one process"
 Ways = Mapping[str, Callable[[], Tensor]]
@@ -40,21 +41,21 @@ def step(setting: Setting) -> Ways:
     network = our_network(setting.size.model(), setting.device, setting.dtype)
     x, text = setting.noise(2, *setting.size.latent), setting.text(2)
     times = torch.full((1,), 500.0, device=setting.device)
-    group = parallel.sequence_group()
+    group = groups.sequence_group()
     shared = SharedPasses(*group)
 
     def passes(rows: Sequence[int]) -> list[Tensor]:
         return [network(x[i:i + 1], times, text[i:i + 1]) for i in rows]
 
-    def with_tokens_of(processes: parallel.Group) -> Tensor:
+    def with_tokens_of(processes: groups.Group) -> Tensor:
         network.token_group = processes
         return network(x, times, text)
 
     def divided_passes() -> Tensor:
-        network.token_group = parallel.ALONE
+        network.token_group = groups.ALONE
         return torch.cat(shared.estimates([0, 1], passes, like=x[:1]))
 
-    return {ALONE: lambda: with_tokens_of(parallel.ALONE), "tokens divided": lambda: with_tokens_of(group),
+    return {ALONE: lambda: with_tokens_of(groups.ALONE), "tokens divided": lambda: with_tokens_of(group),
             "passes divided": divided_passes}
 
 
@@ -112,11 +113,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if processes == 1:
         raise ConfigError("one process has nothing to divide; start several: "
                           "torchrun --nproc-per-node 2 -m benchmarks.several_processes")
-    with parallel.launched(resolve(options), context_parallel_size=processes,
+    with launch.launched(resolve(options), context_parallel_size=processes,
                            sequence_parallel_size=processes) as device:
         setting = Setting(SIZES[options.size], device, DTYPES[options.dtype])
         rows = [row for part in options.parts for row in measure(part, setting, options.repeats)]
-        if parallel.is_main_process():
+        if ranks.is_main_process():
             sys.stdout.write(f"{processes} processes, each: {hardware(device)}; torch {torch.__version__}\n\n"
                              f"{markdown(rows)}\n")
 

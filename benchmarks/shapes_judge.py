@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sat"))
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__file__).resolve().parents[1])]
 
-from errors import DataError, UserError
-from shapes_world import BACKGROUNDS, PALETTE, SIZE, Combination, parse_caption
+from common.errors import DataError, UserError
+from tools.shapes_world import BACKGROUNDS, PALETTE, SIZE, Combination, parse_caption
 
 ATTRIBUTES = ("color", "shape", "motion", "background")
 MIN_FRAMES = 9

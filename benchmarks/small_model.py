@@ -26,19 +26,20 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from tqdm import tqdm
 
-from arguments import Arguments, get_args
+from arguments import get_args
 from benchmarks.shapes_judge import Verdict, judge_file, wilson_interval
 from benchmarks.speed_measure import table
-from console import run
+from common.console import run
+from common.seeds import generator_for
+from configuration.settings import Arguments
+from configuration.targets import instantiate_from_config
 from diffusion_video import DiffusionEngine
-from lora import configure_lora
+from inference.sizes import model_limits, plan_video
+from media.videos import write_outputs
 from sample_video import load_engine
-from seeds import generator_for
 from sgm.sampling import StepInfo
-from sgm.util import instantiate_from_config
-from shapes_world import COLORS, PALETTE, Combination, all_combinations, render
-from video_io import write_outputs
-from video_plan import model_limits, plan_video
+from tools.shapes_world import COLORS, PALETTE, Combination, all_combinations, render
+from weights.lora import configure_lora
 
 BATCH = 36
 ATTRIBUTES = ("color", "shape", "motion", "background")

@@ -35,7 +35,7 @@ from benchmarks.speed_measure import (
     table,
     time_pair,
 )
-from console import run
+from common.console import run
 
 try:
     import diffusers

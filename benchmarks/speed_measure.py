@@ -15,8 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_flop_count
 
-from errors import UserError
-from files import from_repository, whole_file
+from common.errors import UserError
+from common.files import from_repository, whole_file
 
 Run = Callable[[], Tensor]
 SIDES = ("ours", "diffusers")

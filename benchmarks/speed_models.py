@@ -6,9 +6,9 @@ from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
 from torch import Tensor, nn
 
 from benchmarks.random_models import Size
-from dit_context import parse_patch_size
+from common.patches import parse_patch_size
 from tools.convert_weights import fixed_table, parts_of
-from weight_layouts import to_diffusers
+from weights.diffusers_layout import to_diffusers
 
 
 def their_network(model: Mapping, ours: nn.Module) -> CogVideoXTransformer3DModel:

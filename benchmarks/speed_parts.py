@@ -10,13 +10,13 @@ from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline
 from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel
 
-from attention_kernels import Shape, attention_by, attention_shape
 from benchmarks.random_models import SCALE, Size, our_engine, our_network, our_vae
 from benchmarks.speed_measure import Pair
 from benchmarks.speed_models import rotary, their_network, their_vae
+from common.files import from_repository
 from diffusion_video import DiffusionEngine
-from files import from_repository
-from sgm.encoders import FrozenT5Embedder
+from engine.text_encoder import FrozenT5Embedder
+from network.attention_kernels import Shape, attention_by, attention_shape
 from sgm.sampling.start import FromLevel
 
 T5_XXL = {"d_model": 4096, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "d_kv": 64, "vocab_size": 32128,

@@ -20,9 +20,9 @@ from benchmarks.studies.plots import plots_of
 from benchmarks.studies.problems import problem_of
 from benchmarks.studies.report import write_report
 from benchmarks.studies.results import Results
-from console import progress, run
-from errors import ConfigError
-from sgm.util import allow_targets
+from common.console import progress, run
+from common.errors import ConfigError
+from configuration.targets import allow_targets
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -17,9 +17,9 @@ import webdataset
 from braceexpand import braceexpand
 from torch.utils.data import Dataset, get_worker_info
 
-import parallel
-from errors import DataError
-from video_clips import ClipFormat, UnreadableClip, clip_forms, fitting_form, probe_clip, read_clip
+from common.errors import DataError
+from media.clips import ClipFormat, UnreadableClip, clip_forms, fitting_form, probe_clip, read_clip
+from parallel import groups
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ class VideoDataset(webdataset.DataPipeline):
             webdataset.ResampledShards(
                 find_shards(path),
                 seed=seed,
-                worker_seed=partial(_reader_seed, parallel.data_rank_and_size()[0]),
+                worker_seed=partial(_reader_seed, groups.data_rank_and_size()[0]),
                 deterministic=True,
             ),
             webdataset.tarfile_to_samples(handler=failures.skip_shard),

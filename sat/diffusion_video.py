@@ -3,117 +3,30 @@ import logging
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import Field, dataclass, fields
-from typing import get_args
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-import parallel
-from arguments import resolve_dtype
-from attention_kernels import FASTEST, KERNELS, attention_by, attention_shape
-from config_files import nearest, require
-from dit_context import parse_patch_size
-from errors import ConfigError
-from guidance_parallel import SharedPasses
-from latent_codec import LatentCodec, first_stage_weights
-from lora_weights import MATRICES
-from model_fit import check_fit, t5_configs, t5_folder
-from offload import Offload
-from sgm.encoders import check_t5_folder
+from common.errors import ConfigError
+from common.patches import parse_patch_size
+from common.tensors import draw_noise
+from configuration.model import ModelConfig
+from configuration.settings import resolve_dtype
+from configuration.targets import get_obj_from_str, instantiate_from_config
+from engine.checks import check_fit
+from engine.first_stage import LatentCodec
+from engine.weak_network import build_weak
+from memory.offload import Offload
+from network.attention_kernels import attention_by, attention_shape
+from parallel import groups
+from parallel.guidance import SharedPasses
 from sgm.sampling import FromLevel, PassPlan, Start, StepInfo, invert
-from sgm.tensors import draw_noise
-from sgm.util import check_config, get_obj_from_str, instantiate_from_config
-from sgm.wrappers import REGIONAL
-from weak_network import build_weak
+from weights.lora_names import MATRICES
 
 logger = logging.getLogger(__name__)
 
 OFS = 2.0  # the value that the models with an `ofs` embedding were trained and are sampled with
 FIRST_FRAME_NOISE = (-3.0, 0.5)  # mean and deviation of log(sigma) for the noise on the conditioning image in training
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The keys of a configuration's `model` section. Every `*_config` is a `{target, params}`."""
-
-    network_config: Mapping
-    denoiser_config: Mapping
-    conditioner_config: Mapping
-    first_stage_config: Mapping
-    sampler_config: Mapping | None = None
-    loss_fn_config: Mapping | None = None
-    network_wrapper: str | None = None  # dotted path of what adapts the network; OpenAIWrapper if None
-    scale_factor: float = 1.0
-    # Factor on the VAE's latent of the conditioning image; None: as released, 1 with time patches, else scale_factor.
-    image_latent_scale: float | None = None
-    input_key: str = "mp4"
-    latent_input: bool = False  # batches may hold latents (B, t, C, H, W), not yet scaled, in place of videos
-    noised_image_input: bool = False  # image-to-video
-    noised_image_all_concat: bool = False  # the image latent beside every latent frame, not just the first
-    noised_image_dropout: float = 0.0  # share of training clips whose image latent is zeroed
-    not_trainable_prefixes: Sequence[str] = ("first_stage_model", "conditioner")  # "all": everything but LoRA
-    en_and_decode_n_samples_a_time: int | None = None
-    disable_first_stage_autocast: bool = True
-    compile_model: bool | str = False  # true: the whole transformer; "regional": its layers, in less time
-    compile_first_stage: bool = False
-    attention_kernel: str | None = None  # for sampling: one of attention_kernels.KERNELS, or "fastest" to measure
-    guidance_one_by_one: bool = False  # a guided step's passes one after another, not as one batch: less memory
-    step_cache_config: Mapping | None = None  # reuse of what layers added at earlier steps: step_cache
-    log_keys: Sequence[str] = ()  # entries of a batch to log beside samples
-    # Accepted in released files, which set them to these values or never read them.
-    lr_scale: None = None
-    lora_train: bool = False
-    use_pd: bool = False
-    augmentation_dropout: float = 0.0
-
-    @classmethod
-    def read(cls, config) -> "ModelConfig":
-        """Raises ConfigError for keys that are unknown (with the nearest), missing, or without support."""
-        plain = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else dict(config)
-        known = [f.name for f in fields(cls)]
-        for key in plain:
-            if key not in known:
-                raise ConfigError(f"model.{key}: unknown key{nearest(key, known)}")
-        for part in ("network_config", "denoiser_config", "conditioner_config", "first_stage_config"):
-            require(plain.get(part), f"model.{part}", "target")
-        for field in fields(cls):
-            _check_kind(field, plain.get(field.name, field.default))
-        compiled = plain.get("compile_model", False)
-        if not isinstance(compiled, bool) and compiled != REGIONAL:
-            raise ConfigError(f"model.compile_model is {compiled!r}; it must be true, false or {REGIONAL}")
-        kernel, choices = plain.get("attention_kernel"), (FASTEST, *KERNELS)
-        if kernel is not None and kernel not in choices:
-            raise ConfigError(f"model.attention_kernel is {kernel!r}; it must be one of {', '.join(choices)}"
-                              f"{nearest(kernel, choices)}")
-        if plain.get("lr_scale") is not None:
-            raise ConfigError("model.lr_scale: super-resolution from a smaller video is not supported; leave it out")
-        return cls(**plain)
-
-
-def _check_kind(field: Field, value) -> None:
-    declared = set(get_args(field.type) or (field.type,))
-    if str in declared:
-        return
-    for kind, accepted, words in ((bool, (bool,), "true or false"), (float, (int, float), "a number"),
-                                  (int, (int,), "a whole number")):
-        if kind in declared and value is not None and type(value) not in accepted:
-            raise ConfigError(f"model.{field.name} is {value!r}; it must be {words}")
-
-
-def check_model(config) -> ModelConfig:
-    """The keys of a `model` section, after a look for all that can be wrong with it without building anything.
-
-    Raises ConfigError or CheckpointError: keys, targets, parameter names, and the files that parts will read.
-    """
-    model = ModelConfig.read(config)
-    check_config({k: v for k, v in vars(model).items() if k.endswith("_config")}, "model")
-    for embedder in t5_configs(model):
-        check_t5_folder(**t5_folder(embedder))
-    first_stage_weights(model.first_stage_config)
-    check_fit(model)
-    return model
 
 
 def build_codec(args: Namespace) -> LatentCodec:
@@ -179,11 +92,11 @@ class DiffusionEngine(LatentCodec):
 
     def share_work(self) -> None:
         """Divides passes and their tokens among the processes that `parallel.launched` put together for that."""
-        group, ranks = parallel.guidance_group()
+        group, ranks = groups.guidance_group()
         self.sharing = None if len(ranks) == 1 else SharedPasses(group, ranks)
         for model in (self.model, self.weak_model):
             if model is not None:
-                model.diffusion_model.token_group = parallel.sequence_group()
+                model.diffusion_model.token_group = groups.sequence_group()
 
     def predict(self, x: Tensor, timesteps: Tensor, cond: Mapping[str, Tensor], weak: bool = False, **inputs) -> Tensor:
         """The network in its own dtype, called and answering in x's; supplies `ofs` where the model has it.

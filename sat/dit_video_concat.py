@@ -3,30 +3,32 @@
 CogVideoX (Yang et al. 2024). Latents are (B, T, C, H, W); an image latent is joined on the channels before.
 """
 import difflib
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-import parallel
-from dit_blocks import AdaLNMixin, FinalLayerMixin, ImagePatchEmbeddingMixin, MLPMixin, SwiGLUMixin
-from dit_context import Grid, VideoContext, parse_patch_size, patch_grid
-from dit_embedding import SinusoidMLP, label_embedding
-from dit_positions import (
-    RELEASED_TABLES,
+from common.cpu_operations import gelu_tanh
+from common.errors import ConfigError
+from common.patches import Grid, parse_patch_size, patch_grid
+from common.swiss_army import BaseModel, RMSNorm
+from configuration.targets import instantiate_from_config
+from network import linears
+from network.blocks import AdaLNMixin, FinalLayerMixin, ImagePatchEmbeddingMixin, MLPMixin, SwiGLUMixin
+from network.context import VideoContext
+from network.embedding import SinusoidMLP, label_embedding
+from network.positions import (
     Basic2DPositionEmbeddingMixin,
     Basic3DPositionEmbeddingMixin,
     Rotary3DPositionEmbeddingMixin,
 )
-from dit_transformer import VideoTransformer, read_transformer_args
-from errors import ConfigError
-from precision import gelu_tanh
-from sequence_parallel import run_divided
-from sgm.util import instantiate_from_config
-from step_cache import Reuse
-from swiss_army import BaseModel, RMSNorm
+from network.stack import VideoTransformer, read_transformer_args
+from network.step_cache import Reuse
+from network.token_division import run_divided
+from parallel import groups
+from weights.released_layout import modernize
 
 __all__ = ["AdaLNMixin", "Basic2DPositionEmbeddingMixin", "Basic3DPositionEmbeddingMixin", "DiffusionTransformer",
            "FinalLayerMixin", "ImagePatchEmbeddingMixin", "Rotary3DPositionEmbeddingMixin", "SwiGLUMixin", "modernize"]
@@ -34,20 +36,6 @@ __all__ = ["AdaLNMixin", "Basic2DPositionEmbeddingMixin", "Basic3DPositionEmbedd
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 PARTS = ("pos_embed_config", "patch_embed_config", "adaln_layer_config", "final_layer_config")
 OPTIONAL_PARTS = ("lora_config",)
-
-
-def modernize(state_dict: MutableMapping[str, torch.Tensor], prefix: str = "") -> None:
-    """Bring a released transformer's weights, whose keys start with `prefix`, to this module's keys, in place.
-
-    Position tables that are computed or were never used go; a patch embedding stored as a convolution,
-    (D, C, [pt,] ph, pw), becomes a linear layer's matrix (D, C·pt·ph·pw): the same numbers in the same order.
-    """
-    for key in ("transformer.position_embeddings.weight", "transformer.word_embeddings.weight",
-                *(f"mixins.pos_embed.{table}" for table in RELEASED_TABLES)):
-        state_dict.pop(prefix + key, None)
-    key = prefix + "mixins.patch_embed.proj.weight"
-    if key in state_dict:
-        state_dict[key] = state_dict[key].flatten(1)
 
 
 def _modernize_before_loading(module: nn.Module, state_dict: dict, prefix: str, *rest) -> None:
@@ -75,14 +63,14 @@ class DiffusionTransformer(BaseModel):
                  use_SwiGLU: bool = False, use_RMSNorm: bool = False, dtype: str | torch.dtype = "fp32"):
         args = read_transformer_args(transformer_args)
         _check_values(hidden_size, num_attention_heads, input_time, modules)
-        parallel.initialize(max(args["model_parallel_size"], parallel.model_parallel_size()))
+        groups.initialize(max(args["model_parallel_size"], groups.model_parallel_size()))
         super().__init__(None, VideoTransformer(
             num_layers, hidden_size, num_attention_heads, args, parallel_output=parallel_output,
             layernorm=RMSNorm if use_RMSNorm else partial(nn.LayerNorm, elementwise_affine=elementwise_affine),
             activation=F.silu if use_SwiGLU else gelu_tanh, dtype=DTYPES.get(dtype, dtype)))
         self.patch_size = parse_patch_size(patch_size)
         self.in_channels, self.hidden_size = in_channels, hidden_size
-        self.token_group = parallel.ALONE  # the processes that divide the tokens of every pass
+        self.token_group = groups.ALONE  # the processes that divide the tokens of every pass
         self._build_embeddings(time_embed_dim or hidden_size, ofs_embed_dim, num_classes, adm_in_channels)
 
         head_dim = hidden_size // num_attention_heads
@@ -102,7 +90,7 @@ class DiffusionTransformer(BaseModel):
             self.add_mixin("mlp", MLPMixin())
         if "lora_config" in modules:
             self._add("lora", modules, layer_num=num_layers)
-        parallel.use_plain_linears(self)
+        linears.use_plain_linears(self)
         self.to(DTYPES.get(dtype, dtype))
         self.register_load_state_dict_pre_hook(_modernize_before_loading)
 

@@ -2,7 +2,7 @@
 import torch
 from torch import nn
 
-from sgm.util import instantiate_from_config
+from configuration.targets import instantiate_from_config
 
 TEXT, WIDTH, HEAD = 6, 24, 32
 ROTARY = {"target": "dit_video_concat.Rotary3DPositionEmbeddingMixin",

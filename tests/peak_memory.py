@@ -39,7 +39,7 @@ def load(config, path):
     import torch
     from omegaconf import OmegaConf
 
-    from network_weights import build_network
+    from weights.network import build_network
     build_network(OmegaConf.load(config), path, torch.bfloat16, torch.device("cpu"))
 
 

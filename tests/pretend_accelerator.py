@@ -22,9 +22,9 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
-import offload
 import sample_video
-from files import REPOSITORY
+from common.files import REPOSITORY
+from memory import offload
 
 NAME = "pretend"
 aten = torch.ops.aten

@@ -20,8 +20,8 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from configuration.targets import instantiate_from_config
 from diffusion_video import DiffusionEngine
-from sgm.util import instantiate_from_config
 
 FOLDER = Path(__file__).parent / "recorded"
 PARTS = "sgm.modules.diffusionmodules."

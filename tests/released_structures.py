@@ -1,7 +1,7 @@
 """Small models of the five released structures and of the autoencoder, and how diffusers' models of them are called."""
 import torch
 
-from sgm.util import instantiate_from_config
+from configuration.targets import instantiate_from_config
 from tests.dit_models import ROTARY, SINCOS, TEXT, config, inputs
 
 TOLERANCE = 1e-5  # of the largest value: products are summed in the order that the processor's kernels prefer

@@ -69,8 +69,8 @@ def model_config(t5: Path, vae: Path, image: bool = False) -> dict:
 
 def write_model(root: Path, image: bool = False) -> Path:
     """Weights and configuration below `root`; returns the configuration's path."""
-    from checkpoint import save_checkpoint
-    from sgm.util import instantiate_from_config
+    from configuration.targets import instantiate_from_config
+    from weights.checkpoint import save_checkpoint
     t5, vae = root / "t5", root / "3d-vae.pt"
     if not t5.exists():
         write_t5(t5)

@@ -6,9 +6,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from diffusion_video import DiffusionEngine, SATVideoDiffusionEngine, check_model
-from errors import CheckpointError, ConfigError, NumericalError
-from seeds import generator_for
+from common.errors import CheckpointError, ConfigError, NumericalError
+from common.seeds import generator_for
+from diffusion_video import DiffusionEngine, SATVideoDiffusionEngine
+from engine.checks import check_model
 
 SHAPE = (5, 4, 4, 4)
 
@@ -72,7 +73,7 @@ def test_every_sampler_runs_with_dynamic_guidance_and_an_image(small_model, imag
     c, uc = conditioning(image_engine, ["a red circle"])
     c["concat"] = uc["concat"] = image_engine.encode_image(torch.zeros(1, 3, 32, 32), 5)
     edm = {"target": "sgm.modules.diffusionmodules.discretizer.EDMDiscretization"}
-    from sgm.util import instantiate_from_config
+    from configuration.targets import instantiate_from_config
     original = image_engine.sampler
     for name in ("EulerEDMSampler", "HeunEDMSampler", "DPMPP2MSampler", "EulerAncestralSampler", "VPSDEDPMPP2MSampler"):
         for table in (edm, image_engine.config.sampler_config["params"]["discretization_config"]):

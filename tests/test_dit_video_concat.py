@@ -8,18 +8,18 @@ import torch.nn.functional as F
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
-from dit_attention import QUERY_PIECE, _attention_by_pieces, attention, rotate
-from dit_blocks import joint_addcmul
-from dit_context import parse_patch_size, patchify, unpatchify
-from dit_embedding import timestep_embedding
-from dit_positions import (
+from common.errors import ConfigError
+from common.patches import parse_patch_size, patchify, unpatchify
+from configuration.targets import check_config, instantiate_from_config
+from network.attention import QUERY_PIECE, _attention_by_pieces, attention, rotate
+from network.blocks import joint_addcmul
+from network.embedding import timestep_embedding
+from network.positions import (
     Basic2DPositionEmbeddingMixin,
     Basic3DPositionEmbeddingMixin,
     Rotary3DPositionEmbeddingMixin,
 )
-from errors import ConfigError
-from sgm.util import check_config, instantiate_from_config
-from sgm.wrappers import OpenAIWrapper
+from network.wrapper import OpenAIWrapper
 from tests.dit_models import HEAD, ROTARY, SINCOS, TEXT, build, config, inputs
 
 

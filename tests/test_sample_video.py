@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from files import REPOSITORY
-from filmstrip import MARGIN
+from common.files import REPOSITORY
+from inference.filmstrip import MARGIN
 from sample_video import main
 
 SHARED = str(REPOSITORY / "configs" / "inference.yaml")

@@ -6,10 +6,10 @@ import torch
 from omegaconf import OmegaConf
 
 import train_vae
-from checkpoint import read_checkpoint
-from errors import ConfigError, NumericalError
+from common.errors import ConfigError, NumericalError
 from tests.vae_modules.small_vae import build, config, latent, video
 from tools import make_shapes
+from weights.checkpoint import read_checkpoint
 
 PRESET = Path(train_vae.__file__).parent / "configs" / "tiny_vae.yaml"
 
@@ -124,7 +124,7 @@ def test_training_without_stages_is_refused(clips, tmp_path):
 
 def test_the_preset_halves_what_released_models_halve():
     """Sizes of the preset: 17 frames of 64 x 64 make 5 latents of 8 x 8."""
-    from sgm.util import instantiate_from_config
+    from configuration.targets import instantiate_from_config
     with torch.device("meta"):
         vae = instantiate_from_config(OmegaConf.load(PRESET).model.first_stage_config)
         z = vae.encode(torch.empty(1, 3, 17, 64, 64), sample_posterior=False)

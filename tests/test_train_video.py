@@ -13,15 +13,15 @@ import torch
 from omegaconf import OmegaConf
 
 import train_video
-from checkpoint import NETWORK_PREFIX, read_state_dict, save_checkpoint
-from console import run
+from common.console import run
+from common.errors import ConfigError, DataError, NumericalError
+from configuration.targets import instantiate_from_config
 from diffusion_video import DiffusionEngine
-from errors import ConfigError, DataError, NumericalError
-from network_weights import load_network
-from sgm.util import instantiate_from_config
+from media.videos import write_video
 from tests.small_model import write_model
-from video_io import write_video
-from weights import materialize
+from weights.checkpoint import NETWORK_PREFIX, read_state_dict, save_checkpoint
+from weights.network import load_network
+from weights.sources import materialize
 
 ROOT = Path(__file__).resolve().parents[1]
 

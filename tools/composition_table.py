@@ -34,16 +34,16 @@ import sgm.denoiser_scaling
 import sgm.discretizer
 import sgm.guiders
 import sgm.sampling
-from checkpoint import save_checkpoint
-from console import progress, run
+from common.console import progress, run
+from common.errors import ConfigError, NumericalError, UserError
+from common.files import whole_file
+from configuration.targets import instantiate_from_config
 from diffusion_video import DiffusionEngine
-from errors import ConfigError, NumericalError, UserError
-from files import whole_file
 from sgm.guidance_scale import GuidanceScale
 from sgm.noise_schedule import VE, VP
 from sgm.sampling import check_compatible
-from sgm.util import instantiate_from_config
 from tests.small_model import write_model
+from weights.checkpoint import save_checkpoint
 
 logger = logging.getLogger("composition_table")
 

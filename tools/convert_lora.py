@@ -19,14 +19,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sat"))
 import torch
 
 from arguments import get_args
-from checkpoint import NETWORK_PREFIX, check_shapes, save_checkpoint
-from console import run
-from errors import CheckpointError, ConfigError
-from lora import check_fits, checkpoint_of, merge, read_lora
-from lora_peft import write_peft
-from lora_weights import Lora, without_lora
-from sgm.util import instantiate_from_config
-from weights import transformer_weights
+from common.console import run
+from common.errors import CheckpointError, ConfigError
+from configuration.targets import instantiate_from_config
+from weights.checkpoint import NETWORK_PREFIX, check_shapes, save_checkpoint
+from weights.lora import check_fits, checkpoint_of, merge, read_lora
+from weights.lora_names import Lora, without_lora
+from weights.lora_peft import write_peft
+from weights.sources import transformer_weights
 
 LAYOUTS = ("diffusers", "sat", "merged")
 

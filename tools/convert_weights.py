@@ -22,24 +22,16 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from arguments import get_args
-from checkpoint import NETWORK_PREFIX, check_shapes, read_state_dict, save_checkpoint
-from console import run
-from errors import ConfigError
-from files import whole_file
-from safetensors_files import read_tensors, write_tensors
-from sgm.util import instantiate_from_config
-from weight_layouts import (
-    PATCH,
-    TABLE,
-    Link,
-    from_diffusers,
-    to_diffusers,
-    transformer_config,
-    transformer_links,
-    vae_config,
-    vae_links,
-)
-from weights import transformer_weights
+from common.console import run
+from common.errors import ConfigError
+from common.files import whole_file
+from configuration.targets import instantiate_from_config
+from weights.checkpoint import NETWORK_PREFIX, check_shapes, read_state_dict, save_checkpoint
+from weights.diffusers_config import transformer_config, vae_config
+from weights.diffusers_layout import PATCH, TABLE, from_diffusers, to_diffusers, transformer_links, vae_links
+from weights.links import Link
+from weights.shards import read_tensors, write_tensors
+from weights.sources import transformer_weights
 
 PARTS = ("transformer", "vae")
 VAE_FILE = "3d-vae.pt"

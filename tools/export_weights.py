@@ -13,9 +13,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sat"))
 
 import torch
 
-from checkpoint import NETWORK_PREFIX, find_checkpoint, read_state_dict, save_checkpoint
-from console import run
-from errors import CheckpointError
+from common.console import run
+from common.errors import CheckpointError
+from weights.checkpoint import NETWORK_PREFIX, find_checkpoint, read_state_dict, save_checkpoint
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

@@ -25,10 +25,10 @@ import imageio_ffmpeg
 import numpy as np
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sat"))
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__file__).resolve().parents[1])]
 
-import shapes_world
-from errors import DataError, UserError
+from common.errors import DataError, UserError
+from tools import shapes_world
 
 SPLITS = ("train", "heldout-clips", "unseen", "outside")
 

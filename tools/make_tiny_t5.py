@@ -13,14 +13,14 @@ import string
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sat"))
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__file__).resolve().parents[1])]
 
 import sentencepiece
 import torch
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from transformers import T5Config, T5EncoderModel
 
-from shapes_world import all_combinations
+from tools.shapes_world import all_combinations
 
 logger = logging.getLogger("make_tiny_t5")
 

@@ -2,7 +2,7 @@
 import torch
 from torch import nn
 
-from dit_blocks import AdaLNMixin
+from network.blocks import AdaLNMixin
 
 
 class Twice(nn.Linear):

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.studies.grid import Cell, Study, VariantCell
 from benchmarks.studies.problems import problem_of
-from sgm.util import allow_targets
+from configuration.targets import allow_targets
 
 Solved = tuple[Cell | VariantCell, dict[str, float]]
 

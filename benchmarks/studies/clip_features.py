@@ -5,8 +5,8 @@ from functools import lru_cache
 import numpy as np
 
 from benchmarks.shapes_judge import follow_object
-from seeds import generator_for
-from shapes_world import SIZE, Combination, render
+from common.seeds import generator_for
+from tools.shapes_world import SIZE, Combination, render
 
 # Each with the unit that it is counted in, about as far as clips of one caption, drawn or sampled, are apart.
 UNITS = {

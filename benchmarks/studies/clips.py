@@ -10,9 +10,9 @@ from decord import VideoReader
 from benchmarks.shapes_judge import ATTRIBUTES, judge_frames, wilson_interval
 from benchmarks.studies.clip_features import DRAWN, UNITS, clip_features, columns_of, rendered_features
 from benchmarks.studies.statistics import around, frechet_distance, resampled, spread_ratio
-from errors import DataError
-from files import whole_file
-from shapes_world import Combination, parse_caption
+from common.errors import DataError
+from common.files import whole_file
+from tools.shapes_world import Combination, parse_caption
 
 TABLE = "clips.csv"
 FURTHEST = 8.0  # units; clips of the data are within 3 or so

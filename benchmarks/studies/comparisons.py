@@ -9,7 +9,7 @@ from benchmarks.studies.clips import Clips, distance
 from benchmarks.studies.grid import Cell, Study, check_keys
 from benchmarks.studies.results import Row
 from benchmarks.studies.statistics import mcnemar_p, middle, resampled
-from errors import ConfigError
+from common.errors import ConfigError
 
 AXES = ("sampler", "schedule", "guidance", "steps")
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.studies.grid import Study
 from benchmarks.studies.results import Row
-from errors import ConfigError
+from common.errors import ConfigError
 
 LIMIT = 1e-12  # errors below it are float64's, not the solver's
 

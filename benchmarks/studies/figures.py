@@ -9,7 +9,7 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from files import whole_file
+from common.files import whole_file
 
 DPI = 90
 

@@ -9,10 +9,10 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from config_files import nearest
-from errors import ConfigError
+from common.errors import ConfigError
+from common.suggestions import nearest
+from configuration.targets import instantiate_from_config
 from sgm.sampling import Sampler
-from sgm.util import instantiate_from_config
 
 AXES = ("samplers", "schedules", "guidances")
 NO_GUIDANCE = {"none": None}

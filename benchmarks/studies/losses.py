@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.studies.figures import panels, save
 from benchmarks.studies.grid import Study, VariantCell
-from errors import ConfigError
+from common.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from benchmarks.exact import FiniteData
 from benchmarks.studies.figures import panels, save
 from benchmarks.studies.grid import Cell, Study
-from errors import ConfigError
+from common.errors import ConfigError
 from sgm.noise_schedule import NoiseLevel
 from sgm.sampling import RungeKutta3Sampler, Sampler, StepInfo
 

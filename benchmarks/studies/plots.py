@@ -12,7 +12,7 @@ from benchmarks.studies.losses import Losses
 from benchmarks.studies.pictures import Scales, Trajectories
 from benchmarks.studies.problems import Problem
 from benchmarks.studies.results import Row
-from errors import ConfigError
+from common.errors import ConfigError
 
 MARKERS = "osD^v<>Px*"
 KINDS = {"curves": Plot, "losses": Losses, "scales": Scales, "trajectories": Trajectories}

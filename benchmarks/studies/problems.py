@@ -12,8 +12,8 @@ from benchmarks.studies.grid import Cell, Study, VariantCell, check_keys
 from benchmarks.studies.rank_losses import LossAcrossRanks
 from benchmarks.studies.small_model import SmallModel
 from benchmarks.studies.training import Training
-from errors import ConfigError
-from seeds import generator_for
+from common.errors import ConfigError
+from common.seeds import generator_for
 from sgm.sampling import RungeKutta3Sampler, Sampler
 
 REFERENCE_STEPS = 200

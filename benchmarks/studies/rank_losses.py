@@ -11,9 +11,9 @@ import torch
 
 from benchmarks.studies.grid import VariantCell, check_keys
 from benchmarks.studies.statistics import around, resampled
-from errors import ConfigError
-from files import whole_file
-from seeds import generator_for, seed_everywhere
+from common.errors import ConfigError
+from common.files import whole_file
+from common.seeds import generator_for, seed_everywhere
 from sgm.sigma_sampling import DiscreteSampling
 
 RECORD = "losses.json"
@@ -90,7 +90,7 @@ def trained(base: tuple[str, ...], overrides: tuple[str, ...]):
     """(engine, cached clips, the table of levels) of a model that training would start from."""
     import train_video  # SwissArmyTransformer: some seconds
     from arguments import get_args
-    from training.sources import read_sources
+    from training.data.sources import read_sources
 
     args = get_args(["--base", *base, "args.sample_interval=null", "args.train_iters=1", *overrides])
     train_video.check_settings(args)

@@ -11,7 +11,7 @@ from benchmarks.studies.plots import draw, plots_of
 from benchmarks.studies.problems import Problem
 from benchmarks.studies.results import Results, Row
 from benchmarks.studies.tables import html_table, markdown_table, write_table
-from files import whole_file
+from common.files import whole_file
 
 STYLE = ("body{font:15px sans-serif;max-width:1100px;margin:2em auto}table{border-collapse:collapse;font-size:13px}"
          "td,th{border:1px solid #ccc;padding:2px 8px;text-align:right}img{max-width:100%}")

@@ -7,8 +7,8 @@ from pathlib import Path
 import yaml
 
 from benchmarks.studies.grid import Cell, Study, VariantCell
-from errors import ConfigError, DataError
-from files import whole_file
+from common.errors import ConfigError, DataError
+from common.files import whole_file
 
 NAMES = ("sampler", "schedule", "guidance", "variant")  # columns of text
 Row = dict[str, str | int | float]

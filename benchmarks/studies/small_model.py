@@ -9,10 +9,10 @@ import torch
 from benchmarks.studies.clip_features import drawing
 from benchmarks.studies.clips import TABLE, Clips, judged, measured, read_clips, write_clips
 from benchmarks.studies.grid import Cell
-from errors import ConfigError
+from common.errors import ConfigError
 from sgm.sampling import Sampler
 from sgm.sampling.base import StepInfo
-from shapes_world import Combination, render
+from tools.shapes_world import Combination, render
 
 AUTOENCODER = "autoencoder"
 DATA_SEED = 1  # of rendered clips that are not those that stand for the data
@@ -76,7 +76,7 @@ def loaded(overrides: tuple[str, ...]):
 @lru_cache(maxsize=1)
 def autoencoded(combinations: tuple[Combination, ...], repeats: int, overrides: tuple[str, ...], folder: str) -> Clips:
     """Rendered clips that the autoencoder took apart and put together: the best that any sampler can do."""
-    from video_io import VIDEO, write_outputs
+    from media.videos import VIDEO, write_outputs
 
     engine, args = loaded(overrides)
     videos = []

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.studies.results import Row, short
-from files import whole_file
+from common.files import whole_file
 
 ENDS = ("_low", "_high")  # of the interval of the column of that name
 

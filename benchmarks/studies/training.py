@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from benchmarks.studies.grid import VariantCell, check_keys
-from errors import ConfigError, DataError
-from sgm.util import allow_targets
+from common.errors import ConfigError, DataError
+from configuration.targets import allow_targets
 
 ABLATIONS = "benchmarks.studies.ablations"
 LOG = "log.jsonl"

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import torch
 
-from errors import ConfigError
+from common.errors import ConfigError
+from common.tensors import append_dims
+from configuration.targets import instantiate_from_config
 from sgm.noise_schedule import VE, VP, alpha_sigma, at_ratio
-from sgm.tensors import append_dims
-from sgm.util import instantiate_from_config
 
 UNIT_WEIGHTING = {"target": "sgm.denoiser_weighting.UnitWeighting"}
 
@@ -158,4 +158,3 @@ class BoundDenoiser:
         asked = self.denoiser.level_of(alpha, sigma)  # at zero SNR, a VE network's highest level
         scale = torch.hypot(*alpha_sigma(asked, self.denoiser.parameterization)) / torch.hypot(alpha, sigma)
         return x * append_dims(scale, x.ndim), asked
-

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import torch
 
-from errors import ConfigError
+from common.errors import ConfigError
 from sgm.noise_schedule import NoiseLevel
 
 Scale = float | torch.Tensor

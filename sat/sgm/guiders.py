@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 
 import torch
 
-from errors import ConfigError
+from common.errors import ConfigError
+from common.tensors import append_dims
+from configuration.targets import instantiate_from_config
 from sgm.guidance_scale import EVERYWHERE, GuidanceScale, Scale, check_numbers
 from sgm.noise_schedule import VE, NoiseLevel
 from sgm.sampling_utils import rescaled
-from sgm.tensors import append_dims
-from sgm.util import instantiate_from_config
 
 NO_THRESHOLDING = {"target": "sgm.sampling_utils.NoDynamicThresholding"}
 

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import torch
 
-from errors import ConfigError
+from common.errors import ConfigError
+from common.tensors import append_dims, at_least_float32, draw_noise
+from configuration.targets import instantiate_from_config
 from sgm.noise_schedule import VE, VP
-from sgm.tensors import append_dims, at_least_float32, draw_noise
-from sgm.util import instantiate_from_config
 
 
 @dataclass(frozen=True)
@@ -113,4 +113,3 @@ class VideoDiffusionLoss(StandardDiffusionLoss):
     def weight(self, denoiser: Callable, level: torch.Tensor) -> torch.Tensor:
         weight = 1 / (1 - level**2)
         return weight if self.min_snr_value is None else weight.clamp(max=self.min_snr_value)
-

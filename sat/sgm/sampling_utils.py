@@ -6,8 +6,8 @@ import math
 
 import torch
 
-from errors import ConfigError
-from sgm.tensors import append_dims
+from common.errors import ConfigError
+from common.tensors import append_dims
 
 
 def guide(uncond: torch.Tensor, cond: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:

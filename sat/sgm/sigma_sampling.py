@@ -3,8 +3,8 @@ from collections.abc import Mapping
 
 import torch
 
-from errors import ConfigError
-from sgm.util import instantiate_from_config
+from common.errors import ConfigError
+from configuration.targets import instantiate_from_config
 
 
 class EDMSampling:
@@ -70,7 +70,7 @@ class PartialDiscreteSampling(DiscreteSampling):
 
 
 def _data_rank_and_size() -> tuple[int, int]:
-    from parallel import data_rank_and_size  # here, for it brings SwissArmyTransformer and DeepSpeed: seconds
+    from parallel.groups import data_rank_and_size
 
     return data_rank_and_size()
 

@@ -1,1 +1,1 @@
-"""Training of the video transformer: data prepared once, the loop, and what a run leaves behind."""
+"""Training: loop, optimization, run folders."""

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from common.ranks import rank_and_count
 from training.partition import own_part, part_of, whole
-from training.processes import rank_and_count
 
 
 class WeightAverage:

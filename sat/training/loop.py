@@ -8,14 +8,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-import parallel
-from arguments import Arguments
+from common import ranks
+from common.errors import NumericalError
+from common.seeds import seed_everywhere
+from configuration.settings import Arguments
 from diffusion_video import DiffusionEngine
-from errors import NumericalError
-from seeds import seed_everywhere
-from training import processes, run_files, run_state
+from parallel import groups
+from training import run_files, run_state
 from training.average import WeightAverage
-from training.batches import Batches, BatchOrder
+from training.data.batches import Batches, BatchOrder
 from training.metrics import Log, LossByTimestep, start_wandb
 from training.optimization import TrainingStep, load_optimizer_state, optimizer_state, start_deepspeed
 from training.partition import gathered
@@ -40,7 +41,7 @@ class Trainer:
     def __init__(self, args: Arguments, engine: DiffusionEngine, data: Data, state: RunState | None = None):
         self.args, self.engine, self.data = args, engine, data
         self.folder = Path(args.save)
-        self.rank, self.size = parallel.data_rank_and_size()
+        self.rank, self.size = groups.data_rank_and_size()
         self.draws: tuple = ("train",)
         if state is not None:
             run_state.restore(engine.network, state)
@@ -59,7 +60,7 @@ class Trainer:
         self.valid_losses = LossByTimestep(num_timesteps)
 
     def run(self) -> None:
-        log = Log(self.folder, start_wandb(self.args) if self.args.wandb else None) if parallel.is_main_process() else (
+        log = Log(self.folder, start_wandb(self.args) if self.args.wandb else None) if ranks.is_main_process() else (
             Log(None))
         since, steps = time.perf_counter(), 0
         try:
@@ -124,10 +125,10 @@ class Trainer:
 
     def save(self) -> None:
         with gathered(self.engine.network):
-            network, lora = run_state.weights_of(self.engine.network) if parallel.is_main_process() else ({}, None)
+            network, lora = run_state.weights_of(self.engine.network) if ranks.is_main_process() else ({}, None)
         run_files.save(self.folder, RunState(
             self.step, network, self.average.whole(), optimizer_state(self.deepspeed),
-            run_state.settings_of(self.args, processes.rank_and_count()[1]), lora, tuple(map(len, self.data.train))),
+            run_state.settings_of(self.args, ranks.rank_and_count()[1]), lora, tuple(map(len, self.data.train))),
             self.args.keep_checkpoints)
 
     def _after_step(self, log: Log) -> None:
@@ -140,12 +141,12 @@ class Trainer:
             self._write_samples()
 
     def _write_samples(self) -> None:
-        if parallel.is_main_process():
+        if ranks.is_main_process():
             self.deepspeed.eval()
             with self.average.applied():
                 self.data.write_samples(self.step)
             self.deepspeed.train()
-        processes.wait_for_all()
+        ranks.wait_for_all()
 
     def _due(self, interval: int | None) -> bool:
         return interval is not None and (self.step % interval == 0 or self.step == self.args.train_iters)

@@ -9,9 +9,9 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from arguments import Arguments
-from errors import ConfigError
-from training.processes import summed
+from common.errors import ConfigError
+from common.ranks import summed
+from configuration.settings import Arguments
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from errors import CheckpointError, ConfigError
+from common.errors import CheckpointError, ConfigError
 from training.muon import Muon
 
 # Released files name SwissArmyTransformer's optimizer: AdamW, with an average of the weights that is kept here anyway.

@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from training.processes import rank_and_count
+from common.ranks import rank_and_count
 
 
 def own_part(parameter: nn.Parameter) -> Tensor:

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 
-from checkpoint import NETWORK_PREFIX, read_checkpoint, save_checkpoint
-from errors import CheckpointError, ConfigError
-from files import whole_file
-from lora import HEADER
-from training.processes import any_of, rank_and_count, wait_for_all
+from common.errors import CheckpointError, ConfigError
+from common.files import whole_file
+from common.ranks import any_of, rank_and_count, wait_for_all
 from training.run_state import RunState
+from weights.checkpoint import NETWORK_PREFIX, read_checkpoint, save_checkpoint
+from weights.lora import HEADER
 
 STATE = "training"
 DIFFERENCES_SHOWN = 5

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from arguments import Arguments
-from checkpoint import load_module
-from config_files import MODEL_PATHS
-from errors import CheckpointError, ConfigError
-from lora import header_of, lora_of, trains_lora_alone
-from weights import transformer_weights
+from common.errors import CheckpointError, ConfigError
+from configuration.settings import Arguments
+from configuration.yaml_files import MODEL_PATHS
+from weights.checkpoint import load_module
+from weights.lora import header_of, lora_of, trains_lora_alone
+from weights.sources import transformer_weights
 
 logger = logging.getLogger(__name__)
 

@@ -6,9 +6,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from common.seeds import generator_for
 from diffusion_video import DiffusionEngine
-from seeds import generator_for
-from video_io import LATENTS, save_latents, write_outputs
+from media.records import LATENTS, save_latents
+from media.videos import write_outputs
 
 
 @dataclass(frozen=True)

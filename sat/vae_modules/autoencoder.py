@@ -7,12 +7,12 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from checkpoint import check_shapes
-from sgm.util import instantiate_from_config
+from configuration.targets import instantiate_from_config
 from vae_modules.context_parallel import decode_together
-from vae_modules.layers import Past
+from vae_modules.convolution import Past
 from vae_modules.tiling import Tiling, by_tiles
-from weights import Weights, autoencoder_weights, materialize
+from weights.checkpoint import check_shapes
+from weights.sources import Weights, autoencoder_weights, materialize
 
 
 def encode_schedule(frames: int) -> list[int]:

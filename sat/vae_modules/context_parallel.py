@@ -10,9 +10,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-import parallel
-from errors import ConfigError
-from vae_modules.layers import Past, in_memory_order
+from common.errors import ConfigError
+from parallel import groups
+from vae_modules.convolution import Past
+from vae_modules.memory_order import in_memory_order
 
 
 class RelayedPast(Past):
@@ -48,7 +49,7 @@ def decode_together(decoder: nn.Module, chunks: Sequence[Tensor], processes: int
 
     Raises ConfigError where the run does not have as many processes.
     """
-    group, ranks = parallel.context_group()
+    group, ranks = groups.context_group()
     if len(ranks) != processes:
         raise ConfigError(f"cp_size is {processes}, but {len(ranks)} process(es) share a video; start as many with "
                           "torchrun")

@@ -5,16 +5,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from vae_modules.layers import (
-    CausalConv3d,
-    Downsample3D,
-    Past,
-    ResnetBlock3D,
-    Upsample3D,
-    in_memory_order,
-    make_norm,
-    swish,
-)
+from vae_modules.convolution import CausalConv3d, Past
+from vae_modules.layers import Downsample3D, ResnetBlock3D, Upsample3D, make_norm, swish
+from vae_modules.memory_order import in_memory_order
 
 
 def _check(ch: int, groups: int, attn_resolutions: Sequence[int], temporal_compress_times: int,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from errors import ConfigError
+from common.errors import ConfigError
 
 TILE_SIZE = (32, 48)  # a quarter of the 480 x 720 video of the released models, with a margin
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from precision import convolution
-from sgm.tensors import recorded
+from common.cpu_operations import convolution
+from common.tensors import recorded
 
 GROUP = 4
 LEAST_PRODUCTS = 2**30  # of the plain convolution

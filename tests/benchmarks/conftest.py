@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from benchmarks.study import main
-from console import run
+from common.console import run
 
 
 @pytest.fixture

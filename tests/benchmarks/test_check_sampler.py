@@ -6,8 +6,8 @@ import pytest
 
 from arguments import get_args
 from benchmarks.check_sampler import main
-from console import run
-from sgm import util
+from common.console import run
+from configuration import targets
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/samplers.md"
 
@@ -20,7 +20,7 @@ def parts(tmp_path, monkeypatch):
     (tmp_path / "wrong_parts.py").write_text(shown.replace("(first + 3 * second)", "(3 * first + second)")
                                              .replace("(1 - np.arange(n) / n)", "(np.arange(n) / n)"))
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(util, "_opened", set())
+    monkeypatch.setattr(targets, "_opened", set())
 
 
 @pytest.mark.parametrize("words", [
@@ -60,7 +60,7 @@ def test_files_cannot_name_them_until_the_command_line_allows_it(parts, tmp_path
     for words, allowed in (([], False), (["--allow-targets", "shown_parts"], True)):
         config = get_args([*base, *words]).model_config
         if allowed:
-            util.check_config(config)
+            targets.check_config(config)
         else:
-            with pytest.raises(util.ConfigError, match="may not be named"):
-                util.check_config(config)
+            with pytest.raises(targets.ConfigError, match="may not be named"):
+                targets.check_config(config)

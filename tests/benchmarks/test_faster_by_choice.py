@@ -5,8 +5,8 @@ import torch
 from benchmarks.faster_by_choice import WAYS, Made, row, spread
 from benchmarks.shapes_judge import Verdict
 from benchmarks.small_model import configured
-from diffusion_video import check_model
-from errors import ConfigError
+from common.errors import ConfigError
+from engine.checks import check_model
 
 
 @pytest.mark.parametrize("name", WAYS)

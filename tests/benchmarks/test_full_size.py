@@ -5,9 +5,9 @@ import torch
 from benchmarks import full_size, speed_measure
 from benchmarks.full_size import COLUMNS, LOSSLESS, USUAL, WAYS, left_out, quality
 from benchmarks.random_models import SIZES
-from diffusion_video import ModelConfig
-from errors import ConfigError
-from sgm.util import check_config
+from common.errors import ConfigError
+from configuration.model import ModelConfig
+from configuration.targets import check_config
 
 CPU = torch.device("cpu")
 

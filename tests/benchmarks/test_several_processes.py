@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from files import REPOSITORY
+from common.files import REPOSITORY
 
 pytest.importorskip("diffusers", reason="diffusers is missing: pip install -r requirements-test.txt")
 

@@ -5,9 +5,9 @@ import pytest
 
 from benchmarks import shapes_judge
 from benchmarks.shapes_judge import judge_file, judge_folder, judge_frames, summarize, wilson_interval
-from errors import DataError
-from shapes_world import Combination, all_combinations, parse_caption, render
+from common.errors import DataError
 from tools.make_shapes import write_clip
+from tools.shapes_world import Combination, all_combinations, parse_caption, render
 
 SAMPLE = all_combinations()[::5]  # 44 clips: every colour, shape, motion and background
 

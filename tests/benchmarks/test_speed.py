@@ -10,7 +10,7 @@ from benchmarks import speed, speed_measure
 from benchmarks.random_models import SIZES
 from benchmarks.speed_measure import OutputsDiffer, Pair, count_flops, peak_memory, time_pair
 from benchmarks.speed_parts import Setting
-from precision import convolution
+from common.cpu_operations import convolution
 
 CPU = torch.device("cpu")
 

@@ -7,8 +7,8 @@ from benchmarks.studies.clip_features import UNITS, clip_features
 from benchmarks.studies.clips import Clips, measured, read_clips, write_clips
 from benchmarks.studies.comparisons import Comparison, compared
 from benchmarks.studies.grid import Cell
-from errors import DataError
-from shapes_world import Combination, all_combinations, render
+from common.errors import DataError
+from tools.shapes_world import Combination, all_combinations, render
 
 GROUP = tuple(all_combinations()[::27])
 

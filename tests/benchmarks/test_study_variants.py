@@ -8,10 +8,10 @@ import torch
 from omegaconf import OmegaConf
 
 from benchmarks.studies.rank_losses import SharedOut
+from configuration.targets import allow_targets
+from media.videos import write_video
 from sgm.sigma_sampling import DiscreteSampling
-from sgm.util import allow_targets
 from tests.dit_models import build, inputs
-from video_io import write_video
 
 TABLE = {"target": "sgm.discretizer.ZeroSNRDDPMDiscretization"}
 ABLATIONS = "benchmarks.studies.ablations"

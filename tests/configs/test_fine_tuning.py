@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from arguments import get_args
-from files import REPOSITORY
-from lora_weights import is_matrix, matrix_names, without_lora
-from sgm.util import instantiate_from_config
+from common.files import REPOSITORY
+from configuration.targets import instantiate_from_config
 from tests.configs.test_presets import PRESETS, RELEASED
 from tests.configs.test_presets import network as preset_network
 from train_video import check_settings
 from training.optimization import OPTIMIZERS
+from weights.lora_names import is_matrix, matrix_names, without_lora
 
 KINDS = ("lora", "sft")
 RUNS = [(name, kind) for name in PRESETS for kind in KINDS]

@@ -10,10 +10,10 @@ from omegaconf import OmegaConf
 
 import sample_video
 from arguments import get_args
-from diffusion_video import ModelConfig
-from files import REPOSITORY
-from sgm.util import check_config, instantiate_from_config
-from video_plan import extend_positions, model_limits, plan_video
+from common.files import REPOSITORY
+from configuration.model import ModelConfig
+from configuration.targets import check_config, instantiate_from_config
+from inference.sizes import extend_positions, model_limits, plan_video
 
 # name: parameters without position tables, layers, hidden size, numbers per patch in and out, latent grid (T, H, W)
 RELEASED = {

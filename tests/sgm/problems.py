@@ -2,7 +2,7 @@
 import torch
 
 from benchmarks.exact import SHAPE, Gaussian
-from sgm.util import instantiate_from_config
+from configuration.targets import instantiate_from_config
 
 __all__ = ["EDM", "LEGACY", "SAMPLERS", "SHAPE", "ZERO_SNR", "Gaussian", "conditions", "guider_config", "sampler_of",
            "unit_noise"]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from errors import ConfigError
+from common.errors import ConfigError
+from configuration.targets import instantiate_from_config
 from sgm.denoiser import Denoiser
 from sgm.noise_schedule import NoiseLevel
-from sgm.util import instantiate_from_config
 from tests.sgm.problems import Gaussian, conditions, sampler_of, unit_noise
 
 TIMED = ("LegacyDDPMDiscretization", "ZeroSNRDDPMDiscretization", "VPDiscretization")

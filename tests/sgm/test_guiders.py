@@ -2,12 +2,12 @@
 import pytest
 import torch
 
-from errors import ConfigError
+from common.errors import ConfigError
+from configuration.targets import instantiate_from_config
 from sgm.guiders import Evaluation
 from sgm.noise_schedule import VE, VP, NoiseLevel
 from sgm.sampling import PassPlan
 from sgm.sampling_utils import PercentileThresholding
-from sgm.util import instantiate_from_config
 from tests.sgm.problems import EDM, SHAPE, ZERO_SNR, Gaussian, conditions, guider_config, sampler_of, unit_noise
 
 

@@ -4,8 +4,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from errors import ConfigError
-from sgm.util import instantiate_from_config
+from common.errors import ConfigError
+from configuration.targets import instantiate_from_config
 from tests.sgm.problems import LEGACY, ZERO_SNR, unit_noise
 
 

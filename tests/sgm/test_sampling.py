@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from errors import ConfigError, NumericalError
+from common.errors import ConfigError, NumericalError
+from configuration.targets import instantiate_from_config
 from sgm.noise_schedule import NoiseSchedule
 from sgm.sampling import check_compatible
-from sgm.util import instantiate_from_config
 from tests.sgm.problems import (
     EDM,
     LEGACY,

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from errors import ConfigError
+from common.errors import ConfigError
 from sgm.sampling import FromClip, invert
 from tests.sgm.problems import EDM, SAMPLERS, ZERO_SNR, Gaussian, conditions, guider_config, sampler_of, unit_noise
 

@@ -8,15 +8,15 @@ from omegaconf import OmegaConf
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from checkpoint import save_checkpoint
-from errors import CheckpointError, ConfigError
-from lora import checkpoint_of, lora_of, read_lora
-from lora_peft import CONFIG, FILE
-from network_weights import load_network
+from common.errors import CheckpointError, ConfigError
 from tests.dit_models import build, inputs
 from tests.released_structures import STRUCTURES, rotary
 from tests.tools.test_convert_weights import write_config, write_transformer
 from tools import convert_lora, convert_weights
+from weights.checkpoint import save_checkpoint
+from weights.lora import checkpoint_of, lora_of, read_lora
+from weights.lora_peft import CONFIG, FILE
+from weights.network import load_network
 
 RANK, ALPHA = 3, 12
 

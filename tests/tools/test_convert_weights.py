@@ -5,9 +5,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from checkpoint import NETWORK_PREFIX, read_state_dict, save_checkpoint
-from errors import CheckpointError, ConfigError
-from safetensors_files import INDEX, read_tensors, write_tensors
+from common.errors import CheckpointError, ConfigError
 from tests.dit_models import HEAD, WIDTH, build
 from tests.released_structures import (
     STRUCTURES,
@@ -19,7 +17,9 @@ from tests.released_structures import (
     structure_of,
 )
 from tools import convert_weights
-from weight_layouts import merge_modulations, split_modulations
+from weights.checkpoint import NETWORK_PREFIX, read_state_dict, save_checkpoint
+from weights.diffusers_layout import merge_modulations, split_modulations
+from weights.shards import INDEX, read_tensors, write_tensors
 
 
 @pytest.fixture

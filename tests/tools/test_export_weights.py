@@ -2,9 +2,9 @@
 import pytest
 import torch
 
-from checkpoint import read_state_dict, save_checkpoint
-from errors import CheckpointError
+from common.errors import CheckpointError
 from tools.export_weights import export_weights
+from weights.checkpoint import read_state_dict, save_checkpoint
 
 
 def checkpoint_of(tmp_path, **tensors):

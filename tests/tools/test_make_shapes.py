@@ -2,9 +2,8 @@ import decord
 import numpy as np
 import pytest
 
-import shapes_world
 from data_video import SFTDataset
-from tools import make_shapes
+from tools import make_shapes, shapes_world
 
 
 def test_clips_read_back_as_they_were_drawn(tmp_path, capfd):

@@ -10,12 +10,12 @@ from safetensors.torch import load_file
 
 import train_video
 from arguments import get_args
-from console import run
-from errors import ConfigError
+from common.console import run
+from common.errors import ConfigError
 from tests.test_data_video import ramp, write_video
 from tests.test_train_video import records
-from tests.training.test_cache import refuse_to_build
-from training import sources
+from tests.training.data.test_cache import refuse_to_build
+from training.data import sources
 from training.metrics import start_wandb
 from training.samples import write_samples
 

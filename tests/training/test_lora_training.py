@@ -8,11 +8,11 @@ from omegaconf import OmegaConf
 import sample_video
 import train_video
 from arguments import get_args
-from checkpoint import STATES, read_checkpoint, read_state_dict, save_checkpoint
-from errors import CheckpointError
-from lora import read_lora
-from lora_weights import is_matrix, without_lora
+from common.errors import CheckpointError
 from tests.test_train_video import make_clips, on_two_processes, same
+from weights.checkpoint import STATES, read_checkpoint, read_state_dict, save_checkpoint
+from weights.lora import read_lora
+from weights.lora_names import is_matrix, without_lora
 
 LORA = {"target": "sat.model.finetune.lora2.LoraMixin", "params": {"r": 2, "lora_alpha": 4}}
 

@@ -8,14 +8,14 @@ from omegaconf import OmegaConf
 
 import train_video
 from arguments import get_args
-from checkpoint import read_state_dict
+from common.errors import ConfigError
 from data_video import SFTDataset
-from errors import ConfigError
 from sample_video import sample_videos as sample_video
 from tests.test_train_video import make_clips, same
-from training.encoders import Encoders
-from training.latent_cache import describe_clips
-from training.sources import read_sources
+from training.data.encoders import Encoders
+from training.data.latent_cache import describe_clips
+from training.data.sources import read_sources
+from weights.checkpoint import read_state_dict
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from checkpoint import read_checkpoint, read_state_dict
-from errors import CheckpointError, ConfigError
+from common.errors import CheckpointError, ConfigError
 from training import run_files, run_state
 from training.run_state import RunState
+from weights.checkpoint import read_checkpoint, read_state_dict
 
 PARTS = {"bias": 4, "weight": 4096}
 

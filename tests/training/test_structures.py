@@ -8,17 +8,17 @@ from PIL import Image
 
 import sample_video
 import train_video
-from checkpoint import NETWORK_PREFIX, read_state_dict
+from configuration.targets import instantiate_from_config
 from diffusion_video import OFS
 from dit_video_concat import DiffusionTransformer
-from lora import read_lora
-from lora_weights import is_matrix
-from sgm.util import instantiate_from_config
+from media.clips import ClipFormat, read_clip
 from tests.dit_models import config as network_config
 from tests.released_structures import STRUCTURES
 from tests.small_model import TEXT_LENGTH, TEXT_WIDTH, model_config
 from tests.test_train_video import make_clips
-from video_clips import ClipFormat, read_clip
+from weights.checkpoint import NETWORK_PREFIX, read_state_dict
+from weights.lora import read_lora
+from weights.lora_names import is_matrix
 
 LORA = {"target": "sat.model.finetune.lora2.LoraMixin", "params": {"r": 2, "lora_alpha": 2}}
 SIZES = dict(num_frames=17, latent_width=4, latent_height=4)

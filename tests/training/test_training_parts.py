@@ -3,13 +3,13 @@ import pytest
 import torch
 from torch import nn
 
-from checkpoint import save_checkpoint
-from errors import CheckpointError, ConfigError
+from common.errors import CheckpointError, ConfigError
 from training.average import WeightAverage
-from training.batches import ClipOrder
+from training.data.batches import ClipOrder
 from training.optimization import build_optimizer, start_deepspeed
 from training.run_state import PATCH_EMBEDDING, load_partly
 from training.schedule import learning_rate
+from weights.checkpoint import save_checkpoint
 
 
 def test_every_epoch_shows_each_clip_once_in_another_order():

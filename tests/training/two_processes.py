@@ -13,11 +13,11 @@ import torch
 
 import train_video
 from arguments import get_args
-from training import processes
+from parallel import launch
 
 
 def train_all(runs: list[tuple[int | None, list[str]]]) -> None:
-    with processes.started(torch.device("cpu")):
+    with launch.started(torch.device("cpu")):
         for steps, command in runs:
             args = get_args(command)
             train_video.check_settings(args)

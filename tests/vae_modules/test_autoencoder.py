@@ -6,12 +6,13 @@ from torch._dynamo.testing import CompileCounter
 from torch.distributions import Normal, kl_divergence
 
 from benchmarks.random_models import SIZES
-from errors import CheckpointError, ConfigError
-from meter import measure
-from sgm.util import instantiate_from_config
+from common.errors import CheckpointError, ConfigError
+from configuration.targets import instantiate_from_config
+from dry_run.meter import measure
 from tests.vae_modules.small_vae import build, latent, video
 from vae_modules.autoencoder import decode_schedule
-from vae_modules.layers import Past, PlainNorm
+from vae_modules.convolution import Past
+from vae_modules.layers import PlainNorm
 from vae_modules.losses import ReconstructionLoss
 from vae_modules.regularizers import DiagonalGaussian, DiagonalGaussianRegularizer
 

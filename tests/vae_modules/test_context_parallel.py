@@ -17,14 +17,14 @@ import os, sys, torch
 sys.path[:0] = sys.argv[1:3]
 rank, size, folder = int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
 os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
-import parallel
+from parallel import groups, launch
 import torch.distributed as dist
 begin = dist.init_process_group
 store = f"file://{folder}/store"
 dist.init_process_group = lambda backend: begin(backend, init_method=store, rank=rank, world_size=size)
 from tests.vae_modules.small_vae import build, latent
-with parallel.launched(torch.device("cpu"), context_parallel_size=size), torch.no_grad():
-    assert parallel.data_rank_and_size() == (0, 1) and parallel.leads_its_copy() == (rank == 0)
+with launch.launched(torch.device("cpu"), context_parallel_size=size), torch.no_grad():
+    assert groups.data_rank_and_size() == (0, 1) and groups.leads_its_copy() == (rank == 0)
     vae = build(cp_size=size)
     torch.save({n: vae.decode(latent(n)) for n in map(int, sys.argv[6:])}, f"{folder}/{rank}.pt")
 """

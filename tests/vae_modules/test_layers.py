@@ -4,8 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vae_modules import layers, winograd
-from vae_modules.layers import CausalConv3d, Downsample3D, Past, SpatialNorm, Upsample3D, in_memory_order
+from vae_modules import convolution, winograd
+from vae_modules.convolution import CausalConv3d, Past
+from vae_modules.layers import Downsample3D, SpatialNorm, Upsample3D
+from vae_modules.memory_order import in_memory_order
 
 
 def frames(*shape, seed=0):
@@ -105,8 +107,8 @@ def test_large_frames_go_strip_by_strip_to_the_same_numbers(monkeypatch, at_a_ti
         return up(conv(x, Past()), Past())
     with torch.no_grad():
         expected = run()
-        monkeypatch.setattr(layers, "AT_A_TIME", at_a_time)
-        monkeypatch.setattr(layers, "MIN_ROWS", 2)
+        monkeypatch.setattr(convolution, "AT_A_TIME", at_a_time)
+        monkeypatch.setattr(convolution, "MIN_ROWS", 2)
         strips = run()
     torch.testing.assert_close(strips, expected)
     assert strips.is_contiguous(memory_format=torch.channels_last_3d) == expected.is_contiguous(

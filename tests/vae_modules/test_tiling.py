@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from errors import ConfigError
+from common.errors import ConfigError
 from tests.vae_modules.small_vae import PARAMS, build, video
 from vae_modules.autoencoder import encode_schedule
 from vae_modules.layers import PlainNorm

@@ -2,7 +2,7 @@
 import numpy as np
 import torch
 
-from errors import ConfigError
+from common.errors import ConfigError
 from sgm.noise_schedule import VE, VP, NoiseSchedule, alpha_sigma
 
 

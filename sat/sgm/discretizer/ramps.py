@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from errors import ConfigError
+from common.errors import ConfigError
 from sgm.discretizer.base import Discretization
 from sgm.noise_schedule import FLOW, VP
 

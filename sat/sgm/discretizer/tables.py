@@ -3,7 +3,7 @@ from functools import cached_property
 
 import numpy as np
 
-from errors import ConfigError
+from common.errors import ConfigError
 from sgm.discretizer.base import Discretization
 from sgm.noise_schedule import VE, VP
 

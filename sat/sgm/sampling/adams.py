@@ -10,7 +10,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import torch
 
-from errors import ConfigError
+from common.errors import ConfigError
 from sgm.noise_schedule import NoiseLevel
 from sgm.sampling.base import Sampler
 from sgm.sampling.steps import decay, euler, lagrange_integrals, second_order, stochastic

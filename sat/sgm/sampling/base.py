@@ -6,12 +6,12 @@ from typing import Any, ClassVar
 
 import torch
 
-from errors import ConfigError, NumericalError
+from common.errors import ConfigError, NumericalError
+from common.tensors import Generators, at_least_float32, draw_noise, row_rms
+from configuration.targets import instantiate_from_config
 from sgm.noise_schedule import NoiseLevel, NoiseSchedule
 from sgm.sampling.guided import Guided, PassPlan
 from sgm.sampling.start import Beginning, FromNoise, Start
-from sgm.tensors import Generators, at_least_float32, draw_noise, row_rms
-from sgm.util import instantiate_from_config
 
 NO_GUIDANCE = {"target": "sgm.guiders.IdentityGuider"}
 

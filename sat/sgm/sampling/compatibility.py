@@ -1,5 +1,5 @@
 """Combinations that cannot work are refused when they are built, with the reason."""
-from errors import ConfigError
+from common.errors import ConfigError
 from sgm.denoiser import Denoiser
 from sgm.sampling.base import Sampler
 

@@ -5,11 +5,11 @@ from itertools import pairwise
 
 import torch
 
+from common.tensors import at_least_float32
 from sgm.sampling.base import Sampler, StepInfo, check_finite
 from sgm.sampling.guided import Guided
 from sgm.sampling.single_step import EulerEDMSampler, Image2VideoDDIMSampler, VideoDDIMSampler
 from sgm.sampling.start import FromLevel, check_strength
-from sgm.tensors import at_least_float32
 
 ROUNDS = 3
 

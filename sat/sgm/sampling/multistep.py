@@ -2,7 +2,7 @@
 import math
 from dataclasses import dataclass
 
-from errors import ConfigError
+from common.errors import ConfigError
 from sgm.sampling.base import Sampler
 from sgm.sampling.steps import euler, lagrange_integrals, second_order, stochastic
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from errors import ConfigError
+from common.errors import ConfigError
 from sgm.discretizer import EDMDiscretization
 from sgm.noise_schedule import NoiseLevel, NoiseSchedule
 from sgm.sampling.single_step import HeunEDMSampler

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from errors import ConfigError
+from common.errors import ConfigError
 from sgm.noise_schedule import NoiseLevel, NoiseSchedule
 from sgm.sampling.base import Sampler
 from sgm.sampling.guided import Guided

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from errors import ConfigError
+from common.errors import ConfigError
+from common.tensors import Generators
 from sgm.sampling.base import Sampler, StepInfo
 from sgm.sampling.start import FromClip
 from sgm.sampling.steps import ancestral_split, churn, euler
-from sgm.tensors import Generators
 
 
 @dataclass(kw_only=True)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 
-from errors import ConfigError
+from common.errors import ConfigError
 from sgm.noise_schedule import NoiseSchedule
 
 

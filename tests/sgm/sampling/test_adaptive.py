@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from benchmarks.exact import WithoutLastJump
-from errors import ConfigError, NumericalError
+from common.errors import ConfigError, NumericalError
 from tests.sgm.problems import EDM, ZERO_SNR, Gaussian, conditions, guider_config, sampler_of, unit_noise
 
 RAMP = {"target": "sgm.discretizer.VPRampDiscretization"}

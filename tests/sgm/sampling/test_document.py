@@ -8,8 +8,8 @@ import pytest
 
 import sgm.discretizer
 import sgm.sampling
+from configuration.targets import get_obj_from_str
 from sgm.sampling import Sampler
-from sgm.util import get_obj_from_str
 from tests.sgm.problems import sampler_of
 
 REPOSITORY = Path(__file__).resolve().parents[3]

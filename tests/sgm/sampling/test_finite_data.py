@@ -6,9 +6,9 @@ import torch
 from omegaconf import OmegaConf
 
 from benchmarks.exact import FiniteData
+from configuration.targets import instantiate_from_config
 from diffusion_video import DiffusionEngine
 from sgm.noise_schedule import VP
-from sgm.util import instantiate_from_config
 from tests.sgm.problems import SAMPLERS, guider_config, sampler_of
 
 SHAPE = (2, 4, 2, 2)

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from errors import ConfigError
+from common.errors import ConfigError
 from sgm.noise_schedule import NoiseSchedule
 from sgm.sampling.adams import Node
 from tests.sgm.problems import EDM, ZERO_SNR, Gaussian, conditions, sampler_of, unit_noise

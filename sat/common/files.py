@@ -1,0 +1,55 @@
+"""Files that appear whole or not at all, and paths that do not depend on where a script was started."""
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from common.errors import DataError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary name beside `path` (same suffix); on success it is flushed to disk and renamed to `path`.
+
+    If the block raises or the process dies, `path` keeps what it held before.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames inside `folder` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def from_repository(path: str | Path) -> Path:
+    """A path as configuration files write it: absolute, from `~`, or relative to the repository's root."""
+    return REPOSITORY / Path(path).expanduser()
+
+
+def check_writable(folder: str | Path) -> Path:
+    """Makes an output folder and tries to write in it. Raises DataError if that cannot be."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise DataError(f"output folder {folder} cannot be written ({error.strerror}); choose another with --output-dir"
+                        ) from error

@@ -1,0 +1,64 @@
+"""SwissArmyTransformer, imported in one place: quietly, and with a clear word when it is missing.
+
+This project's source folder is called `sat` as well. Without the library `import sat` may find just that folder, as an
+empty namespace, and fail later in confusing ways.
+
+The library's own start-up imports a model zoo, data sets and DeepSpeed, ten times what its transformer needs. It is put
+off until a name of it is asked for.
+"""
+import importlib
+import importlib.util
+import os
+import sys
+import types
+
+import torch
+
+from common.errors import UserError
+
+# The library logs its start-up at INFO and a missing optional bitsandbytes as a warning; a user's own setting wins.
+os.environ.setdefault("SAT_LOGLEVEL", "ERROR")
+if not torch.accelerator.is_available():  # say so, or DeepSpeed warns at every start that it had to guess
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
+class _Deferred(types.ModuleType):
+    """A package whose modules can be imported, and whose own code runs when another of its names is asked for."""
+
+    def __getattr__(self, name: str):
+        if name.startswith("__"):
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        if importlib.util.find_spec(f"{self.__name__}.{name}") is not None:
+            return importlib.import_module(f"{self.__name__}.{name}")
+        self.__class__ = types.ModuleType
+        self.__spec__.loader.exec_module(self)
+        return getattr(self, name)
+
+
+def _defer(package: str) -> None:
+    spec = None if package in sys.modules else importlib.util.find_spec(package)
+    if spec is not None and spec.origin is not None:  # it is there, and not just a folder
+        module = sys.modules[package] = importlib.util.module_from_spec(spec)
+        module.__class__ = _Deferred
+        parent, _, name = package.rpartition(".")
+        if parent:
+            setattr(sys.modules[parent], name, module)
+
+
+try:
+    _defer("sat")
+    _defer("sat.model")
+    import sat.mpu as mpu
+    import sat.mpu.initialize as process_groups
+    from sat.model.base_model import BaseMixin, BaseModel
+    from sat.model.transformer import BaseTransformer
+    from sat.ops.layernorm import RMSNorm
+except ImportError as error:
+    import sat
+
+    if getattr(sat, "__file__", None) is not None:
+        raise
+    raise UserError("SwissArmyTransformer is not installed (`import sat` finds only a source folder of that name); "
+                    "run: pip install -r requirements.txt") from error
+
+__all__ = ["BaseMixin", "BaseModel", "BaseTransformer", "RMSNorm", "mpu", "process_groups"]

@@ -1,0 +1,82 @@
+"""The `model` section of a configuration as a typed object."""
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, dataclass, fields
+from typing import get_args
+
+from omegaconf import OmegaConf
+
+from common.errors import ConfigError
+from common.suggestions import nearest
+from configuration.yaml_files import require
+
+REGIONAL = "regional"  # of compile_model: the repeated layer alone is compiled
+FASTEST = "fastest"  # of attention_kernel: measured on the device
+KERNELS = ("flash", "cudnn", "efficient", "math", "flash3", "flash4")  # see network.attention_kernels
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The keys of a configuration's `model` section. Every `*_config` is a `{target, params}`."""
+
+    network_config: Mapping
+    denoiser_config: Mapping
+    conditioner_config: Mapping
+    first_stage_config: Mapping
+    sampler_config: Mapping | None = None
+    loss_fn_config: Mapping | None = None
+    network_wrapper: str | None = None  # dotted path of what adapts the network; OpenAIWrapper if None
+    scale_factor: float = 1.0
+    # Factor on the VAE's latent of the conditioning image; None: as released, 1 with time patches, else scale_factor.
+    image_latent_scale: float | None = None
+    input_key: str = "mp4"
+    latent_input: bool = False  # batches may hold latents (B, t, C, H, W), not yet scaled, in place of videos
+    noised_image_input: bool = False  # image-to-video
+    noised_image_all_concat: bool = False  # the image latent beside every latent frame, not just the first
+    noised_image_dropout: float = 0.0  # share of training clips whose image latent is zeroed
+    not_trainable_prefixes: Sequence[str] = ("first_stage_model", "conditioner")  # "all": everything but LoRA
+    en_and_decode_n_samples_a_time: int | None = None
+    disable_first_stage_autocast: bool = True
+    compile_model: bool | str = False  # true: the whole transformer; "regional": its layers, in less time
+    compile_first_stage: bool = False
+    attention_kernel: str | None = None  # for sampling: one of attention_kernels.KERNELS, or "fastest" to measure
+    guidance_one_by_one: bool = False  # a guided step's passes one after another, not as one batch: less memory
+    step_cache_config: Mapping | None = None  # reuse of what layers added at earlier steps: step_cache
+    log_keys: Sequence[str] = ()  # entries of a batch to log beside samples
+    # Accepted in released files, which set them to these values or never read them.
+    lr_scale: None = None
+    lora_train: bool = False
+    use_pd: bool = False
+    augmentation_dropout: float = 0.0
+
+    @classmethod
+    def read(cls, config) -> "ModelConfig":
+        """Raises ConfigError for keys that are unknown (with the nearest), missing, or without support."""
+        plain = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else dict(config)
+        known = [f.name for f in fields(cls)]
+        for key in plain:
+            if key not in known:
+                raise ConfigError(f"model.{key}: unknown key{nearest(key, known)}")
+        for part in ("network_config", "denoiser_config", "conditioner_config", "first_stage_config"):
+            require(plain.get(part), f"model.{part}", "target")
+        for field in fields(cls):
+            _check_kind(field, plain.get(field.name, field.default))
+        compiled = plain.get("compile_model", False)
+        if not isinstance(compiled, bool) and compiled != REGIONAL:
+            raise ConfigError(f"model.compile_model is {compiled!r}; it must be true, false or {REGIONAL}")
+        kernel, choices = plain.get("attention_kernel"), (FASTEST, *KERNELS)
+        if kernel is not None and kernel not in choices:
+            raise ConfigError(f"model.attention_kernel is {kernel!r}; it must be one of {', '.join(choices)}"
+                              f"{nearest(kernel, choices)}")
+        if plain.get("lr_scale") is not None:
+            raise ConfigError("model.lr_scale: super-resolution from a smaller video is not supported; leave it out")
+        return cls(**plain)
+
+
+def _check_kind(field: Field, value) -> None:
+    declared = set(get_args(field.type) or (field.type,))
+    if str in declared:
+        return
+    for kind, accepted, words in ((bool, (bool,), "true or false"), (float, (int, float), "a number"),
+                                  (int, (int,), "a whole number")):
+        if kind in declared and value is not None and type(value) not in accepted:
+            raise ConfigError(f"model.{field.name} is {value!r}; it must be {words}")

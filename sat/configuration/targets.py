@@ -1,0 +1,171 @@
+"""From `{target, params}` configuration to objects: dotted paths, the allow-list, checks of parameter names."""
+import difflib
+import importlib
+import inspect
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from common.errors import ConfigError
+
+SOURCE_ROOT = Path(__file__).resolve().parents[1]
+LIBRARIES = ("sat", "torch", "transformers")
+# Classes that start processes or unpickle files when they are built: nothing a model is made of.
+NEVER = ("torch.distributed", "torch.multiprocessing", "torch.package", "torch.hub", "torch.utils.cpp_extension")
+# Paths of released configurations, and of this project's earlier ones. The longest that fits comes first; everything
+# else is a real module path.
+FORMER_PATHS = (
+    ("sgm.modules.diffusionmodules.wrappers.", "network.wrapper."),
+    ("sgm.modules.diffusionmodules.", "sgm."),
+    ("sgm.modules.encoders.modules.", "engine.text_encoder."),
+    ("sgm.modules.", "engine.conditioner."),
+    ("sat.model.finetune.lora2.", "network.lora."),
+    ("sgm.conditioner.", "engine.conditioner."),
+    ("sgm.encoders.", "engine.text_encoder."),
+    ("sgm.wrappers.", "network.wrapper."),
+    ("dit_blocks.", "network.blocks."),
+    ("dit_positions.", "network.positions."),
+    ("dit_lora.", "network.lora."),
+    ("step_cache.", "network.step_cache."),
+)
+# What an embedder of a conditioner carries beside `target` and `params`.
+SIBLING_KEYS = ("is_trainable", "ucg_rate", "input_key", "input_keys", "legacy_ucg_value")
+
+_opened: set[str] = set()
+
+
+def allow_targets(*prefixes: str) -> None:
+    """Let configurations name classes below these dotted prefixes as well (a command-line decision, never a file's)."""
+    _opened.update(prefixes)
+
+
+def get_obj_from_str(path: str, where: str = "target") -> type:
+    """The class that a dotted path names, if the allow-list admits it.
+
+    Classes of this project, SwissArmyTransformer, torch and transformers may be named; functions and anything that
+    those modules merely import may not. Raises ConfigError otherwise, before a forbidden module is imported.
+    """
+    if not isinstance(path, str) or "." not in path:
+        raise ConfigError(f"{where}: {path!r} is not a dotted path to a class, such as torch.nn.Identity")
+    real = _real_path(path)
+    if not _allowed(real):
+        raise ConfigError(f"{where}: {path} may not be named; {_who_may()}")
+    module_path, name = real.rsplit(".", 1)
+    try:
+        module = importlib.import_module(module_path)
+    except ImportError as error:
+        raise ConfigError(f"{where}: {path} does not resolve ({error}); correct the path or install what is missing"
+                          ) from error
+    obj = getattr(module, name, None)
+    if obj is None:
+        classes = [n for n, o in vars(module).items() if isinstance(o, type)]
+        raise ConfigError(f"{where}: {path} does not resolve, {module_path} has no {name}{_nearest(name, classes)}")
+    if not isinstance(obj, type) or not _allowed(obj.__module__):
+        raise ConfigError(f"{where}: {path} may not be named; {_who_may()}")
+    return obj
+
+
+def instantiate_from_config(config: Mapping, **extra):
+    """Build `config["target"](**config["params"], **extra)`; `params` may be missing, `extra` takes precedence.
+
+    Raises ConfigError for a target that is not allowed, for parameters that are unknown or missing, and for values
+    that the class refuses.
+    """
+    config = _plain(config)
+    cls = _target_class(config, "target")
+    params = {**(config.get("params") or {}), **extra}
+    _check_names(cls, params, f"{config['target']} params")
+    missing = _missing(cls, params)
+    if missing:
+        raise ConfigError(f"{config['target']} params: {', '.join(missing)} missing; add to its params")
+    try:
+        return cls(**params)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{config['target']} params: {error}") from error
+
+
+def check_config(config, where: str = "model") -> None:
+    """Check every `{target, params}` in a tree without building anything.
+
+    Raises ConfigError, naming the dotted place, for a target that does not resolve or is not allowed and for a
+    parameter that its class does not take.
+    """
+    config = _plain(config)
+    if isinstance(config, Mapping):
+        if "target" in config or "params" in config:
+            _check_target(config, where)
+        for key, value in config.items():
+            check_config(value, f"{where}.{key}")
+    elif isinstance(config, list | tuple):
+        for i, value in enumerate(config):
+            check_config(value, f"{where}[{i}]")
+
+
+def _check_target(config: Mapping, where: str) -> None:
+    cls = _target_class(config, where)
+    known = ("target", "params", *SIBLING_KEYS)
+    for key in config:
+        if key not in known:
+            raise ConfigError(f"{where}.{key}: unknown key beside target and params{_nearest(key, known)}")
+    params = config.get("params")
+    if params is not None and not isinstance(params, Mapping):
+        raise ConfigError(f"{where}.params: must be a mapping of parameter names to values, not {params!r}")
+    _check_names(cls, params or {}, f"{where}.params")
+
+
+def _target_class(config, where: str) -> type:
+    if not isinstance(config, Mapping) or "target" not in config:
+        raise ConfigError(f"{where}: no target given in {config!r}; write target: dotted.path.of.Class")
+    return get_obj_from_str(config["target"], where)
+
+
+def _check_names(cls: type, params: Mapping, where: str) -> None:
+    accepted = _signature(cls)
+    if any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
+        return
+    for name in params:
+        if name not in accepted:
+            raise ConfigError(f"{where}.{name}: {cls.__name__} has no such parameter{_nearest(name, accepted)}")
+
+
+def _missing(cls: type, params: Mapping) -> list[str]:
+    return [n for n, p in _signature(cls).items() if n not in params
+            and p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+
+
+def _signature(cls: type) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(cls).parameters
+
+
+def _plain(config):
+    return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+
+
+def _real_path(path: str) -> str:
+    for old, new in FORMER_PATHS:
+        if path.startswith(old):
+            return new + path[len(old):]
+    return path
+
+
+@cache
+def _project_modules() -> set[str]:
+    return {p.stem for p in SOURCE_ROOT.iterdir() if p.suffix == ".py" or (p.is_dir() and any(p.glob("*.py")))}
+
+
+def _allowed(path: str) -> bool:
+    def below(prefix: str) -> bool:
+        return path == prefix or path.startswith(prefix + ".")
+    return any(map(below, _opened)) or (
+        path.split(".")[0] in _project_modules().union(LIBRARIES) and not any(map(below, NEVER)))
+
+
+def _who_may() -> str:
+    return "only classes of this project, SwissArmyTransformer, torch and transformers may be targets"
+
+
+def _nearest(name: str, candidates: Iterable[str]) -> str:
+    close = difflib.get_close_matches(str(name), list(candidates), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,0 +1,117 @@
+"""YAML files to one configuration: reading, merging left to right, dotted overrides, paths that hold from anywhere."""
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from common.errors import ConfigError
+from common.files import REPOSITORY
+from common.suggestions import nearest
+
+SECTIONS = ("args", "model", "data", "deepspeed")
+# Parameters anywhere below `model` that name something to read.
+MODEL_PATHS = ("model_dir", "ckpt_path", "cache_dir")
+
+
+def read_file(path: str) -> DictConfig:
+    """One YAML file, found from the current folder or the repository's root. Raises ConfigError if it is no mapping."""
+    found = existing_path(path, Path.cwd(), REPOSITORY)
+    if not Path(found).is_file():
+        folder = (REPOSITORY / path).parent
+        known = [str(p.relative_to(REPOSITORY)) for p in folder.glob("*.yaml")] if REPOSITORY in folder.parents else []
+        raise ConfigError(f"configuration file {path} does not exist{nearest(path, known)}")
+    try:
+        config = OmegaConf.load(found)
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path} is not a readable YAML file: {' '.join(str(error).split())}") from error
+    if not isinstance(config, DictConfig):
+        raise ConfigError(f"{path} is not a mapping; its sections are {', '.join(SECTIONS)}")
+    for key, section in config.items():
+        if key not in SECTIONS:
+            raise ConfigError(f"{path}: unknown section {key}{nearest(key, SECTIONS)} (known: {', '.join(SECTIONS)})")
+        if not isinstance(section, DictConfig) and section is not None:
+            raise ConfigError(f"{path}: section {key} must be a mapping of keys to values")
+    return config
+
+
+def merge(configs: Sequence[DictConfig]) -> DictConfig:
+    """Later files win, key by key; lists are replaced whole. Sections that no file has are empty."""
+    given = [{k: v for k, v in c.items() if v is not None} for c in configs]
+    try:
+        merged = OmegaConf.merge({section: {} for section in SECTIONS}, *given)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"the configuration files do not merge: {_first_line(error)}") from error
+    return merged
+
+
+def require(config: Mapping, where: str, *keys: str) -> Mapping:
+    """`config` itself, which must be a mapping that has `keys`; ConfigError names what is missing below `where`."""
+    if not isinstance(config, Mapping):
+        raise ConfigError(f"{where} is missing or no mapping; is a file missing in --base?")
+    for key in keys:
+        if config.get(key) is None:
+            raise ConfigError(f"{where}.{key} is missing; add it{nearest(key, set(config) - set(keys))}")
+    return config
+
+
+def set_key(config: DictConfig, key: str, value) -> None:
+    """Sets one dotted key; numbers step into lists (`emb_models.0.params.max_length`).
+
+    A mapping takes the place of the one that is there, so that another class may have other parameters.
+    """
+    root = key.split(".")[0].split("[")[0]
+    if root not in SECTIONS:
+        raise ConfigError(f"{key}: unknown section {root}{nearest(root, SECTIONS)} (sections: {', '.join(SECTIONS)})")
+    try:
+        replaces = isinstance(value, dict) and key not in SECTIONS
+        OmegaConf.update(config, key, value, merge=not replaces, force_add=True)
+    except (OmegaConfBaseException, ValueError, IndexError, TypeError) as error:
+        raise ConfigError(f"{key} cannot be set: {_first_line(error)}") from error
+    if not isinstance(config[root], DictConfig):
+        raise ConfigError(f"{key} cannot be set: {root} is a section with keys of its own")
+
+
+def parse_override(text: str) -> tuple[str, object]:
+    """`key=value` with the value read as YAML: numbers, true/false, null, [lists], {mappings}, else text."""
+    key, _, raw = text.partition("=")
+    try:
+        return key, OmegaConf.to_container(OmegaConf.from_dotlist([f"value={raw}"]), resolve=True)["value"]
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"override {text}: {' '.join(str(error).split())}") from error
+
+
+def resolved(config: DictConfig) -> dict:
+    """Plain containers, `${...}` replaced. Raises ConfigError for a reference that leads nowhere."""
+    try:
+        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"the configuration does not resolve: {_first_line(error)}") from error
+
+
+def existing_path(path: str, *bases: Path) -> str:
+    """A relative path below the first of `bases` that has it; as given when none does (the reader reports it)."""
+    expanded = Path(path).expanduser()
+    for base in bases:
+        if (base / expanded).exists():
+            return str(base / expanded)
+    return str(path)
+
+
+def anchor_model_paths(model, *bases: Path) -> None:
+    """Makes the files and folders named below `model` absolute, in place."""
+    if OmegaConf.is_list(model):
+        for item in model:
+            anchor_model_paths(item, *bases)
+    if not OmegaConf.is_dict(model):
+        return
+    for key in model:
+        value = None if OmegaConf.is_missing(model, key) else model[key]
+        if key in MODEL_PATHS and isinstance(value, str):
+            model[key] = existing_path(value, *bases)
+        anchor_model_paths(value, *bases)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,165 @@
+"""What `--plan` tells before anything is loaded: the video, the work, memory, time, and what to change where short."""
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import torch
+
+from common.cpu_operations import linear
+from common.errors import ConfigError
+from configuration.model import ModelConfig
+from configuration.settings import Arguments, resolve_dtype
+from configuration.targets import check_config, instantiate_from_config
+from dry_run.memory import DECODER, TRANSFORMER, TRANSFORMERS, WEAK, Estimate, estimate, free_memory
+from inference.sizes import ModelLimits, VideoPlan, extend_positions, model_limits, plan_video
+from sgm.sampling import FromClip, PassPlan
+from weights.lora import configure_lora
+
+logger = logging.getLogger(__name__)
+
+# Of the rate of bare matrix products, what a whole pass reaches: 0.4 to 0.5 in the published times of the released
+# models (45, 90 and 550 s on an H100), the rest goes to norms, rotations and copies, which memory bounds.
+SHARE_OF_RATE = 0.4
+ROOM = 0.9  # of the free memory: allocators leave gaps
+# Tried in this order until one fits: what changes nothing in the video stands first.
+CHANGES = ({"bf16": True}, {"batch_size": 1}, {"offload": "model"}, {"vae_tiling": True},
+           {"offload": "model", "vae_tiling": True}, {"offload": "sequential"},
+           {"offload": "sequential", "vae_tiling": True})
+
+
+def show_plan(args: Arguments) -> None:
+    """Logs the plan line by line. Raises ConfigError for a mistake in the model and for a video that it cannot make,
+    CheckpointError for a LoRA of another model."""
+    for line in plan_lines(args, planned_model(args)):
+        logger.info("%s", line)
+
+
+def planned_model(args: Arguments) -> ModelConfig:
+    """The model with positions for the video, and with its LoRA. Raises as `show_plan`."""
+    check_config(args.model_config, "model")
+    extend_positions(args.model_config, plan_video(model_limits(args.model_config), args).frames)
+    if args.load_lora is not None:
+        configure_lora(args.model_config, args.load_lora)
+    model = ModelConfig.read(args.model_config)
+    if model.sampler_config is None:
+        raise ConfigError("model.sampler_config is missing; give the sampler's target and params")
+    return model
+
+
+def plan_lines(args: Arguments, model: ModelConfig) -> Iterator[str]:
+    limits = model_limits(args.model_config)
+    plan, calls = plan_video(limits, args), network_calls(args, model)
+    yield from _video(args, model, limits, plan)
+    passes = [rows for part in calls.values() for rows in part]
+    rows = max(passes, default=args.batch_size)
+    steps = instantiate_from_config(model.sampler_config).num_steps
+    sampler = model.sampler_config["target"].rpartition(".")[2]
+    weak = f", {len(calls[WEAK])} of them through the weaker one" if calls[WEAK] else ""
+    yield (f"work: {steps} steps of {sampler}, {len(passes)} passes through the transformer{weak}, of at most {rows} "
+           "videos together, guided and unguided")
+    needed = estimate(args, model, plan, rows)
+    yield from _memory(needed)
+    yield from _fit(args, model, plan, rows, needed)
+    seconds = _seconds(args, needed, {part: sum(found) / rows for part, found in calls.items()})
+    yield f"time: about {_duration(seconds)} for {args.batch_size} video(s) on {args.device}, by its matrix products"
+
+
+def network_calls(args: Arguments, model: ModelConfig) -> dict[str, list[int]]:
+    """Videos in each pass through the transformer and through a weaker one, found by running the sampler with a network
+    that answers zero."""
+    calls: dict[str, list[int]] = {TRANSFORMER: [], WEAK: []}
+
+    def network(x: torch.Tensor, *rest, weak: bool = False, **inputs) -> torch.Tensor:
+        calls[WEAK if weak else TRANSFORMER].append(len(x))
+        return torch.zeros_like(x)
+
+    sampler = instantiate_from_config(model.sampler_config)
+    denoiser = instantiate_from_config(model.denoiser_config).bind(network, sampler.discretization.parameterization)
+    latents = torch.zeros(args.batch_size, 1, 1, 1, 1)
+    cond = {"crossattn": torch.zeros(args.batch_size, 1, 1)}
+    start = None if args.strength is None else FromClip(latents, args.strength)
+    sampler(denoiser, latents, cond, None if args.invert else cond, start=start,
+            plan=PassPlan(one_by_one=model.guidance_one_by_one))
+    return {part: found * 2 if args.invert else found for part, found in calls.items()}  # there and back
+
+
+def _video(args: Arguments, model: ModelConfig, limits: ModelLimits, plan: VideoPlan) -> Iterator[str]:
+    asked = args.num_frames or args.sampling_num_frames
+    counted = "" if asked in (None, plan.frames) else f" (asked: {asked} latent frames)"
+    yield f"video: {plan.frames} frames{counted} of {plan.height} x {plan.width} at {plan.fps} fps"
+    padding = "" if not plan.pad_latents else f", the first {plan.pad_latents} padding that is dropped before decoding"
+    yield (f"latents: {plan.latent_frames} frames of {plan.latent_height} x {plan.latent_width}, {plan.channels} "
+           f"channels{padding}")
+    params = model.network_config["params"]
+    t, h, w = plan.patches
+    table = limits.sampled_latents(params["num_frames"]), params["latent_height"], params["latent_width"]
+    full = tuple(size // patch for size, patch in zip(table, limits.patch, strict=True))
+    crop = "" if plan.patches == full else f", of positions for {full[0]} x {full[1]} x {full[2]}"
+    text = (params["modules"]["pos_embed_config"].get("params") or {}).get("text_length", 0)
+    yield f"tokens: {text} of text and {t * h * w} of video ({t} x {h} x {w} patches{crop})"
+    if model.noised_image_input:
+        yield (f"images: resized to cover {plan.height} x {plan.width}, cropped at the centre"
+               if not limits.size_from_image else
+               f"images: short side to {min(plan.height, plan.width)}, the video takes their shape")
+
+
+def _memory(needed: Estimate) -> Iterator[str]:
+    weights = ", ".join(f"{name} {_size(cost.weights)}" for name, cost in needed.costs.items())
+    on_top = ", ".join(f"{name} {_size(needed.costs[name].activations)}" for name in needed.phases)
+    yield f"weights: {weights}"
+    yield f"beside them while computing: {on_top}"
+
+
+def _fit(args: Arguments, model: ModelConfig, plan: VideoPlan, rows: int, needed: Estimate) -> Iterator[str]:
+    free, (phase, peak) = free_memory(args.device), needed.peak
+    yield (f"memory: {_size(peak)} at most on {args.device} ({phase}), which has {_size(free)} free; Python and its "
+           "libraries aside")
+    if peak > ROOM * free:
+        yield f"this will not fit; {_remedy(args, model, plan, rows, needed, ROOM * free)}"
+
+
+def _remedy(args: Arguments, model: ModelConfig, plan: VideoPlan, rows: int, needed: Estimate, room: float) -> str:
+    for change in CHANGES:
+        same = all(getattr(args, key) == value for key, value in change.items())
+        if same or (args.fp16 and "bf16" in change) or (args.device.type == "cpu" and "offload" in change):
+            continue
+        changed = replace(args, **change)
+        known = None if change.keys() & {"bf16", "batch_size"} else {
+            name: cost for name, cost in needed.costs.items() if name in TRANSFORMERS}
+        _, peak = estimate(changed, model, plan, rows * changed.batch_size // args.batch_size, known).peak
+        if peak <= room:
+            settings = " ".join(f"args.{key}={str(value).lower()}" for key, value in change.items())
+            return f"with {settings} it needs {_size(peak)}"
+    return "make the video shorter (--num-frames) or smaller (--sampling-image-size), or quantize (args.quantize_*)"
+
+
+def _seconds(args: Arguments, needed: Estimate, passes: Mapping[str, float]) -> float:
+    """`passes`: through each transformer, of all rows together."""
+    flops = sum(count * needed.costs[part].flops for part, count in passes.items() if part in needed.costs)
+    return (flops + args.batch_size * needed.costs[DECODER].flops) / (
+        SHARE_OF_RATE * product_rate(args.device, resolve_dtype(args.fp16, args.bf16)))
+
+
+def product_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) -> float:
+    """Operations a second of large matrix products, the best of some within that time."""
+    n = 512 if device.type == "cpu" else 8192
+    a = torch.randn(n, n, device=device, dtype=dtype)
+    best, end = float("inf"), None
+    while end is None or time.perf_counter() < end:
+        begin = time.perf_counter()
+        linear(a, a, None)
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        if end is not None:
+            best = min(best, time.perf_counter() - begin)
+        end = end or time.perf_counter() + seconds  # the first product sets things up
+    return 2 * n ** 3 / best
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

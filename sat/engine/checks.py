@@ -1,0 +1,77 @@
+"""Whether the parts of a model fit each other: asked before anything is built or read."""
+import os
+import shutil
+
+import torch
+
+from common.errors import ConfigError
+from configuration.model import ModelConfig
+from configuration.targets import check_config, instantiate_from_config
+from configuration.yaml_files import require
+from engine.first_stage import first_stage_weights
+from engine.text_encoder import check_t5_folder, t5_configs, t5_folder, t5_width
+from engine.weak_network import check_guidance
+from network.attention_kernels import check_kernel, heads_of
+from sgm.sampling import check_compatible
+
+
+def check_model(config) -> ModelConfig:
+    """The keys of a `model` section, after a look for all that can be wrong with it without building anything.
+
+    Raises ConfigError or CheckpointError: keys, targets, parameter names, and the files that parts will read.
+    """
+    model = ModelConfig.read(config)
+    check_config({k: v for k, v in vars(model).items() if k.endswith("_config")}, "model")
+    for embedder in t5_configs(model):
+        check_t5_folder(**t5_folder(embedder))
+    first_stage_weights(model.first_stage_config)
+    check_fit(model)
+    return model
+
+
+def check_fit(config: "ModelConfig") -> None:
+    """Raises ConfigError where two parts disagree, naming both keys, and as `weak_network.check_guidance`."""
+    network = require(config.network_config.get("params"), "model.network_config.params", "in_channels",
+                      "out_channels", "patch_size", "modules")
+    joined = 2 if config.noised_image_input else 1
+    if network["in_channels"] != joined * network["out_channels"]:
+        raise ConfigError(f"model.network_config.params.in_channels is {network['in_channels']}; with "
+                          f"noised_image_input {str(config.noised_image_input).lower()} it must be {joined} x "
+                          f"out_channels = {joined * network['out_channels']}")
+    modules = require(network["modules"], "modules", "pos_embed_config", "patch_embed_config")
+    positions = modules["pos_embed_config"].get("params") or {}
+    patches = modules["patch_embed_config"].get("params") or {}
+    for embedder in t5_configs(config):
+        _check_equal("text tokens", "pos_embed_config's text_length", positions.get("text_length"),
+                     "the text encoder's max_length", embedder.get("max_length"))
+        _check_equal("width of text", "patch_embed_config's text_hidden_size", patches.get("text_hidden_size"),
+                     "the text encoder's d_model", t5_width(check_t5_folder(**t5_folder(embedder))))
+    if config.step_cache_config is not None:
+        instantiate_from_config(config.step_cache_config)
+        if config.compile_model is True:
+            raise ConfigError("model.step_cache_config does not work with model.compile_model true, which compiles all "
+                              "layers into one; leave one out, or compile_model: regional")
+    if config.compile_first_stage and (config.first_stage_config.get("params") or {}).get("cp_size", 1) > 1:
+        raise ConfigError("model.compile_first_stage does not work with first_stage_config.params.cp_size above 1: its "
+                          "processes talk to each other between layers; leave one out")
+    if config.sampler_config is not None:
+        sampler = instantiate_from_config(config.sampler_config)
+        check_compatible(sampler, instantiate_from_config(config.denoiser_config))
+        check_guidance(sampler.guider, config.network_config)
+
+
+def check_device(config: "ModelConfig", device: torch.device, dtype: torch.dtype) -> None:
+    """Raises ConfigError for an attention kernel that the device has not, and where torch.compile is asked for on a CPU
+    without the C++ compiler that it calls."""
+    if config.attention_kernel is not None:
+        check_kernel(config.attention_kernel, heads_of(config.network_config)[1], dtype, device)
+    compiler = os.environ.get("CXX", "g++")
+    for key in ("compile_model", "compile_first_stage"):
+        if getattr(config, key) and device.type == "cpu" and shutil.which(compiler) is None:
+            raise ConfigError(f"model.{key}: torch.compile on a CPU needs the C++ compiler {compiler}, not found; "
+                              "install it, name another in CXX, or leave the key out")
+
+
+def _check_equal(what: str, one: str, one_value: int | None, other: str, other_value: int | None) -> None:
+    if None not in (one_value, other_value) and one_value != other_value:
+        raise ConfigError(f"{what}: {one} is {one_value}, but {other} is {other_value}; make them equal")

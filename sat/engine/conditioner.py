@@ -1,0 +1,90 @@
+"""From a batch to the network's conditioning: embedders run one after the other, their outputs keyed by rank."""
+from collections.abc import Collection, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import ConfigError
+from configuration.targets import instantiate_from_config
+from engine.text_encoder import AbstractEmbModel
+
+KEY_OF_RANK = {2: "vector", 3: "crossattn", 4: "concat", 5: "concat"}
+AXIS_OF_KEY = {"vector": 1, "crossattn": 2, "concat": 1}  # along which several embedders of one key are joined
+
+
+class GeneralConditioner(nn.Module):
+    """`emb_models` is a list of `{target, params, input_key, ucg_rate, is_trainable}`.
+
+    An embedder that gives a list or tuple of tensors contributes them all. Output: `vector` (B, D), `crossattn`
+    (B, N, D), `concat` (B, C, H, W) or (B, T, C, H, W).
+    """
+
+    def __init__(self, emb_models: Sequence[Mapping]):
+        super().__init__()
+        self.embedders = nn.ModuleList(_build_embedder(config, i) for i, config in enumerate(emb_models))
+
+    def train(self, mode: bool = True) -> "GeneralConditioner":
+        """Embedders that are not trained stay in evaluation mode: their dropout would corrupt the conditioning."""
+        super().train(mode)
+        for embedder in self.embedders:
+            embedder.train(mode and embedder.is_trainable)
+        return self
+
+    def forward(self, batch: Mapping, force_zero_embeddings: Collection[str] = ()) -> dict[str, Tensor]:
+        """Conditioning of a batch; embeddings whose `input_key` is in `force_zero_embeddings` become zeros.
+
+        Each example's embedding is dropped (zeroed) with probability `ucg_rate` by one Bernoulli draw per embedder.
+        """
+        return self._embed(batch, force_zero_embeddings, drop=True)
+
+    def get_unconditional_conditioning(
+            self, batch: Mapping, batch_uc: Mapping | None = None,
+            force_uc_zero_embeddings: Collection[str] | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Conditioning and its unconditional counterpart, nothing dropped.
+
+        The latter embeds `batch_uc` (negative prompts; the batch itself if None), with zeros for the input keys in
+        `force_uc_zero_embeddings`, which is what training drops to.
+        """
+        zeroed = force_uc_zero_embeddings or ()
+        cond = self._embed(batch, (), drop=False)
+        if all(embedder.input_key in zeroed for embedder in self.embedders):  # nothing to encode
+            return cond, {key: torch.zeros_like(value) for key, value in cond.items()}
+        return cond, self._embed(batch if batch_uc is None else batch_uc, zeroed, drop=False)
+
+    def _embed(self, batch: Mapping, zeroed: Collection[str], drop: bool) -> dict[str, Tensor]:
+        output: dict[str, Tensor] = {}
+        for embedder in self.embedders:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and embedder.is_trainable):
+                embedded = embedder(batch[embedder.input_key])
+            for emb in embedded if isinstance(embedded, list | tuple) else [embedded]:
+                if emb.dim() not in KEY_OF_RANK:
+                    raise ValueError(f"{type(embedder).__name__} gave a tensor of rank {emb.dim()}; "
+                                     f"ranks {sorted(KEY_OF_RANK)} have a meaning")
+                if drop and embedder.ucg_rate > 0:
+                    emb = _drop_examples(emb, embedder.ucg_rate)
+                if embedder.input_key in zeroed:
+                    emb = torch.zeros_like(emb)
+                key = KEY_OF_RANK[emb.dim()]
+                output[key] = torch.cat((output[key], emb), AXIS_OF_KEY[key]) if key in output else emb
+        return output
+
+
+def _drop_examples(emb: Tensor, rate: float) -> Tensor:
+    keep = torch.bernoulli(torch.full((emb.shape[0],), 1 - rate, device=emb.device))
+    return emb * keep.to(emb).view(-1, *[1] * (emb.dim() - 1))
+
+
+def _build_embedder(config: Mapping, index: int) -> AbstractEmbModel:
+    built = {k: config[k] for k in ("target", "params") if k in config}
+    embedder = instantiate_from_config(built)
+    where = f"emb_models[{index}]"
+    if not isinstance(embedder, AbstractEmbModel):
+        raise ConfigError(f"{where}: {config['target']} is not an embedder; derive it from AbstractEmbModel")
+    if "input_key" not in config:
+        raise ConfigError(f"{where}: input_key is missing; name the entry of the batch to embed, such as txt")
+    embedder.input_key = config["input_key"]
+    embedder.ucg_rate = float(config.get("ucg_rate", 0.0))
+    embedder.is_trainable = bool(config.get("is_trainable", False))
+    if not embedder.is_trainable:
+        embedder.eval().requires_grad_(False)
+    return embedder

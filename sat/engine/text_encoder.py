@@ -1,0 +1,142 @@
+"""Text encoders. An embedder turns one entry of a batch into a conditioning tensor, keyed later by its rank."""
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import ConfigError
+from configuration.model import ModelConfig
+from weights.checkpoint import check_shapes
+from weights.diffusers_folder import is_pipeline
+from weights.shards import shard_files
+from weights.sources import SHARED, materialize, text_encoder_weights
+
+WEIGHT_FILES = (
+    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+ENCODER, TOKENIZER = "text_encoder", "tokenizer"  # in a diffusers folder
+DECODER = ("decoder.", "lm_head.")  # of a whole T5, of which only the encoder is wanted
+
+
+@dataclass(frozen=True)
+class T5Folder:
+    """Where a text encoder's parts lie: config.json beside its weights, and the tokenizer's spiece.model."""
+
+    encoder: Path
+    tokenizer: Path
+
+
+class AbstractEmbModel(nn.Module):
+    """What `GeneralConditioner` needs of an embedder beside `forward`; the conditioner sets these from its YAML entry.
+
+    `ucg_rate` is the share of training examples whose embedding is zeroed (classifier-free guidance, arXiv 2207.12598).
+    """
+
+    is_trainable: bool = False
+    ucg_rate: float = 0.0
+    input_key: str = "txt"
+
+
+class FrozenT5Embedder(AbstractEmbModel):
+    """The encoder of T5 v1.1 (arXiv 1910.10683): prompts to (B, max_length, width), padding attended like text.
+
+    `model_dir` is a Hugging Face folder (`config.json`, `spiece.model`, safetensors), or a diffusers folder with
+    `text_encoder/` and `tokenizer/` inside; nothing is downloaded. With `cache_dir` a hub name is looked up in that hub
+    cache. `device` is where the weights are put at first, in the type they are stored in; tokens always follow them.
+    Raises ConfigError or CheckpointError for a folder that is missing or incomplete.
+    """
+
+    def __init__(self, model_dir: str | None = None, device: str = "cpu", max_length: int = 77,
+                 freeze: bool = True, cache_dir: str | None = None):
+        super().__init__()
+        folder = check_t5_folder(model_dir, cache_dir)
+        # transformers takes seconds to import, and a folder that is missing should not cost them.
+        from transformers import T5Tokenizer
+        try:
+            self.tokenizer = T5Tokenizer.from_pretrained(folder.tokenizer)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ConfigError(f"T5 folder {folder.tokenizer} cannot be read ({' '.join(str(error).split())[:200]}); "
+                              "fetch it again") from error
+        self.transformer = load_t5(folder.encoder, device)
+        self.max_length = max_length
+        if freeze:
+            self.freeze()
+
+    def freeze(self) -> None:
+        self.transformer.eval().requires_grad_(False)
+
+    def forward(self, text: Sequence[str]) -> Tensor:
+        tokens = self.tokenizer(list(text), truncation=True, max_length=self.max_length, padding="max_length",
+                                return_tensors="pt")["input_ids"]
+        weight = self.transformer.shared.weight
+        # The released models were trained without an attention mask: padding takes part.
+        return self.transformer(input_ids=tokens.to(weight.device)).last_hidden_state
+
+
+def load_t5(folder: Path, device: torch.device | str) -> nn.Module:
+    """The encoder of a Hugging Face folder, in the type that its weights are stored in. Raises CheckpointError."""
+    from transformers import T5Config, T5EncoderModel
+    with torch.device("meta"):
+        encoder = T5EncoderModel(T5Config.from_pretrained(folder)).eval()
+    weights = text_encoder_weights(folder, shard_files(folder, WEIGHT_FILES), ignore=DECODER)
+    check_shapes(encoder.state_dict(), weights.shapes, weights.source)
+    materialize(encoder, next(w.dtype for w in weights.shapes.values() if w.is_floating_point()), device)
+    encoder.tie_weights()
+    weights.copy_into(encoder)
+    return encoder
+
+
+def check_t5_folder(model_dir: str | None, cache_dir: str | None = None) -> T5Folder:
+    """The folders of a text encoder, their files looked for but not read. Raises ConfigError or CheckpointError for
+    what is missing."""
+    if model_dir is None:
+        raise ConfigError("the text encoder's model_dir is missing; set it to a T5 folder")
+    folder = Path(model_dir)
+    if not folder.is_dir() and cache_dir is not None:
+        folder = _in_hub_cache(model_dir, cache_dir)
+    if not folder.is_dir():
+        raise ConfigError(f"T5 folder {model_dir} does not exist: put config.json, spiece.model and the weights there, "
+                          "or set model_dir of the text encoder to where they are")
+    in_parts = is_pipeline(folder) or (folder / ENCODER).is_dir()
+    found = T5Folder(folder / ENCODER, folder / TOKENIZER) if in_parts else T5Folder(folder, folder)
+    for path in (found.encoder / "config.json", found.tokenizer / "spiece.model"):
+        if not path.is_file():
+            raise ConfigError(f"T5 folder {path.parent} has no {path.name}: copy the whole folder of the text encoder")
+    shard_files(found.encoder, WEIGHT_FILES)
+    return found
+
+
+def t5_width(folder: T5Folder) -> int:
+    """Numbers per token of the encoder in a folder, from its config.json."""
+    try:
+        return json.loads((folder.encoder / "config.json").read_text(encoding="utf-8"))["d_model"]
+    except (ValueError, KeyError) as error:
+        raise ConfigError(f"{folder.encoder}/config.json is no T5 configuration; fetch the folder again") from error
+
+
+def t5_parameters(folder: T5Folder) -> int:
+    """How many numbers the encoder in a folder has, told without reading them."""
+    weights = text_encoder_weights(folder.encoder, shard_files(folder.encoder, WEIGHT_FILES), ignore=DECODER)
+    return sum(shape.numel() for name, shape in weights.shapes.items() if name != SHARED[1])
+
+
+def _in_hub_cache(name: str, cache_dir: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    try:
+        return Path(snapshot_download(name, cache_dir=cache_dir, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError) as error:
+        raise ConfigError(f"text encoder {name} is neither a folder nor in the hub cache {cache_dir}") from error
+
+
+def t5_configs(config: "ModelConfig") -> list[Mapping]:
+    """`params` of the T5 encoders among the conditioner's embedders."""
+    models = (config.conditioner_config.get("params") or {}).get("emb_models") or ()
+    return [m.get("params") or {} for m in models if str(m.get("target")).endswith(FrozenT5Embedder.__name__)]
+
+
+def t5_folder(embedder: Mapping) -> dict:
+    """Where an embedder's T5 is, as `check_t5_folder` takes it."""
+    return {key: embedder.get(key) for key in ("model_dir", "cache_dir")}

@@ -1,0 +1,1 @@
+"""From prompts to videos: sizes, prompts, jobs, starting clips, the sampling pipeline."""

@@ -1,0 +1,97 @@
+"""The videos that a run will make: which prompt, which sample, how large, and into which folder."""
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from common.errors import DataError
+from common.seeds import generator_for
+from configuration.settings import Arguments
+from inference.prompts import Prompt
+from inference.sizes import ModelLimits, VideoPlan, plan_video
+from media.clips import ClipFormat, UnreadableClip, count_frames, read_clip
+from media.images import fit_image_cover, fit_image_short_side, load_image
+from media.records import is_finished
+
+
+@dataclass(frozen=True)
+class Job:
+    """One video. `image` is (3, H, W) in [-1, 1], already of the video's size; None for text-to-video."""
+
+    prompt: Prompt
+    sample: int
+    plan: VideoPlan
+    folder: Path
+    image: Tensor | None = None
+
+    def generator(self, seed: int, purpose: str = "noise") -> torch.Generator:
+        """Depends on the seed, the prompt's index and the sample's index, on nothing else."""
+        return generator_for(seed, self.prompt.index, self.sample, purpose)
+
+    def clip(self) -> Tensor:
+        """The prompt's clip, (3, T, H, W) in [-1, 1], at the video's size and rate."""
+        return read_clip(self.prompt.clip, clip_format(self.plan))[0].transpose(0, 1)
+
+
+def plan_jobs(prompts: Iterable[Prompt], limits: ModelLimits, args: Arguments) -> list[Job]:
+    """Every sample of every prompt, in order; those that an earlier run finished are left out with `--resume`.
+
+    Reads and fits the images, looks at the clips. Raises ConfigError and DataError for sizes, images and clips that
+    cannot be.
+    """
+    jobs = []
+    for prompt in prompts:
+        image, plan = _fitted(prompt, limits, args)
+        for sample in range(args.num_samples):
+            folder = Path(args.output_dir) / prompt.folder / str(sample)
+            if not (args.resume and is_finished(folder, prompt.text, args.seed, args.only_save_latents)):
+                jobs.append(Job(prompt, sample, plan, folder, image))
+    return jobs
+
+
+def in_batches(jobs: Iterable[Job], size: int) -> Iterator[list[Job]]:
+    """Consecutive jobs of one latent shape, at most `size` together."""
+    batch: list[Job] = []
+    for job in jobs:
+        if batch and (len(batch) == size or job.plan.latent_shape != batch[0].plan.latent_shape):
+            yield batch
+            batch = []
+        batch.append(job)
+    if batch:
+        yield batch
+
+
+def clip_format(plan: VideoPlan, frames: int | None = None) -> ClipFormat:
+    """What a clip is brought to for a video, or for its first `frames`."""
+    return ClipFormat((plan.height, plan.width), plan.fps, plan.frames if frames is None else frames)
+
+
+def _fitted(prompt: Prompt, limits: ModelLimits, args: Arguments) -> tuple[Tensor | None, VideoPlan]:
+    """The image that the video starts from (a model that takes images gets the first of a clip), and its plan."""
+    if prompt.clip is not None:
+        plan = plan_video(limits, args)
+        _check_clip(prompt.clip, plan, limits)
+        shown = args.model_config.get("noised_image_input", False)
+        return read_clip(prompt.clip, clip_format(plan, 1))[0][0] if shown else None, plan
+    if prompt.image is None:
+        return None, plan_video(limits, args)
+    image = load_image(prompt.image)
+    if not limits.size_from_image:
+        plan = plan_video(limits, args)
+        return fit_image_cover(image, (plan.height, plan.width)), plan
+    short, long = sorted(args.sampling_image_size or limits.default_size)
+    image = fit_image_short_side(image, short, limits.side_multiple, long)
+    return image, plan_video(limits, args, size=tuple(image.shape[-2:]))
+
+
+def _check_clip(path: str, plan: VideoPlan, limits: ModelLimits) -> None:
+    try:
+        frames = count_frames(path, clip_format(plan))
+    except UnreadableClip as problem:
+        raise DataError(f"clip {path}: {problem}; give a whole video file, such as an mp4") from problem
+    if frames < plan.frames:
+        possible = max(count for count in limits.frame_counts if count <= frames)
+        raise DataError(f"clip {path} is too short: {frames} frames at {plan.fps} a second, where the video has "
+                        f"{plan.frames}; give a longer clip, or --num-frames {possible}")

@@ -1,0 +1,158 @@
+"""One function decides frames, padding latents and latent sizes for what the user asked, before anything is built."""
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from common.errors import ConfigError
+from common.patches import parse_patch_size
+from configuration.yaml_files import require
+
+logger = logging.getLogger(__name__)
+
+# Models that patch two latents in time have positions that are computed, not learned, and were trained up to here.
+LONGEST_WITH_TIME_PATCHES = 161
+# Their grid only bounds the size; this is the one they were trained at.
+SIZE_WITH_TIME_PATCHES = (768, 1360)
+
+
+@dataclass(frozen=True)
+class ModelLimits:
+    """What a model can make, read from its configuration (`model_limits`). Sides are in pixels."""
+
+    frame_counts: tuple[int, ...]  # every video length, in frames
+    default_frames: int
+    default_size: tuple[int, int]
+    side_multiple: int
+    largest: tuple[int, int]
+    patch: tuple[int, int, int]  # of latents: time, height, width
+    time_factor: int
+    space_factor: int
+    channels: int
+    size_from_image: bool  # the video takes the image's shape (the 1.5 models)
+    fixed_table: bool  # positions are a table read flat: only the size it was made for has a meaning
+
+    def real_latents(self, frames: int) -> int:
+        return (frames - 1) // self.time_factor + 1
+
+    def pad_latents(self, frames: int) -> int:
+        """Latents sampled in front and dropped before decoding, so that time divides into patches."""
+        return -self.real_latents(frames) % self.patch[0]
+
+    def sampled_latents(self, frames: int) -> int:
+        return self.real_latents(frames) + self.pad_latents(frames)
+
+
+@dataclass(frozen=True)
+class VideoPlan:
+    """A video as it is delivered (frames, height, width, fps) and as it is sampled (latent sizes, patches)."""
+
+    frames: int
+    height: int
+    width: int
+    fps: int
+    channels: int
+    latent_frames: int
+    pad_latents: int
+    latent_height: int
+    latent_width: int
+    patches: tuple[int, int, int]  # time, height, width; a token each
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int, int]:
+        """(T, C, H, W) as the sampler sees it, padding included."""
+        return self.latent_frames, self.channels, self.latent_height, self.latent_width
+
+
+def model_limits(model: Mapping) -> ModelLimits:
+    """Limits of the network and first stage of a `model` configuration. Raises ConfigError if they disagree."""
+    network = require(model["network_config"].get("params"), "model.network_config.params", "num_frames",
+                      "time_compressed_rate", "latent_height", "latent_width", "patch_size", "out_channels", "modules")
+    codec = require(model["first_stage_config"].get("params"), "model.first_stage_config.params", "decoder_config")
+    decoder = require(codec["decoder_config"].get("params"), "decoder_config.params", "z_channels")
+    positions = require(network["modules"], "modules", "pos_embed_config")["pos_embed_config"]
+    patch = parse_patch_size(network["patch_size"])
+    space = 2 ** (len(decoder.get("ch_mult", (1, 2, 2, 4))) - 1)
+    time = decoder.get("temporal_compress_times", 4)
+    if network["time_compressed_rate"] != time:
+        raise ConfigError(f"model.network_config.params.time_compressed_rate is {network['time_compressed_rate']}, but "
+                          f"the first stage compresses time {time} times; make them equal")
+    if decoder["z_channels"] != network["out_channels"]:
+        raise ConfigError(f"model.network_config.params.out_channels is {network['out_channels']}, but the first "
+                          f"stage's latent has z_channels {decoder['z_channels']}; make them equal")
+    learned = bool((positions.get("params") or {}).get("learnable_pos_embed"))
+    fixed = learned or not positions["target"].endswith("Rotary3DPositionEmbeddingMixin")
+    longest = network["num_frames"]
+    if patch[0] > 1 and not fixed:
+        longest = max(longest, LONGEST_WITH_TIME_PATCHES)
+    # Decoding takes an odd number of latents (vae_modules.autoencoder.decode_schedule), and patches divide it evenly.
+    counts = tuple(range(1, longest + 1, 2 * time * patch[0]))
+    largest = (network["latent_height"] * space, network["latent_width"] * space)
+    trained = largest if patch[0] == 1 else tuple(map(min, SIZE_WITH_TIME_PATCHES, largest))
+    return ModelLimits(
+        frame_counts=counts, default_frames=max(c for c in counts if c <= network["num_frames"]), default_size=trained,
+        side_multiple=space * max(patch[1:]), largest=largest, patch=patch, time_factor=time, space_factor=space,
+        channels=network["out_channels"], size_from_image=patch[0] > 1, fixed_table=fixed)
+
+
+def plan_video(limits: ModelLimits, args, size: Sequence[int] | None = None) -> VideoPlan:
+    """The video that `args` asks of a model, in `size` (height, width) where an image decides it.
+
+    Raises ConfigError for a frame count or size that the model cannot make, with the nearest that it can.
+    """
+    frames = choose_frames(limits, args.num_frames, args.sampling_num_frames)
+    height, width = choose_size(limits, size or args.sampling_image_size)
+    if args.latent_channels != limits.channels:
+        raise ConfigError(f"args.latent_channels is {args.latent_channels}, but the model's latent has "
+                          f"{limits.channels} channels; set it to {limits.channels}")
+    latent = limits.sampled_latents(frames), height // limits.space_factor, width // limits.space_factor
+    return VideoPlan(
+        frames=frames, height=height, width=width, fps=args.sampling_fps, channels=limits.channels,
+        latent_frames=latent[0], latent_height=latent[1], latent_width=latent[2],
+        pad_latents=limits.pad_latents(frames),
+        patches=tuple(size // patch for size, patch in zip(latent, limits.patch, strict=True)))
+
+
+def choose_frames(limits: ModelLimits, num_frames: int | None, sampling_num_frames: int | None) -> int:
+    """Frames of the video. `num_frames` counts frames. `sampling_num_frames` is read as latent frames wherever the
+    model has such a count (13 latents are 49 frames), because that is what released files mean by it; else as frames.
+    """
+    if num_frames is not None:
+        return _one_of(limits, num_frames, "--num-frames")
+    if sampling_num_frames is None:
+        return limits.default_frames
+    by_latents = {limits.sampled_latents(frames): frames for frames in limits.frame_counts}
+    if sampling_num_frames in by_latents:
+        return by_latents[sampling_num_frames]
+    return _one_of(limits, sampling_num_frames, "args.sampling_num_frames")
+
+
+def _one_of(limits: ModelLimits, frames: int, where: str) -> int:
+    if frames in limits.frame_counts:
+        return frames
+    nearest = min(limits.frame_counts, key=lambda count: (abs(count - frames), count))
+    step = limits.frame_counts[1] - 1 if len(limits.frame_counts) > 1 else 0
+    rule = f"{step} k + 1 up to {limits.frame_counts[-1]}" if step else "1"
+    raise ConfigError(f"{where}: this model cannot make {frames} frames, only {rule}; the nearest is {nearest}")
+
+
+def choose_size(limits: ModelLimits, size: Sequence[int] | None) -> tuple[int, int]:
+    """(height, width) of the video."""
+    if size is None:
+        return limits.default_size
+    height, width = size
+    nearest = tuple(min(max(round(side / limits.side_multiple), 1) * limits.side_multiple, most)
+                    for side, most in zip(size, limits.largest, strict=True))
+    if (height, width) != nearest:
+        raise ConfigError(f"args.sampling_image_size: this model cannot make {height} x {width} (height x width), only "
+                          f"multiples of {limits.side_multiple} up to {limits.largest[0]} x {limits.largest[1]}; "
+                          f"the nearest is [{nearest[0]}, {nearest[1]}]")
+    if limits.fixed_table and (height, width) != limits.default_size:
+        logger.warning("this model's positions were made for %d x %d; other sizes look wrong", *limits.default_size)
+    return height, width
+
+
+def extend_positions(model, frames: int) -> None:
+    """Lets the network's computed positions reach as far as the video (nothing to do for what it was trained at)."""
+    network = model["network_config"]["params"]
+    if frames > network["num_frames"]:
+        network["num_frames"] = frames

@@ -1,0 +1,1 @@
+"""Images and clips in, videos and records out."""

@@ -1,0 +1,81 @@
+"""What a run leaves behind: videos, contact sheets, latents, and the record of how each came about."""
+from collections.abc import Generator, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.errors import NumericalError
+from common.files import whole_file
+
+VIDEO, SHEET = "000000.mp4", "frames.png"
+# Constant rate factor of H.264: 0 keeps everything, 18 is called visually lossless.
+QUALITY = 8
+SHEET_FRAMES = 24
+SHEET_COLUMNS = 6
+
+
+def to_pixels(frames: Tensor) -> np.ndarray:
+    """(3, t, H, W) in [-1, 1] to (t, H, W, 3) of 8 bits. Raises NumericalError if decoding left the finite numbers."""
+    if not torch.isfinite(frames).all():
+        raise NumericalError("decoding: the frames are not finite; decode in a wider dtype (bf16 or fp32)")
+    unit = frames.float().clamp(-1, 1).add(1).div(2)
+    return unit.mul(255).round().to(torch.uint8).permute(1, 2, 3, 0).cpu().numpy()
+
+
+def write_video(path: Path, pieces: Iterable[np.ndarray], fps: int) -> None:
+    """Writes consecutive pieces (t, H, W, 3) of 8 bits as H.264, each as it comes; the file appears when whole."""
+    with whole_file(path) as partial:
+        encoder = None
+        try:
+            for piece in pieces:
+                encoder = encoder or _encoder(partial, piece.shape[2], piece.shape[1], fps)
+                for frame in piece:
+                    encoder.send(np.ascontiguousarray(frame))
+        finally:  # also when a piece fails: the encoder's process must let go of the file
+            if encoder is not None:
+                encoder.close()
+        if encoder is None:
+            raise ValueError("a video needs at least one frame")
+
+
+def _encoder(path: Path, width: int, height: int, fps: int) -> Generator[None, np.ndarray, None]:
+    import imageio_ffmpeg
+    encoder = imageio_ffmpeg.write_frames(str(path), (width, height), fps=fps, codec="libx264", quality=None,
+                                          macro_block_size=1, output_params=["-crf", str(QUALITY)])
+    encoder.send(None)
+    return encoder
+
+
+def write_outputs(folder: Path, pieces: Iterable[Tensor], fps: int) -> None:
+    """Writes the mp4 of decoded pieces (3, t, H, W), and its contact sheet."""
+    frames: list[np.ndarray] = []
+
+    def pixels() -> Iterator[np.ndarray]:
+        for piece in pieces:
+            frames.append(to_pixels(piece))
+            yield frames[-1]
+
+    write_video(folder / VIDEO, pixels(), fps)
+    write_contact_sheet(folder / SHEET, np.concatenate(frames))
+
+
+def write_contact_sheet(path: Path, frames: np.ndarray) -> None:
+    """At most 24 frames, evenly spread over the video, row by row in one picture."""
+    from PIL import Image
+    count = min(len(frames), SHEET_FRAMES)
+    chosen = frames[np.linspace(0, len(frames) - 1, count).round().astype(int)]
+    with whole_file(path) as partial:
+        Image.fromarray(tiled(chosen, min(count, SHEET_COLUMNS))).save(partial)
+
+
+def tiled(frames: np.ndarray, columns: int) -> np.ndarray:
+    """Frames (n, H, W, 3) row by row in one picture (rows, width, 3), with white lines of two pixels around them."""
+    rows = -(-len(frames) // columns)
+    height, width = frames.shape[1:3]
+    sheet = np.full((rows * (height + 2) + 2, columns * (width + 2) + 2, 3), 255, np.uint8)
+    for i, frame in enumerate(frames):
+        top, left = 2 + i // columns * (height + 2), 2 + i % columns * (width + 2)
+        sheet[top:top + height, left:left + width] = frame
+    return sheet

@@ -1,0 +1,1 @@
+"""Ways to need less memory: offloading and quantization."""

@@ -1,0 +1,1 @@
+"""The diffusion transformer: blocks, attention, positions, embeddings, LoRA layers, step cache."""

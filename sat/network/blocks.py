@@ -1,0 +1,235 @@
+"""The transformer's blocks as hooks: patch embedding, expert adaptive LayerNorm, joint attention, SwiGLU, final layer.
+
+Shapes: B batch, S tokens [text, video], D hidden size, E time embedding (rows B, or 1 when all rows agree).
+"""
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from math import prod
+
+import torch
+from torch import nn
+
+from common.patches import Grid, patchify, unpatchify
+from common.swiss_army import BaseMixin, mpu
+from common.tensors import recorded
+from network.attention import rotate
+from network.context import VideoContext
+
+TOKENS_AT_A_TIME = 1024
+Terms = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Modulation:
+    """(1 or B, 1, D) each: normalised x becomes x·scale + shift (1 is in the scale), the branch's output ·gate."""
+    shift: torch.Tensor
+    scale: torch.Tensor
+    gate: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Experts:
+    """One modulation for the text tokens and one for the video tokens of the same sequence."""
+    text: Modulation
+    video: Modulation
+    text_length: int
+
+    def modulate(self, x: torch.Tensor) -> torch.Tensor:
+        """Of the normalised x, which is overwritten where nothing else can need it."""
+        text, video = self._parts(x)
+        return joint_addcmul((self.text.shift, text, self.text.scale), (self.video.shift, video, self.video.scale), x)
+
+    def add_gated(self, x: torch.Tensor, branch: torch.Tensor) -> torch.Tensor:
+        (text, video), (text_branch, video_branch) = self._parts(x), self._parts(branch)
+        return joint_addcmul((text, text_branch, self.text.gate), (video, video_branch, self.video.gate))
+
+    def of_video(self) -> "Experts":
+        """For tokens of which the text is gone."""
+        return replace(self, text_length=0)
+
+    def _parts(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        # One split, not two slices: its gradient is one concatenation, theirs two full-size zero tensors and a sum.
+        return x.split((self.text_length, x.shape[1] - self.text_length), dim=1)
+
+
+@dataclass(frozen=True)
+class LayerParts:
+    """What one layer computes with, looked up before it runs: compiled for one layer, it serves all that are like it.
+
+    alone: every token attends to itself alone; last: nothing reads what becomes of the text behind its attention.
+    """
+    layer_id: int
+    layer: nn.Module
+    modulation: nn.Linear
+    norms: tuple[nn.Module, nn.Module] | None  # of queries and keys
+    alone: bool
+    last: bool
+
+
+def joint_addcmul(text: Terms, video: Terms, into: torch.Tensor | None = None) -> torch.Tensor:
+    """a + b·c for text and for video, joined along the tokens (axis 1); may be written `into` a tensor."""
+    if recorded():
+        return torch.cat((torch.addcmul(*text), torch.addcmul(*video)), dim=1)
+    # Where no gradient is recorded both write into their place: no copy for joining them.
+    n = text[1].shape[1]
+    batch, _, width = torch.broadcast_shapes(*(x.shape for x in video))
+    dtype = torch.promote_types(video[0].dtype, torch.promote_types(video[1].dtype, video[2].dtype))
+    fits = into is not None and into.dtype == dtype
+    out = into if fits else video[1].new_empty(batch, n + video[1].shape[1], width, dtype=dtype)
+    torch.addcmul(*text, out=out[:, :n])
+    torch.addcmul(*video, out=out[:, n:])
+    return out
+
+
+class ImagePatchEmbeddingMixin(BaseMixin):
+    """Patches of the latent video and text embeddings to tokens: (B, T, C, H, W), (B, N, text width) -> (B, S, D)."""
+
+    def __init__(self, in_channels: int, hidden_size: int, patch_size: Grid, text_hidden_size: int | None = None):
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Linear(in_channels * prod(patch_size), hidden_size)
+        self.text_proj = None if text_hidden_size is None else nn.Linear(text_hidden_size, hidden_size)
+
+    def reinit(self, parent_model=None) -> None:
+        nn.init.xavier_uniform_(self.proj.weight)
+        nn.init.zeros_(self.proj.bias)
+
+    def word_embedding_forward(self, input_ids, context: VideoContext, **hook) -> torch.Tensor:
+        video = self.proj(patchify(context.latents, self.patch_size))
+        text = context.text if self.text_proj is None else self.text_proj(context.text)
+        return torch.cat((text.expand(video.shape[0], -1, -1), video), dim=1)
+
+
+class AdaLNMixin(BaseMixin):
+    """Expert adaptive LayerNorm (CogVideoX, Yang et al. 2024, section 2.2) around joint attention and the MLP.
+
+    Each layer's modulations come from the time embedding; text and video share the LayerNorm and have their own
+    shift, scale and gate. `qk_ln`: LayerNorm of queries and keys per head, before rotation.
+    """
+
+    def __init__(self, hidden_size: int, num_layers: int, time_embed_dim: int, hidden_size_head: int,
+                 qk_ln: bool = True, elementwise_affine: bool = True):
+        super().__init__()
+        self.adaLN_modulations = nn.ModuleList(
+            nn.Sequential(nn.SiLU(), nn.Linear(time_embed_dim, 12 * hidden_size)) for _ in range(num_layers))
+        self.qk_ln = qk_ln
+        if qk_ln:
+            self.query_layernorm_list, self.key_layernorm_list = (
+                nn.ModuleList(nn.LayerNorm(hidden_size_head, eps=1e-6, elementwise_affine=elementwise_affine)
+                              for _ in range(num_layers)) for _ in range(2))
+
+    def reinit(self, parent_model=None) -> None:
+        for _, linear in self.adaLN_modulations:  # closed gates: every block starts as the identity
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def parts(self, layer_id: int, context: VideoContext) -> LayerParts:
+        norms = (self.query_layernorm_list[layer_id], self.key_layernorm_list[layer_id]) if self.qk_ln else None
+        return LayerParts(layer_id, self.transformer.layers[layer_id], self.adaLN_modulations[layer_id][1], norms,
+                          layer_id in context.identity_attention, layer_id == len(self.adaLN_modulations) - 1)
+
+    def modulations(self, parts: LayerParts, context: VideoContext) -> tuple[Experts, Experts]:
+        """For attention and for the MLP, from the embedding, whose SiLU is already taken."""
+        terms = parts.modulation(context.embedding).unflatten(-1, (4, 3, 1, -1)).unbind(1)
+        attention_video, mlp_video, attention_text, mlp_text = (
+            Modulation(shift, 1 + scale, gate) for shift, scale, gate in (term.unbind(1) for term in terms))
+        n = context.text_length
+        return Experts(attention_text, attention_video, n), Experts(mlp_text, mlp_video, n)
+
+    def layer_forward(self, hidden_states, mask, layer_id: int, context: VideoContext, **hook) -> torch.Tensor:
+        return self.run_layer(hidden_states, self.parts(layer_id, context), context)
+
+    def compile_layers(self, backend: str = "inductor") -> None:
+        """torch.compile what a layer computes, once for all that are alike; the last is not, it drops the text."""
+        self.run_layer = torch.compile(self.run_layer, backend=backend)
+
+    def run_layer(self, x: torch.Tensor, parts: LayerParts, context: VideoContext) -> torch.Tensor:
+        layer = parts.layer
+        sandwich = layer.layernorm_order == "sandwich"
+        around_attention, around_mlp = self.modulations(parts, context)
+
+        normed = around_attention.modulate(layer.input_layernorm(x))
+        branch = layer.attention(normed, None, parts=parts, context=context)
+        if parts.last:
+            x = x[:, context.text_length:]
+            around_attention, around_mlp = around_attention.of_video(), around_mlp.of_video()
+        x = around_attention.add_gated(x, layer.third_layernorm(branch) if sandwich else branch)
+
+        normed = around_mlp.modulate(layer.post_attention_layernorm(x))
+        branch = by_pieces(partial(layer.mlp, parts=parts, context=context), normed)
+        return around_mlp.add_gated(x, layer.fourth_layernorm(branch) if sandwich else branch)
+
+    def attention_forward(self, hidden_states, mask, parts: LayerParts, context: VideoContext, **hook) -> torch.Tensor:
+        layer = parts.layer.attention
+        head_dim = layer.hidden_size_per_attention_head
+        q, k, v = layer.query_key_value(hidden_states).unflatten(-1, (3, -1, head_dim)).unbind(2)  # (B, S, h, d) each
+        first = context.text_length if parts.last else 0  # of the tokens that ask
+        if parts.alone:
+            return layer.output_dropout(layer.dense(v[:, first:].flatten(2)))
+        q, k, v = q[:, first:].transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        if parts.norms is not None:
+            q, k = (norm(x) for norm, x in zip(parts.norms, (q, k), strict=True))
+        if context.rotary is not None:
+            cos, sin = context.rotary
+            q, k = rotate(q, (cos[first:], sin[first:])), rotate(k, context.rotary)
+        # Under autocast the norms and the rotation leave float32 behind; attention runs in the product's type.
+        dropout = layer.attention_dropout.p if self.training else 0.0
+        out = context.attend(q.to(v.dtype), k.to(v.dtype), v, dropout)
+        return layer.output_dropout(layer.dense(out))
+
+
+def by_pieces(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """`run`, which takes each token of x (B, S, D) by itself. On a CPU it gets a few at a time and x is overwritten:
+    what is wide inside of it then stays in the cache."""
+    if recorded() or x.device.type != "cpu" or x.dtype != torch.float32:
+        return run(x)
+    for piece in x.view(-1, x.shape[-1]).split(TOKENS_AT_A_TIME):
+        piece.copy_(run(piece))
+    return x
+
+
+class MLPMixin(BaseMixin):
+    """The library's MLP, found without a layer's number."""
+
+    def mlp_forward(self, hidden_states, parts: LayerParts, **hook) -> torch.Tensor:
+        mlp = parts.layer.mlp
+        return mlp.dense_4h_to_h(mlp.activation_func(mlp.dense_h_to_4h(hidden_states)))
+
+
+class SwiGLUMixin(BaseMixin):
+    """A gate beside the MLP's first layer: w2 is SiLU'd and multiplied in (Shazeer 2020, equation 5)."""
+
+    def __init__(self, num_layers: int, in_features: int, hidden_features: int, bias: bool = False):
+        super().__init__()
+        device = torch.get_default_device()
+        self.w2 = nn.ModuleList(
+            mpu.ColumnParallelLinear(in_features, hidden_features, gather_output=False, bias=bias, device=device)
+            for _ in range(num_layers))
+
+    def mlp_forward(self, hidden_states, parts: LayerParts, **hook) -> torch.Tensor:
+        mlp = parts.layer.mlp
+        gate = mlp.activation_func(self.w2[parts.layer_id](hidden_states))
+        return mlp.dense_4h_to_h(gate * mlp.dense_h_to_4h(hidden_states))
+
+
+class FinalLayerMixin(BaseMixin):
+    """Video tokens back to latents: modulated LayerNorm, linear, unpatch: (B, S, D) -> (B, T, C_out, H, W)."""
+
+    def __init__(self, hidden_size: int, time_embed_dim: int, patch_size: Grid, out_channels: int,
+                 elementwise_affine: bool = True):
+        super().__init__()
+        self.patch_size = patch_size
+        self.norm_final = nn.LayerNorm(hidden_size, elementwise_affine=elementwise_affine, eps=1e-6)
+        self.linear = nn.Linear(hidden_size, out_channels * prod(patch_size))
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(time_embed_dim, 2 * hidden_size))
+
+    def reinit(self, parent_model=None) -> None:
+        for linear in (self.linear, self.adaLN_modulation[1]):  # the first prediction is zero everywhere
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def final_forward(self, logits, context: VideoContext, **hook) -> torch.Tensor:
+        shift, scale = self.adaLN_modulation[1](context.embedding)[:, None].chunk(2, dim=-1)
+        video = torch.addcmul(shift, self.norm_final(logits[:, -prod(context.grid):]), 1 + scale)
+        return unpatchify(self.linear(video), context.grid, self.patch_size)

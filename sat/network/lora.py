@@ -1,0 +1,91 @@
+"""LoRA (Hu et al. 2021, equation 3) on the attention's linear layers: W x + (alpha / r) B A x, with W left as it is.
+
+In place of SwissArmyTransformer's own mixin, which copies the weights it wraps, so that it cannot be built on the meta
+device, and which torch.compile cannot follow. Names, shapes and numbers are the same.
+"""
+import math
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from common.cpu_operations import linear
+from common.errors import ConfigError
+from common.swiss_army import BaseMixin, BaseModel
+from parallel import groups
+from weights.lora_names import MATRICES, PARTS
+
+
+class LoraLinear(nn.Module):
+    """`original`, a linear layer of weight (out, in), and an update of low rank for each of `parts` stacked matrices.
+
+    A (r, in) starts as a linear layer's weight does and B (out / parts, r) at zero, so that at first nothing changes.
+    A state dict of the layer without LoRA loads too, or a part of it: A and B are left alone.
+    """
+
+    def __init__(self, original: nn.Module, parts: int, r: int, alpha: float, dropout: float):
+        super().__init__()
+        self.original, self.scaling, self.dropout = original, alpha / r, dropout
+        rows, columns = original.weight.shape
+        weight = original.weight
+        self.matrix_A = nn.ParameterList(nn.Parameter(weight.new_empty(r, columns)) for _ in range(parts))
+        self.matrix_B = nn.ParameterList(nn.Parameter(weight.new_empty(rows // parts, r)) for _ in range(parts))
+        self.start()
+        self.register_load_state_dict_pre_hook(_take_plain_layer)
+
+    def start(self) -> None:
+        """Draws A anew, as a linear layer's weight is, and sets B to zero."""
+        for a, b in zip(self.matrix_A, self.matrix_B, strict=True):
+            nn.init.kaiming_uniform_(a, a=math.sqrt(5))
+            nn.init.zeros_(b)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        dropped = F.dropout(x, self.dropout, self.training)
+        updates = [linear(linear(dropped, a, None), b, None)
+                   for a, b in zip(self.matrix_A, self.matrix_B, strict=True)]
+        return self.original(x) + torch.cat(updates, dim=-1) * self.scaling
+
+
+def _take_plain_layer(layer: LoraLinear, state_dict: dict, prefix: str, *rest) -> None:
+    plain = [kind for kind in ("weight", "bias") if prefix + kind in state_dict]
+    if not plain:
+        return
+    for kind in plain:
+        state_dict[f"{prefix}original.{kind}"] = state_dict.pop(prefix + kind)
+    for matrix in MATRICES:
+        for part, value in enumerate(getattr(layer, matrix)):
+            state_dict.setdefault(f"{prefix}{matrix}.{part}", value.detach())
+
+
+class LoraMixin(BaseMixin):
+    """LoRA of rank r on query, key, value and output projections of the layers in `layer_range` (all if None).
+
+    `cross_attention` has no meaning here: there is none. Raises ConfigError for a rank or layers that cannot be, for
+    4-bit weights (`qlora`) and on several processes that share one transformer.
+    """
+
+    def __init__(self, layer_num: int, r: int, lora_alpha: float = 1.0, lora_dropout: float = 0.0,
+                 layer_range: Iterable[int] | None = None, qlora: bool = False, cross_attention: bool = True):
+        super().__init__()
+        layers = list(range(layer_num) if layer_range is None else layer_range)
+        if not isinstance(r, int) or r < 1:
+            raise ConfigError(f"lora_config.params.r is {r!r}; it must be a whole number, 1 or more")
+        if not set(layers) <= set(range(layer_num)):
+            raise ConfigError(f"lora_config.params.layer_range is {layers}; the model has layers 0 to {layer_num - 1}")
+        if qlora:
+            raise ConfigError("lora_config.params.qlora: 4-bit weights are not supported; leave it out")
+        if groups.model_parallel_size() > 1:
+            raise ConfigError("lora_config does not work with model_parallel_size above 1; set that to 1")
+        self.r, self.lora_alpha, self.lora_dropout, self.layers = r, lora_alpha, lora_dropout, layers
+
+    def reinit(self, parent_model: BaseModel) -> None:
+        """Wraps the layers; starts those anew that are wrapped already."""
+        for i in self.layers:
+            block = parent_model.transformer.layers[i]
+            for name, parts in PARTS.items():
+                layer = block.get_submodule(name)
+                if isinstance(layer, LoraLinear):
+                    layer.start()
+                else:
+                    block.set_submodule(name, LoraLinear(layer, parts, self.r, self.lora_alpha, self.lora_dropout))

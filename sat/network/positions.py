@@ -1,0 +1,158 @@
+"""Where a token is: sin-cos, learned and rotary positions over (time, height, width), as hooks on the transformer.
+
+Every mixin answers two questions: what to add to the embedded tokens (`position_embedding_forward`, None for
+nothing) and by which angles to turn queries and keys (`rotary`, None for not at all).
+"""
+import logging
+
+import torch
+from torch import nn
+
+from common.errors import ConfigError
+from common.patches import Grid
+from common.swiss_army import BaseMixin
+from network.context import VideoContext
+
+logger = logging.getLogger(__name__)
+
+BASE = 10000.0
+
+
+def sinusoid(positions: torch.Tensor, dim: int) -> torch.Tensor:
+    """(n,) -> (n, dim): sines, then cosines, of positions / 10000^(2i / dim), in float64."""
+    frequencies = BASE ** (-torch.arange(dim // 2, dtype=torch.float64) / (dim / 2))
+    angles = torch.outer(positions.double(), frequencies)
+    return torch.cat((angles.sin(), angles.cos()), dim=-1)
+
+
+def sincos_space(height: torch.Tensor, width: torch.Tensor, dim: int) -> torch.Tensor:
+    """(h,), (w,) -> (h, w, dim): the first half of the channels tells the column, the second the row."""
+    h, w = len(height), len(width)
+    column = sinusoid(width, dim // 2)[None].expand(h, w, -1)
+    row = sinusoid(height, dim // 2)[:, None].expand(h, w, -1)
+    return torch.cat((column, row), dim=-1)
+
+
+def sincos_video(time: torch.Tensor, height: torch.Tensor, width: torch.Tensor, dim: int) -> torch.Tensor:
+    """(t,), (h,), (w,) -> (t·h·w, dim): a quarter of the channels tells the time, the rest the place."""
+    t, h, w = len(time), len(height), len(width)
+    when = sinusoid(time, dim // 4)[:, None, None].expand(t, h, w, -1)
+    where = sincos_space(height, width, dim // 4 * 3)[None].expand(t, h, w, -1)
+    return torch.cat((when, where), dim=-1).reshape(t * h * w, dim).float()
+
+
+class PositionMixin(BaseMixin):
+    """The grid a model was made for, and the parts that the three kinds of position share."""
+
+    def __init__(self, grid: Grid, text_length: int):
+        super().__init__()
+        self.grid, self.text_length = grid, text_length
+
+    def position_embedding_forward(self, position_ids, context: VideoContext, **hook) -> torch.Tensor | None:
+        return None
+
+    def rotary(self, grid: Grid, text_length: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor] | None:
+        return None
+
+    def prefix(self, table: torch.Tensor, context: VideoContext) -> torch.Tensor:
+        """The first rows of a (1, text + video, D) table, read flat: as trained, whatever the video's shape."""
+        t, h, w = context.grid
+        if context.text_length != self.text_length:
+            raise ConfigError(f"text of {context.text_length} tokens, but the position table holds {self.text_length}; "
+                              "set text_length of pos_embed_config to max_length of the text encoder")
+        rows = self.text_length + t * h * w
+        if rows > table.shape[1]:
+            raise self.too_large(context.grid)
+        return table[:, :rows]
+
+    def too_large(self, grid: Grid) -> ConfigError:
+        fits = tuple(min(size, limit) for size, limit in zip(grid, self.grid, strict=True))
+        return ConfigError(f"video of {grid} patches (time, height, width) exceeds the {self.grid} that this model has "
+                           f"positions for; the nearest that fits: {fits}. Make the video smaller or shorter, or "
+                           "enlarge num_frames, latent_height, latent_width of a network that you train")
+
+
+class Basic3DPositionEmbeddingMixin(PositionMixin):
+    """A fixed sin-cos table over time, height and width; text tokens get zeros.
+
+    height, width, compressed_num_frames: the grid of patches. Positions are divided by the interpolations.
+    """
+
+    def __init__(self, height: int, width: int, compressed_num_frames: int, hidden_size: int, text_length: int = 0,
+                 height_interpolation: float = 1.0, width_interpolation: float = 1.0, time_interpolation: float = 1.0):
+        super().__init__((compressed_num_frames, height, width), text_length)
+        if hidden_size % 16:
+            raise ConfigError(f"hidden_size {hidden_size} is not a multiple of 16, which sin-cos positions need")
+        self.interpolations = (time_interpolation, height_interpolation, width_interpolation)
+        self.register_buffer("pos_embedding", torch.zeros(1, text_length + self._video_rows(), hidden_size))
+
+    def _video_rows(self) -> int:
+        t, h, w = self.grid
+        return t * h * w
+
+    def _video_table(self, dim: int) -> torch.Tensor:
+        axes = (torch.arange(n, dtype=torch.float64) / i for n, i in zip(self.grid, self.interpolations, strict=True))
+        return sincos_video(*axes, dim)
+
+    def reinit(self, parent_model=None) -> None:
+        self.pos_embedding[0, :self.text_length] = 0
+        self.pos_embedding[0, self.text_length:] = self._video_table(self.pos_embedding.shape[-1])
+
+    def position_embedding_forward(self, position_ids, context: VideoContext, **hook) -> torch.Tensor:
+        return self.prefix(self.pos_embedding, context)
+
+
+class Basic2DPositionEmbeddingMixin(Basic3DPositionEmbeddingMixin):
+    """A fixed sin-cos table over height and width alone; every frame gets the same."""
+
+    def _video_rows(self) -> int:
+        return self.grid[1] * self.grid[2]
+
+    def _video_table(self, dim: int) -> torch.Tensor:
+        height, width = (torch.arange(n, dtype=torch.float64) / i
+                         for n, i in zip(self.grid[1:], self.interpolations[1:], strict=True))
+        return sincos_space(height, width, dim).reshape(-1, dim).float()
+
+    def position_embedding_forward(self, position_ids, context: VideoContext, **hook) -> torch.Tensor:
+        t, h, w = context.grid
+        if t > self.grid[0] or h * w > self._video_rows():
+            raise self.too_large(context.grid)
+        text, frame = self.pos_embedding[:, :self.text_length], self.pos_embedding[:, self.text_length:][:, :h * w]
+        return torch.cat((text, frame.repeat(1, t, 1)), dim=1)
+
+
+class Rotary3DPositionEmbeddingMixin(PositionMixin):
+    """Rotary positions of the video tokens, cropped from the grid's corner, and optionally a learned table.
+
+    hidden_size_head: a multiple of 16; a quarter of each head turns with time, three eighths each with height and
+    width. Angles are computed from the video at hand: no table is kept, those of released checkpoints are not needed.
+    """
+
+    def __init__(self, height: int, width: int, compressed_num_frames: int, hidden_size: int, hidden_size_head: int,
+                 text_length: int, theta: float = BASE, rot_v: bool = False, height_interpolation: float = 1.0,
+                 width_interpolation: float = 1.0, time_interpolation: float = 1.0, learnable_pos_embed: bool = False):
+        super().__init__((compressed_num_frames, height, width), text_length)
+        if hidden_size_head % 16:
+            raise ConfigError(f"hidden_size_head {hidden_size_head} is not a multiple of 16, which 3D rotation needs")
+        if (height_interpolation, width_interpolation, time_interpolation) != (1.0, 1.0, 1.0):
+            logger.warning("rotary positions are not interpolated; height_, width_, time_interpolation have no effect")
+        self.hidden_size_head, self.theta, self.rot_v = hidden_size_head, theta, rot_v
+        rows = text_length + compressed_num_frames * height * width
+        self.pos_embedding = nn.Parameter(torch.zeros(1, rows, hidden_size)) if learnable_pos_embed else None
+
+    def position_embedding_forward(self, position_ids, context: VideoContext, **hook) -> torch.Tensor | None:
+        return None if self.pos_embedding is None else self.prefix(self.pos_embedding, context)
+
+    def rotary(self, grid: Grid, text_length: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines (text + video, head dim / 2); angle zero, that is no rotation, for text."""
+        if any(size > limit for size, limit in zip(grid, self.grid, strict=True)):
+            raise self.too_large(grid)
+        dims = (self.hidden_size_head // 4, self.hidden_size_head // 8 * 3, self.hidden_size_head // 8 * 3)
+        t, h, w = (self._angles(size, dim, device) for size, dim in zip(grid, dims, strict=True))
+        video = torch.cat([x.expand(*grid, -1) for x in (t[:, None, None], h[:, None], w)], dim=-1)
+        angles = torch.cat((video.new_zeros(text_length, self.hidden_size_head // 2), video.flatten(0, 2)))
+        return angles.cos(), angles.sin()
+
+    def _angles(self, size: int, dim: int, device: torch.device) -> torch.Tensor:
+        frequencies = 1.0 / self.theta ** (torch.arange(0, dim, 2, device=device, dtype=torch.float32) / dim)
+        return torch.outer(torch.arange(size, device=device, dtype=torch.float32), frequencies)

@@ -1,0 +1,72 @@
+"""SwissArmyTransformer's stack of layers, made for a context that no tensor can hold, and its configuration."""
+import difflib
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from common.errors import ConfigError
+from common.swiss_army import BaseTransformer
+from network.context import VideoContext
+
+DEFAULTS = dict(layernorm_order="pre", layernorm_epsilon=1e-5, inner_hidden_size=None, hidden_dropout=0.0,
+                attention_dropout=0.0, checkpoint_activations=False, skip_init=False, model_parallel_size=1)
+# Written in the released configurations, but without meaning here: there are no words, and positions are mixins.
+WITHOUT_MEANING = ("vocab_size", "max_sequence_length", "is_decoder")
+
+
+def read_transformer_args(given: Mapping | None) -> dict:
+    """`transformer_args` of a configuration with the defaults filled in; ConfigError for what cannot be honoured."""
+    given = dict(given) if isinstance(given, Mapping) else dict(vars(given)) if given else {}
+    known = (*DEFAULTS, *WITHOUT_MEANING)
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            raise ConfigError(f"transformer_args.{key}: unknown key" + (f"; did you mean {near[0]}?" if near else ""))
+    if given.get("is_decoder"):
+        raise ConfigError("transformer_args.is_decoder: this transformer has no cross attention; set it to false")
+    args = DEFAULTS | {key: value for key, value in given.items() if key in DEFAULTS}
+    if args["layernorm_order"] not in ("pre", "sandwich"):
+        raise ConfigError(f"transformer_args.layernorm_order: {args['layernorm_order']!r} is neither pre nor sandwich")
+    return args
+
+
+class VideoTransformer(BaseTransformer):
+    """The library's layers, called through its hooks in a plain loop.
+
+    The library's own loop numbers the layers with tensors, which torch.compile cannot follow, and lets its
+    recomputation of activations see only tensors, which a context is not.
+    """
+
+    def __init__(self, num_layers: int, hidden_size: int, num_attention_heads: int, args: Mapping,
+                 layernorm: Callable[..., nn.Module], activation: Callable[[torch.Tensor], torch.Tensor],
+                 parallel_output: bool = True, dtype: torch.dtype = torch.float32):
+        super().__init__(
+            num_layers=num_layers, hidden_size=hidden_size, num_attention_heads=num_attention_heads,
+            vocab_size=1, max_sequence_length=1, embedding_dropout_prob=args["hidden_dropout"],
+            output_dropout_prob=args["hidden_dropout"], attention_dropout_prob=args["attention_dropout"],
+            layernorm=layernorm, layernorm_order=args["layernorm_order"], layernorm_epsilon=args["layernorm_epsilon"],
+            inner_hidden_size=args["inner_hidden_size"], activation_func=activation, parallel_output=parallel_output,
+            row_parallel_linear_final_bias=False, checkpoint_activations=args["checkpoint_activations"],
+            skip_init=args["skip_init"], params_dtype=dtype, device=torch.get_default_device())
+        del self.word_embeddings, self.position_embeddings
+
+    def forward(self, context: VideoContext) -> torch.Tensor:
+        x = self.hooks["word_embedding_forward"](None, context=context)
+        positions = self.hooks["position_embedding_forward"](None, context=context)
+        x = self.embedding_dropout(x if positions is None else x + positions)
+        x = (context.run or self.run_layers)(x, context)
+        return self.hooks["final_forward"](self.final_layernorm(x), context=context)
+
+    def run_layers(self, x: torch.Tensor, context: VideoContext, first: int = 0, end: int | None = None
+                   ) -> torch.Tensor:
+        """Tokens x (B, S, D) through the layers from `first` to before `end`; behind the last only video is left."""
+        recompute = self.checkpoint_activations and self.training and torch.is_grad_enabled()
+        for layer_id in range(len(self.layers))[first:end]:
+            x = checkpoint(self._layer, x, layer_id, context, use_reentrant=False) if recompute else (
+                self._layer(x, layer_id, context))
+        return x
+
+    def _layer(self, x: torch.Tensor, layer_id: int, context: VideoContext) -> torch.Tensor:
+        return self.hooks["layer_forward"](x, None, layer_id=layer_id, context=context)

@@ -1,0 +1,34 @@
+"""What stands between a denoiser and the network: how conditioning reaches the network's arguments."""
+import torch
+from torch import nn
+
+from configuration.model import REGIONAL
+
+
+class IdentityWrapper(nn.Module):
+    """Calls the network as it is called itself. compile_model: torch.compile it; the state-dict keys stay.
+
+    "regional" compiles the layer that the network repeats, once, and leaves the rest as it is.
+    """
+
+    def __init__(self, diffusion_model: nn.Module, compile_model: bool | str = False):
+        super().__init__()
+        self.diffusion_model = diffusion_model
+        if compile_model == REGIONAL:
+            diffusion_model.compile_layers()
+        elif compile_model:
+            diffusion_model.compile()
+
+    def forward(self, *args, **kwargs) -> torch.Tensor:
+        return self.diffusion_model(*args, **kwargs)
+
+
+class OpenAIWrapper(IdentityWrapper):
+    """Hands a network its conditioning: `concat` on the channels, `crossattn` as text, `vector` as labels."""
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, c: dict[str, torch.Tensor], **extra) -> torch.Tensor:
+        """x: (B, T, C, H, W); t: (B,) or (1,); c["concat"]: (B or 1, T, C', H, W); extra: `ofs` and the like."""
+        if "concat" in c:
+            image = c["concat"].to(x.dtype)
+            x = torch.cat((x, image.expand(x.shape[0], -1, -1, -1, -1)), dim=2)
+        return self.diffusion_model(x, timesteps=t, context=c["crossattn"], y=c.get("vector"), **extra)

@@ -1,0 +1,1 @@
+"""Training data: sources of clips, caches of latents and text embeddings, batches."""

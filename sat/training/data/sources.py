@@ -1,0 +1,135 @@
+"""What a run trains on: its folders of clips, sorted into buckets, live or from a cache."""
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset
+
+from common.errors import ConfigError
+from common.patches import patch_grid
+from configuration.settings import Arguments
+from configuration.targets import get_obj_from_str, instantiate_from_config
+from configuration.yaml_files import require
+from data_video import SFTDataset
+from diffusion_video import FIRST_FRAME_NOISE
+from media.clips import ClipFormat, clip_forms
+from network.context import VideoContext
+from training.data.batches import Batches, CachedClips, LiveClips
+from training.data.encoders import Encoders
+from training.data.latent_cache import FirstFrameNoise, cached_latents, joined
+from training.data.text_cache import cached_text
+from training.samples import SampleRequest
+
+FACTOR = 8  # of the first stage, in space
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Buckets of training clips and of held-out ones (maybe none), what samples are made from, and what is cached.
+
+    `text`: for each frozen text encoder, by its number, the embedding of every caption; None without a cache.
+    """
+
+    train: list[Batches]
+    valid: list[Batches]
+    shown: SFTDataset
+    text: dict[int, dict[str, Tensor]] | None = None
+
+
+def check_data(args: Arguments) -> None:
+    """Raises ConfigError for data of a kind that cannot be trained on, or of a size that the model cannot take."""
+    require(args.data_config, "data", "target", "params")
+    require(args.data_config.params, "data.params", "video_size", "fps", "max_num_frames")
+    kind = get_obj_from_str(args.data_config.target, "data.target")
+    if not issubclass(kind, SFTDataset):
+        raise ConfigError(f"data.target is {kind.__name__}; training needs data_video.SFTDataset, whose clips can be "
+                          "counted: unpack the shards into folders of videos/ and labels/")
+    if args.split.split(",")[0].strip() not in ("1", "1.0"):
+        raise ConfigError(f"args.split is {args.split}; clips are not held out by share: put them into a folder of "
+                          "their own, give it as args.valid_data, and leave split at 1,0,0")
+    with torch.device("meta"):
+        network = instantiate_from_config(args.model_config.network_config)
+    for form in clip_forms(**args.data_config.params):
+        _check_fits(network, form)
+
+
+def _check_fits(network, form: ClipFormat) -> None:
+    """Asks the network for the positions of such a clip, which costs nothing."""
+    (height, width), frames = form.video_size, (form.max_num_frames - 1) // 4 + 1
+    frames += -frames % network.patch_size[0]
+    positions = network.mixins["pos_embed"]
+    try:
+        if height % FACTOR or width % FACTOR:
+            raise ConfigError(f"sides must be multiples of {FACTOR}")
+        x = torch.empty(1, frames, network.in_channels, height // FACTOR, width // FACTOR, device="meta")
+        grid = patch_grid(x, network.patch_size)
+        text = torch.empty(1, positions.text_length, 1, device="meta")
+        rotary = positions.rotary(grid, positions.text_length, x.device)
+        positions.position_embedding_forward(None, VideoContext(x, text, x, grid, rotary))
+    except ConfigError as problem:
+        raise ConfigError(f"data.params.video_size {list(form.video_size)} with max_num_frames {form.max_num_frames}: "
+                          f"{problem}") from problem
+
+
+def read_sources(args: Arguments) -> Sources:
+    """Clips encoded once where there is `args.latent_cache`, each read when it is needed otherwise."""
+    train, valid = (_folders(args, folders or []) for folders in (args.train_data, args.valid_data))
+    shown = (valid or train)[0][0]
+    if args.latent_cache is None:
+        return Sources(*(_live(found, args.num_workers) for found in (train, valid)), shown)
+    encoders, text = Encoders(args), {}
+    buckets = [_cached(args, encoders, found, name, text) for name, found in (("train", train), ("valid", valid))]
+    return Sources(*buckets, shown, text)
+
+
+def _folders(args: Arguments, folders: Sequence[str]) -> list[list[SFTDataset]]:
+    """The buckets of each folder."""
+    kind = get_obj_from_str(args.data_config.target, "data.target")
+    return [kind.buckets(folder, **args.data_config.params) for folder in folders]
+
+
+def _live(found: Sequence[Sequence[SFTDataset]], workers: int) -> list[Batches]:
+    return [LiveClips(ConcatDataset(datasets), workers) for datasets in _by_form(found).values()]
+
+
+def _by_form(found: Sequence[Sequence[SFTDataset]]) -> dict[ClipFormat, list[SFTDataset]]:
+    forms: dict[ClipFormat, list[SFTDataset]] = {}
+    for dataset in (dataset for datasets in found for dataset in datasets):
+        forms.setdefault(dataset.form, []).append(dataset)
+    return forms
+
+
+def _cached(args: Arguments, encoders: Encoders, found: Sequence[Sequence[SFTDataset]], name: str,
+            text: dict[int, dict[str, Tensor]]) -> list[Batches]:
+    """The buckets of all folders; adds the embeddings of their captions to `text`."""
+    noise = None
+    if args.model_config.get("noised_image_input"):
+        noise = FirstFrameNoise(*FIRST_FRAME_NOISE, args.first_frame_variants, args.seed)
+    one_form = len(clip_forms(**args.data_config.params)) == 1
+    parts: dict[ClipFormat, list] = {}
+    for i, datasets in enumerate(found):
+        folder = Path(args.latent_cache) / f"{name}-{i}"
+        for dataset in datasets:
+            place = folder if one_form else folder / dataset.form.name
+            parts.setdefault(dataset.form, []).append(cached_latents(place, dataset, encoders, noise, args.num_workers))
+        captions = [caption for dataset in datasets for caption in dataset.captions]
+        for number in encoders.frozen_text():
+            text.setdefault(number, {}).update(cached_text(folder, captions, encoders, number))
+    return [CachedClips(joined(latents), args.model_config.get("input_key", "mp4")) for latents in parts.values()]
+
+
+def sample_request(args: Arguments, dataset: SFTDataset) -> SampleRequest | None:
+    """Clips spread over the data set give the captions and first frames of samples; None where none are wanted."""
+    if not args.sample_interval:
+        return None
+    count = min(args.sample_count, len(dataset))
+    items = [dataset[i * len(dataset) // count] for i in range(count)]
+    form = dataset.form
+    height, width = (side // FACTOR for side in form.video_size)
+    shape = ((form.max_num_frames - 1) // 4 + 1, args.latent_channels, height, width)
+    with_images = args.model_config.get("noised_image_input")
+    images = torch.stack([item["mp4"][0] for item in items]) if with_images else None
+    return SampleRequest([item["txt"] for item in items], images, shape, round(form.fps), args.seed,
+                         decode=not args.only_log_video_latents)

@@ -1,0 +1,1 @@
+"""The causal 3D autoencoder and what it is trained with."""

@@ -1,0 +1,1 @@
+"""Weights on disk: checkpoints, shards, the release's and diffusers' layouts, LoRA files."""

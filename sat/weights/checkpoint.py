@@ -1,0 +1,201 @@
+"""Checkpoints in and out: SwissArmyTransformer folders, `.pt` and safetensors files, memory-mapped, no code executed.
+
+A folder holds `latest` (an iteration, or `release`) and `<iteration>/mp_rank_00_model_states.pt`, which holds
+`{"module": state_dict, ...}`; transformer weights carry the prefix `model.diffusion_model.`.
+"""
+import os
+import pickle
+import shutil
+import zipfile
+from argparse import Namespace
+from collections.abc import Container, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common.errors import CheckpointError
+from common.files import sync_folder, whole_file
+from weights.lora_names import is_matrix, without_lora
+
+STATES = "mp_rank_00_model_states.pt"
+NETWORK_PREFIX = "model.diffusion_model."
+WRAPPERS = ("module", "state_dict")
+# Beside tensors, SwissArmyTransformer stores numpy's random state and its arguments. None of these runs code.
+HARMLESS = [
+    Namespace, np.ndarray, np.dtype, np._core.multiarray._reconstruct,
+    (np._core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
+    *{type(np.dtype(t)) for t in (np.uint32, np.int64, np.float32, np.float64)},
+]
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The weights file that a path means: itself, or the newest one of a folder. Raises CheckpointError for none."""
+    path = Path(path)
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise CheckpointError(f"checkpoint {path} does not exist; see the header of the model's configuration for what "
+                              "belongs there, or set its path (args.load, ckpt_path)")
+    if (path / STATES).is_file():
+        return path / STATES
+    latest = path / "latest"
+    if not latest.is_file():
+        raise CheckpointError(f"checkpoint folder {path} has no file `latest` that names an iteration, and no {STATES}")
+    iteration = latest.read_text(errors="replace").strip()
+    states = path / iteration / STATES
+    if not iteration or not states.is_file():
+        raise CheckpointError(f"{latest} names iteration {iteration!r}, but {iteration}/{STATES} beside it is missing")
+    return states
+
+
+def check_readable(path: str | Path) -> Path:
+    """What can be told of a checkpoint without reading its tensors: it is there, whole, and of a known format."""
+    file = find_checkpoint(path)
+    with open(file, "rb") as stream:
+        head = stream.read(2)
+    if file.suffix == ".safetensors":
+        open_safetensors(file)
+    elif not head:
+        raise CheckpointError(f"checkpoint {file} is empty; copy it again")
+    elif head == b"PK" and not zipfile.is_zipfile(file):
+        raise CheckpointError(f"checkpoint {file} is truncated ({file.stat().st_size} bytes); copy it again")
+    return file
+
+
+def read_checkpoint(path: str | Path, names: Container[str] | None = None) -> dict:
+    """Everything in a checkpoint file, tensors memory-mapped; of a safetensors file, only those in `names` if given.
+
+    Raises CheckpointError for a file that is missing, truncated, or whose pickle names anything but tensors and plain
+    values (nothing of it is executed).
+    """
+    file = check_readable(path)
+    if file.suffix == ".safetensors":
+        return _read_safetensors(file, names)
+    try:
+        with torch.serialization.safe_globals(HARMLESS):
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"checkpoint {file} is refused: {_refusal(error)}") from error
+    except (RuntimeError, EOFError, ValueError, OSError, KeyError, AttributeError, IndexError, TypeError) as error:
+        # What torch raises for damage depends on where the damage is.
+        raise CheckpointError(f"checkpoint {file} is damaged ({_one_line(error)}); copy it again") from error
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"checkpoint {file} holds a {type(content).__name__}, not a dictionary of tensors")
+    return dict(content)
+
+
+def read_state_dict(path: str | Path, names: Container[str] | None = None) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name, unwrapped from `module` or `state_dict`; only those in `names` if given.
+
+    Raises CheckpointError as `read_checkpoint`, and for a file without tensors.
+    """
+    content = read_checkpoint(path, names)
+    for wrapper in WRAPPERS:
+        if isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+            break
+    state = {k: v for k, v in content.items() if isinstance(v, Tensor) and (names is None or k in names)}
+    if not state and names is None:
+        raise CheckpointError(f"checkpoint {find_checkpoint(path)} holds no tensors")
+    return state
+
+
+def load_module(module: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Copies a state dict into a module, converting to its dtype and device.
+
+    Every name and shape must fit: raises CheckpointError naming those that do not. A module's LoRA may be missing: it
+    is then left as it is.
+    """
+    check_shapes(own_tensors(module, state), state, source)
+    module.load_state_dict(state, strict=False)  # all names were compared
+
+
+def own_tensors(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What `state` has to hold for a module; weights without LoRA may be loaded into a module with it, and tables that
+    are computed need not be there."""
+    buffers = dict(module.named_buffers())
+    own = {name: value for name, value in module.state_dict().items() if name in state or name not in buffers}
+    return own if any(map(is_matrix, state)) else without_lora(own)
+
+
+def check_shapes(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Compares a module's state dict with a checkpoint's; CheckpointError names tensors that differ or are missing."""
+    faults = misfits(own, state)
+    if faults:
+        raise CheckpointError(f"checkpoint {source} does not fit the configuration; {faults}")
+
+
+def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """In words, which tensors of `state` differ from those wanted, are missing or superfluous; empty if all fit."""
+    different = [f"{k} is {_shape(state[k])}, wanted {_shape(v)}" for k, v in own.items()
+                 if k in state and state[k].shape != v.shape]
+    missing = [k for k in own if k not in state]
+    extra = [k for k in state if k not in own]
+    faults = (_listed("shapes differ: ", different), _listed("missing: ", missing),
+              _listed("not in the model: ", extra))
+    return "; ".join(filter(None, faults))
+
+
+def save_checkpoint(folder: str | Path, iteration: int | str, content: Mapping) -> Path:
+    """Writes `<folder>/<iteration>/mp_rank_00_model_states.pt`, then points `latest` at it.
+
+    At every moment `latest` names a checkpoint that is whole: the states are on disk before it changes.
+    """
+    folder = Path(folder)
+    partial, final = folder / f".{iteration}.partial", folder / str(iteration)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        with open(partial / STATES, "wb") as stream:
+            torch.save(dict(content), stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        sync_folder(partial)
+        if final.exists():  # saved before, perhaps by another run: swap the file inside, which is atomic
+            os.replace(partial / STATES, final / STATES)
+        else:
+            os.replace(partial, final)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    sync_folder(folder)
+    with whole_file(folder / "latest") as latest:
+        latest.write_text(str(iteration))
+    return final / STATES
+
+
+def open_safetensors(file: Path):
+    """safetensors' reader of a file. Raises CheckpointError for one that is damaged."""
+    from safetensors import SafetensorError, safe_open
+    try:
+        return safe_open(file, framework="pt")
+    except SafetensorError as error:
+        raise CheckpointError(f"checkpoint {file} is truncated or no safetensors file ({_one_line(error)}); "
+                              "copy it again") from error
+
+
+def _read_safetensors(file: Path, names: Container[str] | None) -> dict[str, Tensor]:
+    """Each tensor that is asked for brings a page of the file into memory, those that are not bring nothing."""
+    with open_safetensors(file) as opened:
+        return {key: opened.get_tensor(key) for key in opened.keys() if names is None or key in names}
+
+
+def _refusal(error: Exception) -> str:
+    reason = str(error).partition("WeightsUnpickler error:")[2].split("\n")[0].strip()
+    return ("its pickle holds more than tensors and plain values, or is damaged; nothing of it was executed"
+            f"{f' ({reason[:120]})' if reason else ''}; use a file of tensors, such as safetensors")
+
+
+def _listed(title: str, items: list[str], most: int = 3) -> str:
+    if not items:
+        return ""
+    return title + ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a number"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__

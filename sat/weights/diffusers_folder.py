@@ -1,0 +1,57 @@
+"""A diffusers pipeline folder: a whole model in the parts transformer/, vae/, text_encoder/ and tokenizer/."""
+import json
+import logging
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
+
+from common.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+STEM = "diffusion_pytorch_model"  # of the files of weights in transformer/ and vae/
+CLASSES = {"transformer": "CogVideoXTransformer3DModel", "vae": "AutoencoderKLCogVideoX"}
+
+
+def is_pipeline(path: str | Path) -> bool:
+    """Whether a path is such a folder; checkpoints of this project may lie in folders of the same names."""
+    folder = Path(path)
+    return (folder / "model_index.json").is_file() or any(_is_part(folder / part) for part in CLASSES)
+
+
+def part_folder(path: str | Path, part: str) -> Path | None:
+    """Where a part lies for a path that is a pipeline folder or the part's own folder; None for other paths."""
+    if is_pipeline(path):
+        return Path(path) / part
+    return Path(path) if _is_part(Path(path)) else None
+
+
+def check_part(folder: Path, part: str) -> None:
+    """Raises CheckpointError for a folder or configuration that is missing, and for another kind of model."""
+    if not folder.is_dir():
+        raise CheckpointError(f"diffusers folder {folder.parent} has no {part}/; fetch it again")
+    config = folder / "config.json"
+    if not config.is_file():
+        raise CheckpointError(f"diffusers folder {folder} has no config.json; fetch it again")
+    try:
+        found = json.loads(config.read_text(encoding="utf-8"))["_class_name"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{config} is no configuration of a model; fetch it again") from error
+    if found != CLASSES[part]:
+        raise CheckpointError(f"diffusers folder {folder} holds a {found}; a {CLASSES[part]} is wanted")
+
+
+def borrow_parts(model: MutableMapping, folder: str | Path) -> None:
+    """Points first stage and text encoder of a `model` section at a pipeline folder, in place, where their own files
+    are not there."""
+    owners = [("the autoencoder", "ckpt_path", (model.get("first_stage_config") or {}).get("params"))]
+    conditioner = (model.get("conditioner_config") or {}).get("params") or {}
+    owners += [("the text encoder", "model_dir", embedder.get("params"))
+               for embedder in conditioner.get("emb_models") or () if isinstance(embedder, Mapping)]
+    for what, key, params in owners:
+        if params and isinstance(params.get(key), str) and not Path(params[key]).exists():
+            logger.info("%s is taken from %s: there is no %s", what, folder, params[key])
+            params[key] = str(folder)
+
+
+def _is_part(folder: Path) -> bool:
+    return any(folder.glob(f"{STEM}*"))

@@ -1,0 +1,41 @@
+"""Links between a tensor of this project's layout and the tensors of another layout that make it."""
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def same(tensor: Tensor) -> tuple[Tensor]:
+    return (tensor,)
+
+
+def split_qkv(tensor: Tensor) -> tuple[Tensor, ...]:
+    return tensor.chunk(3)
+
+
+def merge_rows(*tensors: Tensor) -> Tensor:
+    """One tensor, or several below each other."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+
+
+def split_modulations(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """(attention, MLP), each for video, then for text, from all for video, then all for text."""
+    attention_video, mlp_video, attention_text, mlp_text = tensor.chunk(4)
+    return torch.cat((attention_video, attention_text)), torch.cat((mlp_video, mlp_text))
+
+
+def merge_modulations(attention: Tensor, mlp: Tensor) -> Tensor:
+    """The inverse of `split_modulations`."""
+    (attention_video, attention_text), (mlp_video, mlp_text) = attention.chunk(2), mlp.chunk(2)
+    return torch.cat((attention_video, mlp_video, attention_text, mlp_text))
+
+
+@dataclass(frozen=True)
+class Link:
+    """A tensor here and the names of those that hold its numbers in diffusers' layout (none: diffusers computes it)."""
+
+    name: str
+    theirs: tuple[str, ...]
+    split: Callable[[Tensor], tuple[Tensor, ...]] = same
+    merge: Callable[..., Tensor] = merge_rows

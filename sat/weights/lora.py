@@ -1,0 +1,137 @@
+"""A LoRA in and out of a model: read, compared with the model, loaded, kept while training, merged into the weights.
+
+A LoRA checkpoint is laid out as any other, but holds the matrices alone, and beside them `lora`: alpha, and the shapes
+of the model that it was trained for, by which a wrong model is told before weights are read.
+"""
+import logging
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import CheckpointError, ConfigError
+from configuration.targets import instantiate_from_config
+from weights.checkpoint import NETWORK_PREFIX, find_checkpoint, misfits, open_safetensors, read_checkpoint
+from weights.diffusers_layout import TABLE
+from weights.lora_names import PARTS, Lora, is_matrix, matrix_names, without_lora
+from weights.lora_peft import FILE, from_peft, is_peft
+from weights.network import preset_hint
+from weights.sources import transformer_weights
+
+logger = logging.getLogger(__name__)
+
+MIXIN = "sat.model.finetune.lora2.LoraMixin"
+HEADER = "lora"
+
+
+def read_lora(path: str | Path, unstated_alpha: float = 1.0) -> Lora:
+    """A LoRA from a checkpoint, from one of a whole model with LoRA, or from a file or folder in PEFT's layout.
+
+    `unstated_alpha`: for checkpoints of the release, which do not tell it. Raises CheckpointError for a file without a
+    LoRA.
+    """
+    file = Path(path) / FILE if (Path(path) / FILE).is_file() else find_checkpoint(path)
+    state = transformer_weights(file).read()
+    if any(map(is_peft, state)):
+        with open_safetensors(file) as opened:
+            return from_peft(state, opened.metadata() or {}, file)
+    matrices = {name: value for name, value in state.items() if is_matrix(name)}
+    if not matrices:
+        raise CheckpointError(f"{file} holds no LoRA; if these are the weights of a model, give them as args.load")
+    base = {name: value.to("meta") for name, value in without_lora(state).items()}
+    header = read_checkpoint(file).get(HEADER) or {}
+    for name, shape in (header.get("base_shapes") or {}).items():
+        base[name] = torch.empty(shape, device="meta")
+    return Lora(matrices, float(header.get("lora_alpha", unstated_alpha)), base or None)
+
+
+def checkpoint_of(lora: Lora) -> dict:
+    """What a checkpoint file of a LoRA holds."""
+    return {"module": {NETWORK_PREFIX + name: value for name, value in lora.matrices.items()}, HEADER: header_of(lora)}
+
+
+def header_of(lora: Lora) -> dict:
+    """What is told of a LoRA beside its matrices."""
+    shapes = {name: list(value.shape) for name, value in (lora.base or {}).items()}
+    return {"lora_alpha": lora.alpha, "base_shapes": shapes}
+
+
+def configure_lora(model: MutableMapping, path: str | Path) -> None:
+    """Gives the network of a `model` section the LoRA that a file holds, without reading or building weights.
+
+    Raises CheckpointError for a LoRA of another model, ConfigError where a `lora_config` is there and differs.
+    """
+    modules = model["network_config"]["params"]["modules"]
+    given = (modules.get("lora_config") or {}).get("params") or {}
+    lora = read_lora(path, given.get("lora_alpha", 1.0))
+    with torch.device("meta"):
+        network = instantiate_from_config(model["network_config"])
+    check_fits(lora, without_lora(network.state_dict()), path)
+    if "lora_config" not in modules:
+        modules["lora_config"] = {"target": MIXIN, "params": {
+            "r": lora.rank, "lora_alpha": lora.alpha, "layer_range": lora.layers}}
+    elif (given.get("r"), float(given.get("lora_alpha", 1.0))) != (lora.rank, lora.alpha):
+        raise ConfigError(f"lora_config has r {given.get('r')}, lora_alpha {given.get('lora_alpha', 1)}, but the LoRA "
+                          f"{path} has {lora.rank}, {lora.alpha:g}; make them equal, or leave lora_config out")
+
+
+def check_fits(lora: Lora, base: Mapping[str, Tensor], path: str | Path) -> None:
+    """Raises CheckpointError unless `base`, a transformer's tensors without LoRA (maybe on the meta device), is what
+    the LoRA is for."""
+    if lora.base is not None:
+        # Computed positions grow with the video that is asked for: they are no mark of the model.
+        faults = misfits(*({name: value for name, value in tensors.items() if name != TABLE}
+                           for tensors in (base, lora.base)))
+        if faults:
+            raise CheckpointError(f"LoRA {path} was trained for another model; {faults}; {preset_hint(lora.base)}")
+    faults = misfits(_expected(lora, base), lora.matrices)
+    if faults:
+        raise CheckpointError(f"LoRA {path} does not fit the model; {faults}")
+
+
+def _expected(lora: Lora, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the matrices must look like, on the meta device."""
+    expected = {}
+    for name in matrix_names(lora.layers):
+        layer, matrix, _ = name.rsplit(".", 2)
+        weight = base.get(f"{layer}.weight")
+        if weight is not None:
+            rows, columns = weight.shape[0] // PARTS[layer.split(".", 3)[3]], weight.shape[1]
+            shape = (lora.rank, columns) if matrix == "matrix_A" else (rows, lora.rank)
+            expected[name] = torch.empty(shape, device="meta")
+    return expected
+
+
+def load_lora(network: nn.Module, path: str | Path) -> None:
+    """Loads the matrices of a LoRA, and nothing else, into a network that has one. Raises CheckpointError."""
+    lora = read_lora(path, network.mixins["lora"].lora_alpha)
+    check_fits(lora, without_lora(network.state_dict()), path)
+    if network.load_state_dict(lora.matrices, strict=False).unexpected_keys:
+        raise CheckpointError(f"LoRA {path} is on layers {lora.layers}, on some of which lora_config has none; leave "
+                              "layer_range out of it")
+    logger.info("loaded a LoRA of rank %d from %s", lora.rank, path)
+
+
+def trains_lora_alone(network: nn.Module) -> bool:
+    trained = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+    return bool(trained) and all(map(is_matrix, trained))
+
+
+def lora_of(network: nn.Module) -> Lora:
+    """A copy of the LoRA that a network has."""
+    state = network.state_dict()
+    base = {name: value.to("meta") for name, value in without_lora(state).items()}
+    return Lora({name: value.clone() for name, value in state.items() if is_matrix(name)},
+                float(network.mixins["lora"].lora_alpha), base)
+
+
+def merge(lora: Lora, state: MutableMapping[str, Tensor]) -> None:
+    """Adds the update to the weights of a transformer without LoRA, in place: W + (alpha / r) B A, in float32."""
+    for i in lora.layers:
+        for layer, parts in PARTS.items():
+            stem = f"transformer.layers.{i}.{layer}"
+            update = torch.cat([lora.matrices[f"{stem}.matrix_B.{part}"].float()
+                                @ lora.matrices[f"{stem}.matrix_A.{part}"].float() for part in range(parts)])
+            weight = state[f"{stem}.weight"]
+            state[f"{stem}.weight"] = (weight.float() + update * (lora.alpha / lora.rank)).to(weight.dtype)

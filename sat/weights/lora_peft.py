@@ -1,0 +1,81 @@
+"""A LoRA in the layout of PEFT, as diffusers' pipelines write and read it (`load_lora_weights`).
+
+One safetensors file. A (r, in) and B (out, r) of each projection are `transformer.PROJECTION.lora_A.weight` and
+`...lora_B.weight`; rank and alpha stand in the file's metadata, without which diffusers takes alpha equal to the rank.
+"""
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from common.errors import CheckpointError
+from common.files import whole_file
+from weights.diffusers_layout import diffusers_names
+from weights.lora_names import Lora, matrix_names
+
+FILE = "pytorch_lora_weights.safetensors"
+PREFIX = "transformer."
+CONFIG = "lora_adapter_metadata"  # PEFT's LoraConfig as JSON, each key with the prefix
+BASE = "base_shapes"  # our own: diffusers leaves it alone
+NAME = re.compile(r"transformer\.transformer_blocks\.(\d+)\..+\.lora_[AB]\.weight")
+# Settings of PEFT that change what is computed from the same matrices.
+OTHER_KINDS = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "lora_bias")
+
+
+def is_peft(name: str) -> bool:
+    return NAME.fullmatch(name) is not None
+
+
+def write_peft(folder: Path, lora: Lora) -> Path:
+    """Writes `<folder>/pytorch_lora_weights.safetensors`, the tensors in their own type."""
+    names = {_peft_name(name): name for name in lora.matrices}
+    config = {"r": lora.rank, "lora_alpha": lora.alpha,
+              "target_modules": sorted({name.removeprefix(PREFIX).partition(".lora_")[0] for name in names})}
+    metadata = {"format": "pt", CONFIG: json.dumps({PREFIX + key: value for key, value in config.items()})}
+    if lora.base is not None:
+        metadata[BASE] = json.dumps({name: list(value.shape) for name, value in lora.base.items()})
+    with whole_file(folder / FILE) as file:
+        save_file({theirs: lora.matrices[own].contiguous() for theirs, own in names.items()}, file, metadata)
+    return folder / FILE
+
+
+def from_peft(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], source: Path) -> Lora:
+    """Raises CheckpointError for a LoRA on other projections than attention's four, or of another kind."""
+    layers = sorted({int(match[1]) for match in map(NAME.fullmatch, tensors) if match})
+    names = {own: _peft_name(own) for own in matrix_names(layers)}
+    _check_projections(set(tensors), set(names.values()), source)
+    config = {key.removeprefix(PREFIX): value for key, value in _json(metadata, CONFIG, source).items()}
+    for key in OTHER_KINDS:
+        if config.get(key):
+            raise CheckpointError(f"LoRA {source} has {key} set, which has no counterpart here")
+    shapes = _json(metadata, BASE, source)
+    base = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    lora = Lora({own: tensors[theirs] for own, theirs in names.items()}, 0.0, base or None)
+    return replace(lora, alpha=float(config.get("lora_alpha", lora.rank)))
+
+
+def _peft_name(name: str) -> str:
+    stem, matrix, part = name.rsplit(".", 2)
+    return f"{PREFIX}{diffusers_names(stem)[int(part)]}.lora_{matrix[-1]}.weight"
+
+
+def _check_projections(given: set[str], wanted: set[str], source: Path) -> None:
+    for names, fault in ((given - wanted, "has"), (wanted - given, "lacks")):
+        if names:
+            raise CheckpointError(f"LoRA {source} {fault} {min(names)}; one on to_q, to_k, to_v and to_out.0 of the "
+                                  "attention, all four, can be read")
+
+
+def _json(metadata: Mapping[str, str], key: str, source: Path) -> dict:
+    try:
+        value = json.loads(metadata.get(key, "{}"))
+    except ValueError as error:
+        raise CheckpointError(f"LoRA {source}: its metadata {key} is no JSON; copy the file again") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"LoRA {source}: its metadata {key} is no mapping; copy the file again")
+    return value

@@ -1,0 +1,88 @@
+"""The transformer's weights: compared with a configuration and with the presets, copied into it, built with it."""
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from common.errors import CheckpointError
+from common.files import REPOSITORY
+from configuration.targets import instantiate_from_config
+from weights.checkpoint import misfits, own_tensors
+from weights.division import own_part
+from weights.lora_names import is_matrix, without_lora
+from weights.sources import materialize, transformer_weights
+
+logger = logging.getLogger(__name__)
+
+
+def build_network(network_config: Mapping, path: str | Path, dtype: torch.dtype, device: torch.device | str
+                  ) -> nn.Module:
+    """The transformer of a configuration with the weights of a path, never in memory with any others.
+
+    CheckpointError as in `check_network`.
+    """
+    with torch.device("meta"):
+        network = instantiate_from_config(network_config)
+    materialize(network, dtype, device)
+    network.reinit()  # computed tables and the start of a LoRA are not in every file
+    load_network(network, path)
+    return network
+
+
+def load_network(network: nn.Module, path: str | Path) -> None:
+    """Copies a transformer's weights into it, its part of them if it is divided among processes; CheckpointError as in
+    `check_network`."""
+    weights = own_part(transformer_weights(path), network)
+    _check_preset(network, weights.shapes, weights.source)
+    weights.copy_into(network)
+    logger.info("loaded %d tensors from %s", len(weights.links), path)
+
+
+def check_network(network_config: Mapping, path: str | Path) -> None:
+    """Compares the weights of a path (`weights.transformer_weights`) with the transformer that a configuration would
+    build, reading and building none.
+
+    Raises CheckpointError with the tensors that do not fit and the preset in configs/ that would.
+    """
+    with torch.device("meta"):
+        network = instantiate_from_config(network_config)
+    weights = transformer_weights(path)
+    _check_preset(network, weights.shapes, weights.source)
+
+
+def fitting_presets(shapes: Mapping[str, torch.Size], folder: Path = REPOSITORY / "configs") -> list[str]:
+    """The presets whose transformer has exactly these tensors, compared on the meta device."""
+    fitting = []
+    for preset in sorted(folder.glob("*.yaml")):
+        config = OmegaConf.select(OmegaConf.load(preset), "model.network_config")
+        if config is None or "target" not in config:  # what is laid over another file
+            continue
+        with torch.device("meta"):
+            network = instantiate_from_config(config)
+        computed = dict(network.named_buffers())
+        wanted = {k: v.shape for k, v in network.named_parameters()}
+        if wanted == {k: v for k, v in shapes.items() if k not in computed}:
+            fitting.append(f"{folder.name}/{preset.name}")
+    return fitting
+
+
+def preset_hint(state: Mapping[str, Tensor]) -> str:
+    """Which presets have a transformer of these tensors, in words; LoRA does not count."""
+    presets = fitting_presets({k: v.shape for k, v in without_lora(state).items()})
+    return f"{' or '.join(presets)} would fit it" if presets else "no preset in configs/ fits it"
+
+
+def _check_preset(network: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
+    own = own_tensors(network, state)
+    if all(map(is_matrix, state)):
+        raise CheckpointError(f"checkpoint {file} holds a LoRA alone; give it as args.load_lora, and as args.load the "
+                              "weights of the model that it was trained for")
+    if any(map(is_matrix, state)) and not any(map(is_matrix, own)):
+        raise CheckpointError(f"checkpoint {file} holds a LoRA beside the model's weights; part or merge them with "
+                              "tools/convert_lora.py, or give the model the lora_config that it was trained with")
+    faults = misfits(own, state)
+    if faults:  # presets are built only now: loading what fits does not pay for them
+        raise CheckpointError(f"checkpoint {file} does not fit the configuration; {faults}; {preset_hint(state)}")

@@ -1,0 +1,42 @@
+"""The release's layout of transformer weights, brought to this project's."""
+from collections.abc import Mapping, MutableMapping
+
+import torch
+from torch import Tensor
+
+from weights.checkpoint import NETWORK_PREFIX
+from weights.diffusers_layout import PATCH
+from weights.links import Link
+
+
+def _itself(name: str) -> Link:
+    return Link(name, (name,))
+
+
+def _released_links(state: Mapping[str, Tensor]) -> list[Link]:
+    """Of a transformer in this project's layout or the release's, alone or with the rest of a model."""
+    theirs = {name.removeprefix(NETWORK_PREFIX): name for name in state if name.startswith(NETWORK_PREFIX)}
+    theirs = theirs or {name: name for name in state}
+    modern = {name: state[other] for name, other in theirs.items()}
+    modernize(modern)
+    links = {name: Link(name, (theirs[name],)) for name in modern}
+    if PATCH in links:
+        links[PATCH] = Link(PATCH, (theirs[PATCH],), merge=lambda w: w.flatten(1))
+    return list(links.values())
+
+
+RELEASED_TABLES = ("freqs_sin", "freqs_cos")
+
+
+def modernize(state_dict: MutableMapping[str, torch.Tensor], prefix: str = "") -> None:
+    """Bring a released transformer's weights, whose keys start with `prefix`, to this module's keys, in place.
+
+    Position tables that are computed or were never used go; a patch embedding stored as a convolution,
+    (D, C, [pt,] ph, pw), becomes a linear layer's matrix (D, C·pt·ph·pw): the same numbers in the same order.
+    """
+    for key in ("transformer.position_embeddings.weight", "transformer.word_embeddings.weight",
+                *(f"mixins.pos_embed.{table}" for table in RELEASED_TABLES)):
+        state_dict.pop(prefix + key, None)
+    key = prefix + "mixins.patch_embed.proj.weight"
+    if key in state_dict:
+        state_dict[key] = state_dict[key].flatten(1)

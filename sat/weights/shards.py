@@ -1,0 +1,111 @@
+"""Folders of safetensors in diffusers' arrangement: read memory-mapped, written one tensor at a time.
+
+One file, or shards with an index that says which shard holds which tensor. The format is a little-endian length, a
+JSON header with every tensor's type, shape and place, and the tensors' bytes.
+"""
+import json
+import struct
+from collections.abc import Container, Iterable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from common.errors import CheckpointError
+from common.files import whole_file
+from weights.checkpoint import read_state_dict
+from weights.diffusers_folder import STEM
+
+INDEX = f"{STEM}.safetensors.index.json"
+NAMES = (f"{STEM}.safetensors", INDEX)  # of what holds a part of a diffusers folder
+TYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a folder by name. Raises CheckpointError for a folder or shard that is missing or damaged."""
+    if not folder.is_dir():
+        raise CheckpointError(f"diffusers folder {folder} does not exist; give the one that has transformer/ and vae/")
+    return read_shards(shard_files(folder, NAMES))
+
+
+def read_shards(files: Iterable[Path], names: Container[str] | None = None) -> dict[str, Tensor]:
+    """The tensors of several files together, memory-mapped; only those in `names` if given.
+
+    Raises CheckpointError for a file that is damaged.
+    """
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        tensors |= read_state_dict(file, names)
+    return tensors
+
+
+def shard_files(folder: Path, names: Sequence[str]) -> list[Path]:
+    """The files of weights in a folder: the first of `names` that is there, or the shards that it lists as an index.
+
+    Raises CheckpointError for a folder without any, and for an index that is damaged or names files that are missing.
+    """
+    found = next((folder / name for name in names if (folder / name).is_file()), None)
+    if found is None:
+        raise CheckpointError(f"folder {folder} has no weights ({' or '.join(names)}); fetch it again")
+    if not found.name.endswith(".index.json"):
+        return [found]
+    try:
+        shards = sorted(set(json.loads(found.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{found} is no index of shards; fetch it again") from error
+    missing = [name for name in shards if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(f"{folder} lacks {', '.join(missing)}, which its index names; fetch it again")
+    return [folder / name for name in shards]
+
+
+def write_tensors(folder: Path, planned: Mapping[str, Tensor], tensors: Iterable[tuple[str, Tensor]],
+                  shard_bytes: int) -> None:
+    """Writes `tensors`, which come in the order of `planned` (their types and shapes, such as meta tensors).
+
+    Holds one tensor at a time. Shards are at most `shard_bytes` long unless a single tensor is longer; every file is
+    whole or absent, the index comes last.
+    """
+    shards = _divide(planned, shard_bytes)
+    names = [f"{STEM}.safetensors" if len(shards) == 1 else f"{STEM}-{i:05d}-of-{len(shards):05d}.safetensors"
+             for i in range(1, len(shards) + 1)]
+    folder.mkdir(parents=True, exist_ok=True)
+    coming = iter(tensors)
+    for name, shard in zip(names, shards, strict=True):
+        with whole_file(folder / name) as file, open(file, "wb") as stream:
+            stream.write(_header({key: planned[key] for key in shard}))
+            for expected, (key, tensor) in zip(shard, islice(coming, len(shard)), strict=True):
+                if (key, tensor.shape, tensor.dtype) != (expected, planned[expected].shape, planned[expected].dtype):
+                    raise ValueError(f"{key} came where {expected} was planned, or with another shape or type")
+                tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tofile(stream)
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": sum(map(_bytes, planned.values()))},
+                 "weight_map": {key: name for name, shard in zip(names, shards, strict=True) for key in shard}}
+        with whole_file(folder / INDEX) as file:
+            file.write_text(json.dumps(index, indent=2), encoding="utf-8")
+
+
+def _divide(planned: Mapping[str, Tensor], shard_bytes: int) -> list[list[str]]:
+    shards, room = [[]], shard_bytes
+    for key, tensor in planned.items():
+        if _bytes(tensor) > room and shards[-1]:
+            shards.append([])
+            room = shard_bytes
+        shards[-1].append(key)
+        room -= _bytes(tensor)
+    return shards
+
+
+def _header(tensors: Mapping[str, Tensor]) -> bytes:
+    header, end = {"__metadata__": {"format": "pt"}}, 0
+    for key, tensor in tensors.items():
+        start, end = end, end + _bytes(tensor)
+        header[key] = {"dtype": TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # tensors start at a multiple of eight bytes
+    return struct.pack("<Q", len(text)) + text
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

@@ -1,0 +1,51 @@
+"""Matrix products and convolutions in the precision that the processor computes fast."""
+import pytest
+import torch
+
+from common import cpu_operations
+
+
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_bfloat16_linear_is_rounded_once_at_most(has_bfloat16, monkeypatch):
+    monkeypatch.setattr(cpu_operations, "CPU_HAS_BFLOAT16", has_bfloat16)
+    g = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(*shape, generator=g).bfloat16() for shape in ((5, 64), (32, 64), (32,)))
+    out = cpu_operations.linear(x, weight, bias)
+    expected = x.double() @ weight.double().T + bias.double()
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.double(), expected, atol=2e-2, rtol=2 ** -7)
+
+
+def test_float32_is_left_alone():
+    x, weight = torch.randn(3, 4), torch.randn(2, 4)
+    assert torch.equal(cpu_operations.linear(x, weight, None), torch.nn.functional.linear(x, weight))
+
+
+@pytest.mark.parametrize("shape, kernel, padding, stride", [
+    ((1, 6, 5, 9, 8), (4, 6, 3, 3, 3), (0, 1, 1), 1), ((1, 6, 9, 8), (4, 6, 3, 3), (1, 1), 1),
+    ((2, 6, 9, 8), (4, 6, 3, 3), (0, 0), 2), ((1, 6, 9, 8), (4, 6, 3, 3), (0, 1), 1)])
+def test_a_convolution_is_that_of_the_library(shape, kernel, padding, stride):
+    g = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(*size, generator=g) for size in (shape, kernel, kernel[:1]))
+    library = torch.nn.functional.conv3d if len(padding) == 3 else torch.nn.functional.conv2d
+    expected = library(x.double(), weight.double(), bias.double(), stride, padding)
+    for recorded in (True, False):
+        with torch.set_grad_enabled(recorded):
+            out = cpu_operations.convolution(x, weight, bias, padding, stride)
+            torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
+    weight.requires_grad_()
+    cpu_operations.convolution(x, weight, bias, padding, stride).sum().backward()
+    assert weight.grad is not None
+
+
+def test_gelu_is_that_of_the_library_at_every_size_of_its_argument():
+    x = torch.cat((torch.linspace(-30, 30, 6001), torch.tensor([-1e30, 1e30, 0.0, -0.0])))
+    expected = torch.nn.functional.gelu(x.double(), approximate="tanh")
+    for recorded in (True, False):
+        with torch.set_grad_enabled(recorded):
+            torch.testing.assert_close(cpu_operations.gelu_tanh(x).double(), expected, rtol=1e-6, atol=1e-6)
+    given = x.clone()
+    with torch.no_grad():
+        few = cpu_operations.gelu_tanh(x)
+        assert torch.equal(x, given)
+        torch.testing.assert_close(cpu_operations.gelu_tanh(x.repeat(100)), few.repeat(100), rtol=1e-6, atol=1e-6)

@@ -1,0 +1,136 @@
+"""Files, plain arguments and overrides to one configuration; mistakes answered with the nearest right key."""
+from pathlib import Path
+
+import pytest
+
+from arguments import get_args
+from common.errors import ConfigError
+from common.files import REPOSITORY
+
+MODEL = """
+args: {sampling_fps: 16, output_dir: somewhere, load: configs}
+model:
+  scale_factor: 0.7
+  sampler_config:
+    target: sgm.modules.diffusionmodules.sampling.EulerEDMSampler
+    params:
+      num_steps: 50
+      guider_config:
+        target: sgm.modules.diffusionmodules.guiders.DynamicCFG
+        params: {scale: 6, exp: 5, num_steps: 50, schedule: decreasing}
+  parts: [{params: {max_length: 3}}]
+"""
+
+
+@pytest.fixture
+def base(tmp_path):
+    path = tmp_path / "model.yaml"
+    path.write_text(MODEL)
+    return ["--base", str(path)]
+
+
+def sampler(args):
+    return args.model_config.sampler_config.params
+
+
+def test_later_files_win_key_by_key(base, tmp_path):
+    (tmp_path / "b.yaml").write_text("args: {sampling_fps: 24}\nmodel: {sampler_config: {params: {num_steps: 7}}}")
+    args = get_args([*base, str(tmp_path / "b.yaml")])
+    assert args.sampling_fps == 24 and sampler(args).num_steps == 7
+    assert sampler(args).guider_config.params.scale == 6
+
+
+def test_overrides_reach_any_key_wherever_they_stand(base):
+    args = get_args([*base, "model.sampler_config.params.num_steps=30", "--seed", "5", "args.sampling_fps=12",
+                     "model.parts.0.params.max_length=9", "args.sampling_image_size=[32, 64]"])
+    assert (sampler(args).num_steps, args.seed, args.sampling_fps) == (30, 5, 12)
+    assert args.model_config.parts[0].params.max_length == 9
+    assert args.sampling_image_size == [32, 64]
+
+
+def test_a_mapping_takes_the_place_of_the_one_in_the_file(base):
+    guider = {"target": "sgm.guiders.VanillaCFG", "params": {"scale": 2}}
+    key = "model.sampler_config.params.guider_config"
+    args = get_args([*base, f"{key}={{target: sgm.guiders.VanillaCFG, params: {{scale: 2}}}}"])
+    assert sampler(args).guider_config == guider and sampler(args).num_steps == 50
+    assert sampler(get_args([*base, f"{key}.params={{}}"])).guider_config.params == {}
+    assert get_args([*base, "args={sampling_fps: 9}"]).output_dir is not None
+
+
+def test_plain_arguments_set_the_nested_keys(base):
+    args = get_args([*base, "--num-inference-steps", "20", "--guidance-scale", "3.5", "--num-frames", "9"])
+    guider = sampler(args).guider_config.params
+    assert (sampler(args).num_steps, guider.num_steps, guider.scale, args.num_frames) == (20, 20, 3.5, 9)
+
+
+def test_arguments_not_given_leave_the_files_alone(base):
+    args = get_args(base)
+    assert sampler(args).num_steps == 50 and args.sampling_fps == 16
+    assert sampler(args).guider_config.params.schedule == "decreasing"
+
+
+def test_dynamic_guidance_is_switched_in_one_place(base):
+    off = sampler(get_args([*base, "--no-dynamic-cfg", "--guidance-scale", "4"])).guider_config
+    assert off == {"target": "sgm.modules.diffusionmodules.guiders.VanillaCFG", "params": {"scale": 4.0}}
+    assert sampler(get_args([*base, "--use-dynamic-cfg"])).guider_config.params.schedule == "decreasing"
+    back = get_args([*base, "--use-dynamic-cfg", "model.sampler_config.params.num_steps=8"])
+    assert sampler(back).guider_config.target.endswith("DynamicCFG")
+
+
+def test_paths_in_files_start_at_the_repository_and_typed_ones_where_the_user_stands(base, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompts.txt").write_text("a")
+    args = get_args([*base, "--input-file", "prompts.txt"])
+    assert Path(args.output_dir) == REPOSITORY / "somewhere" and Path(args.load) == REPOSITORY / "configs"
+    assert Path(args.input_file) == tmp_path / "prompts.txt"
+    assert Path(get_args([*base, "args.output_dir=here"]).output_dir) == tmp_path / "here"
+
+
+@pytest.mark.parametrize("words, says", [
+    (["args.sampling_fsp=3"], "did you mean sampling_fps?"),
+    (["modle.scale_factor=3"], "did you mean model?"),
+    (["--sede", "3"], "did you mean --seed?"),
+    (["--seed", "three"], "--seed"),
+    (["args.seed=three"], "args.seed is 'three'; it must be a whole number"),
+    (["args.resume=3"], "true or false"),
+    (["args.batch_size=0"], "args.batch_size is 0"),
+    (["args.input_type=text"], "did you mean txt?"),
+    (["args.sampling_image_size=[3]"], "[height, width]"),
+    (["args.fp16=true", "--bf16"], "both true"),
+    (["args.device=abacus"], "args.device is 'abacus'"),
+    (["args.seed=[1"], "args.seed=[1"),
+    (["args.load=${nowhere}"], "nowhere"),
+    (["model=3"], "model cannot be set"),
+    (["model.parts.7.params=3"], "model.parts.7.params"),
+])
+def test_mistakes_name_the_key(base, words, says):
+    with pytest.raises(ConfigError) as error:
+        get_args([*base, *words])
+    assert says in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text, says", [
+    ("args: {sampling_fsp: 3}", "did you mean sampling_fps?"),
+    ("agrs: {}", "did you mean args?"),
+    ("args: [1", "not a readable YAML file"),
+    ("- a\n- b", "not a mapping"),
+    ("args: 3", "section args must be a mapping"),
+])
+def test_mistakes_in_files_name_the_file(base, tmp_path, text, says):
+    (tmp_path / "other.yaml").write_text(text)
+    with pytest.raises(ConfigError, match="other.yaml") as error:
+        get_args([*base, str(tmp_path / "other.yaml")])
+    assert says in str(error.value)
+
+
+def test_missing_files():
+    with pytest.raises(ConfigError, match="did you mean configs/tiny_t2v.yaml"):
+        get_args(["--base", "configs/tiny_t2w.yaml"])
+    with pytest.raises(ConfigError, match="give --base"):
+        get_args([])
+
+
+def test_binary_file_is_no_configuration(tmp_path):
+    (tmp_path / "a.yaml").write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(ConfigError, match="a.yaml"):
+        get_args(["--base", str(tmp_path / "a.yaml")])

@@ -1,0 +1,64 @@
+"""What code needs, counted without running it."""
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dry_run import meter
+
+META, CPU = torch.device("meta"), torch.device("cpu")
+
+
+def measure(call, device=META):
+    return meter.measure(call, device)
+
+
+def test_tensors_count_while_they_are_alive():
+    x = torch.empty(1000, device=META)
+
+    def call():
+        a = x + 1  # 4 kB
+        b = a * 2  # 8 kB
+        del a
+        c = b.double()  # 12 kB
+        return c.view(10, 100).t()
+
+    assert measure(call) == (12_000, 0)
+    assert measure(lambda: [x + 1 for _ in range(3)])[0] == 12_000
+    assert measure(lambda: [None for _ in map(lambda i: x + i, range(3))])[0] == 8_000  # the last and the next
+
+
+def test_weights_inputs_views_and_changes_in_place_are_not_new():
+    x, layer = torch.empty(8, 16, device=META), nn.Linear(16, 16, bias=False, device=META)
+    assert measure(lambda: (x.t(), x[1:].add_(1), layer.weight.view(-1))) == (0, 0)
+    assert measure(lambda: layer(x)) == (8 * 16 * 4, 2 * 8 * 16 * 16)
+
+
+def test_attention_never_holds_the_scores():
+    q = torch.empty(2, 4, 1000, 32, device=META)
+    peak, flops = measure(lambda: F.scaled_dot_product_attention(q, q, q))
+    assert (peak, flops) == (q.nbytes, 4 * 2 * 4 * 1000 * 1000 * 32)
+
+
+@pytest.mark.parametrize("device, dtype, instructions, scratch", [
+    (META, torch.bfloat16, False, 1), (CPU, torch.float32, False, 1), (CPU, torch.bfloat16, True, 1),
+    (CPU, torch.bfloat16, False, 27)])
+def test_a_convolution_holds_its_input_as_its_kernel_wants_it(monkeypatch, device, dtype, instructions, scratch):
+    monkeypatch.setattr(meter, "CPU_HAS_BFLOAT16", instructions)
+    conv = nn.Conv3d(8, 16, 3, padding=1, device=META, dtype=dtype)
+    x = torch.empty(1, 8, 40, 10, 10, device=META, dtype=dtype)
+    peak, flops = measure(lambda: conv(x), device)
+    assert peak == 2 * x.nbytes + scratch * x.nbytes
+    assert flops == 2 * x.numel() * 27 * 16
+
+
+def test_a_decoder_keeps_two_frames_of_each_convolution_between_chunks():
+    from tests.vae_modules.small_vae import build
+    vae = build().to(META)
+
+    def held(latents):
+        """Bytes that are alive in front of the last chunk."""
+        chunks = vae.decode_chunks(torch.empty(1, 4, latents, 16, 16, device=META))
+        return measure(lambda: [None for _ in chunks])[0]
+
+    assert held(13) == held(5) < 1.5 * held(3)

@@ -1,0 +1,76 @@
+"""Frames, padding latents and sizes for the released models' configurations and for what cannot be made."""
+from argparse import Namespace
+
+import pytest
+
+from common.errors import ConfigError
+from inference.sizes import extend_positions, model_limits, plan_video
+
+
+def model(patch, frames, grid, rotary=True, learned=False):
+    name = "Rotary3DPositionEmbeddingMixin" if rotary else "Basic3DPositionEmbeddingMixin"
+    return {
+        "network_config": {"params": {
+            "num_frames": frames, "time_compressed_rate": 4, "latent_height": grid[0], "latent_width": grid[1],
+            "patch_size": patch, "out_channels": 16, "modules": {"pos_embed_config": {
+                "target": f"dit_video_concat.{name}", "params": {"learnable_pos_embed": learned}}}}},
+        "first_stage_config": {"params": {"decoder_config": {"params": {"ch_mult": [1, 2, 2, 4], "z_channels": 16}}}},
+    }
+
+
+V1, V15 = model(2, 49, (60, 90)), model([2, 2, 2], 81, (300, 300))
+SMALL = model([1, 2, 2], 17, (8, 8))
+
+
+def plan(config, num_frames=None, latents=None, size=None, channels=16):
+    args = Namespace(num_frames=num_frames, sampling_num_frames=latents, sampling_image_size=size, sampling_fps=8,
+                     latent_channels=channels)
+    return plan_video(model_limits(config), args)
+
+
+@pytest.mark.parametrize("config, asked, frames, latent_shape, pad", [
+    (V1, {}, 49, (13, 16, 60, 90), 0),
+    (V1, {"latents": 13}, 49, (13, 16, 60, 90), 0),
+    (V1, {"latents": 9}, 33, (9, 16, 60, 90), 0),
+    (V1, {"num_frames": 9}, 9, (3, 16, 60, 90), 0),
+    (V1, {"latents": 17}, 17, (5, 16, 60, 90), 0),
+    (V15, {}, 81, (22, 16, 96, 170), 1),
+    (V15, {"latents": 42}, 161, (42, 16, 96, 170), 1),
+    (V15, {"num_frames": 161, "size": [1360, 768]}, 161, (42, 16, 170, 96), 1),
+    (SMALL, {}, 17, (5, 16, 8, 8), 0),
+    (SMALL, {"num_frames": 1}, 1, (1, 16, 8, 8), 0),
+])
+def test_what_is_asked_is_delivered(config, asked, frames, latent_shape, pad):
+    planned = plan(config, **asked)
+    assert (planned.frames, planned.latent_shape, planned.pad_latents) == (frames, latent_shape, pad)
+    assert 4 * (planned.latent_frames - planned.pad_latents - 1) + 1 == frames
+
+
+@pytest.mark.parametrize("config, asked, says", [
+    (SMALL, {"num_frames": 18}, "the nearest is 17"),
+    (SMALL, {"num_frames": 49}, "8 k \\+ 1 up to 17; the nearest is 17"),
+    (V15, {"num_frames": 49 + 8}, "16 k \\+ 1 up to 161; the nearest is 49"),
+    (V1, {"latents": 50}, "the nearest is 49"),
+    (V1, {"num_frames": 0}, "the nearest is 1"),
+    (SMALL, {"size": [64, 60]}, "the nearest is \\[64, 64\\]"),
+    (SMALL, {"size": [480, 720]}, "up to 64 x 64"),
+    (SMALL, {"channels": 4}, "latent_channels is 4"),
+])
+def test_what_cannot_be_made_names_the_nearest(config, asked, says):
+    with pytest.raises(ConfigError, match=says):
+        plan(config, **asked)
+
+
+def test_positions_reach_as_far_as_the_video():
+    config = model([2, 2, 2], 81, (300, 300))
+    extend_positions(config, 161)
+    assert config["network_config"]["params"]["num_frames"] == 161
+    with pytest.raises(ConfigError, match="up to 81"):  # a learned table cannot be extended
+        plan(model([2, 2, 2], 81, (300, 300), learned=True), num_frames=161)
+
+
+def test_parts_that_disagree_are_refused():
+    config = model(2, 49, (60, 90))
+    config["first_stage_config"]["params"]["decoder_config"]["params"]["z_channels"] = 8
+    with pytest.raises(ConfigError, match="z_channels 8"):
+        model_limits(config)

@@ -1,0 +1,77 @@
+"""Runs of the script that start from clips, on a small random model."""
+import json
+
+import numpy as np
+import pytest
+
+from common.files import REPOSITORY
+from media.records import load_latents
+from media.videos import write_video
+from sample_video import main
+
+NAME = "0_a_red_circle/0"
+
+
+@pytest.fixture
+def run(small_model, tmp_path, capfd):
+    """Runs the script with one prompt line; returns the exit code, standard error and the output folder."""
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 36, 40, 3), np.uint8)
+    write_video(tmp_path / "clip.mp4", [pixels.repeat(20, 0)], 8)
+    write_video(tmp_path / "short.mp4", [pixels.repeat(12, 0)], 8)
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+
+    def call(*words, line="a red circle@@clip.mp4", model="t2v", seed="3", out="out"):
+        (tmp_path / "prompts.txt").write_text(line)
+        code = main(["--base", str(small_model / f"{model}.yaml"), str(REPOSITORY / "configs" / "inference.yaml"),
+                     "--input-file", str(tmp_path / "prompts.txt"), "--output-dir", str(tmp_path / out), "--seed", seed,
+                     "--only-save-latents", *words])
+        return code, capfd.readouterr().err, tmp_path / out / NAME
+    return call
+
+
+def latents_of(folder):
+    return load_latents(folder / "latents.safetensors")[0]
+
+
+def test_strength_leads_from_the_clip_to_text_to_video(run):
+    code, _, folder = run("--strength", "0", out="clip")
+    clip = latents_of(folder)
+    assert code == 0 and clip.shape == (5, 4, 4, 4)
+    record = json.loads((folder / "metadata.json").read_text())
+    assert record["clip"].endswith("clip.mp4") and record["strength"] == 0 and record["noise"] == []
+    assert (latents_of(run("--strength", "0", seed="9")[2]) == clip).all(), "nothing is drawn"
+    half = run("--strength", "0.7", out="half")[2]
+    assert len(json.loads((half / "metadata.json").read_text())["noise"]) == 2
+    assert (latents_of(half) != clip).any()
+    alone = latents_of(run(line="a red circle", out="alone")[2])
+    assert (latents_of(run("--strength", "1", out="whole")[2]) == alone).all()
+
+
+def test_inversion_writes_the_noise_and_samples_from_it_without_guidance(run):
+    code, _, folder = run("--invert")
+    record = json.loads((folder / "metadata.json").read_text())
+    noise, _ = load_latents(folder / "noise.safetensors")
+    assert code == 0 and noise.shape == latents_of(folder).shape
+    assert record["invert"] and set(record["guidance_scale"]) == {1.0}
+    assert len(record["noise"]) == 2 and record["noise"][0]["alpha"] > 0, "from the noisiest level of finite SNR"
+
+
+def test_an_image_model_sees_the_clips_first_frame(run):
+    code, _, folder = run("--strength", "0.5", model="i2v")
+    assert code == 0 and latents_of(folder).shape == (5, 4, 4, 4)
+
+
+@pytest.mark.parametrize("words, line, says", [
+    (["--strength", "1.5"], "a@@clip.mp4", "args.strength is 1.5; it is the share of the steps"),
+    (["--strength", "0.5"], "a", "needs a clip; write prompt@@path/to/clip.mp4"),
+    (["--strength", "0.5"], "a@@nowhere.mp4", "clip nowhere.mp4 does not exist"),
+    (["--strength", "0.5"], "a@@broken.mp4", "broken.mp4: damaged or not a video"),
+    (["--strength", "0.5"], "a@@short.mp4", "12 frames at 8 a second, where the video has 17; give a longer clip, or "
+                                            "--num-frames 9"),
+    (["--invert", "model.sampler_config.target=sgm.modules.diffusionmodules.sampling.VPSDEDPMPP2MSampler"],
+     "a@@clip.mp4", "set model.sampler_config.target=sgm.modules.diffusionmodules.sampling.VideoDDIMSampler"),
+])
+def test_mistakes_get_one_line(run, words, line, says):
+    code, err, _ = run(*words, line=line)
+    line = err.strip().splitlines()[-1]  # decord's library writes lines of its own about damaged files
+    assert code == 2 and "Traceback" not in err and line.startswith("error: ") and says in line

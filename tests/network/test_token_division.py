@@ -1,0 +1,77 @@
+"""Two processes that divide the tokens of a pass, or the passes of guidance, compute what one does."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from sgm.guiders import PerturbedAttentionGuidance
+from sgm.noise_schedule import VE, NoiseLevel
+from sgm.sampling.guided import Guided, PassPlan
+from tests.dit_models import ROTARY, SINCOS, build, inputs
+
+ROOT = Path(__file__).resolve().parents[2]
+LEARNED = {**ROTARY, "params": {**ROTARY["params"], "learnable_pos_embed": True}}
+CASES = {  # the model, latents, text tokens and network inputs; whole and broken shares of both kinds of tokens
+    "even": (dict(), (3, 4, 6, 8), 6, {}), "uneven": (dict(), (1, 4, 6, 6), 5, {}),
+    "sincos": (dict(positions=SINCOS, qk_ln=False), (1, 4, 6, 6), 6, {}),
+    "learned": (dict(positions=LEARNED, use_SwiGLU=True), (3, 4, 6, 2), 6, {}),
+    "perturbed": (dict(), (1, 4, 6, 6), 6, {"identity_attention": (1,)})}
+PAG = PerturbedAttentionGuidance(scale=2.0, layers=[0], cfg_scale=3.0)  # three passes: two for the first process
+LEVEL = NoiseLevel(1.0, 0.5, None, 3, 10, VE)
+
+
+def run_case(name, group=None):
+    model, latent, text, extra = CASES[name]
+    network = build(**model)
+    if group is not None:
+        network.token_group = group
+    x, times, context = inputs(latent=latent)
+    with torch.no_grad():
+        return network(x, times, context[:, :text], **extra)
+
+
+def run_guidance(sharing=None):
+    network = build()
+    x, _, text = inputs()
+    cond, uc = {"text": text}, {"text": torch.zeros_like(text)}
+    guided = Guided(lambda x, level, c, **own: network(x, level, c["text"], **own), PAG, cond, uc, None, {},
+                    PassPlan(sharing=sharing))
+    with torch.no_grad():
+        return torch.stack([guided(x, LEVEL), guided(x * 2, LEVEL)])
+
+
+WORKER = """
+import os, sys, torch
+sys.path[:0] = sys.argv[1:3]
+rank, folder = int(sys.argv[3]), sys.argv[4]
+os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+from parallel import groups, launch
+import torch.distributed as dist
+begin = dist.init_process_group
+dist.init_process_group = lambda backend: begin(backend, init_method=f"file://{folder}/store", rank=rank, world_size=2)
+from parallel.guidance import SharedPasses
+from tests.network.test_token_division import CASES, run_case, run_guidance
+with launch.launched(torch.device("cpu"), sequence_parallel_size=2):
+    found = {name: run_case(name, groups.sequence_group()) for name in CASES}
+    found["guidance"] = run_guidance(SharedPasses(*groups.sequence_group()))
+torch.save(found, f"{folder}/{rank}.pt")
+"""
+
+
+def test_two_processes_compute_what_one_does(tmp_path):
+    command = [sys.executable, "-c", WORKER, str(ROOT / "sat"), str(ROOT)]
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    workers = [subprocess.Popen([*command, str(rank), str(tmp_path)], env=os.environ | threads) for rank in range(2)]
+    try:
+        assert [worker.wait(timeout=500) for worker in workers] == [0, 0]
+    finally:  # one that failed leaves the other waiting
+        for worker in workers:
+            worker.kill()
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    for name in CASES:
+        assert torch.equal(first[name], second[name]), name
+        torch.testing.assert_close(first[name], run_case(name), atol=1e-5, rtol=1e-5, msg=name)
+    assert torch.equal(first["guidance"], second["guidance"])
+    torch.testing.assert_close(first["guidance"], run_guidance(), atol=1e-4, rtol=1e-5)
