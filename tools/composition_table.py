@@ -57,12 +57,12 @@ PARAMS = {"Autoguidance": {"ckpt_path": "WEAK"}, "PerturbedAttentionGuidance": {
 TABLES = {VE: "LegacyDDPMDiscretization", VP: "ZeroSNRDDPMDiscretization"}
 HEAD = """# Which parts work together
 
-`python tools/composition_table.py` writes this page; `tests/tools/test_composition_table.py` checks that it is up to date.
+`python tools/composition_table.py` writes this page; `tests/tools/test_composition_table.py` checks it.
 
 Every sampler with every discretization, guider and denoiser makes {cells} combinations. Each is built from its
 configuration, which refuses {refused}. Of the others, enough run through `DiffusionEngine.sample` that every two parts
-that work together are tried together (`--meet 4`: all of them). Such a run takes {steps} steps of a small random model with
-an image, time patches and `ofs`, and must end in finite latents.
+that work together are tried together (`--meet 4`: all of them). Such a run takes {steps} steps of a small random model
+with an image, time patches and `ofs`, and must end in finite latents.
 
 A number says with how many of {denoisers} denoisers the sampler, discretization and guider work; a letter says why some
 or all are refused. The denoisers: {names}.
