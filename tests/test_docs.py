@@ -25,7 +25,7 @@ def test_the_tests_that_hold_each_quirk_exist():
     assert missing == []
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/fidelity.md"])
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/fidelity.md"])
 def test_the_files_that_documents_name_exist(document):
     text = (REPOSITORY / document).read_text(encoding="utf-8")
     named = re.findall(r"(?<![\w/.-])(?:sat|configs|docs|tests|tools|benchmarks|checkpoints)/[\w/.*-]*[\w/*]", text)
@@ -33,6 +33,49 @@ def test_the_files_that_documents_name_exist(document):
     assert named
     assert [path for path in sorted(set(named)) if not any(
         next(folder.glob(path), None) for folder in (REPOSITORY, REPOSITORY / "sat"))] == []
+
+
+DOCUMENTS = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+
+
+def test_links_between_documents_lead_to_files_and_headings():
+    broken = []
+    for document in DOCUMENTS:
+        for path, anchor in links_of(document):
+            target = (document.parent / path) if path else document
+            if not target.exists() or (anchor and anchor not in anchors_of(target)):
+                broken.append(f"{document.name}: {path}#{anchor}")
+    assert broken == []
+
+
+def test_every_page_can_be_reached_from_the_index():
+    index = REPOSITORY / "docs/README.md"
+    reached, waiting = {index.resolve()}, [index]
+    while waiting:
+        document = waiting.pop()
+        targets = {(document.parent / path).resolve() for path, _ in links_of(document) if path.endswith(".md")}
+        waiting += [target for target in targets - reached if target.exists()]
+        reached |= targets
+    assert {document.name for document in DOCUMENTS if document.resolve() not in reached} <= {"README.md"}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_the_tests_that_documents_name_exist(document):
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)", document.read_text(encoding="utf-8"))
+    assert [f"{path}::{name}" for path, name in named
+            if f"def {name}(" not in (REPOSITORY / path).read_text(encoding="utf-8")] == []
+
+
+def links_of(document):
+    """Return (path, anchor) of every link to another document or picture."""
+    found = re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8"))
+    return [(link.partition("#")[0], link.partition("#")[2]) for link in found if "://" not in link]
+
+
+def anchors_of(document):
+    """Return the anchors that GitHub gives to a document's headings."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_the_guiders_and_thresholdings_named_are_those_that_exist():

@@ -55,17 +55,17 @@ PARAMS = {"Autoguidance": {"ckpt_path": "WEAK"}, "PerturbedAttentionGuidance": {
           "RestartSampler": {"intervals": [{"low": 0.1, "high": 2.0, "repeats": 1, "steps": 1}]}}
 # The table of a discrete denoiser has levels of its scaling's kind.
 TABLES = {VE: "LegacyDDPMDiscretization", VP: "ZeroSNRDDPMDiscretization"}
-HEAD = """# What goes with what
+HEAD = """# Which parts work together
 
-Written by `python tools/composition_table.py`, and held by `tests/tools/test_composition_table.py`.
+`python tools/composition_table.py` writes this page; `tests/tools/test_composition_table.py` checks it.
 
-Every sampler with every discretization, guider and scaling: {cells} combinations. Each is built from its configuration,
-which refuses {refused}. Of the others so many run through `DiffusionEngine.sample` that every two parts that go
-together meet (`--meet 4`: all of them): {steps} steps of a small random model with an image, time patches and `ofs`,
-which have to end in finite latents.
+Every sampler with every discretization, guider and denoiser makes {cells} combinations. Each is built from its
+configuration, which refuses {refused}. Of the others, enough run through `DiffusionEngine.sample` that every two parts
+that work together are tried together (`--meet 4`: all of them). Such a run takes {steps} steps of a small random model
+with an image, time patches and `ofs`, and must end in finite latents.
 
-A number is how many of {denoisers} denoisers the sampler, discretization and guider go with; a letter says why some or
-all are refused. The denoisers: {names}.
+A number says with how many of {denoisers} denoisers the sampler, discretization and guider work; a letter says why some
+or all are refused. The denoisers: {names}.
 """
 
 

@@ -1,0 +1,52 @@
+"""Pictures of finished videos: a grid that plays, and rows that stand still."""
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from media.videos import write_outputs
+from tools.make_picture import PAUSE, main
+
+
+@pytest.fixture
+def outputs(tmp_path):
+    for i in (0, 1, 10):
+        folder = tmp_path / "outputs" / f"{i}_a_circle" / "0"
+        folder.mkdir(parents=True)
+        frames = torch.linspace(0, 0.4, 5)[None, :, None, None].expand(3, 5, 64, 64)
+        write_outputs(folder, [frames + i / 10 - 0.9], 8)
+        (folder / "metadata.json").write_text(json.dumps({"prompt": f"circle {i}", "image": None}))
+    return tmp_path / "outputs"
+
+
+def make(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["make_picture.py", *map(str, words)])
+    return main()
+
+
+def test_all_videos_play_at_once_and_the_last_frame_stays(outputs, tmp_path, monkeypatch):
+    assert make(monkeypatch, outputs, "--out", tmp_path / "picture.webp") == 0
+    with Image.open(tmp_path / "picture.webp") as picture:
+        assert picture.n_frames == 5 and picture.info["loop"] == 0
+        durations = []
+        for i in range(picture.n_frames):
+            picture.seek(i)
+            picture.load()
+            durations.append(picture.info["duration"])
+    assert durations == [125] * 4 + [PAUSE]
+
+
+def test_rows_are_in_the_order_of_the_prompts(outputs, tmp_path, monkeypatch):
+    assert make(monkeypatch, outputs, "--out", tmp_path / "picture.png") == 0
+    picture = np.asarray(Image.open(tmp_path / "picture.png").convert("L"), dtype=float)
+    heights = len(picture) // 3
+    brightness = [picture[(i + 1) * heights - 30, 30] for i in range(3)]
+    assert brightness == sorted(brightness) and brightness[0] < brightness[2]
+
+
+def test_without_videos_it_is_one_line(tmp_path, monkeypatch, capsys):
+    assert make(monkeypatch, tmp_path, "--out", tmp_path / "picture.png") == 2
+    assert capsys.readouterr().err.startswith("error: no finished videos below")
