@@ -72,7 +72,7 @@ def sample_prompt_file(args: Arguments, steps: console.Steps) -> None:
         with steps("model load"):
             engine = load_engine(args, device)
         conditions = encode(engine, jobs, args, steps)
-        if args.memory.offload is not None:
+        if engine.offload is not None:
             engine.offload.drop(TEXT)  # no other prompts will come
         make_videos(engine, jobs, conditions, args, steps)
     logger.info("%d video(s) in %s; seconds: %s", len(jobs), args.sampling.output_dir, steps.seconds)
@@ -123,7 +123,7 @@ def make_videos(engine: DiffusionEngine, jobs: Sequence[Job], conditions: Condit
                 logger.info("%s", job.folder)
 
 
-def own_batches(jobs: Sequence[Job], args: Arguments) -> list[list[Job]]:
+def own_batches(jobs: Sequence[Job], args: Arguments) -> Sequence[list[Job]]:
     """Return this process's share of the batches, which are the same on any number of processes."""
     return groups.own_share(list(in_batches(jobs, args.sampling.batch_size)))
 

@@ -62,9 +62,9 @@ def get_args(argv: Sequence[str] | None = None, description: str = "") -> Argume
         if key not in DATA_KEYS:
             raise ConfigError(f"unknown key data.{key}{nearest(key, DATA_KEYS)}; what to read goes below data.params")
     values = {key: _converted(key, value) for key, value in plain["args"].items()}
+    values["device"] = resolve_device(values.get("device"))
     args = Arguments.grouped(values, OmegaConf.create(plain))
     _check_values(args)
-    args.run.device = resolve_device(args.run.device)
     resolve_dtype(args.run.fp16, args.run.bf16)
     return args
 

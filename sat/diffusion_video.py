@@ -3,6 +3,7 @@ import logging
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from common.errors import ConfigError
 from common.patches import parse_patch_size
 from common.tensors import draw_noise
-from configuration.model import ModelConfig
+from configuration.model import NO_SAMPLER, ModelConfig
 from configuration.settings import resolve_dtype
 from configuration.targets import get_obj_from_str, instantiate_from_config
 from engine.checks import check_fit
@@ -20,7 +21,7 @@ from memory.offload import Offload
 from network.attention_kernels import attention_by, attention_shape
 from parallel import groups
 from parallel.guidance import SharedPasses
-from sgm.sampling import FromLevel, PassPlan, Start, StepInfo, invert
+from sgm.sampling import FromLevel, PassPlan, Sampler, Start, StepInfo, invert
 from weights.lora_names import MATRICES
 
 logger = logging.getLogger(__name__)
@@ -59,11 +60,12 @@ class DiffusionEngine(LatentCodec):
         self.model = wrapper(network, compile_model=config.compile_model)
         self.conditioner = instantiate_from_config(config.conditioner_config)
         self.denoiser = instantiate_from_config(config.denoiser_config)
-        self.sampler = config.sampler_config and instantiate_from_config(config.sampler_config)
-        self.step_cache = config.step_cache_config and instantiate_from_config(config.step_cache_config)
+        has_sampler = config.sampler_config is not None
+        self.sampler: Sampler | None = instantiate_from_config(config.sampler) if has_sampler else None
+        self.step_cache: Any = config.step_cache_config and instantiate_from_config(config.step_cache_config)
         weak = self.sampler and build_weak(self.sampler.guider, config.network_config)
         self.weak_model = None if weak is None else wrapper(weak, compile_model=config.compile_model)
-        self.loss_fn = config.loss_fn_config and instantiate_from_config(config.loss_fn_config)
+        self.loss_fn: Any = config.loss_fn_config and instantiate_from_config(config.loss_fn_config)
         self.to(device=args.device, dtype=resolve_dtype(args.fp16, args.bf16))
 
     @property
@@ -93,7 +95,7 @@ class DiffusionEngine(LatentCodec):
     def share_work(self) -> None:
         """Divides passes and their tokens among the processes that `parallel.launched` put together for that."""
         group, ranks = groups.guidance_group()
-        self.sharing = None if len(ranks) == 1 else SharedPasses(group, ranks)
+        self.sharing = None if group is None or len(ranks) == 1 else SharedPasses(group, ranks)
         for model in (self.model, self.weak_model):
             if model is not None:
                 model.diffusion_model.token_group = groups.sequence_group()
@@ -107,6 +109,7 @@ class DiffusionEngine(LatentCodec):
             inputs["ofs"] = torch.full((1,), OFS, device=x.device)
         cond = {key: value.to(self.dtype) for key, value in cond.items()}
         model = self.weak_model if weak else self.model
+        assert model is not None, "the guider has no weaker network"
         return model(x.to(self.dtype), timesteps, cond, **inputs).to(x.dtype)
 
     @torch.no_grad()
@@ -125,7 +128,7 @@ class DiffusionEngine(LatentCodec):
         plan = PassPlan(self.step_cache and self.step_cache.begin(batch_size), self.sharing,
                         self.config.guidance_one_by_one)
         with self._attention(noise, cond):
-            return self.sampler(self._bound_denoiser(), noise, cond, uc=uc, num_steps=num_steps, scale=scale,
+            return self._sampler(self._bound_denoiser(), noise, cond, uc=uc, num_steps=num_steps, scale=scale,
                                 generator=generator, callback=callback, start=start, plan=plan, **network_inputs)
 
     @torch.no_grad()
@@ -133,7 +136,7 @@ class DiffusionEngine(LatentCodec):
                callback: Callable[[StepInfo], None] | None = None, **network_inputs) -> FromLevel:
         """Where to start `sample` without `uc` to arrive at latents (B, T, C, H, W): `sgm.sampling.invert`."""
         with self._attention(latents, cond):
-            return invert(self.sampler, self._bound_denoiser(), latents, cond, num_steps, strength, callback,
+            return invert(self._sampler, self._bound_denoiser(), latents, cond, num_steps, strength, callback,
                           **network_inputs)
 
     def _attention(self, latents: Tensor, cond: Mapping[str, Tensor]) -> AbstractContextManager[None]:
@@ -143,10 +146,14 @@ class DiffusionEngine(LatentCodec):
         shape = attention_shape(self.config.network_config, latents, cond["crossattn"].shape[1])
         return attention_by(self.config.attention_kernel, shape, self.dtype, latents.device)
 
-    def _bound_denoiser(self) -> Callable:
+    @property
+    def _sampler(self) -> Sampler:
         if self.sampler is None:
-            raise ConfigError("model.sampler_config is missing; give the sampler's target and params")
-        return self.denoiser.bind(self.predict, self.sampler.discretization.parameterization)
+            raise ConfigError(NO_SAMPLER)
+        return self.sampler
+
+    def _bound_denoiser(self) -> Callable:
+        return self.denoiser.bind(self.predict, self._sampler.discretization.parameterization)
 
     def encode_clip(self, video: Tensor) -> Tensor:
         """Latents (B, T, C, h, w) of a video (B, 3, frames, H, W), the posterior's mean, with padding in front."""
@@ -194,7 +201,8 @@ class DiffusionEngine(LatentCodec):
             return batch["image_latents"].to(self.device) * self.image_latent_scale
         if "image" not in batch and video is None:
             raise ValueError("image-to-video training on latents needs the first frames as batch['image']")
-        image = (batch["image"].to(self.device) if "image" in batch else video[:, 0])[:, :, None]
+        frames = video[:, 0] if video is not None and "image" not in batch else batch["image"].to(self.device)
+        image = frames[:, :, None]
         sigma = torch.normal(*FIRST_FRAME_NOISE, size=(len(image),)).exp().to(image)
         image = image + sigma.view(-1, 1, 1, 1, 1) * torch.randn_like(image)
         return (self.encode_first_stage(image) / self.scale_factor * self.image_latent_scale).transpose(1, 2)

@@ -26,7 +26,8 @@ def patch_grid(latents: torch.Tensor, patch_size: Grid) -> Grid:
         nearest = tuple(max(round(s / p), 1) * p for s, p in zip(sizes, patch_size, strict=True))
         raise ConfigError(f"latents of (frames, height, width) {sizes} do not divide into patches of {patch_size}; "
                           f"the nearest that do: {nearest}")
-    return tuple(size // patch for size, patch in zip(sizes, patch_size, strict=True))
+    pt, ph, pw = patch_size
+    return frames // pt, height // ph, width // pw
 
 
 def patchify(latents: torch.Tensor, patch_size: Grid) -> torch.Tensor:

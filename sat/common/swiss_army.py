@@ -30,8 +30,10 @@ class _Deferred(types.ModuleType):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         if importlib.util.find_spec(f"{self.__name__}.{name}") is not None:
             return importlib.import_module(f"{self.__name__}.{name}")
-        self.__class__ = types.ModuleType
-        self.__spec__.loader.exec_module(self)
+        spec = self.__spec__
+        assert spec is not None and spec.loader is not None
+        object.__setattr__(self, "__class__", types.ModuleType)
+        spec.loader.exec_module(self)
         return getattr(self, name)
 
 

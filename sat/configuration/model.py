@@ -3,12 +3,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, fields
 from typing import get_args
 
-from omegaconf import OmegaConf
-
 from common.errors import ConfigError
 from common.suggestions import nearest
-from configuration.yaml_files import require
+from configuration.yaml_files import plain, require
 
+NO_SAMPLER = "model.sampler_config is missing; give the sampler's target and params"
 REGIONAL = "regional"  # of compile_model: the repeated layer alone is compiled
 FASTEST = "fastest"  # of attention_kernel: measured on the device
 KERNELS = ("flash", "cudnn", "efficient", "math", "flash3", "flash4")  # see network.attention_kernels
@@ -51,25 +50,33 @@ class ModelConfig:
     @classmethod
     def read(cls, config) -> "ModelConfig":
         """Raises ConfigError for keys that are unknown (with the nearest), missing, or without support."""
-        plain = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else dict(config)
+        given = dict(plain(config))
         known = [f.name for f in fields(cls)]
-        for key in plain:
+        for key in given:
             if key not in known:
                 raise ConfigError(f"model.{key}: unknown key{nearest(key, known)}")
         for part in ("network_config", "denoiser_config", "conditioner_config", "first_stage_config"):
-            require(plain.get(part), f"model.{part}", "target")
+            require(given.get(part), f"model.{part}", "target")
         for field in fields(cls):
-            _check_kind(field, plain.get(field.name, field.default))
-        compiled = plain.get("compile_model", False)
+            _check_kind(field, given.get(field.name, field.default))
+        compiled = given.get("compile_model", False)
         if not isinstance(compiled, bool) and compiled != REGIONAL:
             raise ConfigError(f"model.compile_model is {compiled!r}; it must be true, false or {REGIONAL}")
-        kernel, choices = plain.get("attention_kernel"), (FASTEST, *KERNELS)
+        kernel, choices = given.get("attention_kernel"), (FASTEST, *KERNELS)
         if kernel is not None and kernel not in choices:
             raise ConfigError(f"model.attention_kernel is {kernel!r}; it must be one of {', '.join(choices)}"
                               f"{nearest(kernel, choices)}")
-        if plain.get("lr_scale") is not None:
+        if given.get("lr_scale") is not None:
             raise ConfigError("model.lr_scale: super-resolution from a smaller video is not supported; leave it out")
-        return cls(**plain)
+        return cls(**given)
+
+
+    @property
+    def sampler(self) -> Mapping:
+        """The sampler's `{target, params}`. Raises ConfigError if there is none."""
+        if self.sampler_config is None:
+            raise ConfigError(NO_SAMPLER)
+        return self.sampler_config
 
 
 def _check_kind(field: Field, value) -> None:

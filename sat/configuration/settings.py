@@ -3,13 +3,13 @@
 The command line and the files know the keys without their groups (`--num-frames`, `args.num_frames`).
 """
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from common.errors import ConfigError
+from common.errors import CheckpointError, ConfigError
 
 MODES = ("inference", "pretrain", "finetune")
 WEIGHT_FORMATS = ("int8", "fp8", "fp8_dynamic")
@@ -33,7 +33,7 @@ class RunSettings:
     load: str | None = _key(None, "input", "weights: a folder with `latest`, a .pt or .safetensors file, or diffusers'")
     load_lora: str | None = _key(None, "input", "a LoRA of those weights, as trained here or in diffusers' layout")
     seed: int = _key(0, "int", "with prompt and sample index, the seed of each video's own noise")
-    device: str | torch.device | None = _key(None, "str", "where to compute; None: the accelerator, else the CPU")
+    device: torch.device = _key(None, "str", "where to compute; None: the accelerator, else the CPU")
     fp16: bool = _key(False, "bool", "compute in float16")
     bf16: bool = _key(False, "bool", "compute in bfloat16")
     plan: bool = _key(False, "bool", "say what would be made, in what memory and time, and stop")
@@ -43,6 +43,13 @@ class RunSettings:
     def dtype(self) -> torch.dtype:
         """The dtype of weights and activations."""
         return resolve_dtype(self.fp16, self.bf16)
+
+    @property
+    def weights(self) -> str:
+        """The path of the transformer's weights. Raises CheckpointError if there is none."""
+        if self.load is None:
+            raise CheckpointError("args.load is missing; set it to the folder or file of the transformer's weights")
+        return self.load
 
 
 @dataclass
@@ -125,6 +132,11 @@ class TrainingSettings:
     wandb_project_name: str = _key("cogvideox", "str", "its project")
 
 
+GROUPS: Mapping[str, type] = {"run": RunSettings, "sampling": SamplingSettings, "autoencoder": AutoencoderSettings,
+                              "memory": MemorySettings, "training": TrainingSettings}
+KEYS: dict[str, Field] = {f.name: f for group in reversed(list(GROUPS.values())) for f in fields(group)}
+
+
 @dataclass
 class Arguments:
     """All settings of a run in their groups, and the merged configuration files."""
@@ -139,9 +151,10 @@ class Arguments:
     @classmethod
     def grouped(cls, values: dict, config: DictConfig) -> "Arguments":
         """Return the arguments for values by key; a key that several groups have, such as `resume`, goes to each."""
-        groups = {group.name: group.default_factory for group in fields(cls) if group.name != "config"}
-        return cls(**{name: kind(**{key: values[key] for key in names_of(kind) if key in values})
-                      for name, kind in groups.items()}, config=config)
+        settings = {}
+        for name, group in GROUPS.items():
+            settings[name] = group(**{f.name: values[f.name] for f in fields(group) if f.name in values})
+        return cls(**settings, config=config)
 
     @property
     def model_config(self) -> DictConfig:
@@ -157,26 +170,16 @@ class Arguments:
 
     def changed(self, **values) -> "Arguments":
         """Return a copy in which these keys have other values."""
-        copies = {}
-        for group in fields(self):
-            settings = getattr(self, group.name)
-            keys = {} if group.name == "config" else {k: v for k, v in values.items() if hasattr(settings, k)}
-            copies[group.name] = replace(settings, **keys) if keys else settings
-        return Arguments(**copies)
+        settings = {}
+        for name, group in GROUPS.items():
+            own = {f.name: values[f.name] for f in fields(group) if f.name in values}
+            settings[name] = replace(getattr(self, name), **own)
+        return replace(self, **settings)
 
     def of_engine(self, device: torch.device | None = None) -> Namespace:
         """Return what `DiffusionEngine` is built from; `device` takes precedence over the run's."""
         return Namespace(model_config=self.model_config, fp16=self.run.fp16, bf16=self.run.bf16,
                          device=self.run.device if device is None else device)
-
-
-def names_of(group: type) -> list[str]:
-    """Return the keys of a group of settings."""
-    return [f.name for f in fields(group)]
-
-
-KEYS: dict[str, Field] = {f.name: f for group in (TrainingSettings, MemorySettings, AutoencoderSettings,
-                                                  SamplingSettings, RunSettings) for f in fields(group)}
 
 
 def resolve_device(name: str | None = None) -> torch.device:

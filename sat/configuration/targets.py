@@ -1,14 +1,14 @@
 """From `{target, params}` configuration to objects: dotted paths, the allow-list, checks of parameter names."""
-import difflib
 import importlib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-
-from omegaconf import OmegaConf
+from typing import Any
 
 from common.errors import ConfigError
+from common.suggestions import nearest
+from configuration.yaml_files import plain
 
 SOURCE_ROOT = Path(__file__).resolve().parents[1]
 LIBRARIES = ("sat", "torch", "transformers")
@@ -61,19 +61,19 @@ def get_obj_from_str(path: str, where: str = "target") -> type:
     obj = getattr(module, name, None)
     if obj is None:
         classes = [n for n, o in vars(module).items() if isinstance(o, type)]
-        raise ConfigError(f"{where}: {path} does not resolve, {module_path} has no {name}{_nearest(name, classes)}")
+        raise ConfigError(f"{where}: {path} does not resolve, {module_path} has no {name}{nearest(name, classes)}")
     if not isinstance(obj, type) or not _allowed(obj.__module__):
         raise ConfigError(f"{where}: {path} may not be named; {_who_may()}")
     return obj
 
 
-def instantiate_from_config(config: Mapping, **extra):
+def instantiate_from_config(config: Mapping | None, **extra) -> Any:
     """Build `config["target"](**config["params"], **extra)`; `params` may be missing, `extra` takes precedence.
 
     Raises ConfigError for a target that is not allowed, for parameters that are unknown or missing, and for values
     that the class refuses.
     """
-    config = _plain(config)
+    config = plain(config)
     cls = _target_class(config, "target")
     params = {**(config.get("params") or {}), **extra}
     _check_names(cls, params, f"{config['target']} params")
@@ -92,7 +92,7 @@ def check_config(config, where: str = "model") -> None:
     Raises ConfigError, naming the dotted place, for a target that does not resolve or is not allowed and for a
     parameter that its class does not take.
     """
-    config = _plain(config)
+    config = plain(config)
     if isinstance(config, Mapping):
         if "target" in config or "params" in config:
             _check_target(config, where)
@@ -108,7 +108,7 @@ def _check_target(config: Mapping, where: str) -> None:
     known = ("target", "params", *SIBLING_KEYS)
     for key in config:
         if key not in known:
-            raise ConfigError(f"{where}.{key}: unknown key beside target and params{_nearest(key, known)}")
+            raise ConfigError(f"{where}.{key}: unknown key beside target and params{nearest(key, known)}")
     params = config.get("params")
     if params is not None and not isinstance(params, Mapping):
         raise ConfigError(f"{where}.params: must be a mapping of parameter names to values, not {params!r}")
@@ -127,7 +127,7 @@ def _check_names(cls: type, params: Mapping, where: str) -> None:
         return
     for name in params:
         if name not in accepted:
-            raise ConfigError(f"{where}.{name}: {cls.__name__} has no such parameter{_nearest(name, accepted)}")
+            raise ConfigError(f"{where}.{name}: {cls.__name__} has no such parameter{nearest(name, accepted)}")
 
 
 def _missing(cls: type, params: Mapping) -> list[str]:
@@ -137,10 +137,6 @@ def _missing(cls: type, params: Mapping) -> list[str]:
 
 def _signature(cls: type) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(cls).parameters
-
-
-def _plain(config):
-    return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
 
 
 def _real_path(path: str) -> str:
@@ -164,8 +160,3 @@ def _allowed(path: str) -> bool:
 
 def _who_may() -> str:
     return "only classes of this project, SwissArmyTransformer, torch and transformers may be targets"
-
-
-def _nearest(name: str, candidates: Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(name), list(candidates), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""

@@ -1,6 +1,7 @@
 """YAML files to one configuration: reading, merging left to right, dotted overrides, paths that hold from anywhere."""
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -29,6 +30,7 @@ def read_file(path: str) -> DictConfig:
     if not isinstance(config, DictConfig):
         raise ConfigError(f"{path} is not a mapping; its sections are {', '.join(SECTIONS)}")
     for key, section in config.items():
+        key = str(key)
         if key not in SECTIONS:
             raise ConfigError(f"{path}: unknown section {key}{nearest(key, SECTIONS)} (known: {', '.join(SECTIONS)})")
         if not isinstance(section, DictConfig) and section is not None:
@@ -36,7 +38,7 @@ def read_file(path: str) -> DictConfig:
     return config
 
 
-def merge(configs: Sequence[DictConfig]) -> DictConfig:
+def merge(configs: Sequence[DictConfig]) -> Any:
     """Later files win, key by key; lists are replaced whole. Sections that no file has are empty."""
     given = [{k: v for k, v in c.items() if v is not None} for c in configs]
     try:
@@ -46,7 +48,7 @@ def merge(configs: Sequence[DictConfig]) -> DictConfig:
     return merged
 
 
-def require(config: Mapping, where: str, *keys: str) -> Mapping:
+def require(config: Any, where: str, *keys: str) -> Mapping:
     """`config` itself, which must be a mapping that has `keys`; ConfigError names what is missing below `where`."""
     if not isinstance(config, Mapping):
         raise ConfigError(f"{where} is missing or no mapping; is a file missing in --base?")
@@ -77,17 +79,23 @@ def parse_override(text: str) -> tuple[str, object]:
     """`key=value` with the value read as YAML: numbers, true/false, null, [lists], {mappings}, else text."""
     key, _, raw = text.partition("=")
     try:
-        return key, OmegaConf.to_container(OmegaConf.from_dotlist([f"value={raw}"]), resolve=True)["value"]
+        return key, plain(OmegaConf.from_dotlist([f"value={raw}"]))["value"]
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"override {text}: {' '.join(str(error).split())}") from error
 
 
-def resolved(config: DictConfig) -> dict:
+def plain(config: Any) -> Any:
+    """Return a configuration as plain containers, `${...}` replaced; anything else as it is."""
+    return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
     """Plain containers, `${...}` replaced. Raises ConfigError for a reference that leads nowhere."""
     try:
-        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        containers: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"the configuration does not resolve: {_first_line(error)}") from error
+    return containers
 
 
 def existing_path(path: str, *bases: Path) -> str:

@@ -28,7 +28,7 @@ from engine.first_stage import LatentCodec
 from engine.text_encoder import check_t5_folder, t5_configs, t5_parameters
 from engine.weak_network import weak_config
 from inference.sizes import VideoPlan
-from vae_modules.autoencoder import decode_schedule
+from vae_modules.autoencoder import VideoAutoencodingEngine, decode_schedule
 
 META = torch.device("meta")
 T5_XXL = {"parameters": 4_762_310_656, "d_ff": 10240, "num_heads": 64, "d_model": 4096, "vocab_size": 32128}
@@ -159,7 +159,7 @@ def autoencoder_costs(args: Arguments, model: ModelConfig, plan: VideoPlan, dtyp
             for name, part, cost in ((ENCODER, vae.encoder, encoded), (DECODER, vae.decoder, decoded))}
 
 
-def decoding(vae: nn.Module, latents: Tensor, device: torch.device) -> tuple[int, int]:
+def decoding(vae: VideoAutoencodingEngine, latents: Tensor, device: torch.device) -> tuple[int, int]:
     """(bytes, operations). Chunks after the second are as the second and tiles as the first: those tell of them all."""
     rows, columns = ([slice(None)], [slice(None)]) if vae.tiling is None else vae.tiling.spans(*latents.shape[-2:])
     tile, chunks = latents[..., rows[0], columns[0]], decode_schedule(latents.shape[2])

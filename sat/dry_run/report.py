@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from common.cpu_operations import linear
-from common.errors import ConfigError
 from configuration.model import ModelConfig
 from configuration.settings import Arguments
 from configuration.targets import check_config, instantiate_from_config
@@ -40,10 +39,7 @@ def planned_model(args: Arguments) -> ModelConfig:
     extend_positions(args.model_config, plan_video(model_limits(args.model_config), args.sampling).frames)
     if args.run.load_lora is not None:
         configure_lora(args.model_config, args.run.load_lora)
-    model = ModelConfig.read(args.model_config)
-    if model.sampler_config is None:
-        raise ConfigError("model.sampler_config is missing; give the sampler's target and params")
-    return model
+    return ModelConfig.read(args.model_config)
 
 
 def plan_lines(args: Arguments, model: ModelConfig) -> Iterator[str]:
@@ -52,8 +48,8 @@ def plan_lines(args: Arguments, model: ModelConfig) -> Iterator[str]:
     yield from _video(args, model, limits, plan)
     passes = [rows for part in calls.values() for rows in part]
     rows = max(passes, default=args.sampling.batch_size)
-    steps = instantiate_from_config(model.sampler_config).num_steps
-    sampler = model.sampler_config["target"].rpartition(".")[2]
+    steps = instantiate_from_config(model.sampler).num_steps
+    sampler = model.sampler["target"].rpartition(".")[2]
     weak = f", {len(calls[WEAK])} of them through the weaker one" if calls[WEAK] else ""
     yield (f"work: {steps} steps of {sampler}, {len(passes)} passes through the transformer{weak}, of at most {rows} "
            "videos together, guided and unguided")
@@ -74,7 +70,7 @@ def network_calls(args: Arguments, model: ModelConfig) -> dict[str, list[int]]:
         calls[WEAK if weak else TRANSFORMER].append(len(x))
         return torch.zeros_like(x)
 
-    sampler = instantiate_from_config(model.sampler_config)
+    sampler = instantiate_from_config(model.sampler)
     denoiser = instantiate_from_config(model.denoiser_config).bind(network, sampler.discretization.parameterization)
     latents = torch.zeros(args.sampling.batch_size, 1, 1, 1, 1)
     cond = {"crossattn": torch.zeros(args.sampling.batch_size, 1, 1)}

@@ -1,5 +1,5 @@
 """From a batch to the network's conditioning: embedders run one after the other, their outputs keyed by rank."""
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +23,17 @@ class GeneralConditioner(nn.Module):
         super().__init__()
         self.embedders = nn.ModuleList(_build_embedder(config, i) for i, config in enumerate(emb_models))
 
+    @property
+    def parts(self) -> Iterator[AbstractEmbModel]:
+        """The embedders in order."""
+        for embedder in self.embedders:
+            assert isinstance(embedder, AbstractEmbModel)
+            yield embedder
+
     def train(self, mode: bool = True) -> "GeneralConditioner":
         """Embedders that are not trained stay in evaluation mode: their dropout would corrupt the conditioning."""
         super().train(mode)
-        for embedder in self.embedders:
+        for embedder in self.parts:
             embedder.train(mode and embedder.is_trainable)
         return self
 
@@ -47,13 +54,13 @@ class GeneralConditioner(nn.Module):
         """
         zeroed = force_uc_zero_embeddings or ()
         cond = self._embed(batch, (), drop=False)
-        if all(embedder.input_key in zeroed for embedder in self.embedders):  # nothing to encode
+        if all(embedder.input_key in zeroed for embedder in self.parts):  # nothing to encode
             return cond, {key: torch.zeros_like(value) for key, value in cond.items()}
         return cond, self._embed(batch if batch_uc is None else batch_uc, zeroed, drop=False)
 
     def _embed(self, batch: Mapping, zeroed: Collection[str], drop: bool) -> dict[str, Tensor]:
         output: dict[str, Tensor] = {}
-        for embedder in self.embedders:
+        for embedder in self.parts:
             with torch.set_grad_enabled(torch.is_grad_enabled() and embedder.is_trainable):
                 embedded = embedder(batch[embedder.input_key])
             for emb in embedded if isinstance(embedded, list | tuple) else [embedded]:

@@ -3,6 +3,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +60,7 @@ class FrozenT5Embedder(AbstractEmbModel):
         except (OSError, ValueError, RuntimeError) as error:
             raise ConfigError(f"T5 folder {folder.tokenizer} cannot be read ({' '.join(str(error).split())[:200]}); "
                               "fetch it again") from error
-        self.transformer = load_t5(folder.encoder, device)
+        self.transformer: Any = load_t5(folder.encoder, device)
         self.max_length = max_length
         if freeze:
             self.freeze()

@@ -1,6 +1,6 @@
 """Checks of a sampling run: everything that can be wrong is looked for before any weights are read."""
 from common import ranks
-from common.errors import CheckpointError, ConfigError
+from common.errors import ConfigError
 from configuration.model import ModelConfig
 from configuration.settings import Arguments
 from configuration.targets import check_config
@@ -31,13 +31,14 @@ def check_run(args: Arguments) -> ModelLimits:
     model = check_model(args.model_config)
     check_device(model, args.run.device, args.run.dtype)
     check_config(args.data_config, "data")
-    _check_keys(model, args)
+    _check_image_input(model, args)
+    sampler, weights = model.sampler, args.run.weights
     limits = model_limits(args.model_config)
     extend_positions(args.model_config, plan_video(limits, args.sampling).frames)
     if args.run.load_lora is not None:
         configure_lora(args.model_config, args.run.load_lora)
-    check_network(args.model_config.network_config, args.run.load)
-    check_clips(args.sampling, args.model_config.sampler_config)
+    check_network(args.model_config.network_config, weights)
+    check_clips(args.sampling, sampler)
     check_quantization(args.memory, args.run.device)
     tiling_of(args.autoencoder)
     if args.sampling.input_type == "cli" and ranks.world_size() > 1:
@@ -53,11 +54,7 @@ def source_of_prompts(args: Arguments) -> Source | None:
     return "image" if args.model_config.get("noised_image_input", False) else None
 
 
-def _check_keys(model: ModelConfig, args: Arguments) -> None:
+def _check_image_input(model: ModelConfig, args: Arguments) -> None:
     if args.sampling.image2video not in (None, model.noised_image_input):
         raise ConfigError(f"args.image2video is {str(args.sampling.image2video).lower()}, but model.noised_image_input "
                           f"is {str(model.noised_image_input).lower()}; leave args.image2video out")
-    if model.sampler_config is None:
-        raise ConfigError("model.sampler_config is missing; give the sampler's target and params")
-    if args.run.load is None:
-        raise CheckpointError("args.load is missing; set it to the folder or file of the transformer's weights")

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from common import console
 from common.errors import DataError
 from common.files import check_writable
 from configuration.settings import Arguments
+from configuration.yaml_files import plain
 from diffusion_video import build_codec
 from engine.checks import check_device, check_model
 from engine.first_stage import LatentCodec
@@ -51,7 +51,7 @@ def record_of(job: Job, args: Arguments, device: torch.device, trace: Mapping) -
             "seed": args.run.seed, "prompt_index": job.prompt.index, "sample": job.sample,
             "frames": plan.frames, "height": plan.height, "width": plan.width, "fps": plan.fps,
             "device": str(device), "versions": versions(), **trace,
-            "config": OmegaConf.to_container(args.config, resolve=True)}
+            "config": plain(args.config)}
 
 
 def decode_saved_latents(args: Arguments, device: torch.device) -> None:

@@ -32,6 +32,7 @@ class Job:
 
     def clip(self) -> Tensor:
         """The prompt's clip, (3, T, H, W) in [-1, 1], at the video's size and rate."""
+        assert self.prompt.clip is not None
         return read_clip(self.prompt.clip, clip_format(self.plan))[0].transpose(0, 1)
 
 

@@ -14,7 +14,7 @@ from media.records import NOISE, save_latents
 from memory.offload import offload_engine
 from memory.quantization import quantize_engine
 from parallel import groups
-from sgm.sampling import StepInfo
+from sgm.sampling import FromLevel, StepInfo
 from weights.lora import load_lora
 from weights.network import build_network
 
@@ -27,7 +27,7 @@ def load_engine(args: Arguments, device: torch.device | None = None) -> Diffusio
     """Return the engine with its weights on `device` (the run's if None), or offloaded as the settings ask."""
     device = args.run.device if device is None else device
     at_first = torch.device("cpu") if args.memory.offload is not None else device
-    network = build_network(args.model_config.network_config, args.run.load, args.run.dtype, at_first)
+    network = build_network(args.model_config.network_config, args.run.weights, args.run.dtype, at_first)
     engine = DiffusionEngine(args.of_engine(at_first), network).eval()
     if args.run.load_lora is not None:
         load_lora(engine.network, args.run.load_lora)
@@ -83,12 +83,12 @@ def sample_latents(engine: DiffusionEngine, batch: Sequence[Job], conditions: Co
     """
     plan, seed = batch[0].plan, args.run.seed
     cond, uncond = batched(batch, conditions)
-    if batch[0].image is not None:
-        images = [engine.encode_image(job.image[None].to(engine.device), plan.latent_frames,
-                                      job.generator(seed, "image")) for job in batch]
+    images = [engine.encode_image(job.image[None].to(engine.device), plan.latent_frames, job.generator(seed, "image"))
+              for job in batch if job.image is not None]
+    if images:
         cond["concat"] = uncond["concat"] = torch.cat(images)
     start = find_start(engine, batch, cond, args.sampling)
-    if args.sampling.invert and groups.leads_its_copy():
+    if isinstance(start, FromLevel) and groups.leads_its_copy():  # found by inversion
         for job, noise in zip(batch, start.latents, strict=True):
             save_latents(job.folder / NOISE, noise, plan.fps)
     trace = Trace()

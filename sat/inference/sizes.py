@@ -106,11 +106,12 @@ def plan_video(limits: ModelLimits, settings: SamplingSettings, size: Sequence[i
         raise ConfigError(f"args.latent_channels is {settings.latent_channels}, but the model's latent has "
                           f"{limits.channels} channels; set it to {limits.channels}")
     latent = limits.sampled_latents(frames), height // limits.space_factor, width // limits.space_factor
+    time, rows, columns = (size // patch for size, patch in zip(latent, limits.patch, strict=True))
     return VideoPlan(
         frames=frames, height=height, width=width, fps=settings.sampling_fps, channels=limits.channels,
         latent_frames=latent[0], latent_height=latent[1], latent_width=latent[2],
         pad_latents=limits.pad_latents(frames),
-        patches=tuple(size // patch for size, patch in zip(latent, limits.patch, strict=True)))
+        patches=(time, rows, columns))
 
 
 def choose_frames(limits: ModelLimits, num_frames: int | None, sampling_num_frames: int | None) -> int:

@@ -136,7 +136,8 @@ def wanted_frames(timestamps: np.ndarray, form: ClipFormat) -> list[int]:
 def _to_clip_frame(frame: np.ndarray, form: ClipFormat) -> Tensor:
     """(h, w, 3) uint8 to (3, H, W); frame by frame, as a large file in float would not fit in memory."""
     image = torch.from_numpy(frame).permute(2, 0, 1).to(torch.float32) / 127.5 - 1
-    return resize_cover_crop(image, form.video_size)
+    height, width = form.video_size
+    return resize_cover_crop(image, (height, width))
 
 
 def _import_decord():

@@ -10,9 +10,11 @@ import zipfile
 from argparse import Namespace
 from collections.abc import Container, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy._core.multiarray import _reconstruct  # type: ignore[attr-defined]  # numpy's own pickles name it
 from torch import Tensor, nn
 
 from common.errors import CheckpointError
@@ -23,9 +25,9 @@ STATES = "mp_rank_00_model_states.pt"
 NETWORK_PREFIX = "model.diffusion_model."
 WRAPPERS = ("module", "state_dict")
 # Beside tensors, SwissArmyTransformer stores numpy's random state and its arguments. None of these runs code.
-HARMLESS = [
-    Namespace, np.ndarray, np.dtype, np._core.multiarray._reconstruct,
-    (np._core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
+HARMLESS: list[Any] = [
+    Namespace, np.ndarray, np.dtype, _reconstruct,
+    (_reconstruct, "numpy.core.multiarray._reconstruct"),
     *{type(np.dtype(t)) for t in (np.uint32, np.int64, np.float32, np.float64)},
 ]
 

@@ -6,6 +6,7 @@ of the model that it was trained for, by which a wrong model is told before weig
 import logging
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -105,7 +106,7 @@ def _expected(lora: Lora, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def load_lora(network: nn.Module, path: str | Path) -> None:
     """Loads the matrices of a LoRA, and nothing else, into a network that has one. Raises CheckpointError."""
-    lora = read_lora(path, network.mixins["lora"].lora_alpha)
+    lora = read_lora(path, alpha_of(network))
     check_fits(lora, without_lora(network.state_dict()), path)
     if network.load_state_dict(lora.matrices, strict=False).unexpected_keys:
         raise CheckpointError(f"LoRA {path} is on layers {lora.layers}, on some of which lora_config has none; leave "
@@ -122,8 +123,14 @@ def lora_of(network: nn.Module) -> Lora:
     """A copy of the LoRA that a network has."""
     state = network.state_dict()
     base = {name: value.to("meta") for name, value in without_lora(state).items()}
-    return Lora({name: value.clone() for name, value in state.items() if is_matrix(name)},
-                float(network.mixins["lora"].lora_alpha), base)
+    matrices = {name: value.clone() for name, value in state.items() if is_matrix(name)}
+    return Lora(matrices, alpha_of(network), base)
+
+
+def alpha_of(network: nn.Module) -> float:
+    """Return alpha of the LoRA that a network has."""
+    mixins: Any = network.mixins
+    return float(mixins["lora"].lora_alpha)
 
 
 def merge(lora: Lora, state: MutableMapping[str, Tensor]) -> None:

@@ -61,7 +61,8 @@ def from_peft(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], source
 
 def _peft_name(name: str) -> str:
     stem, matrix, part = name.rsplit(".", 2)
-    return f"{PREFIX}{diffusers_names(stem)[int(part)]}.lora_{matrix[-1]}.weight"
+    names = diffusers_names(stem) or ()
+    return f"{PREFIX}{names[int(part)]}.lora_{matrix[-1]}.weight"
 
 
 def _check_projections(given: set[str], wanted: set[str], source: Path) -> None:

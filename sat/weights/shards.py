@@ -87,7 +87,8 @@ def write_tensors(folder: Path, planned: Mapping[str, Tensor], tensors: Iterable
 
 
 def _divide(planned: Mapping[str, Tensor], shard_bytes: int) -> list[list[str]]:
-    shards, room = [[]], shard_bytes
+    shards: list[list[str]] = [[]]
+    room = shard_bytes
     for key, tensor in planned.items():
         if _bytes(tensor) > room and shards[-1]:
             shards.append([])
@@ -98,7 +99,8 @@ def _divide(planned: Mapping[str, Tensor], shard_bytes: int) -> list[list[str]]:
 
 
 def _header(tensors: Mapping[str, Tensor]) -> bytes:
-    header, end = {"__metadata__": {"format": "pt"}}, 0
+    header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
+    end = 0
     for key, tensor in tensors.items():
         start, end = end, end + _bytes(tensor)
         header[key] = {"dtype": TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}

@@ -49,7 +49,9 @@ class Weights:
             del tensors
 
     def _pieces(self) -> Iterator[list[Link]]:
-        most, piece, filled = sum(shape.nbytes for shape in self.shapes.values()) / PIECES, [], 0
+        most = sum(shape.nbytes for shape in self.shapes.values()) / PIECES
+        piece: list[Link] = []
+        filled = 0
         for name, link in self.links.items():
             size = self.shapes[name].nbytes
             if piece and filled + size > most:
