@@ -24,19 +24,19 @@ from parallel import groups
 logger = logging.getLogger(__name__)
 
 NAMES_IN_A_REPORT = 3
-MAX_BAD_IN_A_ROW = 1000  # an endless stream of shards never ends by itself when nothing in it can be read
+MAX_BAD_IN_A_ROW = 1000  # an endless stream of shards would otherwise never stop if nothing in it can be read
 
 
 class SFTDataset(Dataset):
-    """Every mp4 file below `data_dir`, at any depth; the caption of `videos/NAME.mp4` is in `labels/NAME.txt`.
+    """The mp4 files below `data_dir`, at any depth; the caption of `videos/NAME.mp4` is in `labels/NAME.txt`.
 
-    A clip that cannot be read is reported once and stands aside for the next one that can, always the same one.
+    A clip that cannot be read is reported once and replaced by the next one that can, always the same one.
     """
 
     def __init__(
         self, data_dir: str, video_size: Sequence[int], fps: float, max_num_frames: int, skip_frms_num: int = 0
     ):
-        """`video_size` (height, width); `skip_frms_num` frames of each file are left out at each end."""
+        """Find the clips; `video_size` is (height, width), `skip_frms_num` frames are skipped at each end of a file."""
         self._hold(find_videos(Path(data_dir)), ClipFormat(video_size, fps, max_num_frames, skip_frms_num))
         _report_missing_captions(data_dir, [self])
 
@@ -49,10 +49,10 @@ class SFTDataset(Dataset):
         max_num_frames: int | Sequence[int],
         skip_frms_num: int = 0,
     ) -> list["SFTDataset"]:
-        """The clips of a folder by format, where `video_size` names several sizes, or `max_num_frames` lengths.
+        """Return the clips of a folder in buckets, for one or several sizes `video_size` and lengths `max_num_frames`.
 
-        Each clip is in the bucket of the format that loses least of it. Empty buckets are left out, and clips that
-        cannot be read. Raises DataError where none can.
+        Each clip is in the bucket whose format loses least of it. Empty buckets and unreadable clips are left out.
+        Raises DataError if no clip can be read.
         """
         forms = clip_forms(video_size, fps, max_num_frames, skip_frms_num)
         if len(forms) == 1:
@@ -85,7 +85,7 @@ class SFTDataset(Dataset):
 
     @classmethod
     def create_dataset_function(cls, path: str, args: Namespace | None, **kwargs) -> "SFTDataset":
-        """The call that SwissArmyTransformer's loaders make; `kwargs` are this class's parameters."""
+        """Build the data set, as SwissArmyTransformer's loaders call it; `kwargs` are this class's parameters."""
         return cls(data_dir=path, **kwargs)
 
     def __len__(self) -> int:
@@ -109,7 +109,7 @@ class SFTDataset(Dataset):
 
 
 class VideoDataset(webdataset.DataPipeline):
-    """WebDataset shards, an endless shuffled stream: each sample has `.mp4` and `.txt`, or `.json` with the caption.
+    """An endless shuffled stream of WebDataset shards; samples have `.mp4` and `.txt`, or `.json` with the caption.
 
     Shards are drawn with replacement, so that any number of processes may read any number of shards.
     """
@@ -125,7 +125,7 @@ class VideoDataset(webdataset.DataPipeline):
         shuffle_buffer: int = 1000,
         seed: int = 1,
     ):
-        """`path`: a folder, a tar file, a brace pattern such as `{000..127}.tar`, or a list of these.
+        """Find the shards of `path`: a folder, a tar file, a pattern such as `{000..127}.tar`, or a list of these.
 
         `txt_key` is the caption's key in the `.json`; `shuffle_buffer` 1 keeps the order within a shard.
         """
@@ -145,7 +145,7 @@ class VideoDataset(webdataset.DataPipeline):
 
     @classmethod
     def create_dataset_function(cls, path: str, args: Namespace | None, **kwargs) -> "VideoDataset":
-        """The call that SwissArmyTransformer's loaders make; `kwargs` are this class's parameters."""
+        """Build the data set, as SwissArmyTransformer's loaders call it; `kwargs` are this class's parameters."""
         return cls(path=path, **{"seed": getattr(args, "seed", None) or 1, **kwargs})
 
 
@@ -155,18 +155,18 @@ def _report_missing_captions(data_dir: str, datasets: Sequence[SFTDataset]) -> N
     if without:
         named = ", ".join(without[:NAMES_IN_A_REPORT]) + (", …" if len(without) > NAMES_IN_A_REPORT else "")
         logger.warning(
-            "%d of %d clips in %s have no caption, an empty one is used: %s", len(without), len(clips), data_dir, named
+            "%d of %d clips in %s have no caption, using an empty one: %s", len(without), len(clips), data_dir, named
         )
 
 
 def _reader_seed(data_rank: int) -> int:
-    """Different for every reader, except that processes which share one copy of the model read the same clips."""
+    """Return a seed for each data-parallel rank and loader worker; ranks that share one model read the same clips."""
     worker = get_worker_info()
     return data_rank * 1000 + (worker.id if worker else 0)
 
 
 class _Failures:
-    """Reports each clip and shard that cannot be read, and gives up when nothing else comes."""
+    """A log of unreadable clips and shards, which raises DataError when too many follow one another."""
 
     def __init__(self):
         self.reported: set[str] = set()
@@ -181,7 +181,7 @@ class _Failures:
             raise DataError(f"{self.in_a_row} clips in a row cannot be read, the last is {what}: replace the shards")
 
     def skip_shard(self, problem: Exception) -> bool:
-        """webdataset's handler: True to go on with the next shard."""
+        """Report an unreadable shard as webdataset's handler; True makes it continue with the next shard."""
         if not isinstance(problem, (OSError, tarfile.TarError, ValueError, EOFError)):
             raise problem
         self.report(f"rest of shard {problem.args[-1]}", problem)
@@ -202,7 +202,7 @@ def _read_samples(samples: Iterable[dict], form: ClipFormat, txt_key: str, failu
         failures.in_a_row = 0
         if not caption and name not in failures.reported:
             failures.reported.add(name)
-            logger.warning("%s has no caption, an empty one is used", name)
+            logger.warning("%s has no caption, using an empty one", name)
         yield make_item(clip, caption, num_frames, form)
 
 
@@ -221,17 +221,17 @@ def make_item(clip, caption: str, num_frames: int, form: ClipFormat) -> dict:
 
 
 def find_videos(folder: Path) -> list[Path]:
-    """All mp4 files at any depth, in an order that does not depend on the file system; hidden files are not clips."""
+    """Return all mp4 files at any depth, sorted, except hidden ones. Raises DataError if there are none."""
     if not folder.is_dir():
-        raise DataError(f"training data {folder} is not a folder: give one that holds videos/ and labels/")
+        raise DataError(f"training data {folder} is not a folder: give one that contains videos/ and labels/")
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".mp4" and path.name[0] != ".")
     if not found:
-        raise DataError(f"training data {folder} holds no .mp4 file: put the clips into {folder / 'videos'}")
+        raise DataError(f"training data {folder} contains no .mp4 file: put the clips into {folder / 'videos'}")
     return found
 
 
 def label_path(video: Path) -> Path:
-    """`…/videos/a/NAME.mp4` -> `…/labels/a/NAME.txt`; outside of a `videos` folder the label is beside the clip."""
+    """Return the path `…/labels/a/NAME.txt` for `…/videos/a/NAME.mp4`; without a `videos` folder, beside the clip."""
     parts = list(video.absolute().with_suffix(".txt").parts)
     for position in range(len(parts) - 2, -1, -1):
         if parts[position] == "videos":
@@ -241,7 +241,7 @@ def label_path(video: Path) -> Path:
 
 
 def read_caption(path: Path) -> str:
-    """First line of the file, empty when there is no such file."""
+    """Return the first line of a file, or an empty caption if the file does not exist."""
     return _first_line(path.read_bytes()) if path.is_file() else ""
 
 
@@ -251,10 +251,15 @@ def _first_line(text: bytes) -> str:
 
 
 def find_shards(path: str | Iterable[str]) -> list[str]:
-    """The tar files that a path (or several) names, those that hold nothing left out and reported."""
+    """Return the tar files that one or several paths name.
+
+    Empty or unreadable ones are reported and left out. Raises DataError if none is left.
+    """
     patterns = [path] if isinstance(path, (str, Path)) else list(path)
     named = [Path(name) for pattern in patterns for name in braceexpand(str(pattern))]
-    shards = [shard for name in named for shard in (sorted(name.rglob("*.tar")) if name.is_dir() else [name])]
+    shards = []
+    for name in named:
+        shards += sorted(name.rglob("*.tar")) if name.is_dir() else [name]
     good = [str(shard) for shard in shards if _holds_something(shard)]
     if not good:
         raise DataError(f"no readable tar shard in {path}: give a folder, a file or a pattern such as {{000..127}}.tar")

@@ -170,7 +170,7 @@ def test_buckets_of_horizontal_and_vertical_long_and_short_clips(tmp_path, caplo
         assert all(item["mp4"].shape == (frames, 3, height, width) and item["num_frames"] == frames for item in bucket)
     assert close(levels_of(found["16x32x9"][0]), (ramp(9) * 3)[::3])
     assert "broken.mp4 skipped" in caplog.text and caplog.text.count("have no caption") == 1
-    with pytest.raises(ConfigError, match="must name each pair once"):
+    with pytest.raises(ConfigError, match="no pair twice"):
         SFTDataset.buckets(str(tmp_path), **form | {"max_num_frames": [9, 9]})
     (tmp_path / "only" / "videos").mkdir(parents=True)
     (tmp_path / "only" / "videos" / "a.mp4").write_bytes(b"no video")

@@ -1,11 +1,11 @@
-"""A small world of captioned clips: one plain shape that moves, grows or shrinks on a plain background.
+"""A synthetic data set of captioned clips: one plain shape that moves, grows or shrinks on a plain background.
 
-It is small enough for a model of a few million parameters to learn in hours on a CPU, and composed (colour, shape,
-motion) so that combinations left out of training show whether a model composes or only remembers.
+A model of a few million parameters can learn it in hours on a CPU. Clips combine a colour, a shape and a motion, so
+that combinations held out of training show whether a model composes or only remembers.
 
 A clip is ``(17, 64, 64, 3)`` uint8, 8 frames a second. A shape's radius `r` (7 to 13 pixels on every frame) is half
 its width, whatever the shape: a circle of radius `r`, an upright square of side `2r`, an equilateral triangle of
-side `2r` standing on its base. Positions are those of the shape's centroid, so growing moves nothing.
+side `2r` standing on its base. Positions are those of the shape's centroid, which does not move as the shape grows.
 """
 
 import itertools
@@ -23,7 +23,7 @@ COLORS = {
     "white": (245, 245, 245),
     "purple": (160, 60, 200),
 }
-OUTSIDE = {"orange": (240, 140, 30)}  # no part of the world: what a model may be taught later
+OUTSIDE = {"orange": (240, 140, 30)}  # not in the data set: a colour for fine-tuning a model later
 PALETTE = COLORS | OUTSIDE
 BACKGROUNDS = {"black": (0, 0, 0), "gray": (90, 90, 90)}
 SHAPES = ("circle", "square", "triangle")
@@ -35,8 +35,8 @@ NUM_FRAMES = 17
 FPS = 8
 RADIUS_RANGE = (7.0, 13.0)
 SPEED_RANGE = (1.1, 1.8)  # pixels a frame; the fastest still fits the largest shape
-MIN_GROWTH = 1.62  # ratio of the last to the first radius, a little above the 1.6 that the world promises
-MARGIN = 1.5  # pixels between the shape and the border, which not even the ramp of a sharp corner reaches
+MIN_GROWTH = 1.62  # least ratio of the largest to the smallest radius, a little above the nominal 1.6
+MARGIN = 1.5  # pixels between the shape and the border, wider than the antialiased edge at a sharp corner
 
 _CAPTION = re.compile(
     rf"a ({'|'.join(PALETTE)}) ({'|'.join(SHAPES)}) ({'|'.join(MOTIONS)}) on a ({'|'.join(BACKGROUNDS)}) background"
@@ -44,13 +44,13 @@ _CAPTION = re.compile(
 
 
 def is_held_out(color: str, shape: str, motion: str) -> bool:
-    """Whether this combination (18 of the 108) never occurs in training; the background does not matter."""
+    """Return True if this combination (18 of the 108) never occurs in training, on any background."""
     return color in COLORS and (list(COLORS).index(color) + SHAPES.index(shape) + MOTIONS.index(motion)) % 6 == 0
 
 
 @dataclass(frozen=True)
 class Combination:
-    """What a caption says; everything else about a clip (place, size, speed) is drawn at random."""
+    """The contents of a caption; everything else about a clip (position, size, speed) is drawn at random."""
 
     color: str
     shape: str
@@ -67,20 +67,21 @@ class Combination:
 
 
 def parse_caption(text: str) -> Combination:
-    """The combination that a caption names. Raises ValueError when the text is not of the grammar."""
+    """Return the combination that a caption names. Raises ValueError if the text is not a caption of this data set."""
     match = _CAPTION.fullmatch(" ".join(text.lower().split()).rstrip("."))
     if match is None:
-        raise ValueError(f"not a caption of the shapes world: {text!r}")
+        raise ValueError(f"not a caption of the shapes world: {text!r}; write it like "
+                         "'a red circle moves left on a black background'")
     return Combination(*match.groups())
 
 
 def all_combinations(colors: Iterable[str] = COLORS) -> list[Combination]:
-    """All 216: colour, shape and motion (108), each on both backgrounds, in the order of the grammar."""
+    """Return all 216 combinations: 108 of colour, shape and motion, each on both backgrounds, in caption order."""
     return [Combination(*parts) for parts in itertools.product(colors, SHAPES, MOTIONS, BACKGROUNDS)]
 
 
 def render(combination: Combination, rng: np.random.Generator) -> np.ndarray:
-    """One clip, (17, 64, 64, 3) uint8; the same combination and generator state give the same pixels."""
+    """Return a clip (17, 64, 64, 3) uint8; the same combination and generator state give the same pixels."""
     radius = _draw_radius(combination.motion, rng)
     center = _draw_path(combination, radius.max(), rng)
     coverage = _coverage(combination.shape, center, radius)[..., None]
@@ -90,7 +91,7 @@ def render(combination: Combination, rng: np.random.Generator) -> np.ndarray:
 
 
 def _draw_radius(motion: str, rng: np.random.Generator) -> np.ndarray:
-    """Radius on each frame, (17,)."""
+    """Return the radius on each frame, (17,)."""
     low, high = RADIUS_RANGE
     if motion in DIRECTIONS:
         return np.full(NUM_FRAMES, rng.uniform(low, high))
@@ -100,7 +101,7 @@ def _draw_radius(motion: str, rng: np.random.Generator) -> np.ndarray:
 
 
 def _draw_path(combination: Combination, radius: float, rng: np.random.Generator) -> np.ndarray:
-    """Centroid on each frame, (17, 2) as (x, y), such that the shape at its largest stays in view."""
+    """Return the centroid on each frame, (17, 2) as (x, y), such that the shape at its largest stays in view."""
     direction = np.asarray(DIRECTIONS.get(combination.motion, (0, 0)))
     travel = direction * rng.uniform(*SPEED_RANGE) * (NUM_FRAMES - 1)
     above = below = radius
@@ -113,7 +114,7 @@ def _draw_path(combination: Combination, radius: float, rng: np.random.Generator
 
 
 def _coverage(shape: str, center: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """Share of each pixel inside the shape, (17, 64, 64): one pixel of ramp about the exact outline."""
+    """Return the share of each pixel inside the shape, (17, 64, 64), with a ramp one pixel wide across the outline."""
     pixels = np.arange(SIZE, dtype=np.float32) + 0.5
     x = pixels[None, None, :] - center[:, 0, None, None].astype(np.float32)
     y = pixels[None, :, None] - center[:, 1, None, None].astype(np.float32)
@@ -122,6 +123,6 @@ def _coverage(shape: str, center: np.ndarray, radius: np.ndarray) -> np.ndarray:
         return np.clip(0.5 + r - np.sqrt(x * x + y * y), 0, 1)
     if shape == "square":
         return np.clip(0.5 + r - np.abs(x), 0, 1) * np.clip(0.5 + r - np.abs(y), 0, 1)
-    # The three sides of the triangle lie r / sqrt(3) from its centroid; y points down, so the base is below.
+    # The triangle's three sides are r / sqrt(3) from its centroid; y points down, so the base is below.
     side = np.abs(x) * np.float32(np.sqrt(3) / 2) - y / 2
     return np.clip(0.5 + r / np.float32(np.sqrt(3)) - np.maximum(side, y), 0, 1)

@@ -44,7 +44,7 @@ def from_repository(path: str | Path) -> Path:
 
 
 def check_writable(folder: str | Path) -> Path:
-    """Makes an output folder and tries to write in it. Raises DataError if that cannot be."""
+    """Create an output folder and check that it can be written. Raises DataError if not."""
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Small tensor helpers that several parts share."""
+"""Tensor helpers shared by several modules."""
 from collections.abc import Sequence
 
 import torch
@@ -7,29 +7,29 @@ Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 def recorded() -> bool:
-    """Whether results are kept for a gradient or traced by a compiler, so that nothing may be overwritten."""
+    """Return True if results are kept for a gradient or traced by a compiler, so that nothing may be overwritten."""
     return torch.is_grad_enabled() or torch.compiler.is_compiling()
 
 
 def append_dims(x: torch.Tensor, ndim: int) -> torch.Tensor:
-    """(B,) -> (B, 1, ..., 1) of `ndim` dimensions, so that one number per row broadcasts over a batch."""
+    """Return x (B,) as (B, 1, ..., 1) of `ndim` dimensions, so that one number per row broadcasts over a batch."""
     if x.ndim > ndim:
         raise ValueError(f"a tensor of {x.ndim} dimensions cannot be extended to {ndim}")
     return x.reshape(*x.shape, *(1,) * (ndim - x.ndim))
 
 
 def at_least_float32(x: torch.Tensor) -> torch.Tensor:
-    """x in float32, or in float64 where it is already."""
+    """Return x in float32, or in float64 if it is already."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def row_rms(x: torch.Tensor) -> torch.Tensor:
-    """(B, ...) -> (B,): the root mean square of each row."""
+    """Return the root mean square of each row: (B, ...) -> (B,)."""
     return x.flatten(1).square().mean(dim=1).sqrt()
 
 
 def draw_noise(like: torch.Tensor, generator: Generators = None) -> torch.Tensor:
-    """Unit noise shaped like `like`: from torch's global state, one generator, or one generator per row."""
+    """Return unit noise shaped like `like`, from torch's global state, one generator, or one generator per row."""
     if generator is None:
         return torch.randn_like(like)
     if isinstance(generator, torch.Generator):

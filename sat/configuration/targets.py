@@ -1,4 +1,4 @@
-"""From `{target, params}` configuration to objects: dotted paths, the allow-list, checks of parameter names."""
+"""Objects from `{target, params}` configurations: dotted paths, the allow-list, checks of parameter names."""
 import importlib
 import inspect
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from configuration.yaml_files import plain
 
 SOURCE_ROOT = Path(__file__).resolve().parents[1]
 LIBRARIES = ("sat", "torch", "transformers")
-# Classes that start processes or unpickle files when they are built: nothing a model is made of.
+# Modules with classes that start processes or unpickle files when they are built; no model needs them.
 NEVER = ("torch.distributed", "torch.multiprocessing", "torch.package", "torch.hub", "torch.utils.cpp_extension")
 # Paths of released configurations, and of this project's earlier ones. The longest that fits comes first; everything
 # else is a real module path.
@@ -30,22 +30,22 @@ FORMER_PATHS = (
     ("dit_lora.", "network.lora."),
     ("step_cache.", "network.step_cache."),
 )
-# What an embedder of a conditioner carries beside `target` and `params`.
+# Keys that the configuration of an embedder may have beside `target` and `params`.
 SIBLING_KEYS = ("is_trainable", "ucg_rate", "input_key", "input_keys", "legacy_ucg_value")
 
 _opened: set[str] = set()
 
 
 def allow_targets(*prefixes: str) -> None:
-    """Let configurations name classes below these dotted prefixes as well (a command-line decision, never a file's)."""
+    """Let configurations name classes below these dotted prefixes too; only the command line may decide this."""
     _opened.update(prefixes)
 
 
 def get_obj_from_str(path: str, where: str = "target") -> type:
-    """The class that a dotted path names, if the allow-list admits it.
+    """Return the class that a dotted path names, if the allow-list permits it.
 
-    Classes of this project, SwissArmyTransformer, torch and transformers may be named; functions and anything that
-    those modules merely import may not. Raises ConfigError otherwise, before a forbidden module is imported.
+    Allowed are classes of this project, SwissArmyTransformer, torch and transformers, but not functions, nor classes
+    that those modules only import from elsewhere. Raises ConfigError otherwise, before a forbidden module is imported.
     """
     if not isinstance(path, str) or "." not in path:
         raise ConfigError(f"{where}: {path!r} is not a dotted path to a class, such as torch.nn.Identity")
@@ -70,8 +70,8 @@ def get_obj_from_str(path: str, where: str = "target") -> type:
 def instantiate_from_config(config: Mapping | None, **extra) -> Any:
     """Build `config["target"](**config["params"], **extra)`; `params` may be missing, `extra` takes precedence.
 
-    Raises ConfigError for a target that is not allowed, for parameters that are unknown or missing, and for values
-    that the class refuses.
+    Raises ConfigError if the target is not allowed, if parameters are unknown or missing, or if the class rejects a
+    value.
     """
     config = plain(config)
     cls = _target_class(config, "target")
@@ -89,8 +89,8 @@ def instantiate_from_config(config: Mapping | None, **extra) -> Any:
 def check_config(config, where: str = "model") -> None:
     """Check every `{target, params}` in a tree without building anything.
 
-    Raises ConfigError, naming the dotted place, for a target that does not resolve or is not allowed and for a
-    parameter that its class does not take.
+    Raises ConfigError with the position in the tree if a target does not resolve or is not allowed, or if its class
+    has no such parameter.
     """
     config = plain(config)
     if isinstance(config, Mapping):

@@ -1,4 +1,4 @@
-"""From a batch to the network's conditioning: embedders run one after the other, their outputs keyed by rank."""
+"""The conditioner: embedders that turn a batch into the network's conditioning."""
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
@@ -9,14 +9,14 @@ from configuration.targets import instantiate_from_config
 from engine.text_encoder import AbstractEmbModel
 
 KEY_OF_RANK = {2: "vector", 3: "crossattn", 4: "concat", 5: "concat"}
-AXIS_OF_KEY = {"vector": 1, "crossattn": 2, "concat": 1}  # along which several embedders of one key are joined
+AXIS_OF_KEY = {"vector": 1, "crossattn": 2, "concat": 1}  # axis on which outputs with the same key are concatenated
 
 
 class GeneralConditioner(nn.Module):
-    """`emb_models` is a list of `{target, params, input_key, ucg_rate, is_trainable}`.
+    """The embedders of a model; their outputs are keyed by number of dimensions.
 
-    An embedder that gives a list or tuple of tensors contributes them all. Output: `vector` (B, D), `crossattn`
-    (B, N, D), `concat` (B, C, H, W) or (B, T, C, H, W).
+    `emb_models` is a list of `{target, params, input_key, ucg_rate, is_trainable}`. An embedder may return a list or
+    tuple of tensors. Output: `vector` (B, D), `crossattn` (B, N, D), `concat` (B, C, H, W) or (B, T, C, H, W).
     """
 
     def __init__(self, emb_models: Sequence[Mapping]):
@@ -31,26 +31,26 @@ class GeneralConditioner(nn.Module):
             yield embedder
 
     def train(self, mode: bool = True) -> "GeneralConditioner":
-        """Embedders that are not trained stay in evaluation mode: their dropout would corrupt the conditioning."""
+        """Set the training mode; untrained embedders stay in evaluation mode, as dropout would corrupt their output."""
         super().train(mode)
         for embedder in self.parts:
             embedder.train(mode and embedder.is_trainable)
         return self
 
     def forward(self, batch: Mapping, force_zero_embeddings: Collection[str] = ()) -> dict[str, Tensor]:
-        """Conditioning of a batch; embeddings whose `input_key` is in `force_zero_embeddings` become zeros.
+        """Return the conditioning of a batch, with zeros for input keys in `force_zero_embeddings`.
 
-        Each example's embedding is dropped (zeroed) with probability `ucg_rate` by one Bernoulli draw per embedder.
+        Each row of an embedding is dropped (zeroed) with probability `ucg_rate`, drawn separately for each tensor.
         """
         return self._embed(batch, force_zero_embeddings, drop=True)
 
     def get_unconditional_conditioning(
             self, batch: Mapping, batch_uc: Mapping | None = None,
             force_uc_zero_embeddings: Collection[str] | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Conditioning and its unconditional counterpart, nothing dropped.
+        """Return the conditioning and its unconditional counterpart, without dropping embeddings.
 
-        The latter embeds `batch_uc` (negative prompts; the batch itself if None), with zeros for the input keys in
-        `force_uc_zero_embeddings`, which is what training drops to.
+        The unconditional one embeds `batch_uc` (negative prompts; the batch itself if None), with zeros for input keys
+        in `force_uc_zero_embeddings`, as for embeddings dropped in training.
         """
         zeroed = force_uc_zero_embeddings or ()
         cond = self._embed(batch, (), drop=False)
@@ -65,8 +65,8 @@ class GeneralConditioner(nn.Module):
                 embedded = embedder(batch[embedder.input_key])
             for emb in embedded if isinstance(embedded, list | tuple) else [embedded]:
                 if emb.dim() not in KEY_OF_RANK:
-                    raise ValueError(f"{type(embedder).__name__} gave a tensor of rank {emb.dim()}; "
-                                     f"ranks {sorted(KEY_OF_RANK)} have a meaning")
+                    raise ValueError(f"{type(embedder).__name__} returned a {emb.dim()}-dimensional tensor; "
+                                     f"supported dimensions are {sorted(KEY_OF_RANK)}")
                 if drop and embedder.ucg_rate > 0:
                     emb = _drop_examples(emb, embedder.ucg_rate)
                 if embedder.input_key in zeroed:

@@ -1,4 +1,4 @@
-"""Text encoders. An embedder turns one entry of a batch into a conditioning tensor, keyed later by its rank."""
+"""Text encoders, as embedders: modules that turn one entry of a batch into a conditioning tensor."""
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,22 +17,22 @@ from weights.sources import SHARED, materialize, text_encoder_weights
 
 WEIGHT_FILES = (
     "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-ENCODER, TOKENIZER = "text_encoder", "tokenizer"  # in a diffusers folder
-DECODER = ("decoder.", "lm_head.")  # of a whole T5, of which only the encoder is wanted
+ENCODER, TOKENIZER = "text_encoder", "tokenizer"  # subfolders of a diffusers folder
+DECODER = ("decoder.", "lm_head.")  # tensors of a whole T5 that are not loaded: only its encoder is used
 
 
 @dataclass(frozen=True)
 class T5Folder:
-    """Where a text encoder's parts lie: config.json beside its weights, and the tokenizer's spiece.model."""
+    """The folders of a text encoder: `encoder` with config.json and the weights, `tokenizer` with spiece.model."""
 
     encoder: Path
     tokenizer: Path
 
 
 class AbstractEmbModel(nn.Module):
-    """What `GeneralConditioner` needs of an embedder beside `forward`; the conditioner sets these from its YAML entry.
+    """Base of the embedders; `GeneralConditioner` sets these attributes from its configuration.
 
-    `ucg_rate` is the share of training examples whose embedding is zeroed (classifier-free guidance, arXiv 2207.12598).
+    `ucg_rate` is the share of training rows whose embedding is zeroed (classifier-free guidance, arXiv 2207.12598).
     """
 
     is_trainable: bool = False
@@ -41,19 +41,19 @@ class AbstractEmbModel(nn.Module):
 
 
 class FrozenT5Embedder(AbstractEmbModel):
-    """The encoder of T5 v1.1 (arXiv 1910.10683): prompts to (B, max_length, width), padding attended like text.
+    """The encoder of T5 v1.1 (arXiv 1910.10683): maps prompts to (B, max_length, width), padding attended like text.
 
     `model_dir` is a Hugging Face folder (`config.json`, `spiece.model`, safetensors), or a diffusers folder with
     `text_encoder/` and `tokenizer/` inside; nothing is downloaded. With `cache_dir` a hub name is looked up in that hub
-    cache. `device` is where the weights are put at first, in the type they are stored in; tokens always follow them.
-    Raises ConfigError or CheckpointError for a folder that is missing or incomplete.
+    cache. `device` is where the weights are loaded, in the dtype they are stored in; tokens are moved to the weights'
+    current device. Raises ConfigError or CheckpointError if the folder is missing or incomplete.
     """
 
     def __init__(self, model_dir: str | None = None, device: str = "cpu", max_length: int = 77,
                  freeze: bool = True, cache_dir: str | None = None):
         super().__init__()
         folder = check_t5_folder(model_dir, cache_dir)
-        # transformers takes seconds to import, and a folder that is missing should not cost them.
+        # Imported only now, because transformers takes seconds to import and the folder might be missing.
         from transformers import T5Tokenizer
         try:
             self.tokenizer = T5Tokenizer.from_pretrained(folder.tokenizer)
@@ -72,12 +72,12 @@ class FrozenT5Embedder(AbstractEmbModel):
         tokens = self.tokenizer(list(text), truncation=True, max_length=self.max_length, padding="max_length",
                                 return_tensors="pt")["input_ids"]
         weight = self.transformer.shared.weight
-        # The released models were trained without an attention mask: padding takes part.
+        # Without an attention mask, as the released models were trained.
         return self.transformer(input_ids=tokens.to(weight.device)).last_hidden_state
 
 
 def load_t5(folder: Path, device: torch.device | str) -> nn.Module:
-    """The encoder of a Hugging Face folder, in the type that its weights are stored in. Raises CheckpointError."""
+    """Return the encoder of a Hugging Face folder, in the dtype its weights are stored in. Raises CheckpointError."""
     from transformers import T5Config, T5EncoderModel
     with torch.device("meta"):
         encoder = T5EncoderModel(T5Config.from_pretrained(folder)).eval()
@@ -90,8 +90,10 @@ def load_t5(folder: Path, device: torch.device | str) -> nn.Module:
 
 
 def check_t5_folder(model_dir: str | None, cache_dir: str | None = None) -> T5Folder:
-    """The folders of a text encoder, their files looked for but not read. Raises ConfigError or CheckpointError for
-    what is missing."""
+    """Return the folders of a text encoder, after checking that its files exist, without reading the weights.
+
+    Raises ConfigError or CheckpointError if anything is missing.
+    """
     if model_dir is None:
         raise ConfigError("the text encoder's model_dir is missing; set it to a T5 folder")
     folder = Path(model_dir)
@@ -110,15 +112,15 @@ def check_t5_folder(model_dir: str | None, cache_dir: str | None = None) -> T5Fo
 
 
 def t5_width(folder: T5Folder) -> int:
-    """Numbers per token of the encoder in a folder, from its config.json."""
+    """Return the width of the encoder's text embeddings, from its config.json. Raises ConfigError if it has none."""
     try:
         return json.loads((folder.encoder / "config.json").read_text(encoding="utf-8"))["d_model"]
     except (ValueError, KeyError) as error:
-        raise ConfigError(f"{folder.encoder}/config.json is no T5 configuration; fetch the folder again") from error
+        raise ConfigError(f"{folder.encoder}/config.json is not a T5 configuration; fetch it again") from error
 
 
 def t5_parameters(folder: T5Folder) -> int:
-    """How many numbers the encoder in a folder has, told without reading them."""
+    """Return the number of elements in the encoder's weights, without reading them."""
     weights = text_encoder_weights(folder.encoder, shard_files(folder.encoder, WEIGHT_FILES), ignore=DECODER)
     return sum(shape.numel() for name, shape in weights.shapes.items() if name != SHARED[1])
 

@@ -1,4 +1,4 @@
-"""The weaker transformer that a guider such as Autoguidance asks beside the model's own."""
+"""The weaker transformer that a guider such as Autoguidance evaluates beside the model's own."""
 from collections.abc import Mapping
 
 from torch import nn
@@ -9,10 +9,10 @@ from weights.network import check_network, load_network
 
 
 def check_guidance(guider, network_config: Mapping) -> None:
-    """Whether a guider's passes can be asked of this transformer, and of the weaker one, without building either.
+    """Check that this transformer, and the weaker one if any, can evaluate a guider's branches; neither is built.
 
-    Raises ConfigError for passes that it cannot make and for a weaker one of other channels or text width;
-    CheckpointError for weights that are missing, damaged or of other shapes.
+    Raises ConfigError if they cannot, or if the two differ in channels or text width; CheckpointError if the weaker
+    one's weights are missing, damaged or of other shapes.
     """
     guider.check_network(network_config["params"])
     if guider.weak is None:
@@ -21,13 +21,13 @@ def check_guidance(guider, network_config: Mapping) -> None:
     ours, theirs = _faces(network_config), _faces(config)
     for key, size in ours.items():
         if theirs[key] != size:
-            raise ConfigError(f"guider_config.params.network_config: {key} is {theirs[key]}, but {size} in "
+            raise ConfigError(f"guider_config.params.network_config: {key} is {theirs[key]}, but it is {size} in "
                               "model.network_config; make them equal")
     check_network(config, guider.weak.ckpt_path)
 
 
 def build_weak(guider, network_config: Mapping) -> nn.Module | None:
-    """The weaker transformer with its weights, which are never trained; None where the guider has none."""
+    """Return the weaker transformer with its weights, which are never trained; None if the guider has none."""
     if guider.weak is None:
         return None
     network = instantiate_from_config(weak_config(guider, network_config))
@@ -36,8 +36,10 @@ def build_weak(guider, network_config: Mapping) -> nn.Module | None:
 
 
 def weak_config(guider, network_config: Mapping) -> Mapping:
-    """`{target, params}` of the weaker transformer of a guider that has one: as the guider says, else the model's own
-    without its LoRA, which is trained for the stronger weights."""
+    """Return the `{target, params}` of a guider's weaker transformer, by default the model's own without its LoRA.
+
+    The LoRA is left out because it is trained for the stronger weights.
+    """
     if guider.weak.network_config is not None:
         return guider.weak.network_config
     params = network_config["params"]
@@ -46,8 +48,10 @@ def weak_config(guider, network_config: Mapping) -> Mapping:
 
 
 def _faces(network_config: Mapping) -> dict:
-    """What a network shows to the outside."""
+    """Return the sizes of a network's inputs and outputs, which two networks must share."""
     params = network_config.get("params") or {}
-    patches = ((params.get("modules") or {}).get("patch_embed_config") or {}).get("params") or {}
+    modules = params.get("modules") or {}
+    patch_embed = modules.get("patch_embed_config") or {}
+    patches = patch_embed.get("params") or {}
     return {"in_channels": params.get("in_channels"), "out_channels": params.get("out_channels"),
             "text_hidden_size": patches.get("text_hidden_size")}

@@ -1,4 +1,4 @@
-"""Watching a run: what its steps take the clip to be, decoded, in one picture."""
+"""The filmstrip of a sampling run: decoded denoised estimates of its steps in one picture."""
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,7 @@ MARGIN = 30  # pixels left of the frames, for the step's number
 
 @dataclass
 class Filmstrip:
-    """A callback for a sampler: keeps the denoised estimates (B, T, C, h, w) of every `every`-th step and the last."""
+    """A sampler callback that keeps the denoised estimates (B, T, C, h, w) of each `every`-th step and the last."""
 
     every: int
     kept: list[tuple[int, Tensor]] = field(default_factory=list)
@@ -29,8 +29,10 @@ class Filmstrip:
             self.kept.append((number, step.denoised.cpu()))
 
     def write(self, path: Path, engine: DiffusionEngine, row: int, pad_latents: int = 0) -> None:
-        """Writes the strip of one row of the batch as PNG: a line of frames, evenly spread over the clip, for each kept
-        step under its number, counted from 1. The first `pad_latents` are dropped before decoding.
+        """Write the filmstrip of one row of the batch as PNG, one line of frames for each kept step.
+
+        A line has frames evenly spread over the video and the step's number, counted from 1, at its left. The first
+        `pad_latents` latent frames are dropped before decoding.
         """
         from PIL import Image, ImageDraw
         lines = [_frames(engine, denoised[row:row + 1, pad_latents:]) for _, denoised in self.kept]
@@ -46,7 +48,7 @@ class Filmstrip:
 
 
 def _frames(engine: DiffusionEngine, latents: Tensor) -> np.ndarray:
-    """Latents (1, T, C, h, w) -> (at most 6, H, W, 3) of 8 bits."""
+    """Decode latents (1, T, C, h, w); return evenly spread frames (at most 6, H, W, 3) of 8 bits."""
     pieces = engine.decode_chunks(latents.to(engine.device).transpose(1, 2))
     video = np.concatenate([to_pixels(piece[0]) for piece in pieces])
     return video[np.linspace(0, len(video) - 1, min(FRAMES, len(video))).round().astype(int)]

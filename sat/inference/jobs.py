@@ -1,4 +1,4 @@
-"""The videos that a run will make: which prompt, which sample, how large, and into which folder."""
+"""Jobs: the videos that a run will make, each with its prompt, sample, size and output folder."""
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,21 +27,21 @@ class Job:
     image: Tensor | None = None
 
     def generator(self, seed: int, purpose: str = "noise") -> torch.Generator:
-        """Depends on the seed, the prompt's index and the sample's index, on nothing else."""
+        """Return a generator that depends only on the seed, the purpose, and the indices of prompt and sample."""
         return generator_for(seed, self.prompt.index, self.sample, purpose)
 
     def clip(self) -> Tensor:
-        """The prompt's clip, (3, T, H, W) in [-1, 1], at the video's size and rate."""
+        """Return the prompt's clip, (3, T, H, W) in [-1, 1], at the video's size and rate."""
         assert self.prompt.clip is not None
         return read_clip(self.prompt.clip, clip_format(self.plan))[0].transpose(0, 1)
 
 
 def plan_jobs(prompts: Iterable[Prompt], limits: ModelLimits, settings: SamplingSettings, seed: int,
               image_input: bool = False) -> list[Job]:
-    """Every sample of every prompt, in order; those that an earlier run finished are left out with `--resume`.
+    """Return a job for every sample of every prompt, in order; `--resume` leaves out what an earlier run finished.
 
-    Reads and fits the images, looks at the clips. Raises ConfigError and DataError for sizes, images and clips that
-    cannot be.
+    Reads and fits the images, and checks the clips. Raises ConfigError or DataError for invalid sizes, images and
+    clips.
     """
     jobs = []
     for prompt in prompts:
@@ -54,7 +54,7 @@ def plan_jobs(prompts: Iterable[Prompt], limits: ModelLimits, settings: Sampling
 
 
 def in_batches(jobs: Iterable[Job], size: int) -> Iterator[list[Job]]:
-    """Consecutive jobs of one latent shape, at most `size` together."""
+    """Yield batches of consecutive jobs with the same latent shape, at most `size` each."""
     batch: list[Job] = []
     for job in jobs:
         if batch and (len(batch) == size or job.plan.latent_shape != batch[0].plan.latent_shape):
@@ -66,13 +66,16 @@ def in_batches(jobs: Iterable[Job], size: int) -> Iterator[list[Job]]:
 
 
 def clip_format(plan: VideoPlan, frames: int | None = None) -> ClipFormat:
-    """What a clip is brought to for a video, or for its first `frames`."""
+    """Return the format of a clip for a video, or for its first `frames`."""
     return ClipFormat((plan.height, plan.width), plan.fps, plan.frames if frames is None else frames)
 
 
 def _fitted(prompt: Prompt, limits: ModelLimits, settings: SamplingSettings, image_input: bool
             ) -> tuple[Tensor | None, VideoPlan]:
-    """The image that the video starts from (a model that takes images gets the first of a clip), and its plan."""
+    """Return the image that the video starts from, if any, and its plan.
+
+    An image-to-video model that starts from a clip is given the clip's first frame.
+    """
     if prompt.clip is not None:
         plan = plan_video(limits, settings)
         _check_clip(prompt.clip, plan, limits)

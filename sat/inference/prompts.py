@@ -1,4 +1,4 @@
-"""Prompts from a file or from whoever sits at the terminal, and folder names made from them."""
+"""Prompts, read from a file or the terminal, and the folder names made from them."""
 import logging
 import sys
 import unicodedata
@@ -19,12 +19,12 @@ Source = Literal["image", "clip"]
 NEEDED_BY = {"image": ("this model needs an image", "image.png"),
              "clip": ("a run with args.strength or args.invert needs a clip", "clip.mp4")}
 NAME_CHARACTERS = 120
-NAME_BYTES = 200  # file systems allow 255 bytes, and the index stands in front
+NAME_BYTES = 200  # file systems allow 255 bytes, which include the index in front
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What one video shows. `index` counts the prompts of a file from 0; `image` or `clip` is what it starts from."""
+    """The text of a video; `index` counts prompts from 0, `image` or `clip` is the path of what it starts from."""
 
     index: int
     text: str
@@ -37,14 +37,14 @@ class Prompt:
 
 
 def read_prompts(path: str | None, source: Source | None) -> list[Prompt]:
-    """The prompts of a text file: one a line, `prompt@@path/to/source` with a source; blank and `#` lines are skipped.
+    """Read the prompts of a text file, one a line, as `prompt@@path/to/source` if `source` is given.
 
-    The file may be a pipe, such as bash's `<(command)`, which can be read only once. Raises DataError for a file that
-    is missing, not text or without prompts, for a pipe that several processes would share, and for lines of the other
-    kind.
+    Blank lines and those starting with `#` are skipped. The file may be a pipe, such as bash's `<(command)`, which can
+    be read only once. Raises DataError if the file is missing, is not text or has no prompts, if several processes
+    would share a pipe, and if a line has a source without need, or lacks one.
     """
     if path is None:
-        raise DataError("args.input_file is missing; give a text file with a prompt a line (--input-file)")
+        raise DataError("args.input_file is missing; give a text file with one prompt per line (--input-file)")
     file = Path(path)
     if not file.exists() or file.is_dir():
         raise DataError(f"prompt file {path} {'is a folder' if file.is_dir() else 'does not exist'}; set "
@@ -57,17 +57,17 @@ def read_prompts(path: str | None, source: Source | None) -> list[Prompt]:
     except UnicodeDecodeError as error:
         raise DataError(f"prompt file {path} is not text (byte {error.start} is not UTF-8); give UTF-8 text") from error
     if any("\0" in line for line in lines):
-        raise DataError(f"prompt file {path} is not text (it holds zero bytes); give a UTF-8 text file")
+        raise DataError(f"prompt file {path} is not text (it contains zero bytes); give a UTF-8 text file")
     given = [(number, line.strip()) for number, line in enumerate(lines, 1)]
     given = [(number, line) for number, line in given if line and not line.startswith("#")]
     if not given:
-        raise DataError(f"prompt file {path} has no prompts; write one a line (# starts a comment)")
+        raise DataError(f"prompt file {path} has no prompts; write one per line (# starts a comment)")
     return [parse_prompt(line, index, source, f"{path}, line {number}", file.parent)
             for index, (number, line) in enumerate(given)]
 
 
 def ask_prompts(source: Source | None) -> Iterator[Prompt]:
-    """Prompts typed one by one; an empty line or the end of input stops."""
+    """Yield prompts typed at the terminal, until an empty line or the end of input."""
     form = f"prompt{SOURCE_MARK}{source}" if source else "prompt"
     index = 0
     while True:
@@ -78,7 +78,7 @@ def ask_prompts(source: Source | None) -> Iterator[Prompt]:
             return
         try:
             prompt = parse_prompt(line, index, source, "input", Path.cwd())
-        except DataError as error:  # a slip of the typist must not end the run
+        except DataError as error:  # a typing mistake must not end the run
             logger.warning("%s", error)
             continue
         yield prompt
@@ -86,7 +86,10 @@ def ask_prompts(source: Source | None) -> Iterator[Prompt]:
 
 
 def parse_prompt(line: str, index: int, source: Source | None, where: str, folder: Path) -> Prompt:
-    """One prompt; the path of its source is looked for from the current folder, `folder` and the repository's root."""
+    """Return the prompt of a line; its source's path is relative to the current folder, `folder` or the repository.
+
+    Raises DataError, starting with `where`, if the source is missing, not wanted or does not exist.
+    """
     text, mark, path = (part.strip() for part in line.partition(SOURCE_MARK))
     if source is None:
         if mark:
@@ -103,7 +106,10 @@ def parse_prompt(line: str, index: int, source: Source | None, where: str, folde
 
 
 def clean_name(text: str) -> str:
-    """Letters, digits, `-` and `,` of any script; everything else becomes `_`. At most 120 characters and 200 bytes."""
+    """Return a folder name of at most 120 characters and 200 bytes: letters and digits of any script, `-`, `,`, `_`.
+
+    Everything else becomes `_`, and no two of these follow one another.
+    """
     kept = (c if c in "-," or unicodedata.category(c)[0] in "LMN" else "_" for c in unicodedata.normalize("NFC", text))
     name = "_".join(part for part in "".join(kept).split("_") if part)[:NAME_CHARACTERS]
     return name.encode()[:NAME_BYTES].decode(errors="ignore") or "untitled"

@@ -1,4 +1,4 @@
-"""One function decides frames, padding latents and latent sizes for what the user asked, before anything is built."""
+"""The plan of a video: its frames, padding latents and latent sizes, decided before any model is built."""
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,15 +10,15 @@ from configuration.yaml_files import require
 
 logger = logging.getLogger(__name__)
 
-# Models that patch two latents in time have positions that are computed, not learned, and were trained up to here.
+# Models with patches of two latent frames have computed, not learned, positions, and were trained up to this length.
 LONGEST_WITH_TIME_PATCHES = 161
-# Their grid only bounds the size; this is the one they were trained at.
+# The grid in their configuration only bounds the size; this is the size they were trained at.
 SIZE_WITH_TIME_PATCHES = (768, 1360)
 
 
 @dataclass(frozen=True)
 class ModelLimits:
-    """What a model can make, read from its configuration (`model_limits`). Sides are in pixels."""
+    """The videos that a model can make, read from its configuration (`model_limits`). Sides are in pixels."""
 
     frame_counts: tuple[int, ...]  # every video length, in frames
     default_frames: int
@@ -30,13 +30,13 @@ class ModelLimits:
     space_factor: int
     channels: int
     size_from_image: bool  # the video takes the image's shape (the 1.5 models)
-    fixed_table: bool  # positions are a table read flat: only the size it was made for has a meaning
+    fixed_table: bool  # positions are a flat table, valid only for the size it was made for
 
     def real_latents(self, frames: int) -> int:
         return (frames - 1) // self.time_factor + 1
 
     def pad_latents(self, frames: int) -> int:
-        """Latents sampled in front and dropped before decoding, so that time divides into patches."""
+        """Return how many latent frames are sampled in front, and later dropped, so that patches divide the time."""
         return -self.real_latents(frames) % self.patch[0]
 
     def sampled_latents(self, frames: int) -> int:
@@ -45,7 +45,7 @@ class ModelLimits:
 
 @dataclass(frozen=True)
 class VideoPlan:
-    """A video as it is delivered (frames, height, width, fps) and as it is sampled (latent sizes, patches)."""
+    """The sizes of a video as written (frames, height, width, fps) and as sampled (latent sizes, patches)."""
 
     frames: int
     height: int
@@ -56,16 +56,16 @@ class VideoPlan:
     pad_latents: int
     latent_height: int
     latent_width: int
-    patches: tuple[int, int, int]  # time, height, width; a token each
+    patches: tuple[int, int, int]  # time, height, width; each patch is a token
 
     @property
     def latent_shape(self) -> tuple[int, int, int, int]:
-        """(T, C, H, W) as the sampler sees it, padding included."""
+        """The latent's shape (T, C, H, W) in the sampler, with padding."""
         return self.latent_frames, self.channels, self.latent_height, self.latent_width
 
 
 def model_limits(model: Mapping) -> ModelLimits:
-    """Limits of the network and first stage of a `model` configuration. Raises ConfigError if they disagree."""
+    """Return the limits of a `model` configuration. Raises ConfigError if network and autoencoder disagree."""
     network = require(model["network_config"].get("params"), "model.network_config.params", "num_frames",
                       "time_compressed_rate", "latent_height", "latent_width", "patch_size", "out_channels", "modules")
     codec = require(model["first_stage_config"].get("params"), "model.first_stage_config.params", "decoder_config")
@@ -76,16 +76,17 @@ def model_limits(model: Mapping) -> ModelLimits:
     time = decoder.get("temporal_compress_times", 4)
     if network["time_compressed_rate"] != time:
         raise ConfigError(f"model.network_config.params.time_compressed_rate is {network['time_compressed_rate']}, but "
-                          f"the first stage compresses time {time} times; make them equal")
+                          f"the autoencoder compresses time by {time}; make them equal")
     if decoder["z_channels"] != network["out_channels"]:
-        raise ConfigError(f"model.network_config.params.out_channels is {network['out_channels']}, but the first "
-                          f"stage's latent has z_channels {decoder['z_channels']}; make them equal")
+        raise ConfigError(f"model.network_config.params.out_channels is {network['out_channels']}, but the "
+                          f"autoencoder's latent has z_channels {decoder['z_channels']}; make them equal")
     learned = bool((positions.get("params") or {}).get("learnable_pos_embed"))
     fixed = learned or not positions["target"].endswith("Rotary3DPositionEmbeddingMixin")
     longest = network["num_frames"]
     if patch[0] > 1 and not fixed:
         longest = max(longest, LONGEST_WITH_TIME_PATCHES)
-    # Decoding takes an odd number of latents (vae_modules.autoencoder.decode_schedule), and patches divide it evenly.
+    # Decoding needs an odd number of latent frames (vae_modules.autoencoder.decode_schedule), so lengths differ by
+    # pairs of patches.
     counts = tuple(range(1, longest + 1, 2 * time * patch[0]))
     largest = (network["latent_height"] * space, network["latent_width"] * space)
     trained = largest if patch[0] == 1 else tuple(map(min, SIZE_WITH_TIME_PATCHES, largest))
@@ -96,9 +97,9 @@ def model_limits(model: Mapping) -> ModelLimits:
 
 
 def plan_video(limits: ModelLimits, settings: SamplingSettings, size: Sequence[int] | None = None) -> VideoPlan:
-    """The video that `settings` asks of a model, in `size` (height, width) where an image decides it.
+    """Return the plan of the video that `settings` describe, of `size` (height, width) if an image decides it.
 
-    Raises ConfigError for a frame count or size that the model cannot make, with the nearest that it can.
+    Raises ConfigError for a frame count or size that the model cannot make, naming the nearest that it can.
     """
     frames = choose_frames(limits, settings.num_frames, settings.sampling_num_frames)
     height, width = choose_size(limits, size or settings.sampling_image_size)
@@ -115,8 +116,10 @@ def plan_video(limits: ModelLimits, settings: SamplingSettings, size: Sequence[i
 
 
 def choose_frames(limits: ModelLimits, num_frames: int | None, sampling_num_frames: int | None) -> int:
-    """Frames of the video. `num_frames` counts frames. `sampling_num_frames` is read as latent frames wherever the
-    model has such a count (13 latents are 49 frames), because that is what released files mean by it; else as frames.
+    """Return the frames of the video from `num_frames`, which counts frames, or else from `sampling_num_frames`.
+
+    The latter means latent frames if the model has such a count (13 latent frames are 49 frames), as in released
+    configurations, and frames otherwise. Raises ConfigError for a count that the model cannot make.
     """
     if num_frames is not None:
         return _one_of(limits, num_frames, "--num-frames")
@@ -138,7 +141,7 @@ def _one_of(limits: ModelLimits, frames: int, where: str) -> int:
 
 
 def choose_size(limits: ModelLimits, size: Sequence[int] | None) -> tuple[int, int]:
-    """(height, width) of the video."""
+    """Return the (height, width) of the video. Raises ConfigError for a size that the model cannot make."""
     if size is None:
         return limits.default_size
     height, width = size
@@ -149,12 +152,13 @@ def choose_size(limits: ModelLimits, size: Sequence[int] | None) -> tuple[int, i
                           f"multiples of {limits.side_multiple} up to {limits.largest[0]} x {limits.largest[1]}; "
                           f"the nearest is [{nearest[0]}, {nearest[1]}]")
     if limits.fixed_table and (height, width) != limits.default_size:
-        logger.warning("this model's positions were made for %d x %d; other sizes look wrong", *limits.default_size)
+        logger.warning("this model's positions were made for %d x %d; other sizes will look wrong",
+                       *limits.default_size)
     return height, width
 
 
 def extend_positions(model, frames: int) -> None:
-    """Lets the network's computed positions reach as far as the video (nothing to do for what it was trained at)."""
+    """Extend the network's `num_frames` to the video's length, if longer; computed positions are valid there too."""
     network = model["network_config"]["params"]
     if frames > network["num_frames"]:
         network["num_frames"] = frames

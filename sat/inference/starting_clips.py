@@ -18,18 +18,18 @@ def starts_from_clips(settings: SamplingSettings) -> bool:
 
 
 def check_clips(settings: SamplingSettings, sampler_config: Mapping) -> None:
-    """Raises ConfigError for a strength out of range, and for a sampler that would not undo an inversion."""
+    """Raise ConfigError for a strength out of range, and for a sampler that would not undo an inversion."""
     if settings.strength is not None:
         check_strength(settings.strength, "args.strength")
     if settings.invert and not undoes_inversion(instantiate_from_config(sampler_config)):
         target = sampler_config["target"]
-        raise ConfigError(f"args.invert needs a sampler that leads an inversion back, which {target} does not; set "
+        raise ConfigError(f"args.invert needs a sampler that undoes an inversion, which {target} does not; set "
                           "model.sampler_config.target=sgm.modules.diffusionmodules.sampling.VideoDDIMSampler")
 
 
 def find_start(engine: DiffusionEngine, jobs: Sequence[Job], cond: Mapping, settings: SamplingSettings
                ) -> Start | None:
-    """Where sampling of these videos begins; None without clips."""
+    """Return the start of sampling for these videos; None if they do not start from clips."""
     if not starts_from_clips(settings):
         return None
     latents = torch.cat([engine.encode_clip(job.clip()[None].to(engine.device)) for job in jobs])

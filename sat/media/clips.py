@@ -1,4 +1,4 @@
-"""One training clip out of one video file: which frames, which size, which range of values."""
+"""Reading of a clip from a video file: choice of frames, size and range of values."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -13,16 +13,16 @@ from torch import Tensor
 from common.errors import ConfigError, DataError
 from media.images import resize_cover_crop
 
-_CLOCK_TOLERANCE = 1e-3  # seconds; decord's timestamps are float32, far finer than any frame
+_CLOCK_TOLERANCE = 1e-3  # seconds: above the rounding of decord's float32 timestamps, far below a frame's duration
 
 
 class UnreadableClip(DataError):
-    """This clip cannot be used; the data set may have others."""
+    """An error of one clip, without which a data set can still be used."""
 
 
 @dataclass(frozen=True)
 class ClipFormat:
-    """What every clip of a data set is brought to."""
+    """The size, rate and length to which every clip of a data set is brought."""
 
     video_size: Sequence[int]  # (height, width); kept as a tuple
     fps: float
@@ -38,32 +38,35 @@ class ClipFormat:
             raise ConfigError(f"fps: {self.fps} is not a positive number of frames a second")
         if self.max_num_frames < 1 or self.max_num_frames % 4 != 1:
             nearest = max(1, 4 * round((self.max_num_frames - 1) / 4) + 1)
-            raise ConfigError(f"max_num_frames: {self.max_num_frames} is not 4k + 1 frames: use {nearest}")
+            raise ConfigError(f"max_num_frames: {self.max_num_frames} is not of the form 4k + 1: use {nearest}")
         if self.skip_frms_num < 0:
             raise ConfigError(f"skip_frms_num: {self.skip_frms_num} is negative: use 0 or more")
 
     @property
     def name(self) -> str:
-        """`HEIGHTxWIDTHxFRAMES`."""
+        """The format as `HEIGHTxWIDTHxFRAMES`."""
         return "x".join(map(str, (*self.video_size, self.max_num_frames)))
 
 
 def clip_forms(video_size: Sequence, fps: float, max_num_frames: int | Sequence[int], skip_frms_num: int = 0
                ) -> list[ClipFormat]:
-    """One format for each pair of a size and a length: `video_size` may be several, `max_num_frames` too."""
+    """Return a format for each pair of a size and a length; `video_size` and `max_num_frames` may each be several."""
     several = len(video_size) > 0 and all(isinstance(size, Sequence) for size in video_size)
     sizes = list(video_size) if several else [video_size]
     lengths = list(max_num_frames) if isinstance(max_num_frames, Sequence) else [max_num_frames]
     forms = [ClipFormat(size, fps, length, skip_frms_num) for size in sizes for length in lengths]
     if not forms or len(set(forms)) < len(forms):
-        raise ConfigError(f"max_num_frames: {lengths} with video_size: {sizes} must name each pair once, and at "
-                          "least one")
+        raise ConfigError(f"max_num_frames: {lengths} with video_size: {sizes} must give at least one pair, and no "
+                          "pair twice")
     return forms
 
 
 def fitting_form(forms: Sequence[ClipFormat], height: int, width: int, frames: int) -> ClipFormat:
-    """The format that loses least of a video: the nearest shape, of these the largest that need not be enlarged, of
-    these the longest that the video's `frames` fill. Too small or short a video gets the smallest or shortest."""
+    """Return the format that loses least of a video: nearest in shape, then largest, then longest.
+
+    Among the formats of the nearest shape, the video must not need enlarging, and its `frames` must fill the length. A
+    video that is too small or short for all gets the smallest or shortest.
+    """
     def mismatch(form: ClipFormat) -> float:
         return round(abs(math.log(form.video_size[0] / form.video_size[1] * width / height)), 6)
 
@@ -78,16 +81,16 @@ def fitting_form(forms: Sequence[ClipFormat], height: int, width: int, frames: i
 
 
 def probe_clip(source: str, form: ClipFormat) -> tuple[int, int, int]:
-    """Height and width of a file in pixels, and how many frames `read_clip` would find. Raises UnreadableClip."""
+    """Return a file's height and width in pixels, and how many frames `read_clip` would find. Raises UnreadableClip."""
     with _opened(source, form) as (reader, indices):
         height, width, _ = reader[0].shape
         return height, width, len(indices)
 
 
 def read_clip(source: str | BinaryIO, form: ClipFormat) -> tuple[Tensor, int]:
-    """Reads a video file (a path, or a binary stream of one) into the format of a data set.
+    """Read a video file (a path, or a binary stream of one) into the format of a data set.
 
-    Returns (T, 3, H, W) float32 in [-1, 1] with T = `max_num_frames`, the last frame repeated when the file is
+    Returns (T, 3, H, W) float32 in [-1, 1] with T = `max_num_frames`, the last frame repeated if the file is
     short, and how many of the T frames are real. Raises UnreadableClip.
     """
     with _opened(source, form) as (reader, indices):
@@ -98,17 +101,20 @@ def read_clip(source: str | BinaryIO, form: ClipFormat) -> tuple[Tensor, int]:
 
 
 def count_frames(source: str, form: ClipFormat) -> int:
-    """How many frames of a file `read_clip` would find, at most `max_num_frames`. Raises UnreadableClip."""
+    """Return how many frames `read_clip` would find in a file, at most `max_num_frames`. Raises UnreadableClip."""
     with _opened(source, form) as (_, indices):
         return len(indices)
 
 
 @contextmanager
 def _opened(source: str | BinaryIO, form: ClipFormat) -> Iterator[tuple]:
-    """decord's reader and the indices of the wanted frames; what goes wrong with the file is UnreadableClip."""
+    """Context manager that gives decord's reader and the indices of the wanted frames.
+
+    Errors that the file causes are raised as UnreadableClip.
+    """
     decord = _import_decord()
     try:
-        # One thread each: the loader's workers are the parallelism.
+        # One thread per file, because the loader's workers read in parallel.
         reader = decord.VideoReader(source, num_threads=1)
         timestamps = np.asarray(reader.get_frame_timestamp(range(len(reader))), dtype=np.float64)
         yield reader, wanted_frames(timestamps, form)
@@ -118,10 +124,11 @@ def _opened(source: str | BinaryIO, form: ClipFormat) -> Iterator[tuple]:
 
 
 def wanted_frames(timestamps: np.ndarray, form: ClipFormat) -> list[int]:
-    """Indices of the frames on display at times 0, 1/fps, 2/fps, … after the first usable frame.
+    """Return the indices of the frames on display at times 0, 1/fps, 2/fps, … after the first usable frame.
 
-    `timestamps` (N, 2) are the start and end of each frame's display in seconds, so that a file of any rate, a
-    varying one included, plays at its true speed. At most `max_num_frames`, and none after the file's end.
+    `timestamps` (N, 2) are the start and end of each frame's display in seconds, so that a file of any rate, even a
+    varying one, plays at its true speed. At most `max_num_frames`, and none after the file's end. Raises
+    UnreadableClip if no frame is usable.
     """
     skip = form.skip_frms_num
     usable = timestamps[skip : len(timestamps) - skip]
@@ -134,7 +141,7 @@ def wanted_frames(timestamps: np.ndarray, form: ClipFormat) -> list[int]:
 
 
 def _to_clip_frame(frame: np.ndarray, form: ClipFormat) -> Tensor:
-    """(h, w, 3) uint8 to (3, H, W); frame by frame, as a large file in float would not fit in memory."""
+    """Convert a frame (h, w, 3) uint8 to (3, H, W); one at a time, as a large file in float would not fit in memory."""
     image = torch.from_numpy(frame).permute(2, 0, 1).to(torch.float32) / 127.5 - 1
     height, width = form.video_size
     return resize_cover_crop(image, (height, width))

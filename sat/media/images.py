@@ -1,7 +1,7 @@
-"""Pictures in and out of their files: decoding to [-1, 1], resizing to cover a shape, sizing for the models.
+"""Images: reading from files, resizing to cover a shape, fitting to the models.
 
 An image is float32 (3, H, W), a video (T, 3, H, W); both in [-1, 1], RGB.
-Pillow decodes; it is what imageio itself reads pictures with.
+Pillow decodes; imageio uses it for images too.
 """
 
 from pathlib import Path
@@ -14,13 +14,13 @@ from torch import Tensor
 
 from common.errors import DataError
 
-_WIDE_MODES = ("I", "F")  # and I;16 in its byte orders: one channel of more than 8 bits
+_WIDE_MODES = ("I", "F")  # one channel of more than 8 bits, as is I;16 in its byte orders
 
 
 def load_image(path: str | Path) -> Tensor:
-    """Reads any picture as (3, H, W) float32 in [-1, 1], turned upright (EXIF), transparency laid on white.
+    """Read an image file as (3, H, W) float32 in [-1, 1], turned upright (EXIF), on white where transparent.
 
-    Raises DataError for a file that is missing, not a picture, truncated or of an absurd size.
+    Raises DataError if the file is missing, not an image, truncated or too large for Pillow's limit.
     """
     if not Path(path).is_file():
         raise DataError(f"image {path} is not a file: check the path after @@ in the prompt")
@@ -28,17 +28,17 @@ def load_image(path: str | Path) -> Tensor:
         with Image.open(path) as picture:
             unit = _to_unit_rgb(ImageOps.exif_transpose(picture))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
-        # Pillow reports damage as any of these, SyntaxError (a broken PNG) included.
+        # Pillow reports damage with any of these, even SyntaxError (for a broken PNG).
         reason = " ".join(str(problem).split())
         raise DataError(f"image {path} cannot be read ({reason}): give a whole PNG, JPEG or WebP file") from problem
     return torch.from_numpy(unit).permute(2, 0, 1).contiguous() * 2 - 1
 
 
 def _to_unit_rgb(picture: Image.Image) -> np.ndarray:
-    """(H, W, 3) float32 in [0, 1]."""
+    """Convert an image to RGB, (H, W, 3) float32 in [0, 1]."""
     if picture.mode in _WIDE_MODES or picture.mode.startswith("I;16"):
         gray = np.nan_to_num(np.asarray(picture, dtype=np.float32))
-        # The file does not say where white is: 16 bits for integers (what PNG and TIFF hold), 1 for floats.
+        # The file does not say which value is white: assume 65535 for integers (as in PNG and TIFF), 1 for floats.
         white = 1.0 if picture.mode == "F" and gray.max(initial=0) <= 1 else 65535.0
         return np.repeat(np.clip(gray / white, 0, 1)[..., None], 3, axis=2)
     if picture.has_transparency_data:
@@ -48,13 +48,13 @@ def _to_unit_rgb(picture: Image.Image) -> np.ndarray:
 
 
 def resize_cover_crop(frames: Tensor, size: tuple[int, int]) -> Tensor:
-    """Scales (..., C, H, W) in [-1, 1] to cover `size` (height, width), bicubic with antialiasing; crops the centre."""
+    """Scale (..., C, H, W) in [-1, 1] to cover `size` (height, width), bicubic with antialiasing; crop the centre."""
     height, width = size
     scale = max(height / frames.shape[-2], width / frames.shape[-1])
     covering = (max(height, round(frames.shape[-2] * scale)), max(width, round(frames.shape[-1] * scale)))
     if covering != tuple(frames.shape[-2:]):
         batch = frames.reshape(-1, *frames.shape[-3:])
-        # A cubic overshoots at edges; the clamp keeps the range that every consumer relies on.
+        # Bicubic interpolation overshoots at edges; the clamp restores the range.
         batch = F.interpolate(batch, covering, mode="bicubic", antialias=True).clamp(-1, 1)
         frames = batch.reshape(*frames.shape[:-2], *covering)
     return _center_crop(frames, size)
@@ -66,15 +66,15 @@ def _center_crop(frames: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def fit_image_cover(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """The conditioning image of the 1.0 models: (3, H, W) -> (3, *size), bicubic, covering, cropped at the centre."""
+    """Fit the conditioning image of the 1.0 models: (3, H, W) -> (3, *size), bicubic, cropped at the centre."""
     return resize_cover_crop(image, size)
 
 
 def fit_image_short_side(image: Tensor, short: int = 768, multiple: int = 16, max_long: int = 1360) -> Tensor:
-    """The conditioning image of the 1.5 models, whose video takes the image's shape.
+    """Fit the conditioning image of the 1.5 models, whose video takes the image's shape.
 
-    The short side becomes `short`, the long side the nearest `multiple` (Lanczos). A picture so elongated that its
-    long side would pass `max_long` keeps its proportions and loses its two ends.
+    The short side becomes `short`, the long side the nearest `multiple` (Lanczos). An image whose long side would
+    exceed `max_long` keeps its proportions and is cropped at both ends.
     """
     height, width = image.shape[-2:]
     proportional = short * max(height, width) / min(height, width)
@@ -86,7 +86,7 @@ def fit_image_short_side(image: Tensor, short: int = 768, multiple: int = 16, ma
 
 
 def _resize_lanczos(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """torch has no Lanczos filter; Pillow resizes float channels without rounding to 8 bits."""
+    """Resize by Pillow: torch has no Lanczos filter, and Pillow does not round float channels to 8 bits."""
     channels = [
         np.asarray(Image.fromarray(channel).resize((size[1], size[0]), Image.Resampling.LANCZOS))
         for channel in image.to(torch.float32).cpu().numpy()

@@ -1,4 +1,4 @@
-"""What a run leaves behind: videos, contact sheets, latents, and the record of how each came about."""
+"""The output files of a run: videos, contact sheets, latents, and the record of how each was made."""
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 
@@ -10,14 +10,14 @@ from common.errors import NumericalError
 from common.files import whole_file
 
 VIDEO, SHEET = "000000.mp4", "frames.png"
-# Constant rate factor of H.264: 0 keeps everything, 18 is called visually lossless.
+# Constant rate factor of H.264: 0 is lossless, 18 is commonly called visually lossless.
 QUALITY = 8
 SHEET_FRAMES = 24
 SHEET_COLUMNS = 6
 
 
 def to_pixels(frames: Tensor) -> np.ndarray:
-    """(3, t, H, W) in [-1, 1] to (t, H, W, 3) of 8 bits. Raises NumericalError if decoding left the finite numbers."""
+    """Convert frames (3, t, H, W) in [-1, 1] to (t, H, W, 3) of 8 bits. Raises NumericalError if any is not finite."""
     if not torch.isfinite(frames).all():
         raise NumericalError("decoding: the frames are not finite; decode in a wider dtype (bf16 or fp32)")
     unit = frames.float().clamp(-1, 1).add(1).div(2)
@@ -25,7 +25,10 @@ def to_pixels(frames: Tensor) -> np.ndarray:
 
 
 def write_video(path: Path, pieces: Iterable[np.ndarray], fps: int) -> None:
-    """Writes consecutive pieces (t, H, W, 3) of 8 bits as H.264, each as it comes; the file appears when whole."""
+    """Write consecutive chunks (t, H, W, 3) of 8 bits as H.264, each as it comes; the file appears when complete.
+
+    Raises ValueError without frames.
+    """
     with whole_file(path) as partial:
         encoder = None
         try:
@@ -33,7 +36,7 @@ def write_video(path: Path, pieces: Iterable[np.ndarray], fps: int) -> None:
                 encoder = encoder or _encoder(partial, piece.shape[2], piece.shape[1], fps)
                 for frame in piece:
                     encoder.send(np.ascontiguousarray(frame))
-        finally:  # also when a piece fails: the encoder's process must let go of the file
+        finally:  # also if a chunk fails, so that the encoder's process closes the file
             if encoder is not None:
                 encoder.close()
         if encoder is None:
@@ -49,7 +52,7 @@ def _encoder(path: Path, width: int, height: int, fps: int) -> Generator[None, n
 
 
 def write_outputs(folder: Path, pieces: Iterable[Tensor], fps: int) -> None:
-    """Writes the mp4 of decoded pieces (3, t, H, W), and its contact sheet."""
+    """Write the mp4 of decoded chunks (3, t, H, W), and its contact sheet."""
     frames: list[np.ndarray] = []
 
     def pixels() -> Iterator[np.ndarray]:
@@ -62,7 +65,7 @@ def write_outputs(folder: Path, pieces: Iterable[Tensor], fps: int) -> None:
 
 
 def write_contact_sheet(path: Path, frames: np.ndarray) -> None:
-    """At most 24 frames, evenly spread over the video, row by row in one picture."""
+    """Write a picture of at most 24 frames, evenly spread over the video and tiled row by row."""
     from PIL import Image
     count = min(len(frames), SHEET_FRAMES)
     chosen = frames[np.linspace(0, len(frames) - 1, count).round().astype(int)]
@@ -71,7 +74,7 @@ def write_contact_sheet(path: Path, frames: np.ndarray) -> None:
 
 
 def tiled(frames: np.ndarray, columns: int) -> np.ndarray:
-    """Frames (n, H, W, 3) row by row in one picture (rows, width, 3), with white lines of two pixels around them."""
+    """Return one picture with frames (n, H, W, 3) tiled row by row, and white lines of two pixels around them."""
     rows = -(-len(frames) // columns)
     height, width = frames.shape[1:3]
     sheet = np.full((rows * (height + 2) + 2, columns * (width + 2) + 2, 3), 255, np.uint8)

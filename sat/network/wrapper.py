@@ -1,4 +1,4 @@
-"""What stands between a denoiser and the network: how conditioning reaches the network's arguments."""
+"""Wrappers between a denoiser and the network, which map conditioning to the network's arguments."""
 import torch
 from torch import nn
 
@@ -6,9 +6,9 @@ from configuration.model import REGIONAL
 
 
 class IdentityWrapper(nn.Module):
-    """Calls the network as it is called itself. compile_model: torch.compile it; the state-dict keys stay.
+    """The network, called with the arguments of the wrapper; `compile_model` compiles it by torch.compile.
 
-    "regional" compiles the layer that the network repeats, once, and leaves the rest as it is.
+    State dict keys stay the same. "regional" compiles only the layer that the network repeats, once.
     """
 
     def __init__(self, diffusion_model: nn.Module, compile_model: bool | str = False):
@@ -24,10 +24,13 @@ class IdentityWrapper(nn.Module):
 
 
 class OpenAIWrapper(IdentityWrapper):
-    """Hands a network its conditioning: `concat` on the channels, `crossattn` as text, `vector` as labels."""
+    """The network, given its conditioning: `concat` on the channels, `crossattn` as text, `vector` as labels."""
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, c: dict[str, torch.Tensor], **extra) -> torch.Tensor:
-        """x: (B, T, C, H, W); t: (B,) or (1,); c["concat"]: (B or 1, T, C', H, W); extra: `ofs` and the like."""
+        """Run the network on x (B, T, C, H, W), t (B,) or (1,) and c["concat"] (B or 1, T, C', H, W).
+
+        `extra` holds further inputs, such as `ofs`.
+        """
         if "concat" in c:
             image = c["concat"].to(x.dtype)
             x = torch.cat((x, image.expand(x.shape[0], -1, -1, -1, -1)), dim=2)

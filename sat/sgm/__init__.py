@@ -1,1 +1,1 @@
-"""Diffusion parts that know nothing of the network: schedules, denoisers, guidance, samplers, losses, configuration."""
+"""Network-independent diffusion code: schedules, denoisers, guidance, samplers, losses, configuration."""

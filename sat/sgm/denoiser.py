@@ -1,4 +1,4 @@
-"""From a network to a denoised estimate, and from one parameterization of noise to the other."""
+"""Denoisers: the network's denoised estimate, on a schedule of the same or another noise parameterization."""
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -13,10 +13,10 @@ UNIT_WEIGHTING = {"target": "sgm.denoiser_weighting.UnitWeighting"}
 
 
 class Denoiser:
-    """denoised = c_skip * x + c_out * network(c_in * x, c_noise, cond), one level per row.
+    """The denoised estimate c_skip * x + c_out * network(c_in * x, c_noise, cond), with one noise level per row.
 
-    `sigma_max` is the highest sigma that a VE network was trained at: beyond it (zero terminal SNR) the network is
-    asked there.
+    `sigma_max` is the highest sigma that a VE network was trained at; for levels beyond it (zero terminal SNR) the
+    network is evaluated at `sigma_max`.
     """
 
     def __init__(self, scaling_config: Mapping, weighting_config: Mapping | None = None, sigma_max: float = 80.0):
@@ -29,15 +29,15 @@ class Denoiser:
         return self.scaling.parameterization
 
     def w(self, level: torch.Tensor) -> torch.Tensor:
-        """Loss weight (B,) at these levels."""
+        """Return the loss weight (B,) at these levels."""
         return self.weighting(level)
 
     def timestep_at(self, level: torch.Tensor) -> torch.Tensor | None:
-        """The training timestep (B,) of these levels; None without a table of timesteps."""
+        """Return the training timestep (B,) of these levels; None without a table of timesteps."""
         return None
 
     def timestep_at_ratio(self, ratio: float) -> float | None:
-        """The training timestep at this sigma / alpha; None without a table of timesteps."""
+        """Return the training timestep at this sigma / alpha; None without a table of timesteps."""
         alpha, sigma = at_ratio(self._reachable(ratio), self.parameterization)
         level = alpha if self.parameterization == VP else sigma
         timestep = self.timestep_at(torch.tensor([level], dtype=torch.float64))
@@ -45,30 +45,33 @@ class Denoiser:
 
     def __call__(self, network: Callable, x: torch.Tensor, level: torch.Tensor, cond: Mapping,
                  idx: torch.Tensor | None = None, **network_inputs) -> torch.Tensor:
-        """x (B, T, C, H, W) at `level` (B,) -> denoised estimate; `idx` (B,) is the timestep, where there is one."""
+        """Return the denoised estimate of x (B, T, C, H, W) at `level` (B,); `idx` (B,) is the timestep, if any."""
         return self.denoise(network, x, self._snap(level), cond, idx, **network_inputs)
 
     def denoise(self, network: Callable, x: torch.Tensor, level: torch.Tensor, cond: Mapping,
                 idx: torch.Tensor | None = None, **network_inputs) -> torch.Tensor:
-        """As a call, at exactly this level."""
+        """Return the denoised estimate at exactly this level, without snapping it to a table."""
         c_skip, c_out, c_in, c_noise = self.scaling(level, self.timestep_at(level) if idx is None else idx)
         c_skip, c_out, c_in = (append_dims(c, x.ndim) for c in (c_skip, c_out, c_in))
         return network(x * c_in, self._snap_noise(c_noise), cond, **network_inputs) * c_out + x * c_skip
 
     def check_schedule(self, parameterization: str, timed: bool = True) -> None:
-        """Raise ConfigError where levels of a schedule, `timed` with timesteps or not, mean nothing to the network."""
+        """Raise ConfigError if the network cannot be evaluated on a schedule; `timed`: the schedule has timesteps."""
         untimed = self.parameterization == VP and self.timestep_at(torch.ones(1)) is None
         if untimed and not (timed and parameterization == VP):
             raise ConfigError("denoiser_config: Denoiser with VideoScaling has no timesteps for the levels of such a "
                               "schedule; use DiscreteDenoiser, or a ZeroSNRDDPMDiscretization in the sampler")
 
     def bind(self, network: Callable, parameterization: str) -> "BoundDenoiser":
-        """This denoiser of this network for a sampler on such a schedule; raises as `check_schedule`."""
+        """Return this denoiser bound to a network, for a sampler whose schedule has this parameterization.
+
+        Raises ConfigError like `check_schedule`.
+        """
         self.check_schedule(parameterization)
         return BoundDenoiser(self, network, parameterization)
 
     def level_of(self, alpha: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        """The level (B,) at which this denoiser sees the signal-to-noise ratio of alpha and sigma (B,)."""
+        """Return this denoiser's level (B,) with the signal-to-noise ratio of alpha and sigma (B,); see `sigma_max`."""
         if self.parameterization == VE:
             return (sigma / alpha).clamp(max=self.sigma_max)
         return alpha / torch.hypot(alpha, sigma) if self.parameterization == VP else sigma / (alpha + sigma)
@@ -84,9 +87,9 @@ class Denoiser:
 
 
 class DiscreteDenoiser(Denoiser):
-    """A denoiser for a network trained on a table of `num_idx` levels: the level is snapped to the nearest entry.
+    """A denoiser for a network trained on a table of `num_idx` levels: each level is snapped to the nearest entry.
 
-    `c_noise` stays what the scaling says, or becomes an index of the table with `quantize_c_noise`.
+    With `quantize_c_noise`, `c_noise` becomes an index of the table; otherwise it stays what the scaling returns.
     """
 
     def __init__(self, scaling_config: Mapping, num_idx: int, discretization_config: Mapping,
@@ -96,25 +99,25 @@ class DiscreteDenoiser(Denoiser):
         discretization = instantiate_from_config(discretization_config)
         if discretization.parameterization != self.parameterization:
             raise ConfigError(f"denoiser_config: {type(self.scaling).__name__} works on {self.parameterization} "
-                              f"levels, {type(discretization).__name__} gives {discretization.parameterization} ones; "
+                              f"levels, but {type(discretization).__name__} gives {discretization.parameterization}; "
                               "VideoScaling goes with a table of VP levels (ZeroSNRDDPMDiscretization, "
                               "VPDiscretization), FlowScaling with RectifiedFlowDiscretization, the others with sigmas")
-        # float32 whatever the network's dtype becomes, so not a module's buffer.
+        # Not a module's buffer, so that it stays float32 when the network's dtype changes.
         self.sigmas = discretization(num_idx, do_append_zero=do_append_zero, flip=flip)
         self.quantize_c_noise = quantize_c_noise
-        # Noise rising with the timestep, in increasing numbers: minus alphas_cumprod_sqrt, or sigma.
+        # The table as numbers that rise with the timestep: minus alphas_cumprod_sqrt, or sigma.
         table = discretization(num_idx, do_append_zero=False, flip=True).double()
         self._rising = -table if self.parameterization == VP else table
         if self.parameterization == VE:
             self.sigma_max = float(table[-1])
 
     def sigma_to_idx(self, level: torch.Tensor) -> torch.Tensor:
-        """Index (B,) of the nearest entry of the table."""
+        """Return the index (B,) of the table entry nearest to each level."""
         table = self.sigmas.to(level)
         return (level[None] - table[:, None]).abs().argmin(dim=0)
 
     def timestep_at(self, level: torch.Tensor) -> torch.Tensor:
-        """The training timestep (B,), fractional between the entries and held at the table's ends."""
+        """Return the training timestep (B,), interpolated between entries and clamped to the table's ends."""
         rising = self._rising.to(level.device)
         value = -level.double() if self.parameterization == VP else level.double()
         value = value.clamp(rising[0], rising[-1])
@@ -131,10 +134,11 @@ class DiscreteDenoiser(Denoiser):
 
 @dataclass(frozen=True)
 class BoundDenoiser:
-    """denoiser(x, level, cond, idx=None, **network_inputs) for a schedule of the given parameterization.
+    """A denoiser bound to a network, for a schedule of the given parameterization.
 
-    Where the network was trained on another one, it is asked at the level of equal signal-to-noise ratio, its input
-    scaled to match, and that level is not snapped to a table; nor is a VP level that comes without a timestep.
+    Called as denoiser(x, level, cond, idx=None, **network_inputs). If the network was trained on another
+    parameterization, it is evaluated at the level of equal signal-to-noise ratio, with its input scaled to match.
+    That level is not snapped to a table, nor is a VP level without a timestep.
     """
 
     denoiser: Denoiser
@@ -150,7 +154,7 @@ class BoundDenoiser:
         return self.denoiser.denoise(self.network, x, level, cond, **network_inputs)
 
     def timestep_at(self, ratio: float) -> float | None:
-        """The network's training timestep at this sigma / alpha; None without a table of timesteps."""
+        """Return the network's training timestep at this sigma / alpha; None without a table of timesteps."""
         return self.denoiser.timestep_at_ratio(ratio)
 
     def _translate(self, x: torch.Tensor, level: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,7 +1,7 @@
-"""How a network's output becomes a denoised estimate: denoised = c_skip * x + c_out * network(c_in * x, c_noise).
+"""Coefficients of the denoised estimate: denoised = c_skip * x + c_out * network(c_in * x, c_noise).
 
-The four coefficients of Karras et al. 2022, table 1, for one level per row; `parameterization` says whether the level
-is sigma (VE, flow) or alphas_cumprod_sqrt (VP).
+They are the four of Karras et al. 2022, table 1, for one level per row. `parameterization` tells whether the level is
+sigma (VE, flow) or alphas_cumprod_sqrt (VP).
 """
 from typing import NamedTuple
 
@@ -36,7 +36,7 @@ class EDMScaling:
 
 
 class EpsScaling:
-    """A network that predicts the noise (Ho et al. 2020)."""
+    """Coefficients for a network that predicts the noise (Ho et al. 2020)."""
 
     parameterization = VE
 
@@ -50,7 +50,7 @@ class EpsScaling:
 
 
 class VScaling:
-    """A network that predicts v (Salimans and Ho 2022, appendix D), in terms of sigma."""
+    """Coefficients for a network that predicts v (Salimans and Ho 2022, appendix D), in terms of sigma."""
 
     parameterization = VE
 
@@ -64,14 +64,14 @@ class VScaling:
 
 
 class VScalingWithEDMcNoise(VScaling):
-    """v-prediction whose network is told 0.25 log(sigma)."""
+    """VScaling with EDM's c_noise, 0.25 log(sigma)."""
 
     def __call__(self, sigma: torch.Tensor, idx: torch.Tensor | None = None) -> Coefficients:
         return super().__call__(sigma)._replace(c_noise=0.25 * sigma.log())
 
 
 class VideoScaling:
-    """v-prediction on x = alphas_cumprod_sqrt * x0 + ...; the network is told the timestep `idx`."""
+    """Coefficients for v-prediction on x = alphas_cumprod_sqrt * x0 + sigma * noise; c_noise is the timestep `idx`."""
 
     parameterization = VP
 
@@ -87,9 +87,9 @@ class VideoScaling:
 
 
 class FlowScaling:
-    """A network that predicts the velocity noise - x0 of a rectified flow (Liu et al. 2023, eq. 1).
+    """Coefficients for a network that predicts the velocity noise - x0 of a rectified flow (Liu et al. 2023, eq. 1).
 
-    It is told the time in thousandths, 0 to 1000.
+    c_noise is the time in thousandths, 0 to 1000.
     """
 
     parameterization = FLOW

@@ -1,4 +1,4 @@
-"""Loss weights by noise level sigma."""
+"""Weights of the denoised estimate's squared error in the loss, by noise level sigma."""
 import torch
 
 
@@ -8,7 +8,7 @@ class UnitWeighting:
 
 
 class EDMWeighting:
-    """Makes the network's own target have unit variance at every level (Karras et al. 2022, table 1)."""
+    """The weight 1 / c_out^2, so that errors of the network's own output count alike (Karras et al. 2022, table 1)."""
 
     def __init__(self, sigma_data: float = 0.5):
         self.sigma_data = sigma_data
@@ -18,14 +18,14 @@ class EDMWeighting:
 
 
 class VWeighting(EDMWeighting):
-    """The error in v, as a weight on the denoised estimate: (sigma^2 + 1) / sigma^2."""
+    """The weight (sigma^2 + 1) / sigma^2, with which the error is that in v."""
 
     def __init__(self):
         super().__init__(sigma_data=1.0)
 
 
 class EpsWeighting:
-    """The error in the noise, as a weight on the denoised estimate: 1 / sigma^2."""
+    """The weight 1 / sigma^2, with which the error is that in the noise."""
 
     def __call__(self, sigma: torch.Tensor) -> torch.Tensor:
         return sigma**-2.0

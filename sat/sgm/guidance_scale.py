@@ -1,4 +1,4 @@
-"""How strong guidance is at each noise level: constant, or moving over the run, within an interval of levels."""
+"""The guidance scale at each noise level: constant or varying over the run, within an interval of noise levels."""
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,31 +11,31 @@ from sgm.noise_schedule import NoiseLevel
 
 Scale = float | torch.Tensor
 
-# Of SD-XL in Kynkaanniemi et al. 2024; for schedule interval where no other bounds are given.
+# Bounds for SD-XL in Kynkaanniemi et al. 2024; the defaults of schedule interval.
 INTERVAL = (0.28, 5.42)
 EVERYWHERE = (0.0, math.inf)
 
 
 def is_unguided(scale: Scale) -> bool:
-    """Whether this scale leaves the conditional estimate alone."""
+    """Return True if this scale leaves the conditional estimate unchanged."""
     return not isinstance(scale, torch.Tensor) and scale == 1
 
 
 @dataclass(kw_only=True)
 class GuidanceScale:
-    """The scale by noise level. 1 means conditional alone, so that no other pass is needed.
+    """The guidance scale by noise level; at scale 1 only the conditional branch is evaluated.
 
     Guidance acts where sigma_lo < sigma / alpha <= sigma_hi (guidance interval, Kynkaanniemi et al. 2024, eq. 5 and 6),
-    which is everywhere unless given; elsewhere the scale is 1. Inside it is `scale` with schedule constant, else
-    1 + scale * weight. With n steps, step i counted from 1 and c(p) = (1 - cos(pi p^exp)) / 2 the weight is
+    by default everywhere; elsewhere the scale is 1. Inside the interval it is `scale` for schedule constant, else
+    1 + scale * weight. For step i of n, counted from 1, and with c(p) = (1 - cos(pi p^exp)) / 2, the weight is
 
-    - release: c(k / n), k = n - timestep (negative, so that it jumps from step to step), as the release runs it;
+    - release: c(k / n), k = n - timestep, as in the release (k is negative, so that the weight jumps between steps);
     - increasing: c(i / n), close to 0 for most steps and rising late;
     - decreasing: 1 - c(i / n), close to 1 for most steps and falling late;
     - interval: 1, by default within the paper's bounds for SD-XL.
 
-    n is the sampler's step count; `num_steps` stands in for it where a guider is called on its own. Raises ConfigError
-    for values that cannot be.
+    n is the sampler's step count, or `num_steps` where a guider is called without a sampler. Raises ConfigError for
+    invalid values.
     """
 
     SCHEDULES: ClassVar = ("constant", "release", "decreasing", "increasing", "interval")
@@ -54,7 +54,7 @@ class GuidanceScale:
         check_numbers({name: getattr(self, name) for name in ("scale", "exp")})
         if self.schedule == "release" and self.exp != int(self.exp):
             raise ConfigError(f"{where}.exp: {self.exp} must be a whole number with schedule release, "
-                              "which raises negative numbers to it; choose another schedule or exponent")
+                              "which takes powers of negative numbers; choose another schedule or exponent")
         if self.schedule in ("decreasing", "increasing") and self.exp <= 0:
             raise ConfigError(f"{where}.exp: {self.exp} must be above 0")
         low, high = INTERVAL if self.schedule == "interval" else EVERYWHERE
@@ -65,11 +65,11 @@ class GuidanceScale:
             raise ConfigError(f"{where}: needs 0 <= sigma_lo < sigma_hi, not {self.sigma_lo} and {self.sigma_hi}")
 
     def needs_timestep(self) -> bool:
-        """Whether `scale_at` reads the training timestep of a noise level."""
+        """Return True if `scale_at` needs the training timestep of a noise level."""
         return self.schedule == "release"
 
     def scale_at(self, noise: NoiseLevel, scale: Scale | None = None) -> Scale:
-        """The scale at this level; `scale` (a number, or one per row) replaces the configured one, 1 switches off."""
+        """Return the scale at this level; `scale`, a number or one per row, replaces the configured one (1: none)."""
         if (scale is not None and is_unguided(scale)) or not self.sigma_lo < noise.ratio <= self.sigma_hi:
             return 1.0
         scale = self.scale if scale is None else scale
@@ -87,7 +87,7 @@ class GuidanceScale:
 
 
 def check_numbers(values: Mapping) -> None:
-    """Raises ConfigError for a guider's parameter that is no number."""
+    """Raise ConfigError if a guider's parameter is not a number."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ConfigError(f"guider_config.params.{name}: {value!r} must be a number")

@@ -1,7 +1,7 @@
-"""Guidance: which passes through the network an estimate takes, how they combine, and how strongly.
+"""Guiders: which branches a guided step evaluates, how they are combined, and how strongly.
 
-A guider names its `passes`; away from the conditional one alone they are taken where its scale is not 1. Most push the
-conditional estimate away from another one, the negative, so that a new guider is a choice of passes and `push`.
+A guider lists its branches in `passes`. All are evaluated where its scale is not 1, elsewhere only the conditional one.
+Most guiders push a positive estimate away from a negative one, so that a new guider is a choice of branches and `push`.
 """
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ NO_THRESHOLDING = {"target": "sgm.sampling_utils.NoDynamicThresholding"}
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass of the batch through the network: which conditioning, and network inputs of its own."""
+    """A branch: which conditioning the network is given, and additional network inputs."""
 
     unconditional: bool = False
     inputs: Mapping = field(default_factory=dict)
@@ -32,7 +32,7 @@ COND, UNCOND = Pass(), Pass(unconditional=True)
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Where estimates of x0 were made: noisy latents x (B, ...), their level, the scale (a number or one per row)."""
+    """The point at which x0 was estimated: noisy latents x (B, ...), noise level, scale (a number or one per row)."""
 
     x: torch.Tensor | None
     noise: NoiseLevel
@@ -41,7 +41,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class WeakNetwork:
-    """The second transformer of a guider: its weights, and its `{target, params}` where they are not the first's."""
+    """The weaker, second transformer of a guider: its weights, and its `{target, params}` if not those of the first."""
 
     ckpt_path: str
     network_config: Mapping | None = None
@@ -70,10 +70,10 @@ class IdentityGuider:
 
 @dataclass(kw_only=True)
 class Guider(GuidanceScale):
-    """Base of guidance: negative + scale * (positive - negative), the scale as in GuidanceScale.
+    """Base of the guiders: negative + scale * (positive - negative), with the scale of GuidanceScale.
 
-    `dyn_thresh_config` names what combines the two and keeps the range in check (`sgm.sampling_utils`). `rescale`
-    brings the deviation of each row's result back to that of the conditional estimate: 0 not at all, 1 wholly (CFG
+    `dyn_thresh_config` names the class that combines the two and limits the range (`sgm.sampling_utils`). `rescale`,
+    from 0 to 1, is how far the standard deviation of each row is brought back to that of the conditional estimate (CFG
     rescale, Lin et al. 2024, eq. 15 and 16, on estimates of x0).
     """
 
@@ -88,19 +88,19 @@ class Guider(GuidanceScale):
         super().__post_init__()
         check_numbers({"rescale": self.rescale})
         if not 0 <= self.rescale <= 1:
-            raise ConfigError(f"guider_config.params.rescale: {self.rescale} is a share, between 0 and 1")
+            raise ConfigError(f"guider_config.params.rescale: {self.rescale} must be between 0 and 1")
         self.dyn_thresh = instantiate_from_config(self.dyn_thresh_config or NO_THRESHOLDING)
 
     def check_network(self, network: Mapping) -> None:
-        """Raises ConfigError for a transformer of these parameters that the passes cannot be asked of."""
+        """Raise ConfigError if a transformer with these parameters cannot evaluate the branches."""
 
     def push(self, estimates: Sequence[torch.Tensor], at: Evaluation, memory):
-        """(negative, positive, memory) from one estimate (B, ...) per pass; `memory` is None at first."""
+        """Return (negative, positive, memory) from one estimate (B, ...) per branch; `memory` is None at first."""
         negative, positive = estimates
         return negative, positive, None
 
     def guide(self, estimates: Sequence[torch.Tensor], at: Evaluation, memory=None) -> tuple[torch.Tensor, Any]:
-        """The guided estimate (B, ...) from one estimate per pass, and what to give the next evaluation as `memory`."""
+        """Return the guided estimate (B, ...) from one estimate per branch, and `memory` for the next evaluation."""
         negative, positive, memory = self.push(estimates, at, memory)
         guided = self.dyn_thresh(negative, positive, at.scale)
         cond = estimates[self.passes.index(COND)]
@@ -109,14 +109,15 @@ class Guider(GuidanceScale):
 
 @dataclass(kw_only=True)
 class VanillaCFG(Guider):
-    """Classifier-free guidance (Ho and Salimans 2022, eq. 6): uncond + scale * (cond - uncond). Two passes."""
+    """Classifier-free guidance (Ho and Salimans 2022, eq. 6): uncond + scale * (cond - uncond). Two branches."""
 
     def __call__(self, x: torch.Tensor, sigma: torch.Tensor | None, step_index: int | None = None,
                  scale: Scale | None = None) -> torch.Tensor:
         """Guide a doubled batch `x` (2B, ...), unconditional rows first, outside a run.
 
-        `step_index` is num_steps - timestep for the release schedule, the step counted from 1 for the smooth ones;
-        bounds of an interval are compared with `sigma` (sigma / alpha).
+        `step_index` is num_steps - timestep for schedule release, the step counted from 1 for increasing and
+        decreasing. `sigma` (sigma / alpha) is compared with the bounds of an interval. Raises ValueError if one is
+        needed but missing.
         """
         if sigma is None and (self.sigma_lo, self.sigma_hi) != EVERYWHERE:
             raise ValueError("a guidance interval needs sigma")
@@ -130,19 +131,20 @@ class VanillaCFG(Guider):
 
 @dataclass(kw_only=True)
 class DynamicCFG(VanillaCFG):
-    """Classifier-free guidance whose scale moves over the run; as released where no schedule is named. Two passes."""
+    """Classifier-free guidance whose scale varies over the run, by default as in the release. Two branches."""
 
     schedule: str = "release"
 
 
 @dataclass(kw_only=True)
 class APG(Guider):
-    """Adaptive projected guidance (Sadat et al. 2024, algorithm 1). Two passes.
+    """Adaptive projected guidance (Sadat et al. 2024, algorithm 1). Two branches.
 
-    The difference cond - uncond gathers `momentum` times the one before (negative in the paper, which pushes back where
-    the difference falls quickly, as it does in few steps); is shortened to `norm_threshold` (the length
-    of a whole row, so it grows with the root of the video's size; None: as it is); and keeps `eta` of its part along
-    cond, which oversaturates. eta 1 with neither momentum nor threshold is CFG.
+    The difference cond - uncond is changed in three ways. `momentum` times its value at the last evaluation is added
+    (negative in the paper; this reverses guidance where the difference falls quickly, as it does with few steps). Each
+    row is shortened to the length `norm_threshold` if longer (the length grows with the root of the video's size;
+    None: no limit). Only `eta` of its part along cond, which oversaturates, is kept. eta 1 without momentum and
+    threshold is CFG.
     """
 
     eta: float = 0.0
@@ -171,7 +173,7 @@ class APG(Guider):
 
 @dataclass(kw_only=True)
 class CFGZeroStar(Guider):
-    """CFG whose unconditional velocity is scaled to lie nearest to the conditional one. Two passes.
+    """CFG whose unconditional velocity is scaled to be nearest to the conditional one. Two branches.
 
     s* = <v_c, v_u> / |v_u|^2 (CFG-Zero*, Fan et al. 2025, algorithm 1, without its zeroed first steps), where v is the
     velocity noise - x0 of the straight path from data to noise on any schedule: sigma v = x - (alpha + sigma) x0.
@@ -185,10 +187,10 @@ class CFGZeroStar(Guider):
 
 @dataclass(kw_only=True)
 class Autoguidance(Guider):
-    """Away from a weaker network under the same conditioning (Karras et al. 2024, eq. 3). One pass of each.
+    """Guidance away from a weaker network with the same conditioning (Karras et al. 2024, eq. 3). Two branches.
 
-    `ckpt_path`: the weaker transformer's weights, such as a younger checkpoint; `network_config`: its target and
-    params where it is smaller than the first.
+    `ckpt_path`: the weaker transformer's weights, such as an earlier checkpoint; `network_config`: its target and
+    params if they differ from the first's, as for a smaller one.
     """
 
     passes = (Pass(inputs={"weak": True}), COND)
@@ -199,17 +201,17 @@ class Autoguidance(Guider):
     def __post_init__(self):
         super().__post_init__()
         if self.ckpt_path is None:
-            raise ConfigError("guider_config.params.ckpt_path: missing; Autoguidance guides by a second, weaker "
-                              "checkpoint of the transformer, give its folder or file")
+            raise ConfigError("guider_config.params.ckpt_path: missing; Autoguidance needs a second, weaker checkpoint "
+                              "of the transformer: give its folder or file")
         self.weak = WeakNetwork(self.ckpt_path, self.network_config)
 
 
 @dataclass(kw_only=True)
 class PerturbedAttentionGuidance(Guider):
-    """Away from the network whose attention in `layers` (from 0) sees each token alone (Ahn et al. 2024, section 4).
+    """Guidance away from the network with identity attention in `layers`, from 0 (Ahn et al. 2024, section 4).
 
-    Two passes; three where `cfg_scale` is not 1, which adds (cfg_scale - 1) * (cond - uncond). `scale` is 1 + the
-    paper's s. Text tokens take part in the transformer's attention, so they too see themselves alone.
+    In those layers each token attends to itself alone; so do text tokens, which take part in the same attention. Two
+    branches; three if `cfg_scale` is not 1, which adds (cfg_scale - 1) * (cond - uncond). `scale` is 1 + the paper's s.
     """
 
     layers: Sequence[int]
@@ -220,7 +222,7 @@ class PerturbedAttentionGuidance(Guider):
         check_numbers({"cfg_scale": self.cfg_scale})
         layers = self.layers
         if isinstance(layers, str) or not layers or any(type(i) is not int or i < 0 for i in layers):
-            raise ConfigError(f"guider_config.params.layers: {layers!r} must be numbers of layers, such as [14]")
+            raise ConfigError(f"guider_config.params.layers: {layers!r} must be a list of layer indices, such as [14]")
         perturbed = Pass(inputs={"identity_attention": tuple(layers)})
         self.passes = (perturbed, COND) if self.cfg_scale == 1 else (perturbed, UNCOND, COND)
 
@@ -238,10 +240,10 @@ class PerturbedAttentionGuidance(Guider):
 
 
 def row_dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """(B, ...) -> (B, 1, ...): the scalar product of each row."""
+    """Return the scalar product of each row of a and b: (B, ...) -> (B, 1, ...)."""
     return append_dims((a * b).flatten(1).sum(dim=1), a.ndim)
 
 
 def projection(a: torch.Tensor, onto: torch.Tensor) -> torch.Tensor:
-    """Each row's part along that row of `onto`; zero where that is zero."""
+    """Return the projection of each row of `a` onto the same row of `onto`; zero where that is zero."""
     return row_dot(a, onto) / row_dot(onto, onto).clamp(min=torch.finfo(onto.dtype).tiny) * onto

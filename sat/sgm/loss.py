@@ -12,7 +12,7 @@ from sgm.noise_schedule import VE, VP
 
 @dataclass(frozen=True)
 class LossTerms:
-    """One entry per sample, each (B,): the loss, its weight, the level, the timestep (None without a table)."""
+    """The loss of each row, its weight, level and timestep, each (B,); `timesteps` is None without a table."""
 
     loss: torch.Tensor
     weight: torch.Tensor
@@ -21,10 +21,11 @@ class LossTerms:
 
 
 class StandardDiffusionLoss:
-    """w(sigma) * |denoised - x0|^2 on x0 + sigma * noise, with the denoiser's weighting (Karras et al. 2022, eq. 2).
+    """The loss w(sigma) * |denoised - x0|^2 on x0 + sigma * noise (Karras et al. 2022, eq. 2).
 
-    `type` is l2 or l1. `offset_noise_level` adds one more normal draw per sample, shared by all its elements, to the
-    noise. `batch2model_keys` are entries of the batch that the network is given as inputs, where the batch has them.
+    w is the denoiser's weighting. `type` is l2 or l1. `offset_noise_level` scales one more normal draw per row, which
+    is added to the noise of all its elements. `batch2model_keys` are entries of the batch that are passed to the
+    network as inputs, if the batch has them.
     """
 
     parameterization = VE
@@ -36,28 +37,28 @@ class StandardDiffusionLoss:
         self.sigma_sampler = instantiate_from_config(sigma_sampler_config)
         given = getattr(self.sigma_sampler, "parameterization", VE)
         if given != self.parameterization:
-            raise ConfigError(f"loss_fn_config: {self.__class__.__name__} needs {self.parameterization} levels, its "
-                              f"sigma sampler draws {given} ones; use VideoDiffusionLoss with ZeroSNRDDPMDiscretization"
-                              ", StandardDiffusionLoss with the others")
+            raise ConfigError(f"loss_fn_config: {self.__class__.__name__} needs {self.parameterization} levels, but "
+                              f"its sigma sampler draws {given} levels; use VideoDiffusionLoss with "
+                              "ZeroSNRDDPMDiscretization, StandardDiffusionLoss with the others")
         self.type = type
         self.offset_noise_level = offset_noise_level
         self.batch2model_keys = (batch2model_keys,) if isinstance(batch2model_keys, str) else tuple(batch2model_keys)
 
     def __call__(self, network: Callable, denoiser: Callable, conditioner: Callable, input: torch.Tensor,
                  batch: Mapping, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Latents `input` (B, T, C, H, W) -> loss (B,); see `terms`."""
+        """Return the loss (B,) of latents `input` (B, T, C, H, W); see `terms`."""
         return self.terms(network, denoiser, conditioner, input, batch, generator).loss
 
     def terms(self, network: Callable, denoiser: Callable, conditioner: Callable, input: torch.Tensor,
               batch: Mapping, generator: torch.Generator | None = None) -> LossTerms:
-        """The loss per sample with the levels and timesteps it was taken at.
+        """Return the loss of each row, with the levels and timesteps drawn for it.
 
-        `batch` goes to the conditioner; its `concat_images`, where present, is the image latent that the network is
-        given beside x. Raises ConfigError for a denoiser of the other parameterization.
+        `batch` goes to the conditioner; its `concat_images`, if present, is the image latent that the network is given
+        beside x. Raises ConfigError for a denoiser of another parameterization.
         """
         if denoiser.parameterization != self.parameterization:
             raise ConfigError(f"loss_fn_config: {self.__class__.__name__} needs a denoiser on {self.parameterization} "
-                              f"levels, this one works on {denoiser.parameterization}; change one of the two")
+                              f"levels, but this one works on {denoiser.parameterization}; change one of the two")
         cond = dict(conditioner(batch))
         if "concat_images" in batch:
             cond["concat"] = batch["concat_images"]
@@ -75,7 +76,7 @@ class StandardDiffusionLoss:
         return torch.ones_like(level), level
 
     def weight(self, denoiser: Callable, level: torch.Tensor) -> torch.Tensor:
-        """(B,) weight of the error in the denoised estimate."""
+        """Return the weight (B,) of the error in the denoised estimate."""
         return denoiser.w(level)
 
     def _add_noise(self, x: torch.Tensor, level: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
@@ -91,9 +92,9 @@ class StandardDiffusionLoss:
 
 
 class VideoDiffusionLoss(StandardDiffusionLoss):
-    """The v-objective written on the denoised estimate: weight 1 / (1 - alphas_cumprod) on x0's error.
+    """The v-objective in terms of the denoised estimate: weight 1 / (1 - alphas_cumprod) on the error in x0.
 
-    (Salimans and Ho 2022, section 4.) `min_snr_value` is the greatest weight (Hang et al. 2023).
+    See Salimans and Ho 2022, section 4. `min_snr_value` is the upper limit of the weight (Hang et al. 2023).
     """
 
     parameterization = VP
@@ -103,8 +104,8 @@ class VideoDiffusionLoss(StandardDiffusionLoss):
                  fixed_frames: int = 0):
         super().__init__(sigma_sampler_config, type, offset_noise_level, batch2model_keys)
         if fixed_frames:
-            raise ValueError(f"fixed_frames is {fixed_frames}: frames kept free of noise are not trained on; "
-                             "set 0")
+            raise ValueError(f"fixed_frames is {fixed_frames}: training with noise-free frames is not supported; "
+                             "set it to 0")
         self.min_snr_value = min_snr_value
 
     def alpha_sigma(self, level: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

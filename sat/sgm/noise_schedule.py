@@ -1,4 +1,4 @@
-"""The notion of noise that denoisers, guiders and samplers share: x = alpha * x0 + sigma * noise."""
+"""Noise levels and schedules, shared by denoisers, guiders and samplers: x = alpha * x0 + sigma * noise."""
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,9 +9,10 @@ VE, VP, FLOW = "VE", "VP", "flow"
 
 
 def alpha_sigma(level: torch.Tensor, parameterization: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """(alpha, sigma) at levels as denoisers are given them: sigma (VE, flow) or alphas_cumprod_sqrt, alpha (VP).
+    """Return (alpha, sigma) for the levels that denoisers are given: sigma (VE, flow) or alphas_cumprod_sqrt (VP).
 
-    alpha is 1 on VE, sqrt(1 - sigma^2) on VP, 1 - sigma on flow: rectified flow (Liu et al. 2023, eq. 1).
+    alpha is 1 on VE, alphas_cumprod_sqrt = sqrt(1 - sigma^2) on VP, 1 - sigma on flow (rectified flow, Liu et al. 2023,
+    eq. 1).
     """
     if parameterization == VE:
         return torch.ones_like(level), level
@@ -19,7 +20,7 @@ def alpha_sigma(level: torch.Tensor, parameterization: str) -> tuple[torch.Tenso
 
 
 def at_ratio(ratio: float, parameterization: str) -> tuple[float, float]:
-    """(alpha, sigma) where sigma / alpha is `ratio`, which is finite on VE."""
+    """Return the (alpha, sigma) with sigma / alpha = `ratio`, which must be finite on VE."""
     if parameterization == VE:
         return 1.0, ratio
     if math.isinf(ratio):
@@ -30,10 +31,10 @@ def at_ratio(ratio: float, parameterization: str) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class NoiseLevel:
-    """One point of a schedule, as float64 numbers.
+    """A point of a schedule, as float64 numbers.
 
-    `index` is the place among `num_steps` (fractional between two steps); `timestep` is the training timestep, None
-    where the schedule has none.
+    `index` is its position among `num_steps` steps (fractional between two); `timestep` is the training timestep, None
+    if the schedule has none.
     """
 
     alpha: float
@@ -45,12 +46,12 @@ class NoiseLevel:
 
     @property
     def level(self) -> float:
-        """What a denoiser is called with: alphas_cumprod_sqrt (alpha) on a VP schedule, sigma on the others."""
+        """The value passed to a denoiser: alphas_cumprod_sqrt (alpha) on a VP schedule, sigma on the others."""
         return self.alpha if self.parameterization == VP else self.sigma
 
     @property
     def ratio(self) -> float:
-        """sigma / alpha, the noise level in the sense of EDM (Karras et al. 2022); infinite at zero SNR."""
+        """The ratio sigma / alpha, EDM's noise level (Karras et al. 2022); infinite at zero SNR."""
         return self.sigma / self.alpha if self.alpha > 0 else math.inf
 
     @property
@@ -65,10 +66,10 @@ class NoiseLevel:
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """n steps as n + 1 levels from noise to clean (alpha 1, sigma 0); float64 tensors of shape (n + 1,).
+    """The n + 1 noise levels of n steps, from noise to clean (alpha 1, sigma 0); float64 tensors of shape (n + 1,).
 
-    `timesteps` are training timesteps (0 at the clean end) or None. `timestep_at` gives the one of equal SNR for a
-    ratio sigma / alpha between the steps.
+    `timesteps` are training timesteps (0 at the clean end) or None. `timestep_at` returns the timestep of equal SNR for
+    a ratio sigma / alpha between the steps.
     """
 
     alpha: torch.Tensor
@@ -86,7 +87,7 @@ class NoiseSchedule:
         return self.alpha if self.parameterization == VP else self.sigma
 
     def index_with_left(self, share: float) -> int:
-        """Index of the level from which `share` (0 to 1) of the steps, rounded down, lead to the clean end."""
+        """Return the index of the level with `share` (0 to 1) of the steps, rounded down, left to the clean end."""
         return self.num_steps - int(self.num_steps * share + 1e-6)  # 0.29 * 100 is a little below 29
 
     def levels(self) -> list[NoiseLevel]:
@@ -95,7 +96,7 @@ class NoiseSchedule:
         return [self._level(a, s, t, i) for i, (a, s, t) in enumerate(points)]
 
     def at_ratio(self, ratio: float, index: float) -> NoiseLevel:
-        """The level with this sigma / alpha, for solvers that evaluate between the steps."""
+        """Return the level with this sigma / alpha, for solvers that evaluate between the steps."""
         timestep = None if self.timestep_at is None else self.timestep_at(ratio)
         return self._level(*at_ratio(ratio, self.parameterization), timestep, index)
 

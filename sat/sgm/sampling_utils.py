@@ -1,4 +1,4 @@
-"""Guided estimates with their range kept in check; each is called with (uncond, cond, scale).
+"""Guidance with thresholding: callables (uncond, cond, scale) -> guided estimate, some of which limit its range.
 
 Latents are (B, T, C, H, W); `scale` is a number or one number per row.
 """
@@ -11,35 +11,40 @@ from common.tensors import append_dims
 
 
 def guide(uncond: torch.Tensor, cond: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:
-    """uncond + scale * (cond - uncond) (Ho and Salimans 2022, eq. 6, with scale = 1 + w)."""
+    """Return uncond + scale * (cond - uncond) (Ho and Salimans 2022, eq. 6, with scale = 1 + w)."""
     if isinstance(scale, torch.Tensor):
         scale = append_dims(scale.to(cond), cond.ndim)
     return uncond + scale * (cond - uncond)
 
 
 def rescaled(guided: torch.Tensor, cond: torch.Tensor, share: float) -> torch.Tensor:
-    """Guided rows brought to the deviation of the conditional ones, by that share (Lin et al. 2024, eq. 15 and 16)."""
+    """Return guided rows brought to the standard deviation of the conditional ones, by `share` (0 to 1).
+
+    See Lin et al. 2024, eq. 15 and 16.
+    """
     factor = cond.flatten(1).std(dim=1) / guided.flatten(1).std(dim=1).clamp(min=torch.finfo(guided.dtype).tiny)
     return guided * append_dims(share * factor + (1 - share), guided.ndim)
 
 
 class NoDynamicThresholding:
-    """Plain guidance."""
+    """Guidance without thresholding."""
 
     def __call__(self, uncond: torch.Tensor, cond: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:
         return guide(uncond, cond, scale)
 
 
 class StaticThresholding:
-    """Guided, then clamped to [-1, 1]."""
+    """Guidance with the result clamped to [-1, 1]."""
 
     def __call__(self, uncond: torch.Tensor, cond: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:
         return guide(uncond, cond, scale).clamp(-1.0, 1.0)
 
 
 class PercentileThresholding:
-    """Imagen's dynamic thresholding (Saharia et al. 2022, section 2.3): guided, then each row is clamped to its own
-    `percentile` of absolute values and divided by it, as far as that is beyond `limit`, the normal range of the data.
+    """Imagen's dynamic thresholding (Saharia et al. 2022, section 2.3).
+
+    Where the `percentile` of a row's absolute values exceeds `limit`, the normal range of the data, the guided row is
+    clamped to that percentile and scaled down to `limit`.
     """
 
     def __init__(self, percentile: float = 0.995, limit: float = 1.0):
@@ -57,7 +62,7 @@ class PercentileThresholding:
 
 
 class DynamicThresholding:
-    """Guided, then standardized and given the spread of the unconditional estimate, over the whole batch."""
+    """Guidance with mean 0 and the standard deviation of the unconditional estimate, over the whole batch."""
 
     def __call__(self, uncond: torch.Tensor, cond: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:
         guided = guide(uncond, cond, scale)
@@ -65,9 +70,10 @@ class DynamicThresholding:
 
 
 class DynamicThresholdingV1:
-    """Guided; then, per row and channel, deviations from the mean divided by their 0.9995 quantile and clamped.
+    """Guidance with deviations from the mean, per row and channel, clamped to their 0.9995 quantile.
 
-    `scale_factor` is the latent's: the thresholding is done on unscaled latents.
+    The clamped deviations are then scaled up to the largest one of the batch. `scale_factor` is the latent's:
+    thresholding acts on unscaled latents.
     """
 
     def __init__(self, scale_factor: float):
@@ -84,7 +90,7 @@ class DynamicThresholdingV1:
 
 
 class DynamicThresholdingV2:
-    """The estimate guided at 8, with the spread per row and channel that guidance at 4 has; `scale` is not used."""
+    """Guidance at scale 8 with the deviation per row and channel of guidance at scale 4; `scale` is not used."""
 
     def __call__(self, uncond: torch.Tensor, cond: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:
         gentle, strong = guide(uncond, cond, 4.0), guide(uncond, cond, 8.0)
@@ -93,11 +99,11 @@ class DynamicThresholdingV2:
 
 
 def _channel_std(x: torch.Tensor) -> torch.Tensor:
-    """(B, T, C, H, W) -> (B, 1, C, 1, 1)."""
+    """Return the standard deviation per row and channel: (B, T, C, H, W) -> (B, 1, C, 1, 1)."""
     return x.std(dim=(1, 3, 4), keepdim=True)
 
 
 def _channel_quantile(x: torch.Tensor, quantile: float) -> torch.Tensor:
-    """(B, T, C, H, W) -> (B, 1, C, 1, 1)."""
+    """Return the quantile per row and channel: (B, T, C, H, W) -> (B, 1, C, 1, 1)."""
     per_channel = torch.quantile(x.float().transpose(1, 2).flatten(2), quantile, dim=2).to(x.dtype)
     return per_channel[:, None, :, None, None]

@@ -1,4 +1,4 @@
-"""Noise levels drawn for training."""
+"""Random draws of the noise levels for training."""
 from collections.abc import Mapping
 
 import torch
@@ -8,25 +8,25 @@ from configuration.targets import instantiate_from_config
 
 
 class EDMSampling:
-    """log sigma ~ N(p_mean, p_std) (Karras et al. 2022, table 1)."""
+    """A draw of sigma with log sigma ~ N(p_mean, p_std) (Karras et al. 2022, table 1)."""
 
     def __init__(self, p_mean: float = -1.2, p_std: float = 1.2):
         self.p_mean, self.p_std = p_mean, p_std
 
     def __call__(self, n_samples: int, rand: torch.Tensor | None = None, return_idx: bool = False,
                  generator: torch.Generator | None = None):
-        """(n,) sigmas; with `return_idx` also None, for there are no timesteps. `rand` replaces the draw."""
+        """Return sigmas (n,), with `return_idx` also None in place of timesteps. `rand` replaces the normal draw."""
         rand = torch.randn((n_samples,), generator=generator, device=_device(generator)) if rand is None else rand
         sigma = (self.p_mean + self.p_std * rand).exp()
         return (sigma, None) if return_idx else sigma
 
 
 class DiscreteSampling:
-    """Timesteps drawn uniformly from a table of `num_idx` levels.
+    """A uniform draw of timesteps from a table of `num_idx` levels.
 
     With `uniform_sampling` the table is cut into intervals and each data-parallel rank draws from its own, which
     lowers the variance of the loss across ranks (explicit uniform sampling, CogVideoX, Yang et al. 2024, section 3.3).
-    There are `group_num` intervals where the ranks divide into that many groups, else one for each rank.
+    There are `group_num` intervals if that divides the number of ranks, else one for each rank.
     """
 
     def __init__(self, discretization_config: Mapping, num_idx: int, do_append_zero: bool = False, flip: bool = True,
@@ -40,7 +40,7 @@ class DiscreteSampling:
         self.uniform_sampling, self.group_num = uniform_sampling, group_num
 
     def interval(self, rank: int, size: int) -> tuple[int, int]:
-        """[low, high) of the timesteps that rank `rank` of `size` draws from."""
+        """Return the interval [low, high) of timesteps that rank `rank` of `size` draws from."""
         if not self.uniform_sampling or size == 1:
             return 0, self.num_idx
         grouped = self.group_num > 0 and size % self.group_num == 0
@@ -50,7 +50,7 @@ class DiscreteSampling:
 
     def __call__(self, n_samples: int, rand: torch.Tensor | None = None, return_idx: bool = False,
                  generator: torch.Generator | None = None):
-        """(n,) levels, with `return_idx` also their timesteps (n,) int64. `rand` replaces the drawn timesteps."""
+        """Return levels (n,), with `return_idx` also timesteps (n,) int64. `rand` replaces the drawn timesteps."""
         if rand is None:
             low, high = self.interval(*_data_rank_and_size()) if self.uniform_sampling else (0, self.num_idx)
             rand = torch.randint(low, high, (n_samples,), generator=generator, device=_device(generator)).cpu()
@@ -58,7 +58,7 @@ class DiscreteSampling:
 
 
 class PartialDiscreteSampling(DiscreteSampling):
-    """Timesteps drawn from the least noisy `partial_num_idx` of a table of `total_num_idx` levels."""
+    """A uniform draw of timesteps from the least noisy `partial_num_idx` of a table of `total_num_idx` levels."""
 
     def __init__(self, discretization_config: Mapping, total_num_idx: int, partial_num_idx: int,
                  do_append_zero: bool = False, flip: bool = True):

@@ -66,7 +66,7 @@ def test_outputs_are_keyed_by_rank_and_joined():
     config = [{"target": f"{__name__}.Label", "input_key": key} for key in "abc"]
     out = GeneralConditioner(config)({"a": torch.ones(2, 3), "b": torch.zeros(2, 4), "c": torch.ones(2, 5, 1, 1, 1)})
     assert out["vector"].shape == (2, 7) and out["concat"].shape == (2, 5, 1, 1, 1)
-    with pytest.raises(ValueError, match="rank 1"):
+    with pytest.raises(ValueError, match="1-dimensional"):
         GeneralConditioner(config[:1])({"a": torch.ones(2)})
 
 

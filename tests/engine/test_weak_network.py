@@ -104,5 +104,5 @@ def test_a_weaker_checkpoint_that_does_not_fit_is_refused_without_building(confi
         check_model(guided(config, "Autoguidance", ckpt_path=weak["ckpt_path"]))
     other = OmegaConf.to_container(OmegaConf.create(weak["network_config"]))
     other["params"]["in_channels"] = 4
-    with pytest.raises(ConfigError, match="in_channels is 4, but 8"):
+    with pytest.raises(ConfigError, match="in_channels is 4, but it is 8"):
         check_model(guided(config, "Autoguidance", ckpt_path=weak["ckpt_path"], network_config=other))

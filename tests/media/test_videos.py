@@ -61,7 +61,7 @@ def test_latents_round_trip_and_are_found(tmp_path):
     loaded, fps = load_latents(path)
     assert torch.equal(loaded, z) and fps == 16 and str(relative) == "0_a/0"
     path.write_bytes(b"nothing")
-    with pytest.raises(DataError, match="holds no latents"):
+    with pytest.raises(DataError, match="has no readable latents"):
         load_latents(path)
     with pytest.raises(DataError, match="does not exist"):
         find_latents(str(tmp_path / "nowhere"))

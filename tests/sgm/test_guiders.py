@@ -214,10 +214,12 @@ def test_percentiles_are_each_rows_own():
     ("DynamicCFG", {"schedule": "interval", "sigma_lo": 3.0, "sigma_hi": 1.0}, "sigma_lo < sigma_hi"),
     ("DynamicCFG", {"schedule": "decreasing", "exp": 0}, "exp: 0 must be above 0"),
     ("VanillaCFG", {"sigma_lo": -1.0}, "sigma_lo < sigma_hi"), ("VanillaCFG", {"scale": "much"}, "must be a number"),
-    ("VanillaCFG", {"rescale": 1.5}, "rescale: 1.5 is a share"), ("APG", {"momentum": -1.0}, "between -1 and 1"),
+    ("VanillaCFG", {"rescale": 1.5}, "rescale: 1.5 must be between 0 and 1"),
+    ("APG", {"momentum": -1.0}, "between -1 and 1"),
     ("APG", {"norm_threshold": 0.0}, "norm_threshold above 0"), ("APG", {"etta": 0.0}, "did you mean eta"),
-    ("Autoguidance", {}, "second, weaker checkpoint"), (PAG, {}, "layers missing"), (PAG, {"layers": []}, "numbers of"),
-    (PAG, {"layers": [-1]}, "numbers of layers"),
+    ("Autoguidance", {}, "second, weaker checkpoint"), (PAG, {}, "layers missing"),
+    (PAG, {"layers": []}, "list of layer indices"),
+    (PAG, {"layers": [-1]}, "list of layer indices"),
     ("VanillaCFG", {"dyn_thresh_config": {**PERCENTILE, "params": {"percentile": 0.0}}}, "percentile <= 1"),
 ])
 def test_mistakes_are_refused_when_built(name, params, message):

@@ -1,4 +1,4 @@
-"""Noise levels by step: ramps by formula, and subsets of a table of training timesteps."""
+"""Discretizations, which make the noise levels of a schedule: by formula, or from a table of training timesteps."""
 from sgm.discretizer.base import Discretization
 from sgm.discretizer.ramps import (
     EDMDiscretization,

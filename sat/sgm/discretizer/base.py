@@ -1,4 +1,4 @@
-"""What all discretizations share: a step count in, a schedule of noise levels out."""
+"""The base class of discretizations, which make a schedule of noise levels for a step count."""
 import numpy as np
 import torch
 
@@ -7,27 +7,28 @@ from sgm.noise_schedule import VE, VP, NoiseSchedule, alpha_sigma
 
 
 class Discretization:
-    """Levels from noise to clean: alphas_cumprod_sqrt where the `parameterization` is VP, else sigma (VE, flow)."""
+    """Base of the discretizations, whose levels are alphas_cumprod_sqrt if `parameterization` is VP, else sigma."""
 
     parameterization = VE
 
     def levels(self, n: int) -> np.ndarray:
-        """(n,) float64 for n of at least 1, the noisiest first."""
+        """Return n >= 1 levels (n,) in float64, noisiest first."""
         raise NotImplementedError
 
     def timesteps(self, n: int) -> np.ndarray | None:
-        """(n,) training timesteps, ascending; None where the schedule has none."""
+        """Return the training timesteps (n,), ascending; None if the schedule has none."""
         return None
 
     def timestep_at(self, ratio: float) -> float:
-        """The training timestep of equal SNR for sigma / alpha, interpolated on the whole table."""
+        """Return the training timestep with this sigma / alpha, interpolated on the whole table."""
         raise NotImplementedError
 
     def __call__(self, n: int, device: torch.device | str = "cpu", return_idx: bool = False,
                  do_append_zero: bool = True, flip: bool = False):
-        """(n [+ 1],) float32 levels, the noisiest first unless `flip`; with `return_idx` also the ascending timesteps.
+        """Return float32 levels (n,), or (n + 1,) ending in 0 with `do_append_zero`; noisiest first unless `flip`.
 
-        Raises ConfigError for a step count that the table does not have.
+        With `return_idx`, also return the ascending timesteps. Raises ConfigError for a step count that the table does
+        not allow, ValueError if there are no timesteps to return.
         """
         levels = self._levels(n).to(device=device, dtype=torch.float32)
         if do_append_zero:
@@ -41,7 +42,7 @@ class Discretization:
         return levels, torch.tensor(timesteps.copy())
 
     def schedule(self, n: int, device: torch.device | str = "cpu") -> NoiseSchedule:
-        """n steps as n + 1 pairs (alpha, sigma) in float64; raises ConfigError for levels that cannot be."""
+        """Return the schedule of n steps: n + 1 pairs (alpha, sigma) in float64. Raises ConfigError if not valid."""
         levels = self._levels(n).to(device)
         alpha, sigma = alpha_sigma(levels, self.parameterization)
         falling = -levels if self.parameterization == VP else levels
@@ -49,8 +50,8 @@ class Discretization:
             raise ConfigError(f"{type(self).__name__}: noise does not fall from step to step for {n} steps; "
                               "change its parameters")
         if levels.shape != (n,) or not ((alpha >= 0) & (sigma > 0) & levels.isfinite()).all():
-            raise ConfigError(f"{type(self).__name__}: {n} steps need {n} {self.parameterization} levels with alpha of "
-                              "at least 0 and sigma above it; change its parameters")
+            raise ConfigError(f"{type(self).__name__}: {n} steps need {n} {self.parameterization} levels with "
+                              "alpha >= 0 and sigma > 0; change its parameters")
         timesteps = self.timesteps(n)
         if timesteps is not None:
             falling_steps = torch.tensor(timesteps[::-1].copy(), dtype=torch.float64, device=device)
@@ -60,5 +61,5 @@ class Discretization:
 
     def _levels(self, n: int) -> torch.Tensor:
         if n < 1:
-            raise ConfigError(f"num_steps: {n} is not a step count; use at least 1")
+            raise ConfigError(f"num_steps: {n} is too small; use at least 1")
         return torch.tensor(self.levels(n).copy(), dtype=torch.float64)

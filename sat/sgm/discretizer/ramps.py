@@ -1,4 +1,4 @@
-"""Levels by formula, from a noisiest to a least noisy one: no timesteps, for any network."""
+"""Discretizations by formula, from a noisiest to a least noisy level; they have no timesteps and suit any network."""
 import math
 from collections.abc import Sequence
 
@@ -44,9 +44,9 @@ class LogSNRDiscretization(Discretization):
 
 
 class TabulatedDiscretization(Discretization):
-    """A given list of sigmas, brought to any step count by interpolating their logarithms (Sabour et al. 2024).
+    """A given list of sigmas, adapted to any step count by interpolating their logarithms (Sabour et al. 2024).
 
-    `sigmas` falls from step to step and ends before the clean level; or it is the name of a table of Align Your Steps:
+    `sigmas` must be positive and decreasing, without the clean end; or it names a table of Align Your Steps:
     stable-diffusion-1.5, sdxl or stable-video-diffusion.
     """
 
@@ -71,8 +71,8 @@ class RectifiedFlowDiscretization(Discretization):
     """Times of a rectified flow, x = (1 - s) x0 + s noise, in equal steps from 1 (Liu et al. 2023).
 
     `shift` moves them towards noise, s' = shift s / (1 + (shift - 1) s) (Esser et al. 2024, eq. 23). The last step
-    reaches the clean end from `sigma_min`; with 0 from the last of n equal steps. Euler's step over this schedule
-    is flow matching's, x + (s' - s) velocity.
+    goes from `sigma_min` to the clean end; if `sigma_min` is 0, all n steps are equal before the shift. An Euler step
+    on this schedule is that of flow matching, x + (s' - s) velocity.
     """
 
     parameterization = FLOW
@@ -84,7 +84,7 @@ class RectifiedFlowDiscretization(Discretization):
         self.shift, self.sigma_min = shift, sigma_min
 
     def levels(self, n: int) -> np.ndarray:
-        end = self.sigma_min / (self.shift - (self.shift - 1) * self.sigma_min)  # what the shift takes to sigma_min
+        end = self.sigma_min / (self.shift - (self.shift - 1) * self.sigma_min)  # the time shifted to sigma_min
         s = 1 + _ramp(n) * (end - 1) if end > 0 else 1 - np.arange(n) / n
         return self.shift * s / (1 + (self.shift - 1) * s)
 
@@ -92,10 +92,10 @@ class RectifiedFlowDiscretization(Discretization):
 class VPRampDiscretization(Discretization):
     """VP levels from zero SNR, or from sigma_max, to a fixed sigma_min, both as sigma / alpha.
 
-    A rho ramp (Karras et al. 2022, eq. 5) in the time sigma / (alpha + sigma) of rectified flow, which is finite at
-    zero SNR. For the released models, whose own steps end at a noise that depends on their number: here the jump from
-    the last level to the clean end stays what it is, and the rest converges with the solver's order. `sigma_min`
-    is by default the least noise those models were trained at.
+    They form a rho ramp (Karras et al. 2022, eq. 5) in rectified flow's time sigma / (alpha + sigma), which is finite
+    at zero SNR. The last level of the released models' own schedule depends on the step count. Here it is fixed, and
+    with it the error of the jump to the clean end, so that the rest converges with the solver's order. The default
+    `sigma_min` is the least noise those models were trained at.
     """
 
     parameterization = VP
@@ -114,5 +114,5 @@ class VPRampDiscretization(Discretization):
 
 
 def _ramp(n: int) -> np.ndarray:
-    """(n,) places from 0 to 1; 0 alone for one step."""
+    """Return n evenly spaced numbers from 0 to 1; only 0 for one step."""
     return np.linspace(0, 1, n)

@@ -1,4 +1,4 @@
-"""Subsets of a table of training timesteps: of the DDPM tables, and of the SNR-shifted one with zero terminal SNR."""
+"""Discretizations from a table of training timesteps: DDPM's, and the SNR-shifted one with zero terminal SNR."""
 from functools import cached_property
 
 import numpy as np
@@ -9,14 +9,14 @@ from sgm.noise_schedule import VE, VP
 
 RELEASED = "released"
 SPACINGS = (RELEASED, "trailing", "leading", "linspace")
-# First and last beta by which each table is known: DDPM's (Ho et al. 2020), latent diffusion's (Rombach et al. 2022).
+# First and last beta of DDPM's table (Ho et al. 2020) and of latent diffusion's (Rombach et al. 2022).
 BETA_ENDS = {"linear": (1e-4, 0.02), "scaled_linear": (0.00085, 0.0120)}
 
 
 def spaced(spacing: str, n: int, num_timesteps: int) -> np.ndarray:
-    """(n,) int64 timesteps, ascending (Lin et al. 2024, table 2).
+    """Return n of the timesteps, (n,) int64 in ascending order (Lin et al. 2024, table 2).
 
-    `trailing` starts at the last timestep, `leading` ends at 0, `linspace` does both; `released` starts at the last.
+    `leading` includes timestep 0, `trailing` and `released` the last one, `linspace` both.
     """
     if spacing == "trailing":
         return np.round(num_timesteps - np.arange(n) * num_timesteps / n).astype(np.int64)[::-1] - 1
@@ -24,15 +24,15 @@ def spaced(spacing: str, n: int, num_timesteps: int) -> np.ndarray:
         return np.arange(n) * (num_timesteps // n)
     if spacing == "linspace":
         return np.round(np.linspace(num_timesteps - 1, 0, n)).astype(np.int64)[::-1]
-    # Truncated exactly as numpy's linspace rounds: the released steps.
+    # The release truncates the values of numpy's linspace; another formula could round differently.
     return np.linspace(num_timesteps - 1, 0, n, endpoint=False).astype(np.int64)[::-1]
 
 
 class TableDiscretization(Discretization):
-    """A subset of a table of training timesteps, linear in the square root of beta (DDPM, Ho et al. 2020).
+    """A subset of a table of training timesteps, by default linear in the square root of beta (DDPM, Ho et al. 2020).
 
-    `spacing` chooses the subset: released, trailing, leading or linspace. The last ends at the table's least noise
-    whatever the step count, so that the jump from there to the clean end does not hide a solver's order.
+    `spacing` chooses the subset: released, trailing, leading or linspace. linspace ends at the table's least noise
+    for any step count, so that the jump from there to the clean end does not hide a solver's order.
     """
 
     def __init__(self, linear_start: float, linear_end: float, num_timesteps: int, spacing: str = RELEASED,
@@ -51,7 +51,7 @@ class TableDiscretization(Discretization):
         return self.chosen(n)
 
     def chosen(self, n: int) -> np.ndarray:
-        """(n,) entries of the table, ascending; raises ConfigError for a count that it does not have."""
+        """Return n timesteps of the table (n,), ascending. Raises ConfigError if it has fewer, or if n is below 1."""
         if not 1 <= n <= self.num_timesteps:
             raise ConfigError(f"num_steps: {n} is not between 1 and {self.num_timesteps}, the timesteps of "
                               f"{type(self).__name__}")
@@ -63,13 +63,13 @@ class TableDiscretization(Discretization):
 
     @cached_property
     def _rising(self) -> np.ndarray:
-        """The whole table by timestep, in numbers that rise with the noise."""
+        """The whole table by timestep, as numbers that rise with the noise."""
         table = self.levels(self.num_timesteps)[::-1]
         return table if self.parameterization == VE else -table
 
 
 class LegacyDDPMDiscretization(TableDiscretization):
-    """sigma = sqrt((1 - alphas_cumprod) / alphas_cumprod) of the DDPM table, for VE samplers."""
+    """The sigmas sqrt((1 - alphas_cumprod) / alphas_cumprod) of the DDPM table, for VE samplers."""
 
     def __init__(self, linear_start: float = 0.00085, linear_end: float = 0.0120, num_timesteps: int = 1000,
                  spacing: str = RELEASED):
@@ -81,11 +81,11 @@ class LegacyDDPMDiscretization(TableDiscretization):
 
 
 class ZeroSNRDDPMDiscretization(TableDiscretization):
-    """alphas_cumprod_sqrt, its SNR divided by `shift_scale` and its last entry brought to 0.
+    """The DDPM table's alphas_cumprod_sqrt with the SNR divided by `shift_scale` and zero terminal SNR.
 
-    Zero terminal SNR after Lin et al. 2024, algorithm 1, anchored on the chosen steps as the release does, so that
-    levels depend slightly on n; with another `spacing` than released, on the whole table. `keep_start` shifts the
-    first beta along, `post_shift` shifts after the rescaling.
+    The rescaling to zero terminal SNR is that of Lin et al. 2024, algorithm 1. With `spacing` released, it uses the
+    first and last of the chosen steps, as the release does, so that levels depend slightly on n; otherwise those of
+    the whole table. `keep_start` also shifts the first beta, `post_shift` shifts after the rescaling.
     """
 
     parameterization = VP
@@ -115,11 +115,12 @@ class ZeroSNRDDPMDiscretization(TableDiscretization):
 
 
 class VPDiscretization(TableDiscretization):
-    """alphas_cumprod_sqrt of a DDPM table as it is, without zero terminal SNR.
+    """The unchanged alphas_cumprod_sqrt of a DDPM table, without zero terminal SNR.
 
     `beta_schedule`: linear (Ho et al. 2020), scaled_linear (in the square root; Rombach et al. 2022) or cosine
-    (Nichol and Dhariwal 2021, eq. 17). `linear_start` and `linear_end` are the ends of the first two, their papers' if
-    None. It hands out no timesteps, so that a network trained on another table is asked at its own one of equal SNR.
+    (Nichol and Dhariwal 2021, eq. 17). `linear_start` and `linear_end` are the first and last beta of the first two;
+    None stands for their papers' values. `timesteps` returns None, so that a network trained on another table is
+    evaluated at its own timestep of equal SNR.
     """
 
     parameterization = VP

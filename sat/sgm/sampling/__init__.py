@@ -1,4 +1,4 @@
-"""Samplers: from unit noise to latents, each one short step over a schedule of (alpha, sigma)."""
+"""Samplers: from unit noise to latents over a schedule of (alpha, sigma), each defined by its step."""
 from sgm.sampling.adams import DEISSampler, DPMPP3MSampler, SASolverSampler, SDEDPMPP3MSampler, UniPCSampler
 from sgm.sampling.base import Sampler, StepInfo
 from sgm.sampling.compatibility import check_compatible

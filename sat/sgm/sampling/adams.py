@@ -1,7 +1,7 @@
-"""Adams methods: a polynomial through earlier estimates, integrated exactly along the step, and corrected at its end.
+"""Adams methods, which integrate a polynomial through earlier estimates over the step, and may correct the step later.
 
-With one evaluation a step, at the predicted latents: the estimate found there corrects the step that led there before
-the next one is taken (PEC mode), which costs nothing.
+There is one evaluation per step, at the predicted latents. The estimate made there first corrects the step that led
+there, at no further evaluation, and is then used for the next step (PEC mode).
 """
 import math
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ POINTS = 32  # of the quadrature: errors of some 1e-9 for steps of 10 in lambda
 
 
 class Node(NamedTuple):
-    """Where an estimate was made."""
+    """A point at which an estimate was made."""
 
     level: NoiseLevel
     x: torch.Tensor
@@ -32,7 +32,7 @@ class Node(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """A step that may still be corrected: its (corrected) start, the fresh noise in it, its nodes, newest last."""
+    """A step that may still be corrected: its (corrected) start, the fresh noise it added, its nodes, newest last."""
 
     x: torch.Tensor
     start: NoiseLevel
@@ -42,10 +42,10 @@ class Taken(NamedTuple):
 
 @dataclass(kw_only=True)
 class AdamsSampler(Sampler):
-    """Base of the Adams methods with up to `order` nodes; a subclass says how a step follows from its nodes.
+    """Base of the Adams methods with up to `order` nodes; a subclass defines `move`, a step from its nodes.
 
-    Where the method does not always correct, it corrects a step with fewer than order - 1 nodes: without that, the
-    first step, Euler's, would bring a method of order 3 down to 2.
+    A method that does not correct every step still corrects steps with fewer than order - 1 nodes. Otherwise the first
+    step, an Euler step, would reduce a method of order 3 to order 2.
     """
 
     nfe = 1
@@ -61,11 +61,11 @@ class AdamsSampler(Sampler):
 
     def move(self, x: torch.Tensor, now: NoiseLevel, then: NoiseLevel, nodes: list[Node],
              fresh: torch.Tensor | None) -> torch.Tensor:
-        """From x at `now` to `then` with the polynomial through `nodes`; the last of them is at `now` or `then`."""
+        """Step from x at `now` to `then` with the polynomial through `nodes`, the last one at `now` or `then`."""
         raise NotImplementedError
 
     def fresh_noise(self, then: NoiseLevel, run) -> torch.Tensor | None:
-        """The noise that a step to `then` adds, if any."""
+        """Return the unit noise that a step to `then` adds, or None."""
         return None
 
     def step(self, x, now, then, run, history):
@@ -74,7 +74,7 @@ class AdamsSampler(Sampler):
         if history is not None:
             if self.always_corrects or len(history.nodes) < self.order - 1:
                 x = self.move(history.x, history.start, now, [*history.nodes, node], history.fresh)
-            nodes = [old for old in history.nodes if not math.isinf(old.level.ratio)]  # no polynomial reaches zero SNR
+            nodes = [old for old in history.nodes if not math.isinf(old.level.ratio)]  # lambda is infinite at zero SNR
         nodes = [*nodes, node][-self.order:]
         fresh = None if then.clean else self.fresh_noise(then, run)
         return self.move(x, now, then, nodes, fresh), node.denoised, Taken(x, now, fresh, nodes)
@@ -82,10 +82,10 @@ class AdamsSampler(Sampler):
 
 @dataclass(kw_only=True)
 class ExponentialAdamsSampler(AdamsSampler):
-    """Base of the Adams methods whose polynomial in lambda is of estimates of x0, integrated against the SDE's kernel.
+    """Base of the Adams methods that integrate estimates of x0, as a polynomial in lambda, against the SDE's kernel.
 
-    tau is the share of noise: 0 is the probability-flow ODE, 1 the reverse SDE. With two nodes, their difference enters
-    at the middle of the step, as in DPM-Solver++(2M) and UniPC, which also holds from zero SNR.
+    tau scales the noise: 0 is the probability-flow ODE, 1 the reverse SDE. With two nodes the polynomial is evaluated
+    at the middle of the step, as in DPM-Solver++(2M) and UniPC, which also works from zero SNR.
     """
 
     tau: ClassVar[float] = 0.0
@@ -101,7 +101,7 @@ class ExponentialAdamsSampler(AdamsSampler):
         return stochastic(x, now, then, self._estimate(now, then, nodes), self.tau, fresh)
 
     def _estimate(self, now: NoiseLevel, then: NoiseLevel, nodes: list[Node]) -> torch.Tensor:
-        """The constant estimate that takes the step as the polynomial does."""
+        """Return the constant estimate with which the step is the same as with the polynomial."""
         newest = nodes[-1]
         if len(nodes) == 1 or then.clean:
             return newest.denoised
@@ -118,7 +118,7 @@ class ExponentialAdamsSampler(AdamsSampler):
 
 @dataclass(kw_only=True)
 class SASolverSampler(ExponentialAdamsSampler):
-    """SA-Solver (Xue et al. 2023): predictor of `order` nodes, corrector of one more, the same tau always.
+    """SA-Solver (Xue et al. 2023) with constant tau: predictor of `order` nodes, corrector of one more.
 
     tau 0 is UniPC.
     """
@@ -136,9 +136,9 @@ class SASolverSampler(ExponentialAdamsSampler):
 class UniPCSampler(ExponentialAdamsSampler):
     """UniPC on estimates of x0 with B(h) = exp(h) - 1 (Zhao et al. 2023, section 3): UniP-`order`, then UniC-`order`.
 
-    Its coefficients for more than two nodes solve a Vandermonde system, which is integrating the polynomial; B(h)
-    matters for two. The corrector adds one to the order (theorem 3.1). The first step is of third order, which does not
-    show from high noise, where estimates hardly change.
+    With more than two nodes, its coefficients solve a Vandermonde system, which is the same as integrating the
+    polynomial; B(h) matters only with two. The corrector adds one to the order (theorem 3.1). The first step is only of
+    third order, which has no visible effect from high noise, where estimates hardly change.
     """
 
     always_corrects = True
@@ -147,14 +147,14 @@ class UniPCSampler(ExponentialAdamsSampler):
 
 @dataclass(kw_only=True)
 class DPMPP3MSampler(ExponentialAdamsSampler):
-    """DPM-Solver++(3M) (Lu et al. 2022b, with three estimates), its first step corrected."""
+    """DPM-Solver++(3M) (Lu et al. 2022b, with three estimates), with its first step corrected."""
 
     orders = (3,)
 
 
 @dataclass(kw_only=True)
 class SDEDPMPP3MSampler(ExponentialAdamsSampler):
-    """SDE-DPM-Solver++ with three estimates (Lu et al. 2022b, taken one order further)."""
+    """SDE-DPM-Solver++ with three estimates (Lu et al. 2022b, extended by one order)."""
 
     orders, tau = (3,), 1.0
 
@@ -163,8 +163,9 @@ class SDEDPMPP3MSampler(ExponentialAdamsSampler):
 class DEISSampler(AdamsSampler):
     """tAB-DEIS with up to `order` nodes (Zhang and Chen 2023).
 
-    The polynomial is of the noise estimates, in the time t = arctan(sigma / alpha) of the cosine VP schedule, whatever
-    the schedule. From zero SNR and to the clean end its integral diverges or is unknown: those steps are Euler's.
+    The polynomial interpolates noise estimates in the time t = arctan(sigma / alpha) of the cosine VP schedule,
+    whatever the schedule. The steps from zero SNR and to the clean end, where its integral diverges or is undefined,
+    are Euler steps.
     """
 
     order: int = 3
@@ -176,7 +177,7 @@ class DEISSampler(AdamsSampler):
     def move(self, x, now, then, nodes, fresh):
         if then.clean:
             return euler(x, now, then, nodes[-1].denoised)
-        if math.isinf(now.ratio):  # of one node; of two when corrected
+        if math.isinf(now.ratio):  # with one node, or two in the correction
             return euler(x, now, then, sum(node.denoised for node in nodes) / len(nodes))
         times = [math.atan(node.level.ratio) for node in nodes]
         weights = lagrange_integrals(times, -now.lamb, -then.lamb, POINTS, np.exp, lambda log: np.arctan(np.exp(log)))

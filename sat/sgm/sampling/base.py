@@ -1,4 +1,4 @@
-"""What all samplers share: the run from unit noise to latents, noise from given generators, a report per step."""
+"""The base of all samplers: the loop from unit noise to latents, noise from given generators, a report per step."""
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -18,9 +18,10 @@ NO_GUIDANCE = {"target": "sgm.guiders.IdentityGuider"}
 
 @dataclass(frozen=True)
 class StepInfo:
-    """One finished step: `x` (B, T, C, H, W) at (alpha, sigma) is where it started, `denoised` the guided estimate of
-    x0 from there; `passes` counts how often the batch went through the network since the run began, of which each
-    row `skipped` a share (empty without a step cache).
+    """A finished step: its start `x` (B, T, C, H, W) at (alpha, sigma), and the guided estimate `denoised` from there.
+
+    `passes` counts the branches evaluated for the batch since the run began; `skipped` is the share of them that each
+    row skipped (empty without a step cache).
     """
 
     index: int
@@ -36,18 +37,18 @@ class StepInfo:
 
     @property
     def x_norm(self) -> torch.Tensor:
-        """(B,) root mean square of each row of x."""
+        """The root mean square of each row of x, (B,)."""
         return row_rms(self.x)
 
     @property
     def denoised_norm(self) -> torch.Tensor:
-        """(B,) root mean square of each row of the denoised estimate."""
+        """The root mean square of each row of the denoised estimate, (B,)."""
         return row_rms(self.denoised)
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a step may ask for: `predict(x, noise)` is the guided estimate of x0, `draw()` noise shaped like x."""
+    """The inputs of a step: `predict(x, noise)` returns the guided estimate of x0, `draw()` noise shaped like x."""
 
     schedule: NoiseSchedule
     predict: Guided
@@ -56,13 +57,13 @@ class Run:
 
 @dataclass(kw_only=True)
 class Sampler:
-    """Base of the samplers: a subclass is one `step`.
+    """Base of the samplers; a subclass defines `step`.
 
-    It declares `convergence_order` (without noise, for a smooth estimate; None where noise is of its essence) and
-    `nfe`, evaluations of the guided estimate a step (None where that depends on the step); `adaptive` if it chooses
-    steps of its own between the levels. `fixed_frames` keeps the first frames of the given x, which hold
-    clean latents, in place; with `sdedit` they are noised to each level. `verbose` and `device` of the released
-    configurations are accepted and not used.
+    It declares `convergence_order` (without noise, for a smooth estimate; None if the method always adds noise), `nfe`,
+    the evaluations of the guided estimate per step (None if that depends on the step), and `adaptive`, True if it
+    chooses steps of its own between the levels. `fixed_frames` keeps the first latent frames of the given x, which are
+    clean, in place; with `sdedit` they are noised to each level. `verbose` and `device` of the released configurations
+    are accepted and ignored.
     """
 
     convergence_order: ClassVar[int | None]
@@ -87,25 +88,25 @@ class Sampler:
             self.schedule(self.num_steps)
 
     def step(self, x: torch.Tensor, now: NoiseLevel, then: NoiseLevel, run: Run, history):
-        """From x at `now` to `then`: returns (x, the denoised estimate at `now`, history for the next step)."""
+        """Step from x at `now` to `then`; return (x, the denoised estimate at `now`, history for the next step)."""
         raise NotImplementedError
 
     def schedule(self, num_steps: int | None = None, device: torch.device | str = "cpu") -> NoiseSchedule:
-        """The levels of a run; `num_steps` replaces the configured count. Raises ConfigError for a bad count."""
+        """Return the schedule of a run; `num_steps` replaces the configured count. Raises ConfigError if not valid."""
         num_steps = self.num_steps if num_steps is None else num_steps
         if num_steps is None:
-            raise ConfigError("sampler_config.params.num_steps: missing; give it there or per call")
+            raise ConfigError("sampler_config.params.num_steps: missing; set it there or pass num_steps")
         return self.discretization.schedule(num_steps, device)
 
     def __call__(self, denoiser: Callable, x: torch.Tensor, cond: Mapping, uc: Mapping | None = None,
                  num_steps: int | None = None, scale=None, generator: Generators = None,
                  callback: Callable[[StepInfo], None] | None = None, start: Start | None = None,
                  plan: PassPlan | None = None, **model_inputs) -> torch.Tensor:
-        """Unit noise x (B, T, C, H, W), left as it is -> latents of the same shape, float32 at least.
+        """Sample latents from unit noise x (B, T, C, H, W), of the same shape and at least float32; x is not changed.
 
-        `start` lets the run begin elsewhere than at noise alone. `scale` replaces the guider's (exactly 1: unguided).
-        Noise comes from torch's global state, from one generator, or from one per row. `plan`: how the network's passes
-        are made. Raises NumericalError naming the step where the latents are no longer finite.
+        `start` lets the run begin from something other than noise. `scale` replaces the guider's (exactly 1: unguided).
+        Noise is drawn from torch's global state, from one generator, or from one per row. `plan`: how branches are
+        evaluated. Raises NumericalError naming the step at which the latents are no longer finite.
         """
         schedule = self.schedule(num_steps)
         beginning = (start or FromNoise()).begin(schedule, at_least_float32(x))
@@ -136,7 +137,7 @@ class Sampler:
 
 
 def check_finite(x: torch.Tensor, where: str) -> None:
-    """Raises NumericalError for latents that left the finite numbers."""
+    """Raise NumericalError if the latents x are not all finite."""
     if not torch.isfinite(x).all():
         raise NumericalError(f"{where}: the latents are no longer finite; use a wider dtype (bf16 or fp32), "
                              "fewer steps or less guidance")

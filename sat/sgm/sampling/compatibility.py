@@ -1,13 +1,13 @@
-"""Combinations that cannot work are refused when they are built, with the reason."""
+"""The check, before a run, that a sampler, its guider and a denoiser can work together."""
 from common.errors import ConfigError
 from sgm.denoiser import Denoiser
 from sgm.sampling.base import Sampler
 
 
 def check_compatible(sampler: Sampler, denoiser: Denoiser, image_given: bool = False) -> None:
-    """Raise ConfigError where this sampler (schedule and guider included) cannot run with this denoiser.
+    """Raise ConfigError if this sampler (schedule and guider included) cannot run with this denoiser.
 
-    `image_given`: whether runs start from a latent image, as SDEdit does.
+    `image_given` is True if runs start from a given latent, as SDEdit does.
     """
     if sampler.starts_from_image and not image_given:
         raise ConfigError(f"sampler_config: {type(sampler).__name__} starts from a clip, and none is given; choose "

@@ -1,4 +1,4 @@
-"""The guided estimate of x0 at a noise level, with no more network passes than the guidance needs."""
+"""The guided estimate of x0 at a noise level, evaluating no more branches than the guidance needs."""
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -13,11 +13,11 @@ from sgm.noise_schedule import VP, NoiseLevel
 
 @dataclass(frozen=True)
 class PassPlan:
-    """How the passes of an evaluation are made, which the samplers and guiders do not see.
+    """The way in which branches are evaluated, which samplers and guiders need not know.
 
-    `reuse` is what the network remembers of its passes (`step_cache.RunMemory`, fresh for each run), None without a
-    step cache. `sharing` deals the passes out to several processes (`guidance_parallel.SharedPasses`), None where one
-    makes them all. `one_by_one`: no two passes as one batch.
+    `reuse` is the step cache's memory of earlier branches (`step_cache.RunMemory`, new for each run), None without a
+    step cache. `sharing` distributes branches over several processes (`guidance_parallel.SharedPasses`), None if each
+    evaluates them all. `one_by_one`: never two branches in one batch.
     """
 
     reuse: Any = None
@@ -27,10 +27,10 @@ class PassPlan:
 
 @dataclass
 class Guided:
-    """Called with (x, noise) -> estimate of x0; `uc` None means conditional alone, whatever the guider says.
+    """The guided estimate of x0 as a function of (x, noise); if `uc` is None, always the conditional branch alone.
 
-    One for each run: it holds what the guider remembers from evaluation to evaluation, and `passes`, the number of
-    times that the batch has gone through the network.
+    Made anew for each run: it holds the guider's `memory` from evaluation to evaluation, and in `passes` the number of
+    branches evaluated for the batch.
     """
 
     denoiser: Callable
@@ -52,34 +52,37 @@ class Guided:
         return guided
 
     def scale_at(self, noise: NoiseLevel) -> Scale:
-        """The guidance scale used at this level."""
+        """Return the guidance scale used at this level."""
         if self.uc is None:
             return 1.0
         return self.guider.scale_at(replace(noise, timestep=self.timestep(noise)), self.scale)
 
     def timestep(self, noise: NoiseLevel) -> float | None:
-        """The schedule's timestep, or the denoiser's of equal SNR where the schedule has none."""
+        """Return the schedule's timestep, or the denoiser's of equal SNR if the schedule has none."""
         timestep_at = getattr(self.denoiser, "timestep_at", None)
         if noise.timestep is not None or timestep_at is None:
             return noise.timestep
         return timestep_at(noise.ratio)
 
     def row(self, i: int, rows: int) -> "Guided":
-        """The same for row i of `rows` alone, as at the start of a run."""
+        """Return a copy for row i of `rows` alone, as at the start of a run."""
         def of(value):
             return value[i:i + 1] if _per_row(value, rows) else value
-        cond, uc, inputs = (None if values is None else {name: of(value) for name, value in values.items()}
-                            for values in (self.cond, self.uc, self.model_inputs))
+
+        def of_each(values):
+            return None if values is None else {name: of(value) for name, value in values.items()}
+
+        cond, uc, inputs = of_each(self.cond), of_each(self.uc), of_each(self.model_inputs)
         plan = self.plan if self.plan.reuse is None else replace(self.plan, reuse=self.plan.reuse.row(i))
         return replace(self, cond=cond, uc=uc, scale=of(self.scale), model_inputs=inputs, plan=plan)
 
     @property
     def skipped(self) -> tuple[float, ...]:
-        """The share of its passes that each row skipped so far; empty without a step cache."""
+        """The share of its branches that each row has skipped so far; empty without a step cache."""
         return () if self.plan.reuse is None else self.plan.reuse.skipped
 
     def _estimates(self, passes: Sequence[Pass], x: torch.Tensor, noise: NoiseLevel) -> list[torch.Tensor]:
-        """One estimate (B, ...) per pass."""
+        """Return one estimate (B, ...) per branch."""
         self.passes += len(passes)
         if self.plan.sharing is None:
             return self._ask(passes, x, noise)
@@ -87,7 +90,7 @@ class Guided:
         return self.plan.sharing.estimates(numbers, lambda own: self._ask([passes[i] for i in own], x, noise), like=x)
 
     def _ask(self, passes: Sequence[Pass], x: torch.Tensor, noise: NoiseLevel) -> list[torch.Tensor]:
-        """Here, in their order."""
+        """Evaluate these branches in this process; return their estimates in the same order."""
         estimates = []
         for group in self._calls(passes):
             conditions = [self.uc if one.unconditional else self.cond for one in group]
@@ -95,7 +98,7 @@ class Guided:
             rows = _stacked([x] * copies)
             level = rows.new_full((len(rows),), noise.level)
             inputs = {name: _rows(value, len(x), copies) for name, value in self.model_inputs.items()}
-            if noise.parameterization == VP and noise.timestep is not None:  # the level alone does not tell it
+            if noise.parameterization == VP and noise.timestep is not None:  # cannot be derived from the level
                 inputs["idx"] = rows.new_full((len(rows),), noise.timestep)
             if self.plan.reuse is not None:
                 numbers = [self.guider.passes.index(one) for one in group]
@@ -105,7 +108,7 @@ class Guided:
         return estimates
 
     def _calls(self, passes: Sequence[Pass]) -> list[list[Pass]]:
-        """Which go through the network together: neighbours that agree in their own inputs."""
+        """Group the branches by forward pass: neighbours with the same additional inputs share one."""
         if self.plan.one_by_one:
             return [[one] for one in passes]
         return [list(group) for _, group in groupby(passes, key=lambda one: one.inputs)]

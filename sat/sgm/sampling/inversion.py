@@ -1,4 +1,4 @@
-"""Inversion: from clean latents to the noise that a sampler without noise of its own turns into them."""
+"""Inversion: from clean latents to the noise that a deterministic sampler turns into them."""
 import math
 from collections.abc import Callable, Mapping
 from itertools import pairwise
@@ -15,7 +15,7 @@ ROUNDS = 3
 
 
 def undoes_inversion(sampler: Sampler) -> bool:
-    """Whether each of the sampler's steps is Euler's alone, without noise of its own or frames held fixed."""
+    """Return True if all of the sampler's steps are plain Euler steps, without added noise or fixed frames."""
     euler = type(sampler) in (EulerEDMSampler, VideoDDIMSampler, Image2VideoDDIMSampler)
     return euler and sampler.fixed_frames == 0 and getattr(sampler, "s_churn", 0) == 0
 
@@ -23,15 +23,15 @@ def undoes_inversion(sampler: Sampler) -> bool:
 def invert(sampler: Sampler, denoiser: Callable, latents: torch.Tensor, cond: Mapping, num_steps: int | None = None,
            strength: float = 1.0, callback: Callable[[StepInfo], None] | None = None, rounds: int = ROUNDS,
            **model_inputs) -> FromLevel:
-    """Where to start `sampler`'s schedule, without guidance, to arrive at clean `latents` (B, T, C, H, W).
+    """Return the start from which `sampler`, without guidance, arrives at clean `latents` (B, T, C, H, W).
 
-    DDIM's ODE from clean to noise (Song et al. 2021, eq. 14) as far as `strength` of the steps, but no further than
-    the noisiest level of finite signal-to-noise ratio: at zero terminal SNR nothing of the clip could be left.
+    This follows DDIM's ODE from clean to noise (Song et al. 2021, eq. 14) over `strength` of the steps, but stops at
+    the noisiest level of nonzero signal-to-noise ratio: at zero terminal SNR nothing of the clip could be left.
 
-    Each step solves for the latents from which Euler's step would have come here, by `rounds` fixed-point iterations
-    from the latents at hand (Garibi et al. 2024); the first alone is DDIM inversion as it is best known.
-    `callback` gets StepInfo of the step upwards. Raises ConfigError for a strength outside 0 to 1, NumericalError
-    naming the step that left the finite numbers.
+    Each step solves for the latents from which an Euler step would lead to the current ones, by `rounds` fixed-point
+    iterations that begin at the current latents (Garibi et al. 2024); one round is ordinary DDIM inversion. `callback`
+    is given a StepInfo for each step. Raises ConfigError for a strength outside 0 to 1, and NumericalError naming the
+    step at which the latents are no longer finite.
     """
     check_strength(strength)
     schedule = sampler.schedule(num_steps)
@@ -40,7 +40,8 @@ def invert(sampler: Sampler, denoiser: Callable, latents: torch.Tensor, cond: Ma
     last = max(noisiest, schedule.index_with_left(strength))
     predict = Guided(denoiser, sampler.guider, cond, None, None, model_inputs)
     x = at_least_float32(latents)
-    for now, then in pairwise(levels[:last - 1 if last else None:-1]):
+    from_clean = levels[last:][::-1]
+    for now, then in pairwise(from_clean):
         before = guess = x
         for _ in range(rounds):
             denoised = predict(guess, then)

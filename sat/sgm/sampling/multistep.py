@@ -1,4 +1,4 @@
-"""Samplers that reuse earlier estimates, kept in a visible history."""
+"""Multistep samplers, which reuse estimates of earlier steps from an explicit history."""
 import math
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from sgm.sampling.steps import euler, lagrange_integrals, second_order, stochast
 
 @dataclass(kw_only=True)
 class DPMPP2MSampler(Sampler):
-    """DPM-Solver++(2M) (Lu et al. 2022b, algorithm 2): Euler's step with the estimate extrapolated in lambda."""
+    """DPM-Solver++(2M) (Lu et al. 2022b, algorithm 2): an Euler step with the estimate extrapolated in lambda."""
 
     convergence_order, nfe = 2, 1
 
@@ -23,8 +23,8 @@ class DPMPP2MSampler(Sampler):
 class SDEDPMPP2MSampler(Sampler):
     """SDE-DPM-Solver++(2M) (Lu et al. 2022b).
 
-    The released samplers draw noise for the first-order formula and again for the second-order one, which alone is
-    used: both draws are made, so that seeds reproduce.
+    The released samplers draw noise for the first-order formula and again for the second-order one, and use only the
+    latter. Both draws are made here too, so that the same seeds give the same videos.
     """
 
     convergence_order, nfe = None, 1
@@ -42,20 +42,20 @@ class SDEDPMPP2MSampler(Sampler):
 
 @dataclass(kw_only=True)
 class VPSDEDPMPP2MSampler(SDEDPMPP2MSampler):
-    """The released models' sampler: SDEDPMPP2MSampler, which is written for VE and VP alike."""
+    """SDEDPMPP2MSampler, which works on VE and VP alike, under the name in the released configurations."""
 
 
 @dataclass(kw_only=True)
 class VPODEDPMPP2MSampler(DPMPP2MSampler):
-    """DPMPP2MSampler, which is written for VE and VP alike, under its released VP name."""
+    """DPMPP2MSampler, which works on VE and VP alike, under its released VP name."""
 
 
 @dataclass(kw_only=True)
 class LinearMultistepSampler(Sampler):
     """Adams-Bashforth in sigma / alpha over up to `order` noise estimates (Liu et al. 2022, variable steps).
 
-    A noise estimate from zero SNR stands at an infinite level and is not reused. Started with Euler's step, it
-    converges with order 2 at most.
+    A noise estimate from zero SNR is at an infinite level and is not reused. Because the first step is an Euler step,
+    the order of convergence is at most 2.
     """
 
     convergence_order, nfe = 2, 1

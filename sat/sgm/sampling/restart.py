@@ -1,4 +1,4 @@
-"""Restart: noise added back over an interval, and integrated away again."""
+"""Restart sampling: noise is added back over an interval, and integrated away again."""
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from sgm.sampling.steps import churn
 
 @dataclass(frozen=True)
 class Interval:
-    """`repeats` times from `low` up to `high` in sigma / alpha, and down again in `steps` steps of Heun's method."""
+    """A restart from `low` to `high` in sigma / alpha and back in `steps` steps of Heun's method, `repeats` times."""
 
     low: float
     high: float
@@ -27,11 +27,11 @@ class Interval:
                               f"of at least 1, not {self}")
 
     def index(self, schedule: NoiseSchedule) -> int:
-        """Of the level nearest to `low` in log-SNR that a step arrives at."""
+        """Return the index of the level nearest to `low` in log-SNR among those below `high` that a step arrives at."""
         arrivals = [level for level in schedule.levels()[1:-1] if level.ratio < self.high]
         if not arrivals:
-            raise ConfigError(f"sampler_config.params.intervals: none of {schedule.num_steps} steps arrives at a noise "
-                              f"level below high {self.high}; raise high or num_steps")
+            raise ConfigError(f"sampler_config.params.intervals: none of the {schedule.num_steps} steps arrives at a "
+                              f"noise level below high {self.high}; raise high or num_steps")
         return min(arrivals, key=lambda level: abs(level.lamb + math.log(self.low))).index
 
 
@@ -39,9 +39,9 @@ class Interval:
 class RestartSampler(HeunEDMSampler):
     """Heun's method with restarts (Xu et al. 2023).
 
-    Each of `intervals` is a mapping of `low` and `high` (in sigma / alpha), `repeats` and `steps`: from the level of
-    the schedule nearest to `low` the run goes that often up to `high` by noise alone, and back along an EDM ramp. A
-    repeat costs 2 * `steps` evaluations; none is Heun's method.
+    Each of `intervals` is a mapping with `low` and `high` (in sigma / alpha), `repeats` and `steps`. At the level of
+    the schedule nearest to `low`, the run goes up to `high` by adding noise and back along an EDM ramp, `repeats`
+    times. A repeat costs 2 * `steps` evaluations; without repeats this is Heun's method.
     """
 
     convergence_order, nfe = None, None
@@ -68,7 +68,8 @@ class RestartSampler(HeunEDMSampler):
     def _restarted(self, x: torch.Tensor, low: NoiseLevel, interval: Interval, run) -> torch.Tensor:
         x, now = churn(x, low, interval.high / low.ratio - 1, self.s_noise * run.draw(), run.schedule)
         ratios = EDMDiscretization(low.ratio, interval.high).levels(interval.steps + 1)[1:-1]
-        for then in [*(run.schedule.at_ratio(ratio, low.index) for ratio in ratios.tolist()), low]:
+        between = [run.schedule.at_ratio(ratio, low.index) for ratio in ratios.tolist()]
+        for then in [*between, low]:
             x, _, _ = super().step(x, now, then, run, None)
             now = then
         return x

@@ -1,8 +1,8 @@
-"""Runge-Kutta of third order, with the schedule's steps or with steps chosen by their error.
+"""Third-order Runge-Kutta samplers, with the schedule's steps or with steps chosen by their error.
 
-Every schedule's latents, divided by alpha + sigma, are a rectified flow z = (1 - s) x0 + s noise of the time
-s = sigma / (alpha + sigma). In it Euler's step is exact for a constant estimate, and zero SNR (s = 1) is a level like
-any other; since no stage stands at the end of a step, so is the clean end (s = 0).
+Divided by alpha + sigma, the latents of any schedule follow a rectified flow z = (1 - s) x0 + s noise in the time
+s = sigma / (alpha + sigma). There Euler's step is exact for a constant estimate, and zero SNR (s = 1) is an ordinary
+level. So is the clean end (s = 0), because the method does not evaluate at the end of a step.
 """
 import math
 from collections.abc import Callable
@@ -16,8 +16,8 @@ from sgm.noise_schedule import NoiseLevel, NoiseSchedule
 from sgm.sampling.base import Sampler
 from sgm.sampling.guided import Guided
 
-# Share of a step's start below which the clean end is near: networks that were never asked there may stay apart from
-# their input, and no step would be small enough.
+# Below this share of a schedule step's first s, the clean end is reached in one unchecked step. A network that was not
+# trained there may disagree with its input, so that no step would be small enough.
 CLEAN = 1e-4
 
 
@@ -39,13 +39,13 @@ class Flow:
         return self.then.sigma / (self.then.alpha + self.then.sigma)
 
     def velocity(self, z: torch.Tensor, s: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """dz/ds = (z - denoised) / s at a time above `end`, and the denoised estimate it comes from."""
+        """Return dz/ds = (z - denoised) / s at a time s above `end`, and the denoised estimate it is made from."""
         level = self._level(s)
         denoised = self.predict(z * (level.alpha + level.sigma), level)
         return (z - denoised) / s, denoised
 
     def ralston(self, z: torch.Tensor, first: torch.Tensor, s: float, end: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """z at `end`, with its difference from the midpoint rule's; `first` is the velocity at s (Ralston 1962)."""
+        """Return z at `end` and its difference from the midpoint rule; `first` is the velocity at s (Ralston 1962)."""
         h = end - s
         second, _ = self.velocity(z + h / 2 * first, s + h / 2)
         third, _ = self.velocity(z + 3 * h / 4 * second, s + 3 * h / 4)
@@ -60,10 +60,10 @@ class Flow:
 
 @dataclass(kw_only=True)
 class RungeKutta3Sampler(Sampler):
-    """Ralston's method of third order (Ralston 1962) on the schedule's rectified flow (Liu et al. 2023).
+    """Ralston's third-order method (Ralston 1962) on the schedule's rectified flow (Liu et al. 2023).
 
-    It keeps its order from zero SNR and on the step to the clean end, for which it asks at a half and a quarter of the
-    last level's s. A network that was never asked there leaves a little of that level's noise.
+    It keeps its order from zero SNR and on the step to the clean end, where it evaluates at a half and a quarter of the
+    last level's s. A network that was not trained there leaves a little of that level's noise.
     """
 
     convergence_order, nfe = 3, 3
@@ -77,7 +77,7 @@ class RungeKutta3Sampler(Sampler):
 
 
 class Control(NamedTuple):
-    """What a row carries from step to step: its estimate, the width of its next step in s, evaluations so far."""
+    """The state of a row between steps: its guided estimate, the width of its next step in s, evaluations so far."""
 
     predict: Guided
     width: float
@@ -86,12 +86,12 @@ class Control(NamedTuple):
 
 @dataclass(kw_only=True)
 class AdaptiveSampler(Sampler):
-    """Ralston's method, its steps chosen by the difference from the embedded midpoint rule (Hairer et al. 1993, II.4).
+    """Ralston's method with steps chosen by the difference from the embedded midpoint rule (Hairer et al. 1993, II.4).
 
-    The schedule's levels are stops on the way, for guidance and reports; between them are as many steps as keep the
-    error of each below atol + rtol |z|, in the root mean square over a row. Each row of a batch takes its own, so that
-    it does not depend on its neighbours. A step takes 3 evaluations, and 2 each time it is tried again. More than
-    `max_evaluations` for a row raise ConfigError naming the step.
+    Every level of the schedule is reached exactly, for guidance and reports. Between two levels it takes as many steps
+    as keep the error of each below atol + rtol |z|, as a root mean square over a row. Each row of a batch chooses its
+    own steps and does not depend on its neighbours. A step takes 3 evaluations, and 2 more for each retry. Raises
+    ConfigError naming the step if a row needs more than `max_evaluations`.
     """
 
     convergence_order, nfe, adaptive = None, None, True
@@ -108,8 +108,8 @@ class AdaptiveSampler(Sampler):
     def schedule(self, num_steps: int | None = None, device: torch.device | str = "cpu") -> NoiseSchedule:
         schedule = super().schedule(num_steps, device)
         if self.max_evaluations < 3 * schedule.num_steps:
-            raise ConfigError(f"sampler_config.params.max_evaluations: {self.max_evaluations} are not enough for "
-                              f"{schedule.num_steps} steps of 3 at least; raise it, or lower num_steps")
+            raise ConfigError(f"sampler_config.params.max_evaluations: {self.max_evaluations} is not enough for "
+                              f"{schedule.num_steps} steps of at least 3 each; raise it, or lower num_steps")
         return schedule
 
     def step(self, x, now, then, run, history):
@@ -141,7 +141,7 @@ class AdaptiveSampler(Sampler):
         return z, denoised, Control(predict, width, used)
 
     def _error(self, z: torch.Tensor, after: torch.Tensor, difference: torch.Tensor) -> float:
-        """The error in units of what is tolerated; 0 for numbers that are not finite, which the run reports."""
+        """Return the error relative to the tolerance; 0 if it is not finite, so that the run itself reports that."""
         scaled = difference / (self.atol + self.rtol * torch.maximum(z.abs(), after.abs()))
         error = float(scaled.square().mean().sqrt())
         return error if math.isfinite(error) else 0.0

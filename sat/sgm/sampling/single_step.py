@@ -1,4 +1,4 @@
-"""Samplers that look at one step alone: Euler, Heun, ancestral, DDIM and DDPM forms."""
+"""Single-step samplers, which use no estimates of earlier steps: Euler, Heun, ancestral, DDIM and DDPM."""
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -14,9 +14,9 @@ from sgm.sampling.steps import ancestral_split, churn, euler
 
 @dataclass(kw_only=True)
 class EulerEDMSampler(Sampler):
-    """Euler with churn (Karras et al. 2022, algorithm 2, without the second-order correction).
+    """Euler's method with churn (Karras et al. 2022, algorithm 2, without the second-order correction).
 
-    Churn raises the noise by at most sqrt(2) where s_tmin <= sigma / alpha <= s_tmax; there is none at zero SNR.
+    Churn raises the noise by a factor of at most sqrt(2) where s_tmin <= sigma / alpha <= s_tmax, except at zero SNR.
     """
 
     convergence_order, nfe = 1, 1
@@ -40,10 +40,10 @@ class EulerEDMSampler(Sampler):
 
 @dataclass(kw_only=True)
 class HeunEDMSampler(EulerEDMSampler):
-    """Heun's trapezoid in sigma / alpha, with churn (Karras et al. 2022, algorithm 2).
+    """Heun's method (trapezoidal rule) in sigma / alpha, with churn (Karras et al. 2022, algorithm 2).
 
-    Written as Euler's step with a corrected estimate. From zero SNR the interval is infinite, and to the clean end the
-    derivative is unknown: those steps are Euler's, as line 9 of the algorithm has it for the last.
+    Written as an Euler step with a corrected estimate. Two steps are Euler steps: that from zero SNR, whose interval is
+    infinite, and that to the clean end, where the derivative is undefined (line 9 of the algorithm).
     """
 
     convergence_order, nfe = 2, 2
@@ -60,7 +60,10 @@ class HeunEDMSampler(EulerEDMSampler):
 
 @dataclass(kw_only=True)
 class EulerAncestralSampler(Sampler):
-    """Euler down to part of the next noise, the rest added afresh; `eta` 0 is Euler, 1 is DDPM (Song et al. 2021)."""
+    """Euler's method to below the next noise level, which fresh noise then restores (Song et al. 2021).
+
+    `eta` 0 is Euler's method, 1 is DDPM.
+    """
 
     convergence_order, nfe = 1, 1
     eta: float = 1.0
@@ -70,7 +73,7 @@ class EulerAncestralSampler(Sampler):
         return x if up == 0 else x + self.s_noise * then.alpha * up * run.draw()
 
     def below(self, now, then):
-        """The level to step down to, on then's alpha, and the noise to add after it."""
+        """Return the level to step down to, with then's alpha, and how much noise to add after it."""
         down, up = ancestral_split(now, then, self.eta)
         return replace(then, sigma=then.alpha * down), up
 
@@ -84,7 +87,7 @@ class EulerAncestralSampler(Sampler):
 class DPMPP2SAncestralSampler(EulerAncestralSampler):
     """DPM-Solver++(2S) (Lu et al. 2022b, algorithm 1, midpoint in lambda) with ancestral noise.
 
-    Euler's step from zero SNR, where lambda has no midpoint, and to the clean end.
+    The steps from zero SNR, where lambda has no midpoint, and to the clean end are Euler steps.
     """
 
     convergence_order, nfe = 2, 2
@@ -101,14 +104,14 @@ class DPMPP2SAncestralSampler(EulerAncestralSampler):
 
 @dataclass(kw_only=True)
 class DDIMSampler(Sampler):
-    """DDIM (Song et al. 2021, eq. 12) whose noise term has the share `s_noise` of the next sigma."""
+    """DDIM (Song et al. 2021, eq. 12) with fresh noise of standard deviation `s_noise` times the next sigma."""
 
     convergence_order, nfe = 1, 1
     s_noise: float = 0.1
 
     def __post_init__(self):
         if not 0 <= self.s_noise <= 1:
-            raise ConfigError(f"sampler_config.params.s_noise: {self.s_noise} is a share, between 0 and 1")
+            raise ConfigError(f"sampler_config.params.s_noise: {self.s_noise} must be between 0 and 1")
         super().__post_init__()
 
     def step(self, x, now, then, run, history):
@@ -132,20 +135,22 @@ class VideoDDIMSampler(Sampler):
 
 @dataclass(kw_only=True)
 class Image2VideoDDIMSampler(VideoDDIMSampler):
-    """VideoDDIMSampler under its released calling form, whose leading `image` is not used and may be left out."""
+    """VideoDDIMSampler with the released call signature, whose leading `image` is not used and may be left out."""
 
     def __call__(self, *args, **kwargs) -> torch.Tensor:
-        return super().__call__(*(args if callable(args[0]) else args[1:]), **kwargs)
+        if not callable(args[0]):  # the image stands before the denoiser
+            args = args[1:]
+        return super().__call__(*args, **kwargs)
 
 
 @dataclass(kw_only=True)
 class VideoDDPMSampler(EulerAncestralSampler):
-    """DDPM's posterior between the chosen steps (Ho et al. 2020, eq. 6 and 7): ancestral with eta 1."""
+    """DDPM's posterior between the chosen steps (Ho et al. 2020, eq. 6 and 7): ancestral sampling with eta 1."""
 
 
 @dataclass(kw_only=True)
 class SdeditEDMSampler(EulerEDMSampler):
-    """SDEdit (Meng et al. 2022): the first `edit_ratio` of the steps is skipped by noising a given clean latent."""
+    """SDEdit (Meng et al. 2022): skips the first `edit_ratio` of the steps by starting from a noised clean latent."""
 
     starts_from_image = True
     edit_ratio: float = 0.5
@@ -154,7 +159,10 @@ class SdeditEDMSampler(EulerEDMSampler):
                  uc: Mapping | None = None, num_steps: int | None = None, scale=None, generator: Generators = None,
                  callback: Callable[[StepInfo], None] | None = None, edit_ratio: float | None = None,
                  **model_inputs) -> torch.Tensor:
-        """Latent `image` and unit noise x, both (B, T, C, H, W) -> latents; otherwise as Sampler."""
+        """Sample latents from the latent `image` and unit noise x, both (B, T, C, H, W); otherwise as in Sampler.
+
+        Raises ConfigError for an `edit_ratio` outside [0, 1).
+        """
         edit_ratio = self.edit_ratio if edit_ratio is None else edit_ratio
         if not 0 <= edit_ratio < 1:
             raise ConfigError(f"edit_ratio: {edit_ratio} must be at least 0 and below 1")

@@ -1,4 +1,4 @@
-"""Where a run begins: at noise alone, at a clip under noise, or at latents that already lie on a level."""
+"""The start of a run: noise alone, a noised clip, or latents that are already at a level of the schedule."""
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from sgm.noise_schedule import NoiseSchedule
 
 
 class Beginning(NamedTuple):
-    """Latents `x` at level `first` of a schedule; `held` has the clean first frames that `fixed_frames` keeps."""
+    """The latents `x` at level `first` of a schedule; `held` has the clean first frames that `fixed_frames` keeps."""
 
     x: torch.Tensor
     first: int
@@ -18,7 +18,7 @@ class Beginning(NamedTuple):
 
 @dataclass(frozen=True)
 class FromNoise:
-    """Unit noise, scaled to the schedule's first level."""
+    """A start from unit noise, scaled to the schedule's first level."""
 
     def begin(self, schedule: NoiseSchedule, noise: torch.Tensor) -> Beginning:
         first = schedule.levels()[0]
@@ -27,10 +27,11 @@ class FromNoise:
 
 @dataclass(frozen=True)
 class FromClip:
-    """SDEdit (Meng et al. 2022, algorithm 1): a clip noised to the level where `strength` of the steps are left.
+    """A start from a clip, noised to the level with `strength` of the steps left.
 
-    `latents` are clean (B, T, C, H, W). Strength 0 leaves them as they are; 1 runs all steps, and at zero terminal SNR
-    nothing of the clip is left then. Raises ConfigError for a strength outside 0 to 1.
+    This is SDEdit (Meng et al. 2022, algorithm 1). `latents` (B, T, C, H, W) are clean. Strength 0 does not
+    change them; 1 runs all steps, which at zero terminal SNR leaves nothing of the clip. Raises ConfigError for a
+    strength outside 0 to 1.
     """
 
     latents: torch.Tensor
@@ -47,7 +48,7 @@ class FromClip:
 
 @dataclass(frozen=True)
 class FromLevel:
-    """Latents (B, T, C, H, W) that lie on the schedule's level `first`, such as an inversion gives."""
+    """A start from latents (B, T, C, H, W) at level `first` of the schedule, such as an inversion returns."""
 
     latents: torch.Tensor
     first: int
@@ -61,6 +62,6 @@ Start = FromNoise | FromClip | FromLevel
 
 
 def check_strength(strength: float, where: str = "strength") -> None:
-    """Raises ConfigError for a share of the steps outside 0 to 1."""
+    """Raise ConfigError for a share of the steps outside 0 to 1."""
     if not 0 <= strength <= 1:
         raise ConfigError(f"{where} is {strength}; it is the share of the steps that a clip goes through, from 0 to 1")

@@ -1,4 +1,4 @@
-"""Formulas that several samplers step with, over x = alpha * x0 + sigma * noise; all finite at alpha = 0."""
+"""Step formulas shared by several samplers, for x = alpha * x0 + sigma * noise."""
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -10,23 +10,23 @@ from sgm.noise_schedule import NoiseLevel, NoiseSchedule
 
 
 def euler(x: torch.Tensor, now: NoiseLevel, then: NoiseLevel, denoised: torch.Tensor) -> torch.Tensor:
-    """Euler's step of the probability-flow ODE: DDIM (Song et al. 2021, eq. 12) in (alpha, sigma).
+    """Take an Euler step of the probability-flow ODE: DDIM (Song et al. 2021, eq. 12) in (alpha, sigma).
 
-    alpha = 1 gives Euler's step of EDM (Karras et al. 2022, algorithm 1).
+    With alpha = 1 it is the Euler step of EDM (Karras et al. 2022, algorithm 1).
     """
     return then.alpha * denoised + then.sigma / now.sigma * (x - now.alpha * denoised)
 
 
 def decay(now: NoiseLevel, then: NoiseLevel) -> float:
-    """exp(-h) with h = lambda' - lambda: the factor by which sigma / alpha falls; 0 from zero SNR."""
+    """Return exp(-h) with h = lambda' - lambda, the factor by which sigma / alpha falls; 0 from zero SNR."""
     return then.ratio / now.ratio
 
 
 def stochastic(x: torch.Tensor, now: NoiseLevel, then: NoiseLevel, estimate: torch.Tensor, tau: float,
                noise: torch.Tensor | None) -> torch.Tensor:
-    """The step of the diffusion SDE with tau times the reverse SDE's noise, exact for a constant estimate of x0.
+    """Take a step of the diffusion SDE with tau times the reverse SDE's noise, exact for a constant estimate of x0.
 
-    tau 0 is Euler's step (`noise` is not used), 1 the reverse SDE (SA-Solver, Xue et al. 2023).
+    tau 0 is an Euler step (`noise` has no effect), 1 the reverse SDE (SA-Solver, Xue et al. 2023).
     """
     kept = decay(now, then) ** tau**2
     x = then.sigma / now.sigma * kept * x + then.alpha * (1 - decay(now, then) * kept) * estimate
@@ -35,16 +35,19 @@ def stochastic(x: torch.Tensor, now: NoiseLevel, then: NoiseLevel, estimate: tor
 
 def churn(x: torch.Tensor, now: NoiseLevel, gamma: float, noise: torch.Tensor,
           schedule: NoiseSchedule) -> tuple[torch.Tensor, NoiseLevel]:
-    """Raise the noise by the factor 1 + gamma with fresh noise (Karras et al. 2022, algorithm 2, lines 4 to 6)."""
+    """Return x and its level with sigma / alpha raised by the factor 1 + gamma, by adding fresh noise.
+
+    See Karras et al. 2022, algorithm 2, lines 4 to 6.
+    """
     hat = schedule.at_ratio(now.ratio * (1 + gamma), now.index)
     added = math.sqrt(hat.ratio**2 - now.ratio**2)
     return hat.alpha * (x / now.alpha + added * noise), hat
 
 
 def ancestral_split(now: NoiseLevel, then: NoiseLevel, eta: float) -> tuple[float, float]:
-    """(down, up) with down^2 + up^2 = ratio'^2: go down to `down`, add noise of `up`; eta 1 is DDPM's posterior.
+    """Return (down, up) with down^2 + up^2 = ratio'^2: a step goes down to `down`, then adds noise of deviation `up`.
 
-    Song et al. 2021, eq. 16, in sigma / alpha.
+    This is Song et al. 2021, eq. 16, in sigma / alpha; eta 1 is DDPM's posterior.
     """
     up = min(then.ratio, eta * then.ratio * math.sqrt(1 - decay(now, then) ** 2))
     return math.sqrt(then.ratio**2 - up**2), up
@@ -52,9 +55,10 @@ def ancestral_split(now: NoiseLevel, then: NoiseLevel, eta: float) -> tuple[floa
 
 def second_order(denoised: torch.Tensor, older: tuple[torch.Tensor, float] | None, now: NoiseLevel,
                  then: NoiseLevel) -> torch.Tensor:
-    """DPM-Solver++(2M)'s extrapolated estimate from this one and the last with its lambda (Lu et al. 2022b, alg. 2).
+    """Return DPM-Solver++(2M)'s estimate, extrapolated from this one and the `older` one with its lambda.
 
-    First order on the first step, after an infinite step (from zero SNR) and on the last, infinite one.
+    See Lu et al. 2022b, algorithm 2. On the first step, after a step from zero SNR, and on the step to the clean end it
+    is `denoised` itself (first order).
     """
     if older is None or then.clean or math.isinf(older[1]):
         return denoised
@@ -65,9 +69,9 @@ def second_order(denoised: torch.Tensor, older: tuple[torch.Tensor, float] | Non
 def lagrange_integrals(nodes: Sequence[float], start: float, end: float, points: int,
                        weight: Callable[[np.ndarray], np.ndarray] = np.ones_like,
                        variable: Callable[[np.ndarray], np.ndarray] = np.asarray) -> list[float]:
-    """Integrals from start to end of weight(t) times the Lagrange polynomials of variable(t) on `nodes`.
+    """Return the integrals from start to end of weight(t) times the Lagrange polynomials of variable(t) on `nodes`.
 
-    By Gauss-Legendre quadrature on `points` points: exact for polynomials of degree below twice that.
+    Gauss-Legendre quadrature with n points is exact for polynomials of degree below 2n; n is `points`.
     """
     places, widths = _gauss_legendre(points)
     t = (end - start) / 2 * places + (end + start) / 2

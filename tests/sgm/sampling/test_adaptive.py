@@ -47,7 +47,7 @@ def test_a_budget_that_is_used_up_stops_with_the_step_and_one_that_cannot_do_is_
     with pytest.raises(ConfigError, match=r"max_evaluations: 30 are used up at sampling step \d of 4; raise it"):
         sampler_of("AdaptiveSampler", EDM, 4, rtol=1e-9, atol=1e-9, max_evaluations=30)(
             Gaussian(), unit_noise(), conditions()[0])
-    with pytest.raises(ConfigError, match="29 are not enough for 10 steps"):
+    with pytest.raises(ConfigError, match="29 is not enough for 10 steps"):
         sampler_of("AdaptiveSampler", EDM, 10, max_evaluations=29)
     with pytest.raises(ConfigError, match="nor both 0"):
         sampler_of("AdaptiveSampler", EDM, 10, rtol=0.0, atol=0.0)

@@ -117,7 +117,7 @@ def test_a_restart_costs_what_it_says_and_forgets_where_it_was():
     ("SASolverSampler", {"tau": -1.0}, "tau: -1.0 must not be negative"),
     ("RestartSampler", {"intervals": [{"low": 2.0, "high": 1.0, "repeats": 1, "steps": 1}]}, "0 < low < high"),
     ("RestartSampler", {"intervals": [{"low": 0.1, "high": 1.0, "repeats": 1}]}, "steps"),
-    ("RestartSampler", {"num_steps": 1}, "none of 1 steps arrives at a noise level below high"),
+    ("RestartSampler", {"num_steps": 1}, "none of the 1 steps arrives at a noise level below high"),
 ])
 def test_what_cannot_be_is_refused_when_built(name, params, message):
     with pytest.raises(ConfigError, match=message):
