@@ -172,7 +172,8 @@ def _named(name: str, args: Arguments, key: str) -> bool:
 def main(argv=None) -> None:
     args = get_args(argv, __doc__.splitlines()[0])
     p, stages = build(args)
-    folder, total, peak = Path(args.training.save), sum(s.iters for s in stages), args.deepspeed_config.optimizer.params.lr
+    folder, total = Path(args.training.save), sum(s.iters for s in stages)
+    peak = args.deepspeed_config.optimizer.params.lr
     folder.mkdir(parents=True, exist_ok=True)
     if args.training.resume:
         p.load(folder)

@@ -1,4 +1,4 @@
-"""Configuration files and the command line to one `Arguments`: every key declared here, the device resolved once."""
+"""The arguments of a run: declaration of every key, and reading of configuration files and command line into them."""
 import argparse
 import re
 import sys
@@ -28,7 +28,7 @@ DATA_KEYS = ("target", "params", "stages")
 OVERRIDE = re.compile(rf"({'|'.join(SECTIONS)})([.\[][^\s=]*)?=")
 GUIDER = "model.sampler_config.params.guider_config"
 STEPS = "model.sampler_config.params.num_steps"
-# Plain arguments that set keys below `model`: name -> (type, keys, help). A key in parentheses is set where it exists.
+# Flags that set keys below `model`: name -> (type, keys, help). A key in parentheses is set only where it exists.
 MODEL_KNOBS = {
     "num_inference_steps": (int, (STEPS, f"({GUIDER}.params.num_steps)"), "sampling steps (presets: 50)"),
     "guidance_scale": (float, (f"{GUIDER}.params.scale",), "classifier-free guidance (presets: 6.0)"),
@@ -36,9 +36,9 @@ MODEL_KNOBS = {
 
 
 def get_args(argv: Sequence[str] | None = None, description: str = "") -> Arguments:
-    """The command line and the files it names, merged: files left to right, then plain arguments, then `key=value`.
+    """Return the merged arguments: files from left to right, then flags, then `key=value`; the later one wins.
 
-    Raises ConfigError for a file, section, key or value that is wrong; nothing below `model` is imported or built.
+    Raises ConfigError for a file, section, key or value that is wrong. Nothing below `model` is imported or built.
     """
     options, overrides = _read_command_line(argv, description)
     allow_targets(*options.pop("allow_targets", ()))
@@ -52,7 +52,7 @@ def get_args(argv: Sequence[str] | None = None, description: str = "") -> Argume
     typed = [parse_override(text) for text in overrides]
     load = dict(typed).get("args.load", config.args.get("load"))
     if isinstance(load, str) and is_pipeline(existing_path(load, Path.cwd(), REPOSITORY)):
-        borrow_parts(config.model, existing_path(load, Path.cwd(), REPOSITORY))  # from files: what is typed is meant
+        borrow_parts(config.model, existing_path(load, Path.cwd(), REPOSITORY))  # overrides come after it and win
     for key, value in typed:
         set_key(config, key, value)
     _check_keys(config.args, "command line")
@@ -75,21 +75,21 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _read_command_line(argv: Sequence[str] | None, description: str) -> tuple[dict, list[str]]:
-    """Given options by name (absent ones are not in the result), and the `key=value` words."""
+    """Return the flags that were given, by name, and the `key=value` words."""
     parser = _Parser(description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS,
-                     epilog="Any key of the files can follow as key=value, such as args.sampling_fps=16.")
-    parser.add_argument("--base", nargs="+", default=None, metavar="YAML", help="files, merged left to right")
+                     epilog="Any configuration key can be set as key=value, such as args.sampling_fps=16.")
+    parser.add_argument("--base", nargs="+", default=None, metavar="YAML", help="YAML files, merged left to right")
     parser.add_argument("--allow-targets", nargs="+", metavar="MODULE",
-                        help="modules outside this project whose classes the files may name as targets")
+                        help="modules outside this project whose classes may be named as targets")
     parser.add_argument("--use-dynamic-cfg", action="store_true",
-                        help="guidance that changes from step to step (presets: on)")
-    parser.add_argument("--no-dynamic-cfg", dest="use_dynamic_cfg", action="store_false", help="constant guidance")
+                        help="guidance scale that changes from step to step (presets: on)")
+    parser.add_argument("--no-dynamic-cfg", dest="use_dynamic_cfg", action="store_false", help="constant scale")
     for name, (kind, _, text) in MODEL_KNOBS.items():
         parser.add_argument(_flag(name), type=kind, help=text)
     for name, key in KEYS.items():
         parser.add_argument(_flag(name), help=f"{key.metadata['help']} (default: {key.default})", **_option_kind(key))
     words = list(sys.argv[1:] if argv is None else argv)
-    certain = [w for w in words if OVERRIDE.match(w)]  # out first: an argument that takes a list would swallow them
+    certain = [w for w in words if OVERRIDE.match(w)]  # removed first: a flag that takes a list would take them
     known, rest = parser.parse_known_args([w for w in words if w not in certain])
     options = vars(known)
     possible = [w for w in [*(options["base"] or []), *rest] if "=" in w and not w.startswith("-")]
@@ -111,7 +111,7 @@ def _flag(name: str) -> str:
 def _option_kind(key) -> dict:
     kind, choices = key.metadata["kind"], key.metadata["choices"]
     if kind == "bool":
-        # argparse takes any `--no-…` of its own kind to mean false.
+        # BooleanOptionalAction reads every `--no-…` as false, even where no_ belongs to the name of the key.
         return {"action": "store_true" if key.name.startswith("no_") else argparse.BooleanOptionalAction}
     types = {"int": int, "float": float, "ints": int}
     return {"type": types.get(kind, str), "nargs": "+" if kind in ("ints", "inputs") else None,
@@ -141,12 +141,12 @@ def _set_model_key(config: DictConfig, flag: str, key: str, value) -> None:
 def _section_of(config: DictConfig, flag: str, key: str) -> DictConfig:
     section = OmegaConf.select(config, key)
     if not isinstance(section, DictConfig):
-        raise ConfigError(f"{flag} has nothing to set: no file of --base has {key}")
+        raise ConfigError(f"{flag} sets {key}, which no file given with --base has")
     return section
 
 
 def _switch_guider(config: DictConfig, dynamic: bool) -> None:
-    """DynamicCFG or VanillaCFG in place of the guider there is, at its scale; one that already fits is left alone."""
+    """Replace the guider by DynamicCFG or VanillaCFG of the same scale, unless it is of that class already."""
     guider = _section_of(config, "--use-dynamic-cfg" if dynamic else "--no-dynamic-cfg", GUIDER)
     wanted = "DynamicCFG" if dynamic else "VanillaCFG"
     module, _, name = str(guider.get("target")).rpartition(".")
@@ -165,7 +165,10 @@ def _check_keys(section, source: str) -> None:
 
 
 def _anchor(config: DictConfig, first: Path, second: Path) -> None:
-    """Paths in a file start at the repository's root, paths on the command line where the user stands."""
+    """Make the relative paths of a configuration absolute, in place.
+
+    Inputs are looked for below `first`, then below `second`; outputs are placed below `first`.
+    """
     anchor_model_paths(config.get("model"), first, second)
     section = config.get("args")
     for key in section or ():
@@ -184,13 +187,13 @@ def _anchored(kind: str, value, first: Path, second: Path):
 
 
 def _converted(name: str, value):
-    """A value of the declared kind, or ConfigError; None stays None where that is the default."""
+    """Return the value as its key's kind; None is allowed only as the default. Raises ConfigError for a wrong one."""
     key = KEYS[name]
     kind, choices = key.metadata["kind"], key.metadata["choices"]
     if value is None and key.default is None:
         return None
     if choices and value not in choices:
-        raise ConfigError(f"args.{name} is {value!r}; it can be {', '.join(choices)}{nearest(value, choices)}")
+        raise ConfigError(f"args.{name} is {value!r}; it must be one of {', '.join(choices)}{nearest(value, choices)}")
     if not _CHECKS[kind][0](value):
         raise ConfigError(f"args.{name} is {value!r}; it must be {_CHECKS[kind][1]}")
     return [value] if kind == "inputs" and isinstance(value, str) else value
@@ -229,6 +232,6 @@ def _check_values(args: Arguments) -> None:
     if every is not None and every < 1:
         raise ConfigError(f"args.save_denoised_every is {every}; it must be 1 or more, or left out")
     if every is not None and sampling.only_save_latents:
-        raise ConfigError("args.save_denoised_every decodes, but args.only_save_latents does not; leave one out")
+        raise ConfigError("args.save_denoised_every needs decoding, which args.only_save_latents skips; leave one out")
     if sampling.sampling_image_size is not None and len(sampling.sampling_image_size) != 2:
-        raise ConfigError(f"args.sampling_image_size is {sampling.sampling_image_size}; give [height, width]")
+        raise ConfigError(f"args.sampling_image_size is {sampling.sampling_image_size}; it must be [height, width]")

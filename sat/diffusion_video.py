@@ -1,4 +1,4 @@
-"""The engine: a video diffusion model composed from YAML; samples latents, computes the training loss."""
+"""The engine: a video diffusion model built from YAML, which samples latents and computes the training loss."""
 import logging
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
@@ -26,12 +26,12 @@ from weights.lora_names import MATRICES
 
 logger = logging.getLogger(__name__)
 
-OFS = 2.0  # the value that the models with an `ofs` embedding were trained and are sampled with
-FIRST_FRAME_NOISE = (-3.0, 0.5)  # mean and deviation of log(sigma) for the noise on the conditioning image in training
+OFS = 2.0  # the only value that models with an `ofs` embedding are trained and sampled with
+FIRST_FRAME_NOISE = (-3.0, 0.5)  # mean and deviation of log(sigma) of the conditioning image's noise in training
 
 
 def build_codec(args: Namespace) -> LatentCodec:
-    """The first stage alone, for latents that were sampled earlier."""
+    """Build the first stage alone, to decode latents that were sampled earlier."""
     model = ModelConfig.read(args.model_config)
     codec = LatentCodec(model.first_stage_config, model.scale_factor, model.disable_first_stage_autocast,
                         compiled=model.compile_first_stage)
@@ -39,11 +39,11 @@ def build_codec(args: Namespace) -> LatentCodec:
 
 
 class DiffusionEngine(LatentCodec):
-    """Conditioner, network, denoiser, sampler, loss and first stage, as `args.model_config` names them.
+    """The engine: conditioner, network, denoiser, sampler, loss and first stage, built from `args.model_config`.
 
-    `args` also has `fp16`, `bf16` (dtype of all weights) and `device`. State-dict prefixes: `model.diffusion_model.`,
-    `conditioner.`, `first_stage_model.`. `network` is one that was built before, with its weights
-    (`network_weights.build_network`); None builds it anew. Raises ConfigError for parts that do not fit each other.
+    `args.fp16` and `args.bf16` set the dtype of all weights, `args.device` their device. State-dict prefixes:
+    `model.diffusion_model.`, `conditioner.`, `first_stage_model.`. `network` may be one that is built and loaded
+    already (`network_weights.build_network`); None builds one. Raises ConfigError for parts that do not fit each other.
     """
 
     def __init__(self, args: Namespace, network: nn.Module | None = None):
@@ -53,7 +53,7 @@ class DiffusionEngine(LatentCodec):
                          config.en_and_decode_n_samples_a_time, config.compile_first_stage)
         self.config = config
         self.offload: Offload | None = None
-        self.sharing: SharedPasses | None = None  # with which processes the passes of guidance are divided
+        self.sharing: SharedPasses | None = None  # processes that share the branches of guidance
         if network is None:
             network = instantiate_from_config(config.network_config)
         wrapper = get_obj_from_str(config.network_wrapper or "sgm.wrappers.OpenAIWrapper", "model.network_wrapper")
@@ -70,7 +70,7 @@ class DiffusionEngine(LatentCodec):
 
     @property
     def network(self) -> nn.Module:
-        """The bare transformer, whose weights a checkpoint holds under `model.diffusion_model.`."""
+        """The transformer itself, whose weights a checkpoint holds under `model.diffusion_model.`."""
         return self.model.diffusion_model
 
     @property
@@ -87,13 +87,13 @@ class DiffusionEngine(LatentCodec):
 
     @property
     def image_latent_scale(self) -> float:
-        """What the VAE's latent of the conditioning image is multiplied with before the network sees it."""
+        """The factor on the VAE's latent of the conditioning image, before the network is given it."""
         if self.config.image_latent_scale is not None:
             return self.config.image_latent_scale
         return 1.0 if self.patch_t > 1 else self.scale_factor
 
     def share_work(self) -> None:
-        """Divides passes and their tokens among the processes that `parallel.launched` put together for that."""
+        """Divide branches and their tokens among processes, by the groups that `parallel.launched` made."""
         group, ranks = groups.guidance_group()
         self.sharing = None if group is None or len(ranks) == 1 else SharedPasses(group, ranks)
         for model in (self.model, self.weak_model):
@@ -101,9 +101,9 @@ class DiffusionEngine(LatentCodec):
                 model.diffusion_model.token_group = groups.sequence_group()
 
     def predict(self, x: Tensor, timesteps: Tensor, cond: Mapping[str, Tensor], weak: bool = False, **inputs) -> Tensor:
-        """The network in its own dtype, called and answering in x's; supplies `ofs` where the model has it.
+        """Run the network on x in the network's dtype and return its output in x's; adds `ofs` if the model has it.
 
-        `weak` asks the weaker network, where the sampler's guider has one.
+        `weak` runs the weaker network, which the sampler's guider must have.
         """
         if self.config.network_config["params"].get("ofs_embed_dim") is not None and inputs.get("ofs") is None:
             inputs["ofs"] = torch.full((1,), OFS, device=x.device)
@@ -118,11 +118,11 @@ class DiffusionEngine(LatentCodec):
                num_steps: int | None = None, scale: float | Tensor | None = None,
                callback: Callable[[StepInfo], None] | None = None, start: Start | None = None, **network_inputs
                ) -> Tensor:
-        """Latents (batch_size, T, C, H, W) from noise; `shape` is (T, C, H, W), padding latents included.
+        """Sample latents (batch_size, T, C, H, W); `shape` is (T, C, H, W), padding latents included.
 
-        `start` begins at a clip instead, or at an inversion. `uc` None samples without guidance. `generator`: torch's
-        global state, one generator, or one per row (a row then does not depend on its neighbours). Raises
-        NumericalError naming the step that left the finite numbers.
+        `start` None starts from noise; else it is a clip or an inversion to start from. `uc` None samples without
+        guidance. `generator` None draws from torch's global state; one generator serves all rows; one per row makes
+        each row independent of the others. Raises NumericalError naming the step whose result is not finite.
         """
         noise = draw_noise(torch.empty(batch_size, *shape, device=self.device), generator)
         plan = PassPlan(self.step_cache and self.step_cache.begin(batch_size), self.sharing,
@@ -134,13 +134,13 @@ class DiffusionEngine(LatentCodec):
     @torch.no_grad()
     def invert(self, latents: Tensor, cond: Mapping[str, Tensor], num_steps: int | None = None, strength: float = 1.0,
                callback: Callable[[StepInfo], None] | None = None, **network_inputs) -> FromLevel:
-        """Where to start `sample` without `uc` to arrive at latents (B, T, C, H, W): `sgm.sampling.invert`."""
+        """Return the start from which `sample` without `uc` reaches latents (B, T, C, H, W): `sgm.sampling.invert`."""
         with self._attention(latents, cond):
             return invert(self._sampler, self._bound_denoiser(), latents, cond, num_steps, strength, callback,
                           **network_inputs)
 
     def _attention(self, latents: Tensor, cond: Mapping[str, Tensor]) -> AbstractContextManager[None]:
-        """By the configured kernel, for latents (B, T, C, H, W)."""
+        """Return a context manager that uses the configured kernel for attention on latents (B, T, C, H, W)."""
         if self.config.attention_kernel is None:
             return nullcontext()
         shape = attention_shape(self.config.network_config, latents, cond["crossattn"].shape[1])
@@ -156,20 +156,23 @@ class DiffusionEngine(LatentCodec):
         return self.denoiser.bind(self.predict, self._sampler.discretization.parameterization)
 
     def encode_clip(self, video: Tensor) -> Tensor:
-        """Latents (B, T, C, h, w) of a video (B, 3, frames, H, W), the posterior's mean, with padding in front."""
+        """Return latents (B, T, C, h, w) of a video (B, 3, frames, H, W): the posterior's mean, padded in front."""
         return self._padded(self.encode_first_stage(video, sample_posterior=False).transpose(1, 2).float())
 
     def encode_image(self, image: Tensor, latent_frames: int, generator: torch.Generator | None = None) -> Tensor:
-        """`cond["concat"]` for images (B, 3, H, W): (B, latent_frames, C, h, w), the image's, then zeros."""
+        """Return `cond["concat"]` (B, latent_frames, C, h, w) for images (B, 3, H, W).
+
+        The image latent is in the first latent frame, with zeros after it, or in all frames: `noised_image_all_concat`.
+        """
         latent = self.encode_first_stage(image[:, :, None], generator) / self.scale_factor * self.image_latent_scale
         return self._spread(latent.transpose(1, 2), latent_frames)
 
     def shared_step(self, batch: Mapping) -> tuple[Tensor, dict[str, Tensor | None]]:
-        """The training loss of a batch; and to log: `loss`, `loss_per_sample` (B,), `timesteps` (B,).
+        """Return a batch's training loss and a dict to log: `loss`, `loss_per_sample` (B,), `timesteps` (B,).
 
-        `batch[input_key]` is a video (B, T, 3, H, W) in [-1, 1], or latents with `latent_input`; image-to-video on
-        latents needs the first frame beside them, `batch["image"]` (B, 3, H, W), or the VAE's latents of it under
-        noise, `batch["image_latents"]` (B, 1, C, h, w).
+        `batch[input_key]` is a video (B, T, 3, H, W) in [-1, 1], or latents with `latent_input`. Image-to-video on
+        latents also needs the first frame, `batch["image"]` (B, 3, H, W), or the VAE's latent of the noised first
+        frame, `batch["image_latents"]` (B, 1, C, h, w).
         """
         if self.loss_fn is None:
             raise ConfigError("model.loss_fn_config is missing; give the loss's target and params")
@@ -177,8 +180,10 @@ class DiffusionEngine(LatentCodec):
         video = batch[self.config.input_key].to(self.device)
         is_latent = self.config.latent_input and video.shape[2] != 3
         image = self._noised_image(batch, None if is_latent else video)
-        latents = video * self.scale_factor if is_latent else (
-            self.encode_first_stage(video.transpose(1, 2)).transpose(1, 2))
+        if is_latent:
+            latents = video * self.scale_factor
+        else:
+            latents = self.encode_first_stage(video.transpose(1, 2)).transpose(1, 2)
         latents = self._padded(latents.float())
         if image is not None:
             batch["concat_images"] = self._dropped(self._spread(image, latents.shape[1]))
@@ -187,20 +192,23 @@ class DiffusionEngine(LatentCodec):
         return loss, {"loss": loss.detach(), "loss_per_sample": terms.loss.detach(), "timesteps": terms.timesteps}
 
     def disable_untrainable_params(self) -> None:
-        """Freezes what `not_trainable_prefixes` names; LoRA's own matrices are always trained."""
+        """Freeze the parameters that `not_trainable_prefixes` names, except LoRA's matrices."""
         for name, parameter in self.named_parameters():
             frozen = any(prefix == "all" or name.startswith(prefix) for prefix in self.config.not_trainable_prefixes)
             if frozen and not any(part in name for part in MATRICES):
                 parameter.requires_grad_(False)
 
     def _noised_image(self, batch: Mapping, video: Tensor | None) -> Tensor | None:
-        """Latent (B, 1, C, h, w) of the first frame under noise of sigma = exp(N(-3, 0.5)), one sigma per clip."""
+        """Return the latent (B, 1, C, h, w) of the first frame with noise of sigma = exp(N(-3, 0.5)), drawn per clip.
+
+        None if the model is not image-to-video. A cached `batch["image_latents"]` has its noise already.
+        """
         if not self.config.noised_image_input:
             return None
         if "image_latents" in batch:
             return batch["image_latents"].to(self.device) * self.image_latent_scale
         if "image" not in batch and video is None:
-            raise ValueError("image-to-video training on latents needs the first frames as batch['image']")
+            raise ValueError("image-to-video training on latents needs batch['image'] or batch['image_latents']")
         frames = video[:, 0] if video is not None and "image" not in batch else batch["image"].to(self.device)
         image = frames[:, :, None]
         sigma = torch.normal(*FIRST_FRAME_NOISE, size=(len(image),)).exp().to(image)
@@ -221,7 +229,7 @@ class DiffusionEngine(LatentCodec):
         return image * keep.view(-1, 1, 1, 1, 1)
 
     def _padded(self, latents: Tensor) -> Tensor:
-        """Copies of the first latent in front, until time divides into patches."""
+        """Put copies of the first latent frame in front, until the count divides into patches."""
         missing = -latents.shape[1] % self.patch_t
         return torch.cat((latents[:, :1].repeat(1, missing, 1, 1, 1), latents), dim=1) if missing else latents
 

@@ -1,4 +1,4 @@
-"""What the entry scripts share in speaking to a user: one line for a mistake, progress, time per step."""
+"""Console output shared by the scripts: one line for a user error, progress bars, time per workflow step."""
 import logging
 import sys
 import time
@@ -17,7 +17,7 @@ NOISY = ("DeepSpeed", "transformers", "httpx", "urllib3", "PIL", "imageio", "ima
 
 
 def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
-    """The exit code of `main(argv)`: 0, 2 with one `error:` line for a mistake of the user, 130 when interrupted."""
+    """Call `main(argv)` and return the exit code: 0; 2 after a user error, reported in one line; 130 if interrupted."""
     _quiet_libraries()
     level = logging.INFO if is_main_process() else logging.WARNING
     logging.basicConfig(stream=sys.stderr, level=level, format="%(message)s")
@@ -33,12 +33,12 @@ def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
 
 
 def progress(*args, disable: bool = False, **settings) -> tqdm:
-    """A progress bar, which one process alone shows."""
+    """Return a progress bar that only rank 0 shows."""
     return tqdm(*args, disable=disable or not is_main_process(), **settings)
 
 
 class Clock:
-    """Seconds since it was made."""
+    """A stopwatch that starts when it is made."""
 
     def __init__(self):
         self._started = time.perf_counter()
@@ -49,7 +49,7 @@ class Clock:
 
 
 class Steps:
-    """The steps of a workflow: each is announced when it first begins; `seconds` is what each took in all."""
+    """The named steps of a workflow, each logged when it first begins; `seconds` holds the total time of each."""
 
     def __init__(self, *names: str):
         self.names = names
@@ -70,6 +70,6 @@ class Steps:
 
 
 def _quiet_libraries() -> None:
-    """Their warnings (DeepSpeed's about a missing accelerator) would stand before the one line that matters."""
+    """Hide the libraries' warnings (such as DeepSpeed's about a missing accelerator), which would bury our messages."""
     for name in NOISY:
         logging.getLogger(name).addFilter(lambda record: record.levelno >= logging.ERROR)

@@ -1,12 +1,12 @@
-"""Mistakes a user can mend. The message is the whole line that the user reads: what is wrong, where, what to do."""
+"""User errors. The message is the one line that the user reads: what is wrong, where, and what to do."""
 
 
 class UserError(Exception):
-    """Shown by the entry scripts as one line, without a traceback; the exit code is 2."""
+    """A mistake the user can correct; scripts report it in one line without a traceback and exit with code 2."""
 
 
 class ConfigError(UserError):
-    """A configuration key, value, target or command-line argument."""
+    """A wrong configuration key, value, target or command-line argument."""
 
 
 class CheckpointError(UserError):
@@ -14,8 +14,8 @@ class CheckpointError(UserError):
 
 
 class DataError(UserError):
-    """An input file: prompts, images, training clips, output folders."""
+    """A wrong file or folder of inputs or outputs: prompts, images, training clips, output folders."""
 
 
 class NumericalError(UserError):
-    """A computation left the finite numbers; names the step."""
+    """A computation whose result is not finite; the message names the step."""

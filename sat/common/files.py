@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and paths that do not depend on where a script was started."""
+"""Atomic writing of files, and paths relative to the repository's root."""
 import os
 import tempfile
 from collections.abc import Iterator
@@ -12,9 +12,10 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary name beside `path` (same suffix); on success it is flushed to disk and renamed to `path`.
+    """Context manager for writing `path` atomically: yields a temporary path beside it, with the same suffix.
 
-    If the block raises or the process dies, `path` keeps what it held before.
+    On success the temporary file is flushed to disk and renamed to `path`. If the block raises or the process dies,
+    `path` keeps its previous content.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,7 +31,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes renames inside `folder` survive a power cut."""
+    """Flush a folder's entries to disk, so that renames inside it survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -39,7 +40,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def from_repository(path: str | Path) -> Path:
-    """A path as configuration files write it: absolute, from `~`, or relative to the repository's root."""
+    """Return the absolute path for one that is absolute, starts with `~`, or is relative to the repository's root."""
     return REPOSITORY / Path(path).expanduser()
 
 

@@ -15,7 +15,7 @@ KERNELS = ("flash", "cudnn", "efficient", "math", "flash3", "flash4")  # see net
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The keys of a configuration's `model` section. Every `*_config` is a `{target, params}`."""
+    """The keys of a configuration's `model` section. Every `*_config` is a mapping of `target` and `params`."""
 
     network_config: Mapping
     denoiser_config: Mapping
@@ -23,25 +23,25 @@ class ModelConfig:
     first_stage_config: Mapping
     sampler_config: Mapping | None = None
     loss_fn_config: Mapping | None = None
-    network_wrapper: str | None = None  # dotted path of what adapts the network; OpenAIWrapper if None
+    network_wrapper: str | None = None  # dotted path of the network's wrapper class; None: OpenAIWrapper
     scale_factor: float = 1.0
     # Factor on the VAE's latent of the conditioning image; None: as released, 1 with time patches, else scale_factor.
     image_latent_scale: float | None = None
     input_key: str = "mp4"
-    latent_input: bool = False  # batches may hold latents (B, t, C, H, W), not yet scaled, in place of videos
+    latent_input: bool = False  # batches may hold unscaled latents (B, t, C, H, W) instead of videos
     noised_image_input: bool = False  # image-to-video
-    noised_image_all_concat: bool = False  # the image latent beside every latent frame, not just the first
+    noised_image_all_concat: bool = False  # give the image latent to every latent frame, not only the first
     noised_image_dropout: float = 0.0  # share of training clips whose image latent is zeroed
     not_trainable_prefixes: Sequence[str] = ("first_stage_model", "conditioner")  # "all": everything but LoRA
     en_and_decode_n_samples_a_time: int | None = None
     disable_first_stage_autocast: bool = True
-    compile_model: bool | str = False  # true: the whole transformer; "regional": its layers, in less time
+    compile_model: bool | str = False  # true: the whole transformer; "regional": layer by layer, which compiles faster
     compile_first_stage: bool = False
-    attention_kernel: str | None = None  # for sampling: one of attention_kernels.KERNELS, or "fastest" to measure
-    guidance_one_by_one: bool = False  # a guided step's passes one after another, not as one batch: less memory
-    step_cache_config: Mapping | None = None  # reuse of what layers added at earlier steps: step_cache
-    log_keys: Sequence[str] = ()  # entries of a batch to log beside samples
-    # Accepted in released files, which set them to these values or never read them.
+    attention_kernel: str | None = None  # in sampling: a name in attention_kernels.KERNELS, or "fastest", measured
+    guidance_one_by_one: bool = False  # one forward pass per branch instead of one batch: less memory
+    step_cache_config: Mapping | None = None  # reuse of layer outputs of earlier steps: step_cache
+    log_keys: Sequence[str] = ()  # entries of a batch to log with samples
+    # No effect: accepted because released configurations have them.
     lr_scale: None = None
     lora_train: bool = False
     use_pd: bool = False
@@ -49,7 +49,7 @@ class ModelConfig:
 
     @classmethod
     def read(cls, config) -> "ModelConfig":
-        """Raises ConfigError for keys that are unknown (with the nearest), missing, or without support."""
+        """Read a `model` section. Raises ConfigError for a key that is unknown, missing, unsupported or malformed."""
         given = dict(plain(config))
         known = [f.name for f in fields(cls)]
         for key in given:

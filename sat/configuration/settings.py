@@ -29,15 +29,15 @@ def _key(default, kind: str, help: str, choices: Sequence[str] = ()):
 class RunSettings:
     """The weights, device, precision and seed of a run, whatever it is for."""
 
-    mode: str = _key("inference", "str", "what the run is for", MODES)
-    load: str | None = _key(None, "input", "weights: a folder with `latest`, a .pt or .safetensors file, or diffusers'")
-    load_lora: str | None = _key(None, "input", "a LoRA of those weights, as trained here or in diffusers' layout")
-    seed: int = _key(0, "int", "with prompt and sample index, the seed of each video's own noise")
-    device: torch.device = _key(None, "str", "where to compute; None: the accelerator, else the CPU")
+    mode: str = _key("inference", "str", "purpose of the run", MODES)
+    load: str | None = _key(None, "input", "weights: folder with `latest`, .pt, .safetensors or diffusers folder")
+    load_lora: str | None = _key(None, "input", "LoRA for those weights, trained here or in diffusers' layout")
+    seed: int = _key(0, "int", "each video's noise depends on this seed, its prompt and its sample index")
+    device: torch.device = _key(None, "str", "device to compute on; None: the accelerator, else the CPU")
     fp16: bool = _key(False, "bool", "compute in float16")
     bf16: bool = _key(False, "bool", "compute in bfloat16")
-    plan: bool = _key(False, "bool", "say what would be made, in what memory and time, and stop")
-    model_parallel_size: int = _key(1, "int", "processes that share one transformer")
+    plan: bool = _key(False, "bool", "log the videos, memory and time of the run, then stop")
+    model_parallel_size: int = _key(1, "int", "processes that share the weights of one transformer")
 
     @property
     def dtype(self) -> torch.dtype:
@@ -56,80 +56,80 @@ class RunSettings:
 class SamplingSettings:
     """The videos to make and the way they are sampled. None leaves the choice to the model, or the feature off."""
 
-    input_type: str = _key("txt", "str", "txt: a prompt a line, cli: asked for, latents: saved ones", INPUT_TYPES)
-    input_file: str | None = _key(None, "input", "the prompts (txt), or a file or folder of saved latents (latents)")
-    image2video: bool | None = _key(None, "bool", "prompts name images, `prompt@@a.png`; None: as the model needs")
-    strength: float | None = _key(None, "float", "start from clips, `prompt@@a.mp4`: the share of steps left")
-    invert: bool = _key(False, "bool", "start from the noise that leads to each clip: written, and sampled unguided")
-    negative_prompt: str | None = _key(None, "str", "what to steer away from; None steers away from no text at all")
-    output_dir: str = _key("outputs", "output", "where the videos go")
+    input_type: str = _key("txt", "str", "txt: one prompt per line; cli: typed; latents: saved ones", INPUT_TYPES)
+    input_file: str | None = _key(None, "input", "prompts (txt), or a file or folder of saved latents (latents)")
+    image2video: bool | None = _key(None, "bool", "prompts name images, `prompt@@a.png`; None: if the model needs one")
+    strength: float | None = _key(None, "float", "start from clips, `prompt@@a.mp4`, with this share of the steps left")
+    invert: bool = _key(False, "bool", "invert each clip to noise, save the noise, and sample from it without guidance")
+    negative_prompt: str | None = _key(None, "str", "guidance steers away from this; None: a zero text embedding")
+    output_dir: str = _key("outputs", "output", "folder for the videos")
     resume: bool = _key(False, "bool", "skip videos that an earlier run finished")
-    save_denoised_every: int | None = _key(None, "int", "also write denoised.png: the clip as it is seen every n steps")
-    only_save_latents: bool = _key(False, "bool", "stop before decoding and write latents.safetensors")
-    batch_size: int = _key(1, "int", "videos sampled at a time")
+    save_denoised_every: int | None = _key(None, "int", "also write denoised.png: the denoised estimate every n steps")
+    only_save_latents: bool = _key(False, "bool", "write latents.safetensors and do not decode")
+    batch_size: int = _key(1, "int", "videos sampled together")
     num_samples: int = _key(1, "int", "videos per prompt")
-    num_frames: int | None = _key(None, "int", "frames of the video; takes precedence over sampling_num_frames")
-    sampling_num_frames: int | None = _key(None, "int", "latent frames, as released files count, or video frames")
+    num_frames: int | None = _key(None, "int", "frames of the video; overrides sampling_num_frames")
+    sampling_num_frames: int | None = _key(None, "int", "latent frames (as in released configurations) or frames")
     sampling_image_size: list[int] | None = _key(None, "ints", "height and width in pixels")
-    sampling_fps: int = _key(8, "int", "frames a second of the written video")
+    sampling_fps: int = _key(8, "int", "frames per second of the written video")
     latent_channels: int = _key(16, "int", "channels of the VAE's latent")
-    guidance_parallel_size: int = _key(1, "int", "processes that divide the passes of guidance")
-    sequence_parallel_size: int = _key(1, "int", "processes that divide the tokens of each pass")
-    force_inference: bool = _key(True, "bool", "accepted for released files, which need it; inference is never refused")
+    guidance_parallel_size: int = _key(1, "int", "processes that share the branches of guidance")
+    sequence_parallel_size: int = _key(1, "int", "processes that share the tokens of each forward pass")
+    force_inference: bool = _key(True, "bool", "no effect; accepted because released configurations set it")
 
 
 @dataclass
 class AutoencoderSettings:
     """The division of the autoencoder's work."""
 
-    vae_tiling: bool = _key(False, "bool", "encode and decode in tiles with blended seams, which differs a little")
-    vae_tile_size: list[int] | None = _key(None, "ints", "height and width of a tile in latents; None: 32 and 48")
-    vae_tile_overlap: int = _key(4, "int", "latents that neighbouring tiles share at least")
-    vae_encode_in_chunks: bool = _key(False, "bool", "encode eight frames at a time, which differs a little")
+    vae_tiling: bool = _key(False, "bool", "encode and decode in blended tiles; changes the result slightly")
+    vae_tile_size: list[int] | None = _key(None, "ints", "height and width of a tile in latent pixels; None: 32 and 48")
+    vae_tile_overlap: int = _key(4, "int", "least overlap of neighbouring tiles, in latent pixels")
+    vae_encode_in_chunks: bool = _key(False, "bool", "encode eight frames at a time; changes the result slightly")
 
 
 @dataclass
 class MemorySettings:
     """The ways in which weights take less memory."""
 
-    offload: str | None = _key(None, "str", "weights wait on the CPU, by part or also by layer", OFFLOADS)
-    quantize_transformer: str | None = _key(None, "str", "its matrices in 8 bits (needs torchao)", WEIGHT_FORMATS)
-    quantize_t5: str | None = _key(None, "str", "the text encoder's matrices in 8 bits (needs torchao)", WEIGHT_FORMATS)
+    offload: str | None = _key(None, "str", "keep weights on the CPU until needed, by part or by layer", OFFLOADS)
+    quantize_transformer: str | None = _key(None, "str", "store its matrices in 8 bits (needs torchao)", WEIGHT_FORMATS)
+    quantize_t5: str | None = _key(None, "str", "store the text encoder's matrices in 8 bits (torchao)", WEIGHT_FORMATS)
 
 
 @dataclass
 class TrainingSettings:
     """The course of a training run, its data, and its files."""
 
-    resume: bool = _key(False, "bool", "go on where the run in args.save stopped")
-    experiment_name: str = _key("train", "str", "names the run's folder")
+    resume: bool = _key(False, "bool", "continue the run in args.save where it stopped")
+    experiment_name: str = _key("train", "str", "name of the run folder")
     checkpoint_activations: bool = _key(False, "bool", "recompute activations in the backward pass to save memory")
     no_load_rng: bool = _key(False, "bool", "draw noise and timesteps anew when resuming")
     train_iters: int | None = _key(None, "int", "optimizer steps")
     warmup_iters: int = _key(0, "int", "steps over which the learning rate rises")
-    lr_decay: str = _key("cosine", "str", "course of the learning rate after the warm-up", ("cosine", "constant"))
-    final_lr_share: float = _key(0.01, "float", "last learning rate of a cosine, as a share of the highest")
-    ema_decay: float = _key(0.999, "float", "of the average of the weights that checkpoints hold; 0 for none")
-    latent_cache: str | None = _key(None, "output", "folder of latents and text embeddings; made if missing")
-    first_frame_variants: int = _key(4, "int", "cached draws of the noise on each clip's first frame (image-to-video)")
-    grow_input: bool = _key(False, "bool", "args.load has fewer input channels; the new ones start at zero")
-    sample_interval: int | None = _key(None, "int", "steps between samples")
-    sample_count: int = _key(4, "int", "samples each time")
-    keep_checkpoints: int = _key(3, "int", "the last so many checkpoints stay; 0: all")
+    lr_decay: str = _key("cosine", "str", "learning rate schedule after the warm-up", ("cosine", "constant"))
+    final_lr_share: float = _key(0.01, "float", "final learning rate of a cosine, as a share of the highest")
+    ema_decay: float = _key(0.999, "float", "decay of the averaged weights that checkpoints hold; 0: no average")
+    latent_cache: str | None = _key(None, "output", "folder of cached latents and text embeddings; filled if missing")
+    first_frame_variants: int = _key(4, "int", "cached noise draws for each clip's first frame (image-to-video)")
+    grow_input: bool = _key(False, "bool", "accept an args.load with fewer input channels; the new ones start at zero")
+    sample_interval: int | None = _key(None, "int", "steps between samplings")
+    sample_count: int = _key(4, "int", "videos per sampling")
+    keep_checkpoints: int = _key(3, "int", "number of latest checkpoints to keep; 0: all")
     eval_iters: int = _key(1, "int", "batches per evaluation")
     eval_interval: int | None = _key(None, "int", "steps between evaluations")
     eval_batch_size: int | None = _key(None, "int", "clips per evaluation batch")
-    save: str | None = _key(None, "output", "where checkpoints go")
+    save: str | None = _key(None, "output", "folder for checkpoints")
     save_interval: int = _key(1000, "int", "steps between checkpoints")
     log_interval: int = _key(50, "int", "steps between log lines")
     train_data: list[str] | None = _key(None, "inputs", "folders of training clips")
     valid_data: list[str] | None = _key(None, "inputs", "folders of held-out clips")
-    split: str = _key("1,0,0", "str", "accepted at 1,0,0, as released files have it; see valid_data")
+    split: str = _key("1,0,0", "str", "only the released value, 1,0,0, is accepted; see valid_data")
     num_workers: int = _key(0, "int", "threads that read and decode clips ahead; 0: none")
-    force_train: bool = _key(False, "bool", "start from a checkpoint that lacks some of the model's parameters")
-    only_log_video_latents: bool = _key(False, "bool", "samples made while training stay latents")
+    force_train: bool = _key(False, "bool", "accept an args.load that lacks some of the model's parameters")
+    only_log_video_latents: bool = _key(False, "bool", "write samples made during training as latents, not videos")
     wandb: bool = _key(False, "bool", "log to Weights & Biases as well")
-    wandb_project_name: str = _key("cogvideox", "str", "its project")
+    wandb_project_name: str = _key("cogvideox", "str", "project in Weights & Biases")
 
 
 GROUPS: Mapping[str, type] = {"run": RunSettings, "sampling": SamplingSettings, "autoencoder": AutoencoderSettings,
@@ -183,18 +183,21 @@ class Arguments:
 
 
 def resolve_device(name: str | None = None) -> torch.device:
-    """The named device, else the accelerator that torch finds, else the CPU."""
+    """Return the named device; without a name, the accelerator that torch finds, else the CPU.
+
+    Raises ConfigError for a device that this machine lacks.
+    """
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if name is None:
         return accelerator or torch.device("cpu")
     there = ["cpu"] if accelerator is None else ["cpu", accelerator.type]
     if str(name).split(":")[0] not in there:
-        raise ConfigError(f"args.device is {name!r}; on this machine it can be {' or '.join(there)}, or left out")
+        raise ConfigError(f"args.device is {name!r}; on this machine it must be {' or '.join(there)}, or left out")
     return torch.device(name)
 
 
 def resolve_dtype(fp16: bool, bf16: bool) -> torch.dtype:
-    """The dtype of weights and activations."""
+    """Return the dtype of weights and activations. Raises ConfigError if both `fp16` and `bf16` are true."""
     if fp16 and bf16:
         raise ConfigError("args.fp16 and args.bf16 are both true; set one of them to false")
     return torch.float16 if fp16 else torch.bfloat16 if bf16 else torch.float32

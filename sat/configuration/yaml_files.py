@@ -1,4 +1,4 @@
-"""YAML files to one configuration: reading, merging left to right, dotted overrides, paths that hold from anywhere."""
+"""Reading of YAML configurations: merging, dotted overrides, and paths independent of the working directory."""
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,15 @@ from common.files import REPOSITORY
 from common.suggestions import nearest
 
 SECTIONS = ("args", "model", "data", "deepspeed")
-# Parameters anywhere below `model` that name something to read.
+# Parameters anywhere below `model` whose value is the path of a file or folder to read.
 MODEL_PATHS = ("model_dir", "ckpt_path", "cache_dir")
 
 
 def read_file(path: str) -> DictConfig:
-    """One YAML file, found from the current folder or the repository's root. Raises ConfigError if it is no mapping."""
+    """Read one YAML file, whose path is relative to the current folder or the repository's root.
+
+    Raises ConfigError if it is missing, unreadable, no mapping, or has an unknown section.
+    """
     found = existing_path(path, Path.cwd(), REPOSITORY)
     if not Path(found).is_file():
         folder = (REPOSITORY / path).parent
@@ -39,7 +42,7 @@ def read_file(path: str) -> DictConfig:
 
 
 def merge(configs: Sequence[DictConfig]) -> Any:
-    """Later files win, key by key; lists are replaced whole. Sections that no file has are empty."""
+    """Merge configurations key by key; later ones win and replace whole lists. Sections that none has are empty."""
     given = [{k: v for k, v in c.items() if v is not None} for c in configs]
     try:
         merged = OmegaConf.merge({section: {} for section in SECTIONS}, *given)
@@ -49,9 +52,9 @@ def merge(configs: Sequence[DictConfig]) -> Any:
 
 
 def require(config: Any, where: str, *keys: str) -> Mapping:
-    """`config` itself, which must be a mapping that has `keys`; ConfigError names what is missing below `where`."""
+    """Return `config` if it is a mapping that has `keys`; else raise ConfigError naming what `where` lacks."""
     if not isinstance(config, Mapping):
-        raise ConfigError(f"{where} is missing or no mapping; is a file missing in --base?")
+        raise ConfigError(f"{where} is missing or not a mapping; does --base lack a file?")
     for key in keys:
         if config.get(key) is None:
             raise ConfigError(f"{where}.{key} is missing; add it{nearest(key, set(config) - set(keys))}")
@@ -59,9 +62,10 @@ def require(config: Any, where: str, *keys: str) -> Mapping:
 
 
 def set_key(config: DictConfig, key: str, value) -> None:
-    """Sets one dotted key; numbers step into lists (`emb_models.0.params.max_length`).
+    """Set one dotted key, in place; numbers index lists (`emb_models.0.params.max_length`).
 
-    A mapping takes the place of the one that is there, so that another class may have other parameters.
+    A mapping replaces the existing one instead of being merged with it, so that another class can have other
+    parameters. Raises ConfigError if the key cannot be set.
     """
     root = key.split(".")[0].split("[")[0]
     if root not in SECTIONS:
@@ -72,11 +76,14 @@ def set_key(config: DictConfig, key: str, value) -> None:
     except (OmegaConfBaseException, ValueError, IndexError, TypeError) as error:
         raise ConfigError(f"{key} cannot be set: {_first_line(error)}") from error
     if not isinstance(config[root], DictConfig):
-        raise ConfigError(f"{key} cannot be set: {root} is a section with keys of its own")
+        raise ConfigError(f"{key} cannot be set: {root} is a section, which must be a mapping")
 
 
 def parse_override(text: str) -> tuple[str, object]:
-    """`key=value` with the value read as YAML: numbers, true/false, null, [lists], {mappings}, else text."""
+    """Split `key=value` and read the value as YAML: numbers, true/false, null, [lists], {mappings}, else text.
+
+    Raises ConfigError for a value that is not valid YAML.
+    """
     key, _, raw = text.partition("=")
     try:
         return key, plain(OmegaConf.from_dotlist([f"value={raw}"]))["value"]
@@ -90,7 +97,7 @@ def plain(config: Any) -> Any:
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:
-    """Plain containers, `${...}` replaced. Raises ConfigError for a reference that leads nowhere."""
+    """Return plain containers with `${...}` replaced. Raises ConfigError for a reference to a missing key."""
     try:
         containers: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
@@ -99,7 +106,7 @@ def resolved(config: DictConfig) -> dict[str, Any]:
 
 
 def existing_path(path: str, *bases: Path) -> str:
-    """A relative path below the first of `bases` that has it; as given when none does (the reader reports it)."""
+    """Return the path below the first of `bases` where it exists; unchanged if none has it (the reader reports it)."""
     expanded = Path(path).expanduser()
     for base in bases:
         if (base / expanded).exists():
@@ -108,7 +115,7 @@ def existing_path(path: str, *bases: Path) -> str:
 
 
 def anchor_model_paths(model, *bases: Path) -> None:
-    """Makes the files and folders named below `model` absolute, in place."""
+    """Make the paths named below `model` (keys in MODEL_PATHS) absolute, in place, as `existing_path` does."""
     if OmegaConf.is_list(model):
         for item in model:
             anchor_model_paths(item, *bases)

@@ -1,15 +1,15 @@
-"""The memory that a run will need, by part and by phase, before anything is loaded.
+"""Estimates of the memory that a run will need, by part and by phase, before anything is loaded.
 
-    weights      exactly: the tensors of each part x the bytes of its dtype
-    activations  the most bytes alive beside the weights, followed tensor by tensor on the meta device (meter.py); of
-                 the text encoder, whose share is small, tokens x 3 x d_ff in its dtype and 3 x heads x tokens^2 floats
-    phase        what is on the device at the same time: every part's weights, or with `offload` one part's, or of that
-                 only a layer; and the activations of the part that computes. A CPU holds what is offloaded, too, except
-                 the text encoder once it has done its work
+    weights      exact: the elements of each part's tensors x the bytes of their dtype
+    activations  the most bytes of other tensors at a time, measured on the meta device (meter.py); for the text
+                 encoder, whose share is small, tokens x 3 x d_ff in its dtype and 3 x heads x tokens^2 floats
+    phase        what is on the device while one part computes: its activations, and the weights of every part, or with
+                 `offload` of that part or of one layer of it. On a CPU, offloaded weights count as well, except the
+                 text encoder's once all prompts are encoded
 
-Beside this come Python and its libraries, and gaps between blocks of memory.
+Python, its libraries and gaps between blocks of memory come on top.
 
-Files are not needed: a text encoder that is not there yet is taken to be T5 v1.1 XXL, which the released models use.
+Files are not needed: a text encoder without its folder is taken to be T5 v1.1 XXL, which the released models use.
 """
 import json
 import os
@@ -39,8 +39,11 @@ TRANSFORMERS = (TRANSFORMER, WEAK)
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one part: bytes of its weights, of the most that is there of them when layers come one by one, of its
-    activations; and the operations of one call."""
+    """The memory and arithmetic that one part needs.
+
+    In bytes: `weights`, those on the device if the part is offloaded by layer (`layer`), and `activations`. `flops` are
+    the operations of one forward pass.
+    """
 
     weights: int
     layer: int
@@ -50,20 +53,24 @@ class Cost:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Costs by part, and bytes on the device while each part computes."""
+    """The costs by part, and the bytes on the device while each part computes."""
 
     costs: Mapping[str, Cost]
     phases: Mapping[str, int]
 
     @property
     def peak(self) -> tuple[str, int]:
+        """The phase that needs the most memory, and its bytes."""
         return max(self.phases.items(), key=lambda phase: phase[1])
 
 
 def estimate(args: Arguments, model: ModelConfig, plan: VideoPlan, rows: int,
              transformers: Mapping[str, Cost] | None = None) -> Estimate:
-    """`rows`: videos, guided and unguided, that the transformer sees together; `transformers`: the costs of it, and of
-    a weaker one if the guider has it, where they are known."""
+    """Estimate the costs of a run.
+
+    `rows` are those of one forward pass of the transformer: the branches of all its videos. `transformers` are the
+    costs of the transformer, and of a weaker one if the guider has it; None computes them.
+    """
     dtype = args.run.dtype
     costs = {TEXT: text_cost(args, model, dtype),
              **(transformers or transformer_costs(args, model, plan, rows, dtype)),
@@ -71,12 +78,12 @@ def estimate(args: Arguments, model: ModelConfig, plan: VideoPlan, rows: int,
     weights = _weights_on_device(args, costs)
     phases = {name: weights[name] + cost.activations for name, cost in costs.items() if cost.activations}
     if args.run.device.type == "cpu":
-        phases[DECODER] += 2 * 3 * plan.frames * plan.height * plan.width  # 8 bits a number, and for the contact sheet
+        phases[DECODER] += 2 * 3 * plan.frames * plan.height * plan.width  # uint8, and a copy for the contact sheet
     return Estimate(costs, phases)
 
 
 def _weights_on_device(args: Arguments, costs: Mapping[str, Cost]) -> dict[str, int]:
-    """Bytes of weights by the part that computes."""
+    """Return the bytes of all weights on the device while each part computes."""
     total = sum(cost.weights for cost in costs.values())
     if args.memory.offload is None:
         return dict.fromkeys(costs, total)
@@ -88,7 +95,7 @@ def _weights_on_device(args: Arguments, costs: Mapping[str, Cost]) -> dict[str, 
 
 
 def text_cost(args: Arguments, model: ModelConfig, dtype: torch.dtype) -> Cost:
-    """Prompts are encoded one at a time."""
+    """Return the cost of the text encoder, which encodes one prompt at a time."""
     weights = layer = activations = 0
     for embedder in t5_configs(model):
         shape = _t5_shape(embedder)
@@ -111,7 +118,7 @@ def _t5_shape(embedder: Mapping) -> Mapping:
 
 def transformer_costs(args: Arguments, model: ModelConfig, plan: VideoPlan, rows: int, dtype: torch.dtype
                       ) -> dict[str, Cost]:
-    """Of the model's own, which may be quantized, and of the weaker one, if the guider has it."""
+    """Return the costs of the transformer, maybe quantized, and of the weaker one if the guider has it."""
     matrix = 1 if args.memory.quantize_transformer else None
     costs = {TRANSFORMER: _transformer_cost(model.network_config, plan, rows, dtype, args.run.device, matrix)}
     guider = instantiate_from_config(model.sampler_config).guider if model.sampler_config else None
@@ -142,7 +149,7 @@ def _text_shape(params: Mapping) -> tuple[int, int]:
 
 
 def autoencoder_costs(args: Arguments, model: ModelConfig, plan: VideoPlan, dtype: torch.dtype) -> dict[str, Cost]:
-    """Of the encoder, which computes only where an image or a clip is given, and of the decoder."""
+    """Return the costs of the decoder, and of the encoder, which computes only if an image or a clip is given."""
     config = {**model.first_stage_config, "params": {**model.first_stage_config["params"], "ckpt_path": None}}
     with META:
         codec = LatentCodec(config, model.scale_factor).to(dtype)
@@ -160,8 +167,14 @@ def autoencoder_costs(args: Arguments, model: ModelConfig, plan: VideoPlan, dtyp
 
 
 def decoding(vae: VideoAutoencodingEngine, latents: Tensor, device: torch.device) -> tuple[int, int]:
-    """(bytes, operations). Chunks after the second are as the second and tiles as the first: those tell of them all."""
-    rows, columns = ([slice(None)], [slice(None)]) if vae.tiling is None else vae.tiling.spans(*latents.shape[-2:])
+    """Return (bytes, operations) of decoding latents (1, C, T, h, w).
+
+    Only two chunks of one tile are measured: later chunks cost as much as the second, and all tiles the same.
+    """
+    if vae.tiling is None:
+        rows = columns = [slice(None)]
+    else:
+        rows, columns = vae.tiling.spans(*latents.shape[-2:])
     tile, chunks = latents[..., rows[0], columns[0]], decode_schedule(latents.shape[2])
 
     def measured(count: int) -> tuple[int, int]:
@@ -170,31 +183,38 @@ def decoding(vae: VideoAutoencodingEngine, latents: Tensor, device: torch.device
     peak, flops = measured(2)
     if len(chunks) > 2:
         flops += (flops - measured(1)[1]) * (len(chunks) - 2)
-    if len(rows) * len(columns) > 1:  # the whole video, a tile of it, and what makes or blends the tile
+    if len(rows) * len(columns) > 1:  # the whole video, one tile, and what computes or blends it
         peak = _frames(latents) + _frames(tile) + max(peak, 2 * _frames(tile))
     return peak, flops * len(rows) * len(columns)
 
 
 def _frames(latents: Tensor) -> int:
-    """Bytes of the frames that are decoded from latents."""
+    """Return the bytes of the frames that are decoded from latents."""
     height, width = latents.shape[-2:]
     return 3 * (4 * latents.shape[2] - 3) * 8 * height * 8 * width * latents.element_size()
 
 
 def weights_of(module: nn.Module, matrix: int | None = None) -> int:
-    """Bytes of a module's tensors; `matrix`: bytes of a number in matrices that are quantized, a LoRA's are not."""
-    return sum(t.numel() * (matrix if matrix and t.dim() == 2 and name.endswith("weight") else t.element_size())
-               for name, t in (*module.named_parameters(), *module.named_buffers()))
+    """Return the bytes of a module's tensors.
+
+    `matrix` is the bytes of an element in quantized matrices, None without quantization. A LoRA's matrices are never
+    quantized.
+    """
+    total = 0
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        quantized = matrix and tensor.dim() == 2 and name.endswith("weight")
+        total += tensor.numel() * (matrix if quantized else tensor.element_size())
+    return total
 
 
 def layer_of(module: nn.Module, matrix: int | None = None) -> int:
-    """Bytes when layers with a weight come one at a time and only the rest stays."""
+    """Return the bytes of a module offloaded by layer: its largest layer, and all that is in no layer with a weight."""
     layers = [weights_of(m, matrix) for m in module.modules() if isinstance(getattr(m, "weight", None), nn.Parameter)]
     return weights_of(module, matrix) - sum(layers) + max(layers, default=0)
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that a device has left."""
+    """Return the bytes of free memory of a device; on a CPU without /proc/meminfo, of all its memory."""
     if device.type != "cpu":
         return torch.accelerator.get_memory_info(device)[0]
     meminfo = Path("/proc/meminfo")

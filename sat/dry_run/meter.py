@@ -1,7 +1,7 @@
-"""What code needs of memory and arithmetic, found by running it on the meta device: shapes without numbers.
+"""Measurement of the memory and arithmetic that code needs, by running it on the meta device (shapes without data).
 
-Every tensor is followed from its making to its end, so chunks, caches, dtypes and what is held for too long all count
-as they run.
+Every tensor is followed from allocation to release, so chunks, caches, dtypes and tensors held for too long all count
+as in a real run.
 """
 import weakref
 from collections.abc import Callable
@@ -20,19 +20,22 @@ from common.cpu_operations import CPU_HAS_BFLOAT16
 
 @torch.no_grad()
 def measure(call: Callable[[], object], device: torch.device) -> tuple[int, int]:
-    """The most bytes that would be alive at a time on a device while `call` runs, beside what was there before, and the
-    floating-point operations of its matrix products and convolutions. All its tensors must be on the meta device."""
+    """Return (bytes, operations) that `call` would need on a device; all its tensors must be on the meta device.
+
+    Bytes are the most that its new tensors take at a time, without those that existed before. Operations are the
+    floating-point operations of its matrix products and convolutions.
+    """
     with Meter(device) as meter, FusedAttention(meter):
         call()
     return meter.peak, meter.flops
 
 
 class Meter(TorchDispatchMode):
-    """Counts, while it is entered, the bytes of new tensors that are alive (`peak`: the most) and operations.
+    """Context manager that counts the bytes of new tensors (`live`; `peak`: the most at a time) and the operations.
 
-    A convolution also holds its input as its kernel wants it: in another order of axes (oneDNN's blocks of channels,
-    cuDNN's channels last), or, in three dimensions and 16 bits on a CPU without instructions for them, unfolded, a
-    column for each place of the kernel.
+    A convolution is also charged for a copy of its input: with another order of axes (oneDNN's blocks of channels,
+    cuDNN's channels last), or, for 3D convolutions in 16 bits on a CPU without instructions for them, unfolded, with a
+    column for each kernel position.
     """
 
     def __init__(self, device: torch.device):
@@ -43,7 +46,7 @@ class Meter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        for tensor in _tensors((args, kwargs)):  # weights and inputs were there before
+        for tensor in _tensors((args, kwargs)):  # weights and inputs existed before
             self._follow(tensor, 0)
         out = func(*args, **kwargs)
         for tensor in _tensors(out):
@@ -56,6 +59,7 @@ class Meter(TorchDispatchMode):
         return out
 
     def _rearranged(self, x: Tensor, weight: Tensor, out: Tensor) -> int:
+        """Return the bytes of the copy of its input that a convolution makes."""
         fast = x.dtype == torch.float32 or CPU_HAS_BFLOAT16
         if self._on_cpu and x.dim() == 5 and not fast:
             return prod(weight.shape[1:]) * prod(out.shape[2:]) * x.element_size()
@@ -75,7 +79,7 @@ class Meter(TorchDispatchMode):
 
 
 class FusedAttention(TorchFunctionMode):
-    """Attention as kernels compute it, which never hold all scores; on the meta device it would hold them."""
+    """Context manager that counts attention as fused kernels compute it; unfused, all scores would count."""
 
     def __init__(self, meter: Meter):
         super().__init__()

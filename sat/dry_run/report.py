@@ -1,4 +1,4 @@
-"""What `--plan` tells before anything is loaded: the video, the work, memory, time, and what to change where short."""
+"""The plan that `--plan` logs before anything is loaded: video, work, memory, time, and a remedy if memory is short."""
 import logging
 import time
 from collections.abc import Iterator, Mapping
@@ -16,25 +16,28 @@ from weights.lora import configure_lora
 
 logger = logging.getLogger(__name__)
 
-# Of the rate of bare matrix products, what a whole pass reaches: 0.4 to 0.5 in the published times of the released
-# models (45, 90 and 550 s on an H100), the rest goes to norms, rotations and copies, which memory bounds.
+# The rate that a whole forward pass reaches, as a share of that of matrix products alone: 0.4 to 0.5 in the published
+# times of the released models (45, 90 and 550 s on an H100). The rest goes to norms, rotations and copies.
 SHARE_OF_RATE = 0.4
-ROOM = 0.9  # of the free memory: allocators leave gaps
-# Tried in this order until one fits: what changes nothing in the video stands first.
+ROOM = 0.9  # share of the free memory that can be used: allocators leave gaps
+# Changes of arguments, tried in this order until one makes the run fit.
 CHANGES = ({"bf16": True}, {"batch_size": 1}, {"offload": "model"}, {"vae_tiling": True},
            {"offload": "model", "vae_tiling": True}, {"offload": "sequential"},
            {"offload": "sequential", "vae_tiling": True})
 
 
 def show_plan(args: Arguments) -> None:
-    """Logs the plan line by line. Raises ConfigError for a mistake in the model and for a video that it cannot make,
-    CheckpointError for a LoRA of another model."""
+    """Log the plan line by line.
+
+    Raises ConfigError for a wrong model configuration or a video that the model cannot make, and CheckpointError for a
+    LoRA of another model.
+    """
     for line in plan_lines(args, planned_model(args)):
         logger.info("%s", line)
 
 
 def planned_model(args: Arguments) -> ModelConfig:
-    """The model with positions for the video, and with its LoRA. Raises as `show_plan`."""
+    """Return the model's configuration, with positions for the video and with its LoRA. Raises as `show_plan` does."""
     check_config(args.model_config, "model")
     extend_positions(args.model_config, plan_video(model_limits(args.model_config), args.sampling).frames)
     if args.run.load_lora is not None:
@@ -43,6 +46,7 @@ def planned_model(args: Arguments) -> ModelConfig:
 
 
 def plan_lines(args: Arguments, model: ModelConfig) -> Iterator[str]:
+    """Yield the lines of the plan."""
     limits = model_limits(args.model_config)
     plan, calls = plan_video(limits, args.sampling), network_calls(args, model)
     yield from _video(args, model, limits, plan)
@@ -50,20 +54,22 @@ def plan_lines(args: Arguments, model: ModelConfig) -> Iterator[str]:
     rows = max(passes, default=args.sampling.batch_size)
     steps = instantiate_from_config(model.sampler).num_steps
     sampler = model.sampler["target"].rpartition(".")[2]
-    weak = f", {len(calls[WEAK])} of them through the weaker one" if calls[WEAK] else ""
-    yield (f"work: {steps} steps of {sampler}, {len(passes)} passes through the transformer{weak}, of at most {rows} "
-           "videos together, guided and unguided")
+    weak = f", {len(calls[WEAK])} of them of the weaker one" if calls[WEAK] else ""
+    yield (f"work: {steps} steps of {sampler}, {len(passes)} forward passes of the transformer{weak}, each of at most "
+           f"{rows} rows (branches of all videos)")
     needed = estimate(args, model, plan, rows)
     yield from _memory(needed)
     yield from _fit(args, model, plan, rows, needed)
     seconds = _seconds(args, needed, {part: sum(found) / rows for part, found in calls.items()})
-    yield (f"time: about {_duration(seconds)} for {args.sampling.batch_size} video(s) on {args.run.device}, by its "
-           "matrix products")
+    yield (f"time: about {_duration(seconds)} for {args.sampling.batch_size} video(s) on {args.run.device}, from the "
+           "speed of its matrix products")
 
 
 def network_calls(args: Arguments, model: ModelConfig) -> dict[str, list[int]]:
-    """Videos in each pass through the transformer and through a weaker one, found by running the sampler with a network
-    that answers zero."""
+    """Return the rows of each forward pass of the transformer and of a weaker one.
+
+    They are found by running the sampler with a network that returns zeros.
+    """
     calls: dict[str, list[int]] = {TRANSFORMER: [], WEAK: []}
 
     def network(x: torch.Tensor, *rest, weak: bool = False, **inputs) -> torch.Tensor:
@@ -77,42 +83,44 @@ def network_calls(args: Arguments, model: ModelConfig) -> dict[str, list[int]]:
     start = None if args.sampling.strength is None else FromClip(latents, args.sampling.strength)
     sampler(denoiser, latents, cond, None if args.sampling.invert else cond, start=start,
             plan=PassPlan(one_by_one=model.guidance_one_by_one))
-    return {part: found * 2 if args.sampling.invert else found for part, found in calls.items()}  # there and back
+    if args.sampling.invert:  # inversion takes as many forward passes as sampling
+        return {part: found * 2 for part, found in calls.items()}
+    return calls
 
 
 def _video(args: Arguments, model: ModelConfig, limits: ModelLimits, plan: VideoPlan) -> Iterator[str]:
     asked = args.sampling.num_frames or args.sampling.sampling_num_frames
     counted = "" if asked in (None, plan.frames) else f" (asked: {asked} latent frames)"
     yield f"video: {plan.frames} frames{counted} of {plan.height} x {plan.width} at {plan.fps} fps"
-    padding = "" if not plan.pad_latents else f", the first {plan.pad_latents} padding that is dropped before decoding"
+    padding = "" if not plan.pad_latents else f"; the first {plan.pad_latents} padding, dropped before decoding"
     yield (f"latents: {plan.latent_frames} frames of {plan.latent_height} x {plan.latent_width}, {plan.channels} "
            f"channels{padding}")
     params = model.network_config["params"]
     t, h, w = plan.patches
     table = limits.sampled_latents(params["num_frames"]), params["latent_height"], params["latent_width"]
     full = tuple(size // patch for size, patch in zip(table, limits.patch, strict=True))
-    crop = "" if plan.patches == full else f", of positions for {full[0]} x {full[1]} x {full[2]}"
+    crop = "" if plan.patches == full else f", cropped from positions for {full[0]} x {full[1]} x {full[2]}"
     text = (params["modules"]["pos_embed_config"].get("params") or {}).get("text_length", 0)
     yield f"tokens: {text} of text and {t * h * w} of video ({t} x {h} x {w} patches{crop})"
     if model.noised_image_input:
         yield (f"images: resized to cover {plan.height} x {plan.width}, cropped at the centre"
                if not limits.size_from_image else
-               f"images: short side to {min(plan.height, plan.width)}, the video takes their shape")
+               f"images: resized to a short side of {min(plan.height, plan.width)}; the video takes their shape")
 
 
 def _memory(needed: Estimate) -> Iterator[str]:
     weights = ", ".join(f"{name} {_size(cost.weights)}" for name, cost in needed.costs.items())
     on_top = ", ".join(f"{name} {_size(needed.costs[name].activations)}" for name in needed.phases)
     yield f"weights: {weights}"
-    yield f"beside them while computing: {on_top}"
+    yield f"activations: {on_top}"
 
 
 def _fit(args: Arguments, model: ModelConfig, plan: VideoPlan, rows: int, needed: Estimate) -> Iterator[str]:
     free, (phase, peak) = free_memory(args.run.device), needed.peak
-    yield (f"memory: {_size(peak)} at most on {args.run.device} ({phase}), which has {_size(free)} free; Python and "
-           "its libraries aside")
+    yield (f"memory: at most {_size(peak)} on {args.run.device} ({phase}), which has {_size(free)} free; Python and "
+           "its libraries not counted")
     if peak > ROOM * free:
-        yield f"this will not fit; {_remedy(args, model, plan, rows, needed, ROOM * free)}"
+        yield f"the run will not fit; {_remedy(args, model, plan, rows, needed, ROOM * free)}"
 
 
 def _remedy(args: Arguments, model: ModelConfig, plan: VideoPlan, rows: int, needed: Estimate, room: float) -> str:
@@ -121,8 +129,9 @@ def _remedy(args: Arguments, model: ModelConfig, plan: VideoPlan, rows: int, nee
         if same or (args.run.fp16 and "bf16" in change) or (args.run.device.type == "cpu" and "offload" in change):
             continue
         changed = args.changed(**change)
-        known = None if change.keys() & {"bf16", "batch_size"} else {
-            name: cost for name, cost in needed.costs.items() if name in TRANSFORMERS}
+        known = None
+        if not change.keys() & {"bf16", "batch_size"}:  # which change the transformer's cost
+            known = {name: cost for name, cost in needed.costs.items() if name in TRANSFORMERS}
         changed_rows = rows * changed.sampling.batch_size // args.sampling.batch_size
         _, peak = estimate(changed, model, plan, changed_rows, known).peak
         if peak <= room:
@@ -132,14 +141,14 @@ def _remedy(args: Arguments, model: ModelConfig, plan: VideoPlan, rows: int, nee
 
 
 def _seconds(args: Arguments, needed: Estimate, passes: Mapping[str, float]) -> float:
-    """`passes`: through each transformer, of all rows together."""
+    """Return the seconds that a run will take; `passes` is how often all rows go through each transformer."""
     flops = sum(count * needed.costs[part].flops for part, count in passes.items() if part in needed.costs)
     return (flops + args.sampling.batch_size * needed.costs[DECODER].flops) / (
         SHARE_OF_RATE * product_rate(args.run.device, args.run.dtype))
 
 
 def product_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) -> float:
-    """Operations a second of large matrix products, the best of some within that time."""
+    """Return the operations per second of large matrix products: the best of those that `seconds` allow."""
     n = 512 if device.type == "cpu" else 8192
     a = torch.randn(n, n, device=device, dtype=dtype)
     best, end = float("inf"), None
@@ -150,7 +159,7 @@ def product_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.2)
             torch.accelerator.synchronize(device)
         if end is not None:
             best = min(best, time.perf_counter() - begin)
-        end = end or time.perf_counter() + seconds  # the first product sets things up
+        end = end or time.perf_counter() + seconds  # the first product is a warm-up
     return 2 * n ** 3 / best
 
 

@@ -1,4 +1,4 @@
-"""Whether the parts of a model fit each other: asked before anything is built or read."""
+"""Checks that the parts of a model fit each other and the device, before any weights are built or read."""
 import os
 import shutil
 
@@ -16,9 +16,9 @@ from sgm.sampling import check_compatible
 
 
 def check_model(config) -> ModelConfig:
-    """The keys of a `model` section, after a look for all that can be wrong with it without building anything.
+    """Read a `model` section and check all of it that can be checked without building the model.
 
-    Raises ConfigError or CheckpointError: keys, targets, parameter names, and the files that parts will read.
+    Raises ConfigError or CheckpointError for wrong keys, targets, parameter names, and files that parts will read.
     """
     model = ModelConfig.read(config)
     check_config({k: v for k, v in vars(model).items() if k.endswith("_config")}, "model")
@@ -30,7 +30,7 @@ def check_model(config) -> ModelConfig:
 
 
 def check_fit(config: "ModelConfig") -> None:
-    """Raises ConfigError where two parts disagree, naming both keys, and as `weak_network.check_guidance`."""
+    """Raise ConfigError, naming the keys, if two parts disagree; also raises as `weak_network.check_guidance` does."""
     network = require(config.network_config.get("params"), "model.network_config.params", "in_channels",
                       "out_channels", "patch_size", "modules")
     joined = 2 if config.noised_image_input else 1
@@ -50,10 +50,10 @@ def check_fit(config: "ModelConfig") -> None:
         instantiate_from_config(config.step_cache_config)
         if config.compile_model is True:
             raise ConfigError("model.step_cache_config does not work with model.compile_model true, which compiles all "
-                              "layers into one; leave one out, or compile_model: regional")
+                              "layers into one; leave one out, or set compile_model to regional")
     if config.compile_first_stage and (config.first_stage_config.get("params") or {}).get("cp_size", 1) > 1:
-        raise ConfigError("model.compile_first_stage does not work with first_stage_config.params.cp_size above 1: its "
-                          "processes talk to each other between layers; leave one out")
+        raise ConfigError("model.compile_first_stage does not work with first_stage_config.params.cp_size above 1: "
+                          "processes exchange tensors between layers then; leave one out")
     if config.sampler_config is not None:
         sampler = instantiate_from_config(config.sampler_config)
         check_compatible(sampler, instantiate_from_config(config.denoiser_config))
@@ -61,8 +61,7 @@ def check_fit(config: "ModelConfig") -> None:
 
 
 def check_device(config: "ModelConfig", device: torch.device, dtype: torch.dtype) -> None:
-    """Raises ConfigError for an attention kernel that the device has not, and where torch.compile is asked for on a CPU
-    without the C++ compiler that it calls."""
+    """Raise ConfigError if the device lacks the attention kernel, or a CPU torch.compile's C++ compiler."""
     if config.attention_kernel is not None:
         check_kernel(config.attention_kernel, heads_of(config.network_config)[1], dtype, device)
     compiler = os.environ.get("CXX", "g++")

@@ -1,4 +1,4 @@
-"""Between pixels and the latents that a diffusion model works on: the first stage and its scale."""
+"""The latent codec: conversion between videos and the scaled latents of a diffusion model, by the autoencoder."""
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
@@ -12,16 +12,16 @@ from weights.sources import Weights
 
 
 def tiling_of(settings: AutoencoderSettings) -> Tiling | None:
-    """Raises ConfigError for tiles that cannot be."""
+    """Return the tiles that the settings ask for, or None. Raises ConfigError for an impossible size or overlap."""
     if not settings.vae_tiling:
         return None
     return Tiling(settings.vae_tile_size or TILE_SIZE, settings.vae_tile_overlap)
 
 
 def first_stage_weights(config: Mapping) -> Weights | None:
-    """The weights that a first stage will load, compared with it but not read; None for one that loads none.
+    """Return the weights that a first stage will load, checked but not read; None if its `ckpt_path` is None.
 
-    Raises CheckpointError for weights that are missing, damaged or do not fit.
+    Raises CheckpointError for weights that are missing, damaged or do not fit it.
     """
     params = config.get("params") or {}
     if params.get("ckpt_path") is None:
@@ -32,9 +32,10 @@ def first_stage_weights(config: Mapping) -> Weights | None:
 
 
 class LatentCodec(nn.Module):
-    """Videos (B, 3, T, H, W) in [-1, 1] to latents (B, C, t, h, w) and back; latents are the VAE's x `scale_factor`.
+    """The autoencoder: converts videos (B, 3, T, H, W) in [-1, 1] to latents (B, C, t, h, w) and back.
 
-    `samples_at_a_time` bounds how many rows of a batch the VAE sees together (None: all); `compiled`: torch.compile it.
+    The latents are those of the VAE times `scale_factor`. `samples_at_a_time` limits how many rows the VAE processes
+    together (None: all). `compiled` applies torch.compile.
     """
 
     def __init__(self, first_stage_config: Mapping, scale_factor: float = 1.0, disable_autocast: bool = True,
@@ -48,12 +49,12 @@ class LatentCodec(nn.Module):
         self.samples_at_a_time = samples_at_a_time
 
     def save_memory(self, settings: AutoencoderSettings) -> None:
-        """Divides the first stage's work as `args.vae_tiling` and `args.vae_encode_in_chunks` say."""
+        """Make the first stage work in tiles and chunks, as `args.vae_tiling` and `args.vae_encode_in_chunks` ask."""
         self.first_stage_model.tiling = tiling_of(settings)
         self.first_stage_model.encode_in_chunks = settings.vae_encode_in_chunks
 
     def train(self, mode: bool = True) -> "LatentCodec":
-        """The first stage is never trained here and stays in evaluation mode."""
+        """Set training mode for everything but the first stage, which is never trained here."""
         super().train(mode)
         self.first_stage_model.eval()
         return self
@@ -61,7 +62,7 @@ class LatentCodec(nn.Module):
     @torch.no_grad()
     def encode_first_stage(self, x: Tensor, generator: torch.Generator | None = None,
                            sample_posterior: bool = True) -> Tensor:
-        """Scaled latents of a video; a draw from the posterior, or its mean."""
+        """Return the scaled latents of a video: a sample of the posterior, or its mean."""
         x = x.to(self._first_stage_dtype())
         with self._precision(x):
             parts = [self.first_stage_model.encode(part, generator=generator, sample_posterior=sample_posterior)
@@ -70,13 +71,13 @@ class LatentCodec(nn.Module):
 
     @torch.no_grad()
     def decode_first_stage(self, z: Tensor) -> Tensor:
-        """The video of scaled latents, padding latents dropped before."""
+        """Return the video of scaled latents, which must have no padding latents."""
         return torch.cat([torch.cat(list(self.decode_chunks(part)), dim=2)
                           for part in z.split(self.samples_at_a_time or len(z))])
 
     @torch.no_grad()
     def decode_chunks(self, z: Tensor) -> Iterator[Tensor]:
-        """The same video as consecutive pieces along time, each ready to be written while the next is computed."""
+        """Yield the same video in chunks of time, so that one can be written while the next is computed."""
         z = (z / self.scale_factor).to(self._first_stage_dtype())
         with self._precision(z):
             yield from self.first_stage_model.decode_chunks(z)

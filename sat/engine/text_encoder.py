@@ -135,11 +135,11 @@ def _in_hub_cache(name: str, cache_dir: str) -> Path:
 
 
 def t5_configs(config: "ModelConfig") -> list[Mapping]:
-    """`params` of the T5 encoders among the conditioner's embedders."""
+    """Return `params` of the T5 encoders among the conditioner's embedders."""
     models = (config.conditioner_config.get("params") or {}).get("emb_models") or ()
     return [m.get("params") or {} for m in models if str(m.get("target")).endswith(FrozenT5Embedder.__name__)]
 
 
 def t5_folder(embedder: Mapping) -> dict:
-    """Where an embedder's T5 is, as `check_t5_folder` takes it."""
+    """Return where an embedder's T5 is, as arguments of `check_t5_folder`."""
     return {key: embedder.get(key) for key in ("model_dir", "cache_dir")}

@@ -1,10 +1,10 @@
-"""Weights that wait on the CPU: parts of a model, or single layers, are on the device only while they compute.
+"""Offloading: weights are kept in CPU memory, and a part of a model or a single layer is on the device only in use.
 
-Only weights move, by hooks on the modules that own them; inputs are expected on the device. The CPU keeps its copy, so
-that leaving the device costs nothing. For inference: what was written into weights on the device is lost.
+Only weights are copied, by hooks on the modules that own them; inputs are expected on the device. The CPU keeps its
+copy, so that removal from the device copies nothing. For inference only: changes to weights on the device are lost.
 
-A transformer's layers that come one by one do so at every step. They wait in pinned memory, from where an accelerator
-fetches them by itself, in the order of its other work: the CPU can prepare what follows meanwhile.
+A transformer's layers that are offloaded one by one are copied at every step. They are kept in pinned memory, so that
+the accelerator copies them asynchronously, in order with its other work, while the CPU prepares what follows.
 """
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
@@ -17,9 +17,9 @@ TEXT = "text encoder"
 
 
 class Travelling:
-    """The parameters and buffers of some modules, which are on the CPU or, as copies, on the device.
+    """The parameters and buffers of some modules, kept on the CPU and copied to the device on demand.
 
-    `often`: they will come many times.
+    `often`: they will be copied many times, so they are pinned at the first time.
     """
 
     def __init__(self, modules: Iterable[nn.Module], device: torch.device, often: bool = False):
@@ -30,6 +30,7 @@ class Travelling:
         self._waiting: list[Tensor] | None = None
 
     def bring(self) -> None:
+        """Copy the tensors to the device, unless they are there."""
         if self._waiting is None:
             if self._to_pin:
                 self._to_pin = False
@@ -40,11 +41,13 @@ class Travelling:
             self._put([here[id(tensor)] for tensor in self._waiting])
 
     def release(self) -> None:
+        """Free the copies on the device and put the CPU's tensors back in place."""
         if self._waiting is not None:
             self._put(self._waiting)
             self._waiting = None
 
     def drop(self) -> None:
+        """Free the tensors on the device and on the CPU, for good."""
         self.release()
         self._put([_of_its_kind(tensor, torch.empty(0)) for tensor in self._present()])
 
@@ -57,33 +60,34 @@ class Travelling:
 
 
 def _of_its_kind(tensor: Tensor, data: Tensor) -> Tensor:
+    """Return `data` as a parameter if `tensor` is one, else unchanged."""
     return nn.Parameter(data, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data
 
 
 def copied(data: Tensor, device: torch.device) -> Tensor:
-    """The one place where weights travel."""
-    return data.to(device, non_blocking=True)  # for the CPU; on the device what follows waits for it
+    """Copy weights to the device; all copies of offloaded weights are made here."""
+    return data.to(device, non_blocking=True)  # the CPU goes on; work queued later on the device runs after the copy
 
 
 def pinned(data: Tensor) -> Tensor:
-    """In memory that is never swapped out; not weights in 8 bits, which consist of several tensors.
+    """Copy a tensor to pinned memory; quantized weights, which consist of several tensors, are returned unchanged.
 
-    Raises ConfigError where the machine has no more of it.
+    Raises ConfigError if the machine has too little pinned memory.
     """
     try:
         return data.pin_memory() if type(data) is Tensor else data
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
-        raise ConfigError(f"args.offload is sequential, but the transformer's layers cannot wait in pinned memory "
+        raise ConfigError(f"args.offload is sequential, but the transformer's layers cannot be kept in pinned memory "
                           f"({reason}); use args.offload=model, or args.quantize_transformer") from error
 
 
 class Offload:
-    """Brings each of `parts` to the device when one of its modules is called, and takes the part before it away.
+    """Hooks that copy each of `parts` to the device when one of its modules is called, and free the part before it.
 
-    The modules are on the CPU and are called as they are. In the parts named in `by_layer`, the layers with a weight
-    come and go one by one. The small rest (tables of positions, LoRA's matrices) comes with the part, and so do
-    embeddings, because a text encoder's tell where its tokens must be.
+    The modules must be on the CPU, and are called as before. In the parts named in `by_layer`, each layer with a weight
+    is copied and freed by itself. The small rest (position tables, LoRA's matrices) is copied with the part; so are
+    embeddings, because a text encoder takes the device of its tokens from them.
     """
 
     def __init__(self, parts: Mapping[str, Sequence[nn.Module]], device: torch.device, by_layer: Collection[str] = ()):
@@ -92,20 +96,23 @@ class Offload:
         self._layers: dict[str, list[Travelling]] = {}
         for name, called in parts.items():
             modules = dict.fromkeys(m for root in called for m in root.modules())
-            layers = dict.fromkeys(m for m in modules if _is_layer(m)) if name in by_layer else {}
+            layers = {}
+            if name in by_layer:
+                layers = dict.fromkeys(m for m in modules if _is_layer(m))
             self._parts[name] = Travelling([m for m in modules if m not in layers], device)
             for root in called:
                 root.register_forward_pre_hook(lambda module, args, name=name: self.bring(name))
             self._layers[name] = [_come_and_go(layer, device, often=name != TEXT) for layer in layers]
 
     def bring(self, name: str) -> None:
+        """Copy a part to the device after freeing every other part there."""
         for other, weights in self._parts.items():
             if other != name:
                 weights.release()
         self._parts[name].bring()
 
     def drop(self, name: str) -> None:
-        """Frees the weights of a part that will not be called again."""
+        """Free the weights of a part that will not be called again, on the device and on the CPU."""
         for weights in (self._parts[name], *self._layers[name]):
             weights.drop()
 
@@ -115,6 +122,7 @@ def _is_layer(module: nn.Module) -> bool:
 
 
 def _come_and_go(layer: nn.Module, device: torch.device, often: bool) -> Travelling:
+    """Hook a layer so that its weights are on the device only during its forward pass."""
     weights = Travelling([layer], device, often)
     layer.register_forward_pre_hook(lambda module, args: weights.bring())
     layer.register_forward_hook(lambda module, args, output: weights.release(), always_call=True)
@@ -122,8 +130,11 @@ def _come_and_go(layer: nn.Module, device: torch.device, often: bool) -> Travell
 
 
 def offload_engine(engine, how: str, device: torch.device) -> None:
-    """Lets an engine on the CPU compute on `device`: one of text encoder, transformer, VAE encoder and VAE decoder at a
-    time is there (`how` "model"), of the first two one layer at a time ("sequential")."""
+    """Make an engine on the CPU compute on `device`, with its weights offloaded.
+
+    `how` is "model": one of text encoder, transformer(s), VAE encoder and VAE decoder at a time is on the device; or
+    "sequential": of the first two, one layer at a time.
+    """
     vae = engine.first_stage_model
     transformers = [model for model in (engine.model, engine.weak_model) if model is not None]
     parts = {TEXT: list(engine.conditioner.embedders), "transformer": transformers,

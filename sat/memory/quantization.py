@@ -1,7 +1,7 @@
-"""Weights in 8 bits, through torchao where it is installed: half the memory of bf16.
+"""Quantization of weights to 8 bits by torchao, an optional package: half the memory of bf16.
 
-int8 and fp8 leave activations as they were, and cost time; with fp8_dynamic the products themselves are of 8 bits, each
-token's activations and each row of a matrix scaled by its largest value.
+int8 and fp8 quantize weights only and cost time. fp8_dynamic also computes the matrix products in 8 bits, each token's
+activations and each row of a matrix scaled by its largest value.
 """
 import torch
 from torch import nn
@@ -19,7 +19,7 @@ FORMATS = {
 
 
 def check_quantization(settings: MemorySettings, device: torch.device) -> None:
-    """Raises ConfigError where torchao is asked for and missing, or what the device cannot do."""
+    """Raise ConfigError if quantization needs torchao but it is missing, or if the device cannot compute it."""
     for key in ("quantize_transformer", "quantize_t5"):
         form = getattr(settings, key)
         if form is None:
@@ -30,12 +30,12 @@ def check_quantization(settings: MemorySettings, device: torch.device) -> None:
             raise ConfigError(f"args.{key} needs torchao, which is not installed: pip install torchao, or leave "
                               "the key out") from error
         if form == DYNAMIC and device.type == "cpu":
-            raise ConfigError(f"args.{key}: {DYNAMIC} needs an accelerator that multiplies in 8 bits; fp8 runs "
-                              "everywhere")
+            raise ConfigError(f"args.{key}: {DYNAMIC} needs an accelerator that multiplies in 8 bits; use fp8, which "
+                              "runs everywhere")
 
 
 def quantize_engine(engine, settings: MemorySettings) -> None:
-    """Does what `args.quantize_transformer` and `args.quantize_t5` say, once the weights are there."""
+    """Quantize an engine, with its weights loaded, as the settings ask."""
     if settings.quantize_transformer is not None:
         quantize_linears(engine.network, settings.quantize_transformer)
     if settings.quantize_t5 is not None:
@@ -43,19 +43,19 @@ def quantize_engine(engine, settings: MemorySettings) -> None:
 
 
 def quantize_linears(model: nn.Module, form: str) -> None:
-    """Stores the matrices of all linear layers below `model` in a form of `FORMATS`, a scale per row, in place.
+    """Quantize the matrices of all linear layers below `model` to a format of `FORMATS`, in place, one scale per row.
 
-    Their shape, and the dtype of what the layers give, stay. Norms, embeddings and biases are left alone. Raises
-    ConfigError for an accelerator that cannot multiply in this form.
+    Shapes and the dtype of the layers' outputs stay the same. Norms, embeddings and biases are not quantized. Raises
+    ConfigError for an accelerator that cannot multiply in this format.
     """
     from torchao import quantization
     try:
         quantization.quantize_(model, FORMATS[form](quantization), filter_fn=_is_linear)
     except AssertionError as error:
-        raise ConfigError(f"weights as {form}: {error}") from error
+        raise ConfigError(f"cannot quantize weights to {form}: {error}") from error
 
 
 def _is_linear(module: nn.Module, name: str) -> bool:
-    """SwissArmyTransformer's parallel layers count: they compute as linear layers do."""
+    """Return True for linear layers, SwissArmyTransformer's parallel ones included."""
     weight = getattr(module, "weight", None)
     return isinstance(weight, nn.Parameter) and weight.dim() == 2 and not isinstance(module, nn.Embedding)

@@ -1,4 +1,6 @@
-"""Checkpoints in and out: SwissArmyTransformer folders, `.pt` and safetensors files, memory-mapped, no code executed.
+"""Reading and writing of checkpoints: SwissArmyTransformer folders, `.pt` and safetensors files.
+
+Files are memory-mapped, and no code in them is executed.
 
 A folder holds `latest` (an iteration, or `release`) and `<iteration>/mp_rank_00_model_states.pt`, which holds
 `{"module": state_dict, ...}`; transformer weights carry the prefix `model.diffusion_model.`.
@@ -24,7 +26,7 @@ from weights.lora_names import is_matrix, without_lora
 STATES = "mp_rank_00_model_states.pt"
 NETWORK_PREFIX = "model.diffusion_model."
 WRAPPERS = ("module", "state_dict")
-# Beside tensors, SwissArmyTransformer stores numpy's random state and its arguments. None of these runs code.
+# SwissArmyTransformer also stores numpy's random state and its own arguments. Unpickling these types runs no code.
 HARMLESS: list[Any] = [
     Namespace, np.ndarray, np.dtype, _reconstruct,
     (_reconstruct, "numpy.core.multiarray._reconstruct"),
@@ -33,13 +35,13 @@ HARMLESS: list[Any] = [
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The weights file that a path means: itself, or the newest one of a folder. Raises CheckpointError for none."""
+    """Return the weights file for a path: the file itself, or the folder's latest. Raises CheckpointError if none."""
     path = Path(path)
     if path.is_file():
         return path
     if not path.is_dir():
-        raise CheckpointError(f"checkpoint {path} does not exist; see the header of the model's configuration for what "
-                              "belongs there, or set its path (args.load, ckpt_path)")
+        raise CheckpointError(f"checkpoint {path} does not exist; the header of the model's configuration says what "
+                              "belongs there, or set another path (args.load, ckpt_path)")
     if (path / STATES).is_file():
         return path / STATES
     latest = path / "latest"
@@ -53,7 +55,10 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def check_readable(path: str | Path) -> Path:
-    """What can be told of a checkpoint without reading its tensors: it is there, whole, and of a known format."""
+    """Return the weights file for a path, checked without reading its tensors.
+
+    Raises CheckpointError if it is missing, empty, truncated or no valid safetensors file.
+    """
     file = find_checkpoint(path)
     with open(file, "rb") as stream:
         head = stream.read(2)
@@ -67,10 +72,10 @@ def check_readable(path: str | Path) -> Path:
 
 
 def read_checkpoint(path: str | Path, names: Container[str] | None = None) -> dict:
-    """Everything in a checkpoint file, tensors memory-mapped; of a safetensors file, only those in `names` if given.
+    """Read everything in a checkpoint, tensors memory-mapped; from safetensors, only tensors in `names` if given.
 
-    Raises CheckpointError for a file that is missing, truncated, or whose pickle names anything but tensors and plain
-    values (nothing of it is executed).
+    Raises CheckpointError for a file that is missing or damaged, or whose pickle holds anything but tensors and plain
+    values (none of it is executed).
     """
     file = check_readable(path)
     if file.suffix == ".safetensors":
@@ -81,7 +86,7 @@ def read_checkpoint(path: str | Path, names: Container[str] | None = None) -> di
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"checkpoint {file} is refused: {_refusal(error)}") from error
     except (RuntimeError, EOFError, ValueError, OSError, KeyError, AttributeError, IndexError, TypeError) as error:
-        # What torch raises for damage depends on where the damage is.
+        # The type that torch raises depends on where the file is damaged.
         raise CheckpointError(f"checkpoint {file} is damaged ({_one_line(error)}); copy it again") from error
     if not isinstance(content, Mapping):
         raise CheckpointError(f"checkpoint {file} holds a {type(content).__name__}, not a dictionary of tensors")
@@ -89,9 +94,9 @@ def read_checkpoint(path: str | Path, names: Container[str] | None = None) -> di
 
 
 def read_state_dict(path: str | Path, names: Container[str] | None = None) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name, unwrapped from `module` or `state_dict`; only those in `names` if given.
+    """Read a checkpoint's state dict, which may lie under `module` or `state_dict`; only `names` if given.
 
-    Raises CheckpointError as `read_checkpoint`, and for a file without tensors.
+    Raises CheckpointError as `read_checkpoint` does, and for a file without tensors.
     """
     content = read_checkpoint(path, names)
     for wrapper in WRAPPERS:
@@ -105,32 +110,33 @@ def read_state_dict(path: str | Path, names: Container[str] | None = None) -> di
 
 
 def load_module(module: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
-    """Copies a state dict into a module, converting to its dtype and device.
+    """Copy a state dict into a module, converting to its dtype and device.
 
-    Every name and shape must fit: raises CheckpointError naming those that do not. A module's LoRA may be missing: it
-    is then left as it is.
+    Raises CheckpointError unless every name and shape fits. If `state` has no LoRA, that of the module stays as it is.
     """
     check_shapes(own_tensors(module, state), state, source)
-    module.load_state_dict(state, strict=False)  # all names were compared
+    module.load_state_dict(state, strict=False)  # names were checked above
 
 
 def own_tensors(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What `state` has to hold for a module; weights without LoRA may be loaded into a module with it, and tables that
-    are computed need not be there."""
+    """Return the module's tensors that `state` must hold.
+
+    Computed tables (buffers) are optional. If `state` has no LoRA, the names are those of a module without LoRA.
+    """
     buffers = dict(module.named_buffers())
     own = {name: value for name, value in module.state_dict().items() if name in state or name not in buffers}
     return own if any(map(is_matrix, state)) else without_lora(own)
 
 
 def check_shapes(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str | Path) -> None:
-    """Compares a module's state dict with a checkpoint's; CheckpointError names tensors that differ or are missing."""
+    """Raise CheckpointError, naming the tensors at fault, unless a module's state dict and a checkpoint's match."""
     faults = misfits(own, state)
     if faults:
         raise CheckpointError(f"checkpoint {source} does not fit the configuration; {faults}")
 
 
 def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
-    """In words, which tensors of `state` differ from those wanted, are missing or superfluous; empty if all fit."""
+    """Describe which tensors of `state` have other shapes than in `own`, are missing, or extra; "" if all fit."""
     different = [f"{k} is {_shape(state[k])}, wanted {_shape(v)}" for k, v in own.items()
                  if k in state and state[k].shape != v.shape]
     missing = [k for k in own if k not in state]
@@ -141,9 +147,9 @@ def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
 
 
 def save_checkpoint(folder: str | Path, iteration: int | str, content: Mapping) -> Path:
-    """Writes `<folder>/<iteration>/mp_rank_00_model_states.pt`, then points `latest` at it.
+    """Write `<folder>/<iteration>/mp_rank_00_model_states.pt`, then the iteration to `latest`; return the file's path.
 
-    At every moment `latest` names a checkpoint that is whole: the states are on disk before it changes.
+    `latest` always names a complete checkpoint: the states are flushed to disk before it changes.
     """
     folder = Path(folder)
     partial, final = folder / f".{iteration}.partial", folder / str(iteration)
@@ -155,7 +161,7 @@ def save_checkpoint(folder: str | Path, iteration: int | str, content: Mapping) 
             stream.flush()
             os.fsync(stream.fileno())
         sync_folder(partial)
-        if final.exists():  # saved before, perhaps by another run: swap the file inside, which is atomic
+        if final.exists():  # a folder cannot be replaced atomically, the file in it can
             os.replace(partial / STATES, final / STATES)
         else:
             os.replace(partial, final)
@@ -168,7 +174,7 @@ def save_checkpoint(folder: str | Path, iteration: int | str, content: Mapping) 
 
 
 def open_safetensors(file: Path):
-    """safetensors' reader of a file. Raises CheckpointError for one that is damaged."""
+    """Open a safetensors file for reading. Raises CheckpointError if it is damaged."""
     from safetensors import SafetensorError, safe_open
     try:
         return safe_open(file, framework="pt")
@@ -178,14 +184,14 @@ def open_safetensors(file: Path):
 
 
 def _read_safetensors(file: Path, names: Container[str] | None) -> dict[str, Tensor]:
-    """Each tensor that is asked for brings a page of the file into memory, those that are not bring nothing."""
+    """Read the tensors in `names` only: even a memory-mapped tensor brings a page of the file into memory."""
     with open_safetensors(file) as opened:
         return {key: opened.get_tensor(key) for key in opened.keys() if names is None or key in names}
 
 
 def _refusal(error: Exception) -> str:
     reason = str(error).partition("WeightsUnpickler error:")[2].split("\n")[0].strip()
-    return ("its pickle holds more than tensors and plain values, or is damaged; nothing of it was executed"
+    return ("its pickle is damaged or holds more than tensors and plain values; none of it was executed"
             f"{f' ({reason[:120]})' if reason else ''}; use a file of tensors, such as safetensors")
 
 

@@ -7,14 +7,17 @@ from weights.diffusers_layout import _positions
 
 
 def transformer_config(network: Mapping) -> dict:
-    """diffusers' config.json of a transformer built from `network` (`network_config.params`)."""
+    """Return diffusers' config.json for a transformer built from `network` (`network_config.params`).
+
+    Raises ConfigError for a structure that diffusers lacks.
+    """
     positions = _positions(network)
     target = network["modules"]["pos_embed_config"]["target"].rpartition(".")[2]
     rotary = target == "Rotary3DPositionEmbeddingMixin"
     patch_t, patch_h, patch_w = parse_patch_size(network["patch_size"])
     scales = {key: network.get(key) or positions.get(key) or 1.0
               for key in ("time_interpolation", "height_interpolation", "width_interpolation")}
-    _require(rotary or target == "Basic3DPositionEmbeddingMixin", f"positions by {target}")
+    _require(rotary or target == "Basic3DPositionEmbeddingMixin", f"position embedding {target}")
     _require(patch_h == patch_w, f"patch_size {network['patch_size']}")
     _require(scales["height_interpolation"] == scales["width_interpolation"], "interpolation that differs by axis")
     _require(network.get("elementwise_affine", True), "elementwise_affine false")
@@ -40,10 +43,10 @@ def transformer_config(network: Mapping) -> dict:
 
 
 def vae_config(model: Mapping) -> dict:
-    """diffusers' config.json of the autoencoder of a `model` section.
+    """Return diffusers' config.json for the autoencoder of a `model` section.
 
-    `invert_scale_latents` is set, as in the released folder, for the model whose image latent is not scaled; diffusers
-    then divides that latent by the scale factor, where this project leaves it alone.
+    `invert_scale_latents` is set, as in the released folder, for the model whose image latent is not scaled. diffusers
+    then divides that latent by the scale factor; this project leaves it unscaled.
     """
     codec = model["first_stage_config"]["params"]["decoder_config"]["params"]
     network = model["network_config"]["params"]
@@ -68,4 +71,4 @@ def vae_config(model: Mapping) -> dict:
 
 def _require(possible: bool, what: str) -> None:
     if not possible:
-        raise ConfigError(f"{what} has no counterpart in diffusers; only the structures of the released models convert")
+        raise ConfigError(f"{what} has no counterpart in diffusers; only the released models' structures convert")

@@ -8,25 +8,28 @@ from common.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
-STEM = "diffusion_pytorch_model"  # of the files of weights in transformer/ and vae/
+STEM = "diffusion_pytorch_model"  # start of the names of weight files in transformer/ and vae/
 CLASSES = {"transformer": "CogVideoXTransformer3DModel", "vae": "AutoencoderKLCogVideoX"}
 
 
 def is_pipeline(path: str | Path) -> bool:
-    """Whether a path is such a folder; checkpoints of this project may lie in folders of the same names."""
+    """Return True if a path is a pipeline folder.
+
+    A subfolder counts as a part only if it has weight files, as checkpoint folders may have the same names.
+    """
     folder = Path(path)
     return (folder / "model_index.json").is_file() or any(_is_part(folder / part) for part in CLASSES)
 
 
 def part_folder(path: str | Path, part: str) -> Path | None:
-    """Where a part lies for a path that is a pipeline folder or the part's own folder; None for other paths."""
+    """Return the folder of a part, given a pipeline folder or that folder itself; None for other paths."""
     if is_pipeline(path):
         return Path(path) / part
     return Path(path) if _is_part(Path(path)) else None
 
 
 def check_part(folder: Path, part: str) -> None:
-    """Raises CheckpointError for a folder or configuration that is missing, and for another kind of model."""
+    """Raise CheckpointError if a part's folder or config.json is missing, or is for another kind of model."""
     if not folder.is_dir():
         raise CheckpointError(f"diffusers folder {folder.parent} has no {part}/; fetch it again")
     config = folder / "config.json"
@@ -35,21 +38,21 @@ def check_part(folder: Path, part: str) -> None:
     try:
         found = json.loads(config.read_text(encoding="utf-8"))["_class_name"]
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{config} is no configuration of a model; fetch it again") from error
+        raise CheckpointError(f"{config} is not the configuration of a model; fetch it again") from error
     if found != CLASSES[part]:
-        raise CheckpointError(f"diffusers folder {folder} holds a {found}; a {CLASSES[part]} is wanted")
+        raise CheckpointError(f"diffusers folder {folder} holds a {found}; a {CLASSES[part]} is needed")
 
 
 def borrow_parts(model: MutableMapping, folder: str | Path) -> None:
-    """Points first stage and text encoder of a `model` section at a pipeline folder, in place, where their own files
-    are not there."""
+    """Make first stage and text encoder of a `model` section use a pipeline folder, in place, where their own files
+    do not exist."""
     owners = [("the autoencoder", "ckpt_path", (model.get("first_stage_config") or {}).get("params"))]
     conditioner = (model.get("conditioner_config") or {}).get("params") or {}
     owners += [("the text encoder", "model_dir", embedder.get("params"))
                for embedder in conditioner.get("emb_models") or () if isinstance(embedder, Mapping)]
     for what, key, params in owners:
         if params and isinstance(params.get(key), str) and not Path(params[key]).exists():
-            logger.info("%s is taken from %s: there is no %s", what, folder, params[key])
+            logger.info("%s is loaded from %s, because %s does not exist", what, folder, params[key])
             params[key] = str(folder)
 
 

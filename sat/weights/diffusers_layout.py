@@ -1,7 +1,7 @@
-"""Two layouts of the same weights: this project's (SwissArmyTransformer) and that of Hugging Face's diffusers.
+"""Conversion of weights between this project's layout (SwissArmyTransformer's) and that of Hugging Face's diffusers.
 
-A `Link` joins a tensor here with the tensors there that hold the same numbers, so one table serves both directions.
-diffusers' configurations are made from a preset's `model` section, with the values its own released folders have.
+A `Link` joins a tensor of this project with diffusers' tensors that hold the same elements, and serves both directions.
+diffusers' config.json files are made from a preset's `model` section, with the values of the released folders.
 """
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -41,9 +41,9 @@ TRANSFORMER_NAMES = {
 
 
 def transformer_links(names: Iterable[str], network: Mapping) -> list[Link]:
-    """A link for each tensor of a transformer built from `network` (`network_config.params`).
+    """Return a link for each tensor of a transformer built from `network` (`network_config.params`).
 
-    Raises ConfigError for a tensor that diffusers' transformer has no place for.
+    Raises ConfigError for a tensor that diffusers' transformer lacks.
     """
     patch_t, *patch = parse_patch_size(network["patch_size"])
     learned = bool(_positions(network).get("learnable_pos_embed"))
@@ -55,9 +55,9 @@ def is_diffusers_transformer(names: Iterable[str]) -> bool:
 
 
 def links_from_diffusers(theirs: Mapping[str, Tensor]) -> list[Link]:
-    """A link for each tensor here that a transformer in diffusers' layout makes, without its configuration.
+    """Return links that convert a transformer from diffusers' layout, without needing its configuration.
 
-    What has no place here, or lacks a counterpart, keeps its name.
+    Tensors that this project's transformer lacks, or that are incomplete, keep their names.
     """
     convolution = theirs["patch_embed.proj.weight"].shape[2:] if "patch_embed.proj.weight" in theirs else ()
     names = dict.fromkeys(filter(None, map(_name_here, theirs)))
@@ -68,14 +68,18 @@ def links_from_diffusers(theirs: Mapping[str, Tensor]) -> list[Link]:
 
 
 def _transformer_link(name: str, convolution: Sequence[int] | None, learned: bool) -> Link:
-    """`convolution`: height and width of a patch where diffusers embeds it by one; `learned`: it has a table too."""
+    """Return the link of one tensor.
+
+    `convolution` is a patch's height and width if diffusers embeds patches by a convolution, else None. `learned`:
+    diffusers stores the table of positions, too. Raises ConfigError for a tensor that diffusers lacks.
+    """
     if name == TABLE:
         return Link(name, (THEIR_TABLE,) if learned else ())
     stem, _, kind = name.rpartition(".")
     theirs = diffusers_names(stem)
     if theirs is None:
-        raise ConfigError(f"the transformer's {name} has no place in diffusers' layout; only the structures of the "
-                          "released models can be converted, LoRA merged into them first")
+        raise ConfigError(f"the transformer's {name} has no place in diffusers' layout; only the released models' "
+                          "structures can be converted, after any LoRA is merged into them")
     theirs = tuple(f"{x}.{kind}" for x in theirs)
     if name == PATCH and convolution is not None:
         return Link(name, theirs, split=lambda w: (w.unflatten(1, (-1, *convolution)),), merge=lambda w: w.flatten(1))
@@ -87,7 +91,7 @@ def _transformer_link(name: str, convolution: Sequence[int] | None, learned: boo
 
 
 def vae_links(names: Iterable[str], levels: int) -> list[Link]:
-    """A link for each tensor of an autoencoder with that many levels; all numbers are stored alike."""
+    """Return a link for each tensor of an autoencoder with `levels` resolutions; only the names differ."""
     return [Link(name, (_vae_name(name, levels),)) for name in names]
 
 
@@ -95,14 +99,14 @@ def _vae_name(name: str, levels: int) -> str:
     name = re.sub(r"\.down\.(\d+)\.block\.", r".down_blocks.\1.resnets.", name)
     name = re.sub(r"\.down\.(\d+)\.downsample\.", r".down_blocks.\1.downsamplers.0.", name)
     name = re.sub(r"\.mid\.block_(\d+)\.", lambda m: f".mid_block.resnets.{int(m[1]) - 1}.", name)
-    # Decoders count their levels from the outside here, from the inside there.
+    # Decoder levels are numbered from the output inwards here, from the middle outwards in diffusers.
     name = re.sub(r"\.up\.(\d+)\.block\.", lambda m: f".up_blocks.{levels - 1 - int(m[1])}.resnets.", name)
     name = re.sub(r"\.up\.(\d+)\.upsample\.", lambda m: f".up_blocks.{levels - 1 - int(m[1])}.upsamplers.0.", name)
     return name.replace(".nin_shortcut.", ".conv_shortcut.")
 
 
 def diffusers_names(stem: str) -> tuple[str, ...] | None:
-    """What a part of the transformer (a tensor's name without `.weight`) is called there; None if it has no place."""
+    """Return diffusers' names for a part of the transformer (a tensor's name without `.weight`), or None."""
     for ours, theirs in TRANSFORMER_NAMES.items():
         match = _match(ours, stem)
         if match:
@@ -111,7 +115,7 @@ def diffusers_names(stem: str) -> tuple[str, ...] | None:
 
 
 def _name_here(name: str) -> str | None:
-    """The tensor here that one in diffusers' layout is a part of; None if there is none."""
+    """Return the name in this project of the tensor that one of diffusers belongs to; None if there is none."""
     if name == THEIR_TABLE:
         return TABLE
     stem, _, kind = name.rpartition(".")
@@ -126,14 +130,14 @@ def _match(template: str, stem: str) -> re.Match | None:
 
 
 def to_diffusers(links: Iterable[Link], state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Names and tensors in diffusers' layout, made one after the other."""
+    """Yield names and tensors in diffusers' layout; each link's tensors are made when they are asked for."""
     for link in links:
         if link.theirs:
             yield from zip(link.theirs, link.split(state[link.name]), strict=True)
 
 
 def from_diffusers(links: Iterable[Link], state: Mapping[str, Tensor]) -> Iterator[tuple[Link, Tensor]]:
-    """The inverse; tensors that diffusers computes are left out."""
+    """Yield each link and its tensor in this project's layout, except for tensors that diffusers computes."""
     for link in links:
         if link.theirs:
             yield link, link.merge(*(state[name] for name in link.theirs))

@@ -15,25 +15,31 @@ def split_qkv(tensor: Tensor) -> tuple[Tensor, ...]:
 
 
 def merge_rows(*tensors: Tensor) -> Tensor:
-    """One tensor, or several below each other."""
+    """Concatenate tensors along the first axis; a single one is returned itself."""
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 
 def split_modulations(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """(attention, MLP), each for video, then for text, from all for video, then all for text."""
+    """Split an adaLN tensor into those of attention and MLP, the order of diffusers.
+
+    Rows here: attention and MLP for video, then both for text. In each result: video, then text.
+    """
     attention_video, mlp_video, attention_text, mlp_text = tensor.chunk(4)
     return torch.cat((attention_video, attention_text)), torch.cat((mlp_video, mlp_text))
 
 
 def merge_modulations(attention: Tensor, mlp: Tensor) -> Tensor:
-    """The inverse of `split_modulations`."""
+    """Invert `split_modulations`."""
     (attention_video, attention_text), (mlp_video, mlp_text) = attention.chunk(2), mlp.chunk(2)
     return torch.cat((attention_video, mlp_video, attention_text, mlp_text))
 
 
 @dataclass(frozen=True)
 class Link:
-    """A tensor here and the names of those that hold its numbers in diffusers' layout (none: diffusers computes it)."""
+    """A tensor of this project and the names of diffusers' tensors with the same elements.
+
+    `theirs` is empty for a tensor that diffusers computes. `split` and `merge` convert to and from diffusers' tensors.
+    """
 
     name: str
     theirs: tuple[str, ...]

@@ -1,7 +1,7 @@
-"""A LoRA in and out of a model: read, compared with the model, loaded, kept while training, merged into the weights.
+"""LoRA files: reading, comparison with a model, loading into it, saving, and merging into its weights.
 
-A LoRA checkpoint is laid out as any other, but holds the matrices alone, and beside them `lora`: alpha, and the shapes
-of the model that it was trained for, by which a wrong model is told before weights are read.
+A LoRA checkpoint has the layout of any other checkpoint but holds only LoRA's matrices, and under `lora` its alpha and
+the shapes of the model it was trained for, so that a wrong model is detected before weights are read.
 """
 import logging
 from collections.abc import Mapping, MutableMapping
@@ -27,10 +27,10 @@ HEADER = "lora"
 
 
 def read_lora(path: str | Path, unstated_alpha: float = 1.0) -> Lora:
-    """A LoRA from a checkpoint, from one of a whole model with LoRA, or from a file or folder in PEFT's layout.
+    """Read a LoRA from its checkpoint, from that of a whole model with LoRA, or from PEFT's layout (file or folder).
 
-    `unstated_alpha`: for checkpoints of the release, which do not tell it. Raises CheckpointError for a file without a
-    LoRA.
+    `unstated_alpha` is for the release's checkpoints, which do not store alpha. Raises CheckpointError for a file
+    without a LoRA.
     """
     file = Path(path) / FILE if (Path(path) / FILE).is_file() else find_checkpoint(path)
     state = transformer_weights(file).read()
@@ -48,20 +48,21 @@ def read_lora(path: str | Path, unstated_alpha: float = 1.0) -> Lora:
 
 
 def checkpoint_of(lora: Lora) -> dict:
-    """What a checkpoint file of a LoRA holds."""
+    """Return the content of a LoRA's checkpoint file."""
     return {"module": {NETWORK_PREFIX + name: value for name, value in lora.matrices.items()}, HEADER: header_of(lora)}
 
 
 def header_of(lora: Lora) -> dict:
-    """What is told of a LoRA beside its matrices."""
+    """Return the alpha of a LoRA and the shapes of its base model, as checkpoints hold them beside the matrices."""
     shapes = {name: list(value.shape) for name, value in (lora.base or {}).items()}
     return {"lora_alpha": lora.alpha, "base_shapes": shapes}
 
 
 def configure_lora(model: MutableMapping, path: str | Path) -> None:
-    """Gives the network of a `model` section the LoRA that a file holds, without reading or building weights.
+    """Add a `lora_config` that fits a LoRA file to the network of a `model` section, in place.
 
-    Raises CheckpointError for a LoRA of another model, ConfigError where a `lora_config` is there and differs.
+    The model's weights are neither read nor built. Raises CheckpointError for a LoRA of another model, and ConfigError
+    if there is a `lora_config` already whose rank or alpha differs.
     """
     modules = model["network_config"]["params"]["modules"]
     given = (modules.get("lora_config") or {}).get("params") or {}
@@ -78,12 +79,15 @@ def configure_lora(model: MutableMapping, path: str | Path) -> None:
 
 
 def check_fits(lora: Lora, base: Mapping[str, Tensor], path: str | Path) -> None:
-    """Raises CheckpointError unless `base`, a transformer's tensors without LoRA (maybe on the meta device), is what
-    the LoRA is for."""
+    """Raise CheckpointError unless the LoRA fits `base`, a transformer's tensors without LoRA.
+
+    Only names and shapes count, so `base` may be on the meta device.
+    """
     if lora.base is not None:
-        # Computed positions grow with the video that is asked for: they are no mark of the model.
-        faults = misfits(*({name: value for name, value in tensors.items() if name != TABLE}
-                           for tensors in (base, lora.base)))
+        # The position table may be computed for the size of the video, so it does not identify the model.
+        given = {name: value for name, value in base.items() if name != TABLE}
+        trained = {name: value for name, value in lora.base.items() if name != TABLE}
+        faults = misfits(given, trained)
         if faults:
             raise CheckpointError(f"LoRA {path} was trained for another model; {faults}; {preset_hint(lora.base)}")
     faults = misfits(_expected(lora, base), lora.matrices)
@@ -92,7 +96,7 @@ def check_fits(lora: Lora, base: Mapping[str, Tensor], path: str | Path) -> None
 
 
 def _expected(lora: Lora, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What the matrices must look like, on the meta device."""
+    """Return the matrices that LoRA must have, on the meta device."""
     expected = {}
     for name in matrix_names(lora.layers):
         layer, matrix, _ = name.rsplit(".", 2)
@@ -105,12 +109,12 @@ def _expected(lora: Lora, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_lora(network: nn.Module, path: str | Path) -> None:
-    """Loads the matrices of a LoRA, and nothing else, into a network that has one. Raises CheckpointError."""
+    """Load a LoRA's matrices into a network that has LoRA. Raises CheckpointError if they do not fit it."""
     lora = read_lora(path, alpha_of(network))
     check_fits(lora, without_lora(network.state_dict()), path)
     if network.load_state_dict(lora.matrices, strict=False).unexpected_keys:
-        raise CheckpointError(f"LoRA {path} is on layers {lora.layers}, on some of which lora_config has none; leave "
-                              "layer_range out of it")
+        raise CheckpointError(f"LoRA {path} is on layers {lora.layers}, not all of which are in lora_config; leave its "
+                              "layer_range out")
     logger.info("loaded a LoRA of rank %d from %s", lora.rank, path)
 
 
@@ -120,7 +124,7 @@ def trains_lora_alone(network: nn.Module) -> bool:
 
 
 def lora_of(network: nn.Module) -> Lora:
-    """A copy of the LoRA that a network has."""
+    """Return a copy of a network's LoRA."""
     state = network.state_dict()
     base = {name: value.to("meta") for name, value in without_lora(state).items()}
     matrices = {name: value.clone() for name, value in state.items() if is_matrix(name)}
@@ -134,7 +138,7 @@ def alpha_of(network: nn.Module) -> float:
 
 
 def merge(lora: Lora, state: MutableMapping[str, Tensor]) -> None:
-    """Adds the update to the weights of a transformer without LoRA, in place: W + (alpha / r) B A, in float32."""
+    """Add a LoRA to the weights of a transformer without one, in place: W + (alpha / r) B A, computed in float32."""
     for i in lora.layers:
         for layer, parts in PARTS.items():
             stem = f"transformer.layers.{i}.{layer}"

@@ -1,7 +1,7 @@
-"""LoRA's tensors in a transformer, by the names that SwissArmyTransformer gives them.
+"""LoRA's tensors in a transformer, and the names that SwissArmyTransformer gives them.
 
-A layer NAME with LoRA has NAME.original.weight, NAME.original.bias, and for each of its parts i (query, key and value,
-or one) NAME.matrix_A.i (r, in) and NAME.matrix_B.i (out, r).
+A layer NAME with LoRA has NAME.original.weight and NAME.original.bias, and NAME.matrix_A.i (r, in) and
+NAME.matrix_B.i (out, r) for each i of its parts: query, key and value, or only one.
 """
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,7 +12,7 @@ from torch import Tensor
 
 T = TypeVar("T")
 
-# The layers of each block that LoRA is for, and how many matrices lie stacked in the weight of each.
+# The layers of each block that LoRA applies to, and how many matrices are stacked in each one's weight.
 PARTS = {"attention.query_key_value": 3, "attention.dense": 1}
 MATRICES = ("matrix_A", "matrix_B")
 MATRIX = re.compile(rf"transformer\.layers\.(\d+)\..+\.({'|'.join(MATRICES)})\.\d+")
@@ -20,10 +20,10 @@ MATRIX = re.compile(rf"transformer\.layers\.(\d+)\..+\.({'|'.join(MATRICES)})\.\
 
 @dataclass(frozen=True)
 class Lora:
-    """A LoRA apart from the model it belongs to.
+    """A LoRA, separate from its model.
 
-    matrices: by name, as in a network. alpha: the update is alpha / rank · B A. base: names and shapes of the tensors
-    of the model it was trained for, as tensors on the meta device; None where that is not known.
+    `matrices` are A and B by their names in a network; the update of a weight is (alpha / rank) B A. `base` has the
+    tensors of the model it was trained for, on the meta device (names and shapes only); None if unknown.
     """
 
     matrices: Mapping[str, Tensor]
@@ -44,7 +44,7 @@ def is_matrix(name: str) -> bool:
 
 
 def matrix_names(layers: Iterable[int]) -> Iterator[str]:
-    """The names of all matrices of a LoRA on these layers, in the order of a state dict."""
+    """Yield the names of all matrices of a LoRA on these layers, in the order of a state dict."""
     for i in layers:
         for layer, parts in PARTS.items():
             for matrix in MATRICES:
@@ -52,5 +52,5 @@ def matrix_names(layers: Iterable[int]) -> Iterator[str]:
 
 
 def without_lora(state: Mapping[str, T]) -> dict[str, T]:
-    """The model's own tensors, by the names that they have in a model without LoRA."""
+    """Return a state dict without LoRA's matrices, with the names that a model without LoRA has."""
     return {name.replace(".original.", "."): value for name, value in state.items() if not is_matrix(name)}

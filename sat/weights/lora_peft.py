@@ -1,7 +1,7 @@
-"""A LoRA in the layout of PEFT, as diffusers' pipelines write and read it (`load_lora_weights`).
+"""Reading and writing of LoRAs in PEFT's layout, which diffusers' pipelines use (`load_lora_weights`).
 
-One safetensors file. A (r, in) and B (out, r) of each projection are `transformer.PROJECTION.lora_A.weight` and
-`...lora_B.weight`; rank and alpha stand in the file's metadata, without which diffusers takes alpha equal to the rank.
+One safetensors file holds A (r, in) and B (out, r) of each projection as `transformer.PROJECTION.lora_A.weight` and
+`...lora_B.weight`. Rank and alpha are in its metadata; without it, alpha equals the rank, as in diffusers.
 """
 import json
 import re
@@ -20,10 +20,10 @@ from weights.lora_names import Lora, matrix_names
 
 FILE = "pytorch_lora_weights.safetensors"
 PREFIX = "transformer."
-CONFIG = "lora_adapter_metadata"  # PEFT's LoraConfig as JSON, each key with the prefix
-BASE = "base_shapes"  # our own: diffusers leaves it alone
+CONFIG = "lora_adapter_metadata"  # PEFT's LoraConfig as JSON, each key starting with PREFIX
+BASE = "base_shapes"  # ours; diffusers ignores it
 NAME = re.compile(r"transformer\.transformer_blocks\.(\d+)\..+\.lora_[AB]\.weight")
-# Settings of PEFT that change what is computed from the same matrices.
+# PEFT settings under which the same matrices compute something else.
 OTHER_KINDS = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "lora_bias")
 
 
@@ -32,7 +32,7 @@ def is_peft(name: str) -> bool:
 
 
 def write_peft(folder: Path, lora: Lora) -> Path:
-    """Writes `<folder>/pytorch_lora_weights.safetensors`, the tensors in their own type."""
+    """Write `<folder>/pytorch_lora_weights.safetensors`, keeping the tensors' dtypes, and return its path."""
     names = {_peft_name(name): name for name in lora.matrices}
     config = {"r": lora.rank, "lora_alpha": lora.alpha,
               "target_modules": sorted({name.removeprefix(PREFIX).partition(".lora_")[0] for name in names})}
@@ -45,14 +45,17 @@ def write_peft(folder: Path, lora: Lora) -> Path:
 
 
 def from_peft(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], source: Path) -> Lora:
-    """Raises CheckpointError for a LoRA on other projections than attention's four, or of another kind."""
+    """Convert a LoRA from PEFT's layout.
+
+    Raises CheckpointError unless it is a plain LoRA on the attention's four projections and its metadata is valid.
+    """
     layers = sorted({int(match[1]) for match in map(NAME.fullmatch, tensors) if match})
     names = {own: _peft_name(own) for own in matrix_names(layers)}
     _check_projections(set(tensors), set(names.values()), source)
     config = {key.removeprefix(PREFIX): value for key, value in _json(metadata, CONFIG, source).items()}
     for key in OTHER_KINDS:
         if config.get(key):
-            raise CheckpointError(f"LoRA {source} has {key} set, which has no counterpart here")
+            raise CheckpointError(f"LoRA {source} has {key} set, which is not supported; convert a plain LoRA")
     shapes = _json(metadata, BASE, source)
     base = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     lora = Lora({own: tensors[theirs] for own, theirs in names.items()}, 0.0, base or None)
@@ -68,15 +71,15 @@ def _peft_name(name: str) -> str:
 def _check_projections(given: set[str], wanted: set[str], source: Path) -> None:
     for names, fault in ((given - wanted, "has"), (wanted - given, "lacks")):
         if names:
-            raise CheckpointError(f"LoRA {source} {fault} {min(names)}; one on to_q, to_k, to_v and to_out.0 of the "
-                                  "attention, all four, can be read")
+            raise CheckpointError(f"LoRA {source} {fault} {min(names)}; only a LoRA on all of the attention's to_q, "
+                                  "to_k, to_v and to_out.0 can be read")
 
 
 def _json(metadata: Mapping[str, str], key: str, source: Path) -> dict:
     try:
         value = json.loads(metadata.get(key, "{}"))
     except ValueError as error:
-        raise CheckpointError(f"LoRA {source}: its metadata {key} is no JSON; copy the file again") from error
+        raise CheckpointError(f"LoRA {source}: its metadata {key} is not JSON; copy the file again") from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"LoRA {source}: its metadata {key} is no mapping; copy the file again")
+        raise CheckpointError(f"LoRA {source}: its metadata {key} is not a mapping; copy the file again")
     return value

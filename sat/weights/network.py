@@ -1,4 +1,4 @@
-"""The transformer's weights: compared with a configuration and with the presets, copied into it, built with it."""
+"""Loading of the transformer's weights, after comparing them with its configuration and with the presets."""
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,21 +20,23 @@ logger = logging.getLogger(__name__)
 
 def build_network(network_config: Mapping, path: str | Path, dtype: torch.dtype, device: torch.device | str
                   ) -> nn.Module:
-    """The transformer of a configuration with the weights of a path, never in memory with any others.
+    """Build a transformer and load its weights, without first allocating or initializing others.
 
-    CheckpointError as in `check_network`.
+    Raises CheckpointError as `check_network` does.
     """
     with torch.device("meta"):
         network = instantiate_from_config(network_config)
     materialize(network, dtype, device)
-    network.reinit()  # computed tables and the start of a LoRA are not in every file
+    network.reinit()  # computed tables and a new LoRA may be missing from the file
     load_network(network, path)
     return network
 
 
 def load_network(network: nn.Module, path: str | Path) -> None:
-    """Copies a transformer's weights into it, its part of them if it is divided among processes; CheckpointError as in
-    `check_network`."""
+    """Load weights into a transformer; if it is divided among processes, only this process's part.
+
+    Raises CheckpointError as `check_network` does.
+    """
     weights = own_part(transformer_weights(path), network)
     _check_preset(network, weights.shapes, weights.source)
     weights.copy_into(network)
@@ -42,10 +44,10 @@ def load_network(network: nn.Module, path: str | Path) -> None:
 
 
 def check_network(network_config: Mapping, path: str | Path) -> None:
-    """Compares the weights of a path (`weights.transformer_weights`) with the transformer that a configuration would
-    build, reading and building none.
+    """Check that weights (a path, as in `weights.transformer_weights`) fit a configuration's transformer.
 
-    Raises CheckpointError with the tensors that do not fit and the preset in configs/ that would.
+    Neither is read or built. Raises CheckpointError naming the tensors that do not fit, and presets in configs/ that
+    would.
     """
     with torch.device("meta"):
         network = instantiate_from_config(network_config)
@@ -54,11 +56,11 @@ def check_network(network_config: Mapping, path: str | Path) -> None:
 
 
 def fitting_presets(shapes: Mapping[str, torch.Size], folder: Path = REPOSITORY / "configs") -> list[str]:
-    """The presets whose transformer has exactly these tensors, compared on the meta device."""
+    """Return the presets whose transformer has exactly these tensors; computed tables do not count."""
     fitting = []
     for preset in sorted(folder.glob("*.yaml")):
         config = OmegaConf.select(OmegaConf.load(preset), "model.network_config")
-        if config is None or "target" not in config:  # what is laid over another file
+        if config is None or "target" not in config:  # a file to be merged over another
             continue
         with torch.device("meta"):
             network = instantiate_from_config(config)
@@ -70,7 +72,7 @@ def fitting_presets(shapes: Mapping[str, torch.Size], folder: Path = REPOSITORY 
 
 
 def preset_hint(state: Mapping[str, Tensor]) -> str:
-    """Which presets have a transformer of these tensors, in words; LoRA does not count."""
+    """Return a clause naming the presets whose transformer has these tensors, LoRA aside."""
     presets = fitting_presets({k: v.shape for k, v in without_lora(state).items()})
     return f"{' or '.join(presets)} would fit it" if presets else "no preset in configs/ fits it"
 
@@ -81,8 +83,8 @@ def _check_preset(network: nn.Module, state: Mapping[str, Tensor], file: Path) -
         raise CheckpointError(f"checkpoint {file} holds a LoRA alone; give it as args.load_lora, and as args.load the "
                               "weights of the model that it was trained for")
     if any(map(is_matrix, state)) and not any(map(is_matrix, own)):
-        raise CheckpointError(f"checkpoint {file} holds a LoRA beside the model's weights; part or merge them with "
+        raise CheckpointError(f"checkpoint {file} holds a LoRA beside the model's weights; separate or merge them with "
                               "tools/convert_lora.py, or give the model the lora_config that it was trained with")
     faults = misfits(own, state)
-    if faults:  # presets are built only now: loading what fits does not pay for them
+    if faults:  # presets take time to build, so only on failure
         raise CheckpointError(f"checkpoint {file} does not fit the configuration; {faults}; {preset_hint(state)}")

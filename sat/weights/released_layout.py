@@ -14,7 +14,7 @@ def _itself(name: str) -> Link:
 
 
 def _released_links(state: Mapping[str, Tensor]) -> list[Link]:
-    """Of a transformer in this project's layout or the release's, alone or with the rest of a model."""
+    """Return links for a transformer in this project's or the release's layout, alone or in a whole model."""
     theirs = {name.removeprefix(NETWORK_PREFIX): name for name in state if name.startswith(NETWORK_PREFIX)}
     theirs = theirs or {name: name for name in state}
     modern = {name: state[other] for name, other in theirs.items()}

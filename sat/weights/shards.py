@@ -1,7 +1,7 @@
-"""Folders of safetensors in diffusers' arrangement: read memory-mapped, written one tensor at a time.
+"""Reading (memory-mapped) and writing (one tensor at a time) of safetensors folders as diffusers arranges them.
 
-One file, or shards with an index that says which shard holds which tensor. The format is a little-endian length, a
-JSON header with every tensor's type, shape and place, and the tensors' bytes.
+A folder has one file, or shards with an index that maps tensors to shards. A file is a little-endian length, a JSON
+header with every tensor's type, shape and offsets, and the tensors' bytes.
 """
 import json
 import struct
@@ -18,21 +18,21 @@ from weights.checkpoint import read_state_dict
 from weights.diffusers_folder import STEM
 
 INDEX = f"{STEM}.safetensors.index.json"
-NAMES = (f"{STEM}.safetensors", INDEX)  # of what holds a part of a diffusers folder
+NAMES = (f"{STEM}.safetensors", INDEX)  # file names in transformer/ or vae/ of a diffusers folder
 TYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder by name. Raises CheckpointError for a folder or shard that is missing or damaged."""
+    """Read all tensors of a folder. Raises CheckpointError if the folder or a shard is missing or damaged."""
     if not folder.is_dir():
-        raise CheckpointError(f"diffusers folder {folder} does not exist; give the one that has transformer/ and vae/")
+        raise CheckpointError(f"diffusers folder {folder} does not exist; give a folder that has transformer/ and vae/")
     return read_shards(shard_files(folder, NAMES))
 
 
 def read_shards(files: Iterable[Path], names: Container[str] | None = None) -> dict[str, Tensor]:
-    """The tensors of several files together, memory-mapped; only those in `names` if given.
+    """Read the tensors of several files into one state dict, memory-mapped; only those in `names` if given.
 
-    Raises CheckpointError for a file that is damaged.
+    Raises CheckpointError for a damaged file.
     """
     tensors: dict[str, Tensor] = {}
     for file in files:
@@ -41,9 +41,9 @@ def read_shards(files: Iterable[Path], names: Container[str] | None = None) -> d
 
 
 def shard_files(folder: Path, names: Sequence[str]) -> list[Path]:
-    """The files of weights in a folder: the first of `names` that is there, or the shards that it lists as an index.
+    """Return a folder's weight files: the first of `names` that exists, or the shards that it lists if it is an index.
 
-    Raises CheckpointError for a folder without any, and for an index that is damaged or names files that are missing.
+    Raises CheckpointError if there is none, or if an index is damaged or names missing files.
     """
     found = next((folder / name for name in names if (folder / name).is_file()), None)
     if found is None:
@@ -53,7 +53,7 @@ def shard_files(folder: Path, names: Sequence[str]) -> list[Path]:
     try:
         shards = sorted(set(json.loads(found.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{found} is no index of shards; fetch it again") from error
+        raise CheckpointError(f"{found} is not an index of shards; fetch it again") from error
     missing = [name for name in shards if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(f"{folder} lacks {', '.join(missing)}, which its index names; fetch it again")
@@ -62,14 +62,16 @@ def shard_files(folder: Path, names: Sequence[str]) -> list[Path]:
 
 def write_tensors(folder: Path, planned: Mapping[str, Tensor], tensors: Iterable[tuple[str, Tensor]],
                   shard_bytes: int) -> None:
-    """Writes `tensors`, which come in the order of `planned` (their types and shapes, such as meta tensors).
+    """Write `tensors`, in the order of `planned`, which has tensors of their types and shapes (meta tensors suffice).
 
-    Holds one tensor at a time. Shards are at most `shard_bytes` long unless a single tensor is longer; every file is
-    whole or absent, the index comes last.
+    Only one tensor is held at a time. A shard exceeds `shard_bytes` only if a single tensor does. Every file is written
+    atomically, the index last. Raises ValueError for a tensor that differs from `planned`.
     """
     shards = _divide(planned, shard_bytes)
-    names = [f"{STEM}.safetensors" if len(shards) == 1 else f"{STEM}-{i:05d}-of-{len(shards):05d}.safetensors"
-             for i in range(1, len(shards) + 1)]
+    if len(shards) == 1:
+        names = [f"{STEM}.safetensors"]
+    else:
+        names = [f"{STEM}-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
     folder.mkdir(parents=True, exist_ok=True)
     coming = iter(tensors)
     for name, shard in zip(names, shards, strict=True):
@@ -77,7 +79,7 @@ def write_tensors(folder: Path, planned: Mapping[str, Tensor], tensors: Iterable
             stream.write(_header({key: planned[key] for key in shard}))
             for expected, (key, tensor) in zip(shard, islice(coming, len(shard)), strict=True):
                 if (key, tensor.shape, tensor.dtype) != (expected, planned[expected].shape, planned[expected].dtype):
-                    raise ValueError(f"{key} came where {expected} was planned, or with another shape or type")
+                    raise ValueError(f"{key} does not match the planned {expected} in name, shape or type")
                 tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tofile(stream)
     if len(shards) > 1:
         index = {"metadata": {"total_size": sum(map(_bytes, planned.values()))},
@@ -105,7 +107,7 @@ def _header(tensors: Mapping[str, Tensor]) -> bytes:
         start, end = end, end + _bytes(tensor)
         header[key] = {"dtype": TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # tensors start at a multiple of eight bytes
+    text += b" " * (-len(text) % 8)  # so that tensors start at a multiple of eight bytes
     return struct.pack("<Q", len(text)) + text
 
 

@@ -1,7 +1,7 @@
-"""Weights into a module, from wherever they are: checkpoints of either project, single files, folders of shards.
+"""Loading of weights into modules, from checkpoints and shards in this project's, the release's or diffusers' layout.
 
-Files are mapped into memory. A model is copied piece by piece, each from a mapping of its own: what one piece brought
-into memory is let go before the next, so that the peak is the model and little more.
+Files are memory-mapped. A model is copied in portions, each through a new mapping, so that the pages read for one
+portion are freed before the next: the peak memory is that of the model and little more.
 """
 import zipfile
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -19,14 +19,17 @@ from weights.links import Link
 from weights.released_layout import _itself, _released_links
 from weights.shards import NAMES, read_shards, shard_files
 
-PIECES = 16  # each costs a mapping, and with its copy that much memory beside the model
+PIECES = 16  # portions of a copy; more of them need less memory beside the model, but each maps the files again
 SHARED = ("shared.weight", "encoder.embed_tokens.weight")
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Tensors on disk. `open` maps those of given names, or all of them (None), by the names they have there; `links`
-    tell, by name here, which of them make a tensor."""
+    """The tensors of a file or folder, not yet read.
+
+    `open` maps the tensors of the given names (None: all) and returns them by their names on disk. `links`, by name in
+    this project's layout, say which stored tensors make up each tensor.
+    """
 
     source: Path
     open: Callable[[Container[str] | None], Mapping[str, Tensor]]
@@ -34,15 +37,15 @@ class Weights:
 
     @cached_property
     def shapes(self) -> dict[str, Tensor]:
-        """By name here, on the meta device: nothing is read for it."""
+        """The tensors by name in this project's layout, on the meta device; no data is read."""
         return _made(self.links.values(), {name: tensor.to("meta") for name, tensor in self.open(None).items()})
 
     def read(self) -> dict[str, Tensor]:
-        """All by name here: mapped into memory, or put together in it where the file holds them in parts."""
+        """Return all tensors by name in this project's layout: memory-mapped, or merged in memory from several."""
         return _made(self.links.values(), self.open(None))
 
     def copy_into(self, module: nn.Module) -> None:
-        """Copies the tensors into a module of the same names and shapes, to its dtype and device."""
+        """Copy the tensors into a module of the same names and shapes, converting to its dtype and device."""
         for piece in self._pieces():
             tensors = self.open({name for link in piece for name in link.theirs})
             module.load_state_dict(_made(piece, tensors), strict=False)
@@ -63,9 +66,9 @@ class Weights:
 
 
 def transformer_weights(path: str | Path) -> Weights:
-    """Of a checkpoint folder or file in either layout, of diffusers' transformer/, or of a whole pipeline folder.
+    """Return a transformer's weights from a checkpoint of any layout, diffusers' transformer/ or a pipeline folder.
 
-    A whole model's checkpoint gives the transformer alone. Raises CheckpointError for what is missing or damaged.
+    A whole model's checkpoint gives only the transformer. Raises CheckpointError if the file is missing or damaged.
     """
     source, files = _found(path, "transformer")
     open_ = _opener(files)
@@ -75,9 +78,10 @@ def transformer_weights(path: str | Path) -> Weights:
 
 
 def autoencoder_weights(path: str | Path, names: Iterable[str], levels: int, ignore: Iterable[str] = ()) -> Weights:
-    """The same for an autoencoder whose tensors here are called `names`, and diffusers' vae/.
+    """Return an autoencoder's weights from a checkpoint, diffusers' vae/ or a pipeline folder.
 
-    Tensors whose name starts with one of `ignore` are left out.
+    `names` are the autoencoder's tensors, `levels` its number of resolutions. Tensors whose name starts with one of
+    `ignore` are left out. Raises CheckpointError if the file is missing or damaged.
     """
     source, files = _found(path, "vae")
     open_ = _opener(files)
@@ -89,17 +93,20 @@ def autoencoder_weights(path: str | Path, names: Iterable[str], levels: int, ign
 
 
 def text_encoder_weights(folder: Path, files: Sequence[Path], ignore: Iterable[str] = ()) -> Weights:
-    """The same for the encoder of a Hugging Face T5 in `files`."""
+    """Return the weights of a Hugging Face T5 encoder, stored in `files` of `folder`.
+
+    Tensors whose name starts with one of `ignore` are left out.
+    """
     open_ = _opener(files)
     links = {name: _itself(name) for name in open_(None) if not name.startswith(tuple(ignore))}
-    for name, other in (SHARED, SHARED[::-1]):  # one matrix under two names, of which files hold one or both
+    for name, other in (SHARED, SHARED[::-1]):  # one matrix with two names; files hold one or both
         if name in links:
             links.setdefault(other, Link(other, (name,)))
     return Weights(folder, open_, links)
 
 
 def materialize(module: nn.Module, dtype: torch.dtype, device: torch.device | str) -> None:
-    """Gives a module on the meta device memory, whose content is arbitrary until weights are copied into it."""
+    """Allocate memory for a module on the meta device; its content is arbitrary until weights are copied into it."""
     module.to(dtype).to_empty(device=device)
 
 
@@ -108,7 +115,7 @@ def _made(links: Iterable[Link], state: Mapping[str, Tensor]) -> dict[str, Tenso
 
 
 def _found(path: str | Path, part: str) -> tuple[Path, list[Path]]:
-    """What a path means, and its files: the folder of a part in diffusers' arrangement, or else a checkpoint's file."""
+    """Return the diffusers folder of a part and its files, or else the checkpoint file that the path names."""
     folder = part_folder(path, part)
     if folder is None:
         file = find_checkpoint(path)
@@ -120,5 +127,5 @@ def _found(path: str | Path, part: str) -> tuple[Path, list[Path]]:
 def _opener(files: Sequence[Path]) -> Callable[[Container[str] | None], Mapping[str, Tensor]]:
     if all(file.suffix == ".safetensors" or zipfile.is_zipfile(file) for file in files):
         return lambda names: read_shards(files, names)
-    content = read_shards(files)  # the old format of torch.save cannot be mapped: read once, whole
+    content = read_shards(files)  # torch.save's old format cannot be memory-mapped: read once
     return lambda names: content

@@ -31,7 +31,7 @@ def test_small_model(caplog):
     for part in ("video: 17 frames (asked: 5 latent frames) of 64 x 64 at 8 fps",
                  "latents: 5 frames of 8 x 8, 16 channels\n",
                  "tokens: 16 of text and 80 of video (5 x 4 x 4 patches)\n",
-                 "work: 50 steps of EulerEDMSampler, 50 passes through the transformer, of at most 2 videos",
+                 "work: 50 steps of EulerEDMSampler, 50 forward passes of the transformer, each of at most 2 rows",
                  "weights: text encoder ", "memory: ", "time: about "):
         assert part in said
     assert "will not fit" not in said and "model load" not in said
@@ -43,9 +43,10 @@ def test_padding_crop_and_images_of_a_long_video_of_a_released_model_without_its
     assert main(words) == 0
     said = dict(line.split(": ", 1) for line in caplog.messages if ": " in line)
     assert said["video"] == "161 frames of 768 x 1360 at 16 fps"
-    assert said["latents"] == "42 frames of 96 x 170, 16 channels, the first 1 padding that is dropped before decoding"
-    assert said["tokens"] == "224 of text and 85680 of video (21 x 48 x 85 patches, of positions for 21 x 150 x 150)"
-    assert said["images"] == "short side to 768, the video takes their shape"
+    assert said["latents"] == "42 frames of 96 x 170, 16 channels; the first 1 padding, dropped before decoding"
+    assert said["tokens"] == ("224 of text and 85680 of video (21 x 48 x 85 patches, cropped from positions for "
+                              "21 x 150 x 150)")
+    assert said["images"] == "resized to a short side of 768; the video takes their shape"
 
 
 def test_what_does_not_fit_is_told_with_what_would(monkeypatch):

@@ -39,7 +39,7 @@ def test_products_of_8_bits_are_refused_where_there_are_none():
     with pytest.raises(ConfigError, match="args.quantize_transformer: fp8_dynamic needs an accelerator"):
         check_quantization(MemorySettings(quantize_transformer="fp8_dynamic"), CPU)
     if not torch.accelerator.is_available():
-        with pytest.raises(ConfigError, match="weights as fp8_dynamic: "):
+        with pytest.raises(ConfigError, match="cannot quantize weights to fp8_dynamic: "):
             quantize_linears(build().bfloat16(), "fp8_dynamic")
 
 

@@ -127,7 +127,7 @@ def test_without_metadata_alpha_is_the_rank_as_diffusers_takes_it(tuned, tmp_pat
     (lambda t, m: t.update({"transformer.transformer_blocks.0.ff.net.2.lora_A.weight": torch.ones(3, 4)}),
      "has .*ff.net.2.*to_q, to_k, to_v and to_out.0"),
     (lambda t, m: m.update({CONFIG: json.dumps({"transformer.use_dora": True})}), "has use_dora set"),
-    (lambda t, m: m.update({CONFIG: "{"}), "is no JSON"),
+    (lambda t, m: m.update({CONFIG: "{"}), "is not JSON"),
 ])
 def test_what_has_no_counterpart_is_named(tuned, tmp_path, change, says):
     convert(tmp_path / "model.yaml", tmp_path / "sat", tmp_path / "hf", "--to", "diffusers")

@@ -151,7 +151,7 @@ def test_a_pipeline_folder_is_a_whole_model(pipeline, sample, small_model):
     _, _, expected = sample(base=small_model / "t2v.yaml")
     code, said, videos = sample("--load", str(pipeline))
     assert code == 0 and videos == expected
-    assert f"the autoencoder is taken from {pipeline}: there is no nowhere/3d-vae.pt" in said
+    assert f"the autoencoder is loaded from {pipeline}, because nowhere/3d-vae.pt does not exist" in said
 
 
 def test_files_of_the_configuration_and_typed_ones_come_first(pipeline, sample, small_model):
@@ -183,7 +183,7 @@ def test_another_kind_of_model_is_named(pipeline, small_model):
     with pytest.raises(CheckpointError, match="holds a AutoencoderKLCogVideoX"):
         check_network(config, pipeline / "vae")
     (pipeline / "transformer" / "config.json").write_text("[]")
-    with pytest.raises(CheckpointError, match="no configuration of a model"):
+    with pytest.raises(CheckpointError, match="not the configuration of a model"):
         check_network(config, pipeline)
 
 
