@@ -1,10 +1,10 @@
-"""Whether a sampler, schedule or guider of one's own keeps what it says, by exact answers, in under a minute.
+"""Check of a sampler, schedule or guider of your own against problems with exact answers, in under a minute.
 
     PYTHONPATH=FOLDER python -m benchmarks.check_sampler my_parts.RalstonSampler
     PYTHONPATH=FOLDER python -m benchmarks.check_sampler my_parts.PowerDiscretization --params '{power: 3}'
 
-The dotted path on the command line is what opens the allow-list, for its module alone. One line a check; the exit code
-is 1 if one fails, 2 for a mistake. See docs/samplers.md.
+Naming a class on the command line adds its module, and no other, to the allow-list of targets. Prints one line per
+check. The exit code is 1 if a check fails and 2 for a user error. See docs/samplers.md.
 """
 import argparse
 import sys
@@ -35,7 +35,7 @@ Check = tuple[str, Callable[[], tuple[bool, str]]]
 
 
 class AtRatios:
-    """The same signal-to-noise ratios as levels of any parameterization."""
+    """A discretization with the same signal-to-noise ratios in every parameterization."""
 
     def __init__(self, parameterization: str):
         self.parameterization = parameterization
@@ -47,20 +47,21 @@ class AtRatios:
 
 
 def sampler_of(config: Mapping, discretization: Mapping = EDM, guider: Mapping | None = None) -> Sampler:
+    """Return the sampler with 12 steps of `discretization`, guided by `guider`."""
     params = {**config.get("params", {}), "discretization_config": discretization, "num_steps": 12,
               "guider_config": guider}
     return instantiate_from_config({**config, "params": params})
 
 
 def conditions(value: float = 1.0) -> tuple[Mapping, Mapping]:
-    """Conditional and unconditional; the rows of the first differ in sign."""
+    """Return the conditional and the unconditional conditioning; rows of the conditional one differ in sign."""
     cond = torch.full((SHAPE[0], 1, 1), value)
     cond[1:] *= -1
     return {"crossattn": cond}, {"crossattn": torch.zeros(SHAPE[0], 1, 1)}
 
 
 def solve(sampler: Sampler, denoiser=None, rows: slice = ALL, scale=None) -> torch.Tensor:
-    """A run on a problem, Gaussian if none is given, with its seeds by row."""
+    """Run a sampler, on the Gaussian problem unless a denoiser is given, with a seed per row; return its latents."""
     noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)[rows]
     cond, uc = ({"crossattn": c["crossattn"][rows]} for c in conditions())
     generators = [torch.Generator().manual_seed(i) for i in range(SHAPE[0])][rows]
@@ -69,11 +70,13 @@ def solve(sampler: Sampler, denoiser=None, rows: slice = ALL, scale=None) -> tor
 
 
 def near(one: torch.Tensor, other: torch.Tensor, tolerance: float = 1e-8) -> tuple[bool, str]:
+    """Return whether two tensors agree within `tolerance`, and their largest difference as text."""
     apart = float((one - other).abs().max())
     return apart < tolerance, f"{apart:.1e} apart"
 
 
 def ends_at_clips(sampler: Sampler) -> tuple[bool, str]:
+    """Check that each row ends at a clip of the half that its conditioning selects."""
     out = solve(sampler, FiniteData(sampler.discretization.parameterization, CLIPS))
     distance, which = (out.flatten(1)[:, None] - CLIPS.flatten(1)).abs().amax(-1).min(dim=1)
     asked_for = (which < 3).tolist() == [True, False]
@@ -81,12 +84,14 @@ def ends_at_clips(sampler: Sampler) -> tuple[bool, str]:
 
 
 def evaluations(config: Mapping) -> tuple[bool, str]:
+    """Check `nfe`, the declared evaluations of the denoised estimate per step; the last step may take fewer."""
     sampler, denoiser = sampler_of(config), Gaussian(VE)
     solve(sampler, denoiser, scale=1)
     return 12 * sampler.nfe - sampler.nfe < denoiser.calls <= 12 * sampler.nfe, f"{denoiser.calls} in 12 steps"
 
 
 def order(config: Mapping, discretization: Mapping) -> tuple[bool, str]:
+    """Check that the measured order of convergence reaches the declared one."""
     sampler = sampler_of(config, discretization)
     sampler.discretization = WithoutLastJump(sampler.discretization)
     found = measured_order(sampler, (96, 144, 216, 324))
@@ -94,16 +99,21 @@ def order(config: Mapping, discretization: Mapping) -> tuple[bool, str]:
 
 
 def distribution(config: Mapping) -> tuple[bool, str]:
+    """Check that the samples' mean and covariance approach those of the data as steps are added."""
     mean = torch.tensor([1.0, -0.5], dtype=torch.float64)
     covariance = torch.tensor([[1.0, 0.4], [0.4, 0.3]], dtype=torch.float64)
-    few, many = (max(float((found - exact).abs().max()) for found, exact in
-                     zip(moments(sampler_of(config), n, mean, covariance), (mean, covariance), strict=True))
-                 for n in (12, 120))
-    # Without noise the data's mean is not forgotten that the start does not have: 1 / 80 of it.
+
+    def error(num_steps: int) -> float:
+        found = moments(sampler_of(config), num_steps, mean, covariance)
+        return max(float((one - exact).abs().max()) for one, exact in zip(found, (mean, covariance), strict=True))
+
+    few, many = error(12), error(120)
+    # The start lacks the data's mean; a sampler that draws no noise keeps 1 / 80 of it as an error.
     return many < 0.15 and (many < few / 3 or many < 0.02), f"{few:.3f} off with 12 steps, {many:.3f} with 120"
 
 
 def parameterizations(config: Mapping) -> tuple[bool, str]:
+    """Check that VE, VP and flow noise levels of the same signal-to-noise ratios give the same latents."""
     outs = []
     for parameterization in (VE, VP, FLOW):
         sampler = sampler_of(config)
@@ -113,6 +123,7 @@ def parameterizations(config: Mapping) -> tuple[bool, str]:
 
 
 def checks_of_sampler(config: Mapping) -> Iterator[Check]:
+    """Yield the checks that apply to a sampler."""
     sampler = sampler_of(config)
     if sampler.nfe is not None:
         yield "evaluations as declared", lambda: evaluations(config)
@@ -128,6 +139,7 @@ def checks_of_sampler(config: Mapping) -> Iterator[Check]:
 
 
 def checks_of_schedule(config: Mapping) -> Iterator[Check]:
+    """Yield the checks of a discretization, used by Heun's method."""
     def build() -> Sampler:
         return sampler_of({"target": HEUN}, config)
 
@@ -140,7 +152,7 @@ def checks_of_schedule(config: Mapping) -> Iterator[Check]:
             instantiate_from_config(config).schedule(0)
         except ConfigError as error:
             return True, str(error)
-        return False, "0 steps were taken"
+        return False, "a schedule of 0 steps was accepted"
 
     build()
     yield "noise falls to the clean end", falls
@@ -150,6 +162,7 @@ def checks_of_schedule(config: Mapping) -> Iterator[Check]:
 
 
 def checks_of_guider(config: Mapping) -> Iterator[Check]:
+    """Yield the checks of a guider, used by Heun's method."""
     def build(discretization: Mapping = EDM) -> Sampler:
         return sampler_of({"target": HEUN}, discretization, config)
 
@@ -168,7 +181,7 @@ def checks_of_guider(config: Mapping) -> Iterator[Check]:
 
 
 def checks_of(target: str, params: Mapping) -> Iterator[Check]:
-    """Raises ConfigError for a class that is neither sampler, schedule nor guider."""
+    """Yield the checks of a class. Raises ConfigError if it is not a sampler, schedule or guider."""
     cls, config = get_obj_from_str(target), {"target": target, "params": params}
     if issubclass(cls, Sampler):
         return checks_of_sampler(config)
@@ -176,14 +189,14 @@ def checks_of(target: str, params: Mapping) -> Iterator[Check]:
         return checks_of_schedule(config)
     if hasattr(cls, "passes") and hasattr(cls, "guide"):
         return checks_of_guider(config)
-    raise ConfigError(f"{target}: neither a Sampler (sgm.sampling), a Discretization (sgm.discretizer) nor a Guider "
-                      "(sgm.guiders); derive it from one of them")
+    raise ConfigError(f"{target} is neither a Sampler (sgm.sampling), a Discretization (sgm.discretizer) nor a Guider "
+                      "(sgm.guiders): derive it from one of them")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("target", help="dotted path of the class")
-    parser.add_argument("--params", default="{}", help="its own parameters, in YAML")
+    parser.add_argument("--params", default="{}", help="parameters of the class, in YAML (default: none)")
     options = parser.parse_args(argv)
     allow_targets(options.target.rpartition(".")[0])
     params, failed = OmegaConf.to_container(OmegaConf.create(options.params)), False

@@ -1,7 +1,7 @@
-"""Problems whose answers are known: Gaussian data and a finite set of clips, and how well a sampler solves them.
+"""Problems with exact answers (Gaussian data, a finite set of clips) and the error of samplers on them.
 
-Their denoisers are called as a bound network is, `denoiser(x, level, cond, idx=None)`, on the levels of any
-parameterization, and have no weights.
+The exact denoisers here stand in for a network and have no weights. They are called the same way,
+`denoiser(x, level, cond, idx=None)`, on noise levels of any parameterization.
 """
 import math
 from collections.abc import Sequence
@@ -19,7 +19,10 @@ SHAPE = (2, 3, 2, 2, 2)
 
 
 class Gaussian:
-    """E[x0 | x] for data of standard deviation d around the mean of cond["crossattn"]; counts its calls and rows."""
+    """The exact denoiser E[x0 | x] of Gaussian data with standard deviation d and the mean of cond["crossattn"].
+
+    `calls` counts its forward passes and `rows` its network evaluations.
+    """
 
     def __init__(self, parameterization: str = VE, d: float = 0.5):
         self.parameterization, self.d = parameterization, d
@@ -32,13 +35,13 @@ class Gaussian:
         return mean + alpha * self.d**2 / (sigma**2 + alpha**2 * self.d**2) * (x - alpha * mean)
 
     def flow(self, x: torch.Tensor, start: NoiseLevel, end: NoiseLevel, mean: float = 0.0) -> torch.Tensor:
-        """Where the probability-flow ODE takes x from one level to another."""
+        """Return the exact solution of the probability-flow ODE at `end` that is x at `start`."""
         spread = [math.hypot(level.sigma, level.alpha * self.d) for level in (start, end)]
         return end.alpha * mean + (x - start.alpha * mean) * spread[1] / spread[0]
 
 
 class CorrelatedGaussian:
-    """E[x0 | x] for channels with a covariance (C, C) around a mean (C,)."""
+    """The exact denoiser E[x0 | x] of Gaussian data with channel mean (C,) and covariance (C, C)."""
 
     def __init__(self, parameterization: str, mean: torch.Tensor, covariance: torch.Tensor):
         self.parameterization, self.mean = parameterization, mean.view(-1, 1, 1)
@@ -53,9 +56,10 @@ class CorrelatedGaussian:
 
 
 class FiniteData:
-    """E[x0 | x] for data that is one of `clips` (N, T, C, H, W), each as likely: their softmax-weighted mean.
+    """The exact denoiser E[x0 | x] of data that is one of `clips` (N, T, C, H, W), all equally likely.
 
-    cond["crossattn"], where it is positive, leaves the first half of the clips alone, where negative the second.
+    The estimate is the softmax-weighted mean of the clips. A row with positive cond["crossattn"] has only the first
+    half of the clips as its data, one with negative only the second half, one with 0 all of them.
     """
 
     def __init__(self, parameterization: str, clips: torch.Tensor):
@@ -72,7 +76,8 @@ class FiniteData:
 
 
 class WithoutLastJump:
-    """A discretization whose runs end at its least noise: the jump from there to the clean end is of first order."""
+    """A discretization without its last step, from the lowest noise level to the clean end, which is only of first
+    order."""
 
     def __init__(self, discretization):
         self.discretization, self.parameterization = discretization, discretization.parameterization
@@ -83,12 +88,12 @@ class WithoutLastJump:
 
 
 def flow_error(sampler: Sampler, num_steps: int, d: float = 0.5) -> float:
-    """Distance of a run on Gaussian data, without guidance, from the probability flow's end."""
+    """Return the distance of an unguided run on Gaussian data from the end of the exact probability flow."""
     return solve_flow(sampler, num_steps, d)[0]
 
 
 def solve_flow(sampler: Sampler, num_steps: int, d: float = 0.5) -> tuple[float, int]:
-    """flow_error, and how often the denoiser was called."""
+    """Return `flow_error` and the number of forward passes."""
     denoiser = Gaussian(sampler.discretization.parameterization, d)
     levels = sampler.schedule(num_steps).levels()
     noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -98,16 +103,17 @@ def solve_flow(sampler: Sampler, num_steps: int, d: float = 0.5) -> tuple[float,
 
 
 def measured_order(sampler: Sampler, steps: Sequence[int], d: float = 0.5) -> float:
-    """Minus the fitted slope of log error over log steps."""
+    """Return the measured order of convergence: minus the fitted slope of log error over log steps."""
     return -float(np.polyfit(np.log(steps), np.log([flow_error(sampler, n, d) for n in steps]), 1)[0])
 
 
 def moments(sampler: Sampler, num_steps: int, mean: torch.Tensor, covariance: torch.Tensor
             ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Exact mean (C,) and covariance (C, C) of what a sampler makes of Gaussian data with these, and without guidance.
+    """Return the exact mean (C,) and covariance (C, C) of an unguided sampler's output on Gaussian data with the given
+    moments.
 
-    A step is linear in the latents and in the noise it draws, so that a run for each single number of them, the
-    others 0, tells both; the first run has them all 0.
+    A step is linear in the latents and in the noise it draws. One batch therefore measures both: in each row a single
+    element of the start or of one draw is 1 and all others are 0; in the first row all are 0.
     """
     schedule = sampler.schedule(num_steps)
     levels, size = schedule.levels(), len(mean)
@@ -126,7 +132,7 @@ def moments(sampler: Sampler, num_steps: int, mean: torch.Tensor, covariance: to
 
 
 def count_draws(sampler: Sampler, num_steps: int) -> int:
-    """How often a run of a sampler draws noise."""
+    """Return how often a run of a sampler draws noise after its start."""
     drawn, zero = [], torch.zeros(1, 1, 1, 1, 1, dtype=torch.float64)
 
     def draw() -> torch.Tensor:

@@ -1,12 +1,12 @@
-"""What each lossy way to sample faster costs on the small model: the table of docs/speed.md.
+"""Comparison of the lossy ways to sample faster, on the small model: the table of docs/speed.md.
 
-    python -m benchmarks.faster_by_choice --videos 6            # a few minutes; PSNR already means something
-    python -m benchmarks.faster_by_choice --videos 72           # attributes too
+    python -m benchmarks.faster_by_choice --videos 6            # a few minutes; enough for PSNR
+    python -m benchmarks.faster_by_choice --videos 72           # enough for the share of right attributes
 
-Every way makes the same videos from the same noise. PSNR is against the lossless video, in 8-bit pixels; time and
-decoding are the process's own while it samples and decodes, over those of the lossless run; work is the share of its
-passes through the transformer that were computed. Any `key=value` after the options overrides the model's configuration
-for all of them.
+Every way makes the same videos from the same noise. PSNR compares with the lossless video, in 8-bit pixels. The columns
+time and decoding are CPU time of sampling and of decoding relative to the lossless run. The column work is the number
+of network evaluations computed, relative to those of the lossless run. Any `key=value` after the options overrides the
+model's configuration in all runs.
 """
 import argparse
 import sys
@@ -39,6 +39,7 @@ BATCH = 12
 
 
 def cached(kind: str, threshold: float) -> list[str]:
+    """Return the overrides that turn on a step cache."""
     return [f"model.step_cache_config={{target: step_cache.{kind}, params: {{threshold: {threshold}}}}}"]
 
 
@@ -58,8 +59,8 @@ WAYS: Mapping[str, Sequence[str]] = {
 
 @dataclass(frozen=True)
 class Made:
-    """Videos (n, 3, frames, H, W) in 8-bit values, seconds of sampling and of decoding, and mean passes asked for and
-    computed."""
+    """The result of one way: videos (n, 3, frames, H, W) in 8-bit values, CPU seconds of sampling (`seconds`) and of
+    `decoding`, and network evaluations per video, requested (`passes`) and `computed`."""
 
     videos: Tensor
     seconds: float
@@ -70,6 +71,7 @@ class Made:
 
 @torch.no_grad()
 def make(args: Arguments, combinations: Sequence[Combination], folder: Path) -> Made:
+    """Sample and decode a video of each combination, and write them below `folder`."""
     engine, plan = load_engine(args), plan_video(model_limits(args.model_config), args.sampling)
     videos, seconds, decoding, passes, computed = [], 0.0, 0.0, 0.0, 0.0
     for start in tqdm(range(0, len(combinations), BATCH), folder.name, unit="batch"):
@@ -89,10 +91,12 @@ def make(args: Arguments, combinations: Sequence[Combination], folder: Path) -> 
 
 
 def _computed(last: StepInfo, rows: int) -> float:
+    """Return the network evaluations of a batch that the step cache did not skip."""
     return last.passes * (rows - sum(last.skipped))
 
 
 def row(name: str, made: Made, lossless: Made, results: Sequence) -> dict[str, str]:
+    """Return a row of the table; `results` are pairs of a combination and the judge's verdict."""
     pairs = list(zip(made.videos, lossless.videos, strict=True))
     quality = [psnr(one, other) for one, other in pairs if not torch.equal(one, other)]
     told = f"{sum(quality) / len(quality):.1f} dB (worst {min(quality):.1f})" if quality else "equal"
@@ -103,23 +107,25 @@ def row(name: str, made: Made, lossless: Made, results: Sequence) -> dict[str, s
 
 
 def spread(count: int) -> list[Combination]:
-    """So many combinations, from all that there are at equal distances."""
+    """Return `count` combinations, evenly spaced over all. Raises ConfigError if there are not as many."""
     every = chosen(1)
     if not 1 <= count <= len(every):
-        raise ConfigError(f"--videos is {count}; there are 1 to {len(every)} combinations")
+        raise ConfigError(f"--videos is {count}; it must be 1 to {len(every)}, the number of combinations")
     return [every[i * len(every) // count] for i in range(count)]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", type=int, default=6, help="of each way (default: %(default)s)")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="beside the lossless one")
-    parser.add_argument("--out", type=Path, default=Path("runs/faster_by_choice"))
+    parser.add_argument("--videos", type=int, default=6, help="videos made in each way (default: %(default)s)")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS),
+                        help="ways to compare with the lossless one, which always runs (default: all)")
+    parser.add_argument("--out", type=Path, default=Path("runs/faster_by_choice"),
+                        help="folder of videos and table.md (default: %(default)s)")
     options, overrides = parser.parse_known_args(argv)
     combinations, lossless, rows = spread(options.videos), None, []
     for name in dict.fromkeys(["lossless", *options.ways]):
         if "weights" in name and find_spec("torchao") is None:
-            sys.stdout.write(f"{name}: left out, torchao is not installed\n")
+            sys.stdout.write(f"{name}: skipped, torchao is not installed\n")
             continue
         folder = options.out / name.replace("/", "over")
         made = make(configured("t2v", [*WAYS[name], *overrides]), combinations, folder)

@@ -1,14 +1,14 @@
-"""Times whole sampling by full-size models with random weights: lossless, and in ways that change memory or the video.
+"""Time and memory of whole sampling runs by full-size models with random weights, lossless and in other ways.
 
     python -m benchmarks.full_size --compile regional --save       # 5B on an accelerator, in bfloat16
-    python -m benchmarks.full_size --size 2b --ways "fp8 weights"   # beside the lossless one, which always runs
+    python -m benchmarks.full_size --size 2b --ways "fp8 weights"   # the lossless run always comes first
     python -m benchmarks.full_size --size tiny --device cpu          # the same in seconds
 
-Needs requirements.txt alone, torchao for weights in 8 bits, and downloads nothing. Every way makes one video from the
-same noise: seconds of all steps and of decoding, the memory that weights and either take on the device at most, and the
-decoded video's PSNR against the lossless one, its range as the peak. Random weights say what a way costs and saves
-in time and memory; of what it does to pictures they say little. Text embeddings are random too, and at hand, as when
-the text encoder has left the device. --save keeps the table under docs/benchmarks/.
+Needs requirements.txt only (torchao for quantized weights) and downloads nothing. Every way makes one video from the
+same noise. The table has the seconds of all steps and of decoding, the peak device memory of each including weights,
+and the PSNR of the decoded video against the lossless one, whose value range is the peak. With random weights, time and
+memory are meaningful and picture quality hardly is. Text embeddings are random and given, as when the text encoder is
+no longer on the device. --save keeps the table under docs/benchmarks/.
 """
 import argparse
 import gc
@@ -48,16 +48,17 @@ LOSSLESS = "lossless"
 
 @dataclass(frozen=True)
 class Way:
-    """How a video is made: changes of a size's `model` section, and of where and how weights are kept."""
+    """A way to make the video: changes to a size's `model` section, steps, and how and where weights are kept."""
 
     model: Mapping = field(default_factory=dict)
-    sampler: str | None = None  # the name of its class
+    sampler: str | None = None  # class name
     guider: Mapping = field(default_factory=dict)
     steps: int | None = None
     quantize: str | None = None
     offload: str | None = None  # as `args.offload`
 
     def configure(self, model: Mapping) -> dict:
+        """Return the `model` section with this way's changes."""
         target, params = model["sampler_config"]["target"], model["sampler_config"]["params"]
         if self.sampler:
             target = f"{target.rpartition('.')[0]}.{self.sampler}"
@@ -65,6 +66,7 @@ class Way:
         return model | self.model | {"sampler_config": {"target": target, "params": params | {"guider_config": guider}}}
 
     def prepare(self, engine: DiffusionEngine, device: torch.device) -> None:
+        """Quantize and offload the engine's weights."""
         if self.quantize:
             quantize_linears(engine.network, self.quantize)
         if self.offload:
@@ -94,7 +96,7 @@ USUAL = ("TeaCache, 0.2", "first-block cache, 0.1", "UniPC, 12 steps", "fp8 prod
 
 @dataclass(frozen=True)
 class Cost:
-    """The most bytes on the device, weights and all."""
+    """Seconds, and the peak of bytes on the device including weights (`memory`)."""
 
     seconds: float
     memory: int
@@ -102,7 +104,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Made:
-    """A video (1, 3, frames, H, W), what sampling and decoding took, and what the last step told."""
+    """A video (1, 3, frames, H, W), the cost of sampling and of decoding, and the StepInfo of the last step."""
 
     video: Tensor
     sampling: Cost
@@ -112,13 +114,13 @@ class Made:
 
 @torch.no_grad()
 def make(way: Way, size: Size, device: torch.device, dtype: torch.dtype, faster: Mapping) -> Made:
-    """`faster`: keys of the `model` section that leave the video as it is."""
-    if way.offload:  # weights that come and go are new ones to the compiler
+    """Make a video in one way and measure it; `faster` are lossless changes of the `model` section."""
+    if way.offload:  # the compiler takes offloaded weights for new ones each time they arrive
         faster = {key: value for key, value in faster.items() if not key.startswith("compile")}
     engine = our_engine(way.configure(size.model() | faster), device, dtype)
     way.prepare(engine, device)
-    latents, _ = _sample(engine, size, 1)  # compiles, and makes what is made at first use
-    if device.type != "cpu" or faster.get("compile_first_stage"):  # likewise; a CPU makes nothing at first use
+    latents, _ = _sample(engine, size, 1)  # warms up: compilation, and whatever is made at first use
+    if device.type != "cpu" or faster.get("compile_first_stage"):  # likewise; an uncompiled CPU run has no warm-up
         _decode(engine, size, latents)
     resting = 0 if way.offload else sum(tensor.nbytes for tensor in _stored(engine))
     sampling, (latents, last) = _cost(resting, device, lambda: _sample(engine, size, way.steps or size.steps))
@@ -132,8 +134,8 @@ def _decode(engine: DiffusionEngine, size: Size, latents: Tensor) -> Tensor:
 
 def _sample(engine: DiffusionEngine, size: Size, steps: int) -> tuple[Tensor, StepInfo]:
     told: list[StepInfo] = []
-    text, noise = (_drawn(shape, seed, engine) for shape, seed in (
-        ((1, size.text_length, size.text_width), 2), ((1, *size.latent), 1)))
+    text = _drawn((1, size.text_length, size.text_width), 2, engine)
+    noise = _drawn((1, *size.latent), 1, engine)
     latents = engine.sample({"crossattn": text}, {"crossattn": torch.zeros_like(text)}, 1, size.latent,
                             num_steps=steps, start=FromLevel(noise, 0), callback=told.append)
     return latents, told[-1]
@@ -144,7 +146,7 @@ def _drawn(shape: Sequence[int], seed: int, engine: DiffusionEngine) -> Tensor:
 
 
 def _cost(resting: int, device: torch.device, call: Callable) -> tuple[Cost, Any]:
-    """Of a call, beside `resting` bytes; and what it returns."""
+    """Return the cost of a call, with `resting` added to its memory, and the call's result."""
     told = []
 
     def timed() -> None:
@@ -158,15 +160,17 @@ def _cost(resting: int, device: torch.device, call: Callable) -> tuple[Cost, Any
 
 
 def _stored(engine: DiffusionEngine) -> list[Tensor]:
-    """Every tensor of the weights once, of those in 8 bits what they are made of."""
+    """Return every stored tensor of the engine once; of a quantized tensor, the tensors it is made of."""
     parts = []
     for tensor in [*engine.parameters(), *engine.buffers()]:
         names = tensor.__tensor_flatten__()[0] if hasattr(tensor, "__tensor_flatten__") else ()
-        parts += [getattr(tensor, name) for name in names if getattr(tensor, name) is not None] or [tensor]
+        inner = [getattr(tensor, name) for name in names]
+        parts += [part for part in inner if part is not None] or [tensor]
     return list({id(part): part for part in parts}.values())
 
 
 def row(name: str, made: Made, lossless: Made) -> list[str]:
+    """Return a row of the table, as COLUMNS."""
     skipped = made.last.skipped[0] if made.last.skipped else 0.0
     steps, decoding = made.sampling, made.decoding
     return [name, f"{steps.seconds:.3g} s", f"{steps.seconds / made.last.num_steps:.3g} s", f"{made.last.passes}",
@@ -175,6 +179,7 @@ def row(name: str, made: Made, lossless: Made) -> list[str]:
 
 
 def quality(video: Tensor, reference: Tensor) -> str:
+    """Return the PSNR against a reference, whose value range is the peak."""
     error = (video - reference).square().mean().item()
     if error == 0:
         return "equal"
@@ -182,12 +187,12 @@ def quality(video: Tensor, reference: Tensor) -> str:
 
 
 def left_out(way: Way, device: torch.device) -> str | None:
-    """Why a way cannot be measured here."""
+    """Return why a way cannot be measured here, or None if it can."""
     if way.quantize and find_spec("torchao") is None:
         return "torchao is not installed"
     if device.type == "cpu" and way.quantize == DYNAMIC:
-        return "this CPU's products are not of 8 bits"
-    return "weights are on the CPU in any case" if device.type == "cpu" and way.offload else None
+        return "8-bit matrix products need an accelerator"
+    return "on a CPU there is nothing to offload" if device.type == "cpu" and way.offload else None
 
 
 def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -195,29 +200,31 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
     add_model(parser, size="5b")
     add_speed(parser, compiled="regional")
     parser.add_argument("--compile-decoder", action="store_true", help="torch.compile the autoencoder")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=USUAL, help="beside the lossless one")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=USUAL,
+                        help="ways to compare with the lossless one, which always runs")
     options = parser.parse_args(argv)
     options.words = sys.argv[1:] if argv is None else list(argv)
     return options
 
 
 def attention_of(kernel: str | None, size: Size, device: torch.device, dtype: torch.dtype) -> str:
-    """By which kernel it ran."""
+    """Return which kernel attention runs by, as text."""
     if kernel == FASTEST:
         latents = torch.empty(1, *size.latent, device="meta")
         shape = attention_shape(size.model()["network_config"], latents, size.text_length)
         return f"attention by {fastest(shape, dtype, device)}, the fastest"
-    return f"attention by {kernel or 'what torch chooses'}"
+    return f"attention by {kernel or 'the kernel torch chooses'}"
 
 
 def heading(options: argparse.Namespace, size: Size, device: torch.device, dtype: torch.dtype) -> str:
+    """Return the note's heading: command, hardware, versions and sizes."""
     t, channels, h, w = size.latent
     return (f"# Whole sampling, {options.size}, {date.today()}\n\n"
             f"`python -m benchmarks.full_size {shlex.join(options.words)}`\n\n"
             f"{hardware(device)}; Python {platform.python_version()}, torch {torch.__version__}, {dtype}; matrix "
             f"product {product_peak(device, dtype) / 1e12:.3g} TFLOP/s; "
             f"{attention_of(options.attention, size, device, dtype)}. "
-            f"Latents {t} x {channels} x {h} x {w}, {size.steps} steps of DDIM unless said, random weights.\n")
+            f"Latents {t} x {channels} x {h} x {w}, {size.steps} steps of DDIM unless noted, random weights.\n")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -230,14 +237,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in dict.fromkeys([LOSSLESS, *options.ways]):
         reason = left_out(WAYS[name], device)
         if reason:
-            sys.stdout.write(f"{name}: left out, {reason}\n")
+            sys.stdout.write(f"{name}: skipped, {reason}\n")
             continue
         try:
             made = make(WAYS[name], size, device, dtype, faster)
-        except ConfigError as error:  # an accelerator without 8-bit products; what was measured before is kept
+        except ConfigError as error:  # for instance 8-bit products that the accelerator lacks: keep the other rows
             if lossless is None:
                 raise
-            sys.stdout.write(f"{name}: left out, {error}\n")
+            sys.stdout.write(f"{name}: skipped, {error}\n")
             continue
         lossless = lossless or made
         rows.append(row(name, made, lossless))

@@ -1,11 +1,12 @@
-"""How time grows with tokens, frames, batch and steps, beside what counted operations predict.
+"""Measurement of how time grows with tokens, frames, batch and steps, beside a prediction from counted operations.
 
-    python -m benchmarks.growth                    # about two minutes of a CPU; writes docs/growth.md and growth.png
+    python -m benchmarks.growth                    # about two minutes on a CPU; writes docs/growth.md and growth.png
     python -m benchmarks.growth --out runs/growth --repeats 5
 
-Each point is the median of several runs. A law is fitted to the points by least squares of the relative error; the
-predicted law is the same fit to what each point should take: its floating-point operations at the rate of a bare matrix
-product, the bytes that its kernels read and write at that of a copy, and for each kernel what one without work takes.
+Each point is the median of several runs. A law is fitted to the points by least squares of the relative error. The
+predicted law is the same fit to predicted times. A predicted time is the sum of three terms: floating-point operations
+at the rate of a plain matrix product, bytes that kernels read and write at the rate of a copy, and a constant overhead
+per kernel call.
 """
 import argparse
 import platform
@@ -38,7 +39,7 @@ UNITS = {"s": 1.0, "ms": 1e-3, "µs": 1e-6, "ns": 1e-9}
 
 @dataclass(frozen=True)
 class Series:
-    """Work of growing size: `work(size)` gives a call and the size as it is told; the law's powers of that size."""
+    """Work of growing size: `work(size)` returns a call and the size to report; the law has these powers of it."""
 
     name: str
     axis: str
@@ -50,7 +51,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Measured:
-    """Of each size: seconds, and those that counting predicts."""
+    """A measured series: for each size the seconds taken, and those predicted from counts (`counted`)."""
 
     series: Series
     sizes: np.ndarray
@@ -58,14 +59,16 @@ class Measured:
     counted: np.ndarray
 
     def fitted(self) -> np.ndarray:
+        """Return the factors of the law fitted to the measured times."""
         return fit(self.sizes, self.seconds, self.series.powers)
 
     def predicted(self) -> np.ndarray:
+        """Return the factors of the law fitted to the predicted times."""
         return fit(self.sizes, self.counted, self.series.powers)
 
 
 def fit(x: np.ndarray, y: np.ndarray, powers: Sequence[int]) -> np.ndarray:
-    """Factors of the powers of x whose sum has the least squares of relative error to y; none is negative."""
+    """Return non-negative factors of powers of x, by least squares of the relative error to y."""
     columns = np.stack([x**power for power in powers], axis=1) / y[:, None]
     factors, kept = np.zeros(len(powers)), list(range(len(powers)))
     while kept:
@@ -78,10 +81,12 @@ def fit(x: np.ndarray, y: np.ndarray, powers: Sequence[int]) -> np.ndarray:
 
 
 def law(x: np.ndarray, factors: np.ndarray, powers: Sequence[int]) -> np.ndarray:
+    """Return the law's value at x: the sum of factor * x**power."""
     return sum(factor * x**power for factor, power in zip(factors, powers, strict=True))
 
 
 def measure(series: Series, rates: Rates, repeats: int, device: torch.device, clock: str) -> Measured:
+    """Time every size of a series, and predict each from its counts."""
     sizes, seconds, counted = [], [], []
     for size in series.sizes:
         call, told = series.work(size)
@@ -92,7 +97,8 @@ def measure(series: Series, rates: Rates, repeats: int, device: torch.device, cl
 
 
 def all_series(device: torch.device) -> list[Series]:
-    """The transformer over tokens and rows, four layers of width 256; sampling and decoding by the small model."""
+    """Return the series: a transformer of four layers of width 256 over tokens and over rows, and sampling and decoding
+    by the small model."""
     engine = load_engine(configured("t2v", []))
     with torch.device(device):
         network = instantiate_from_config(configured("t2v", WIDE).model_config.network_config).eval()
@@ -123,17 +129,20 @@ def all_series(device: torch.device) -> list[Series]:
 
 
 def told_law(series: Series, factors: np.ndarray) -> str:
+    """Return a law as text, such as "1 ms n + 2 ms n²"."""
     terms = {0: "", 1: f" {series.letter}", 2: f" {series.letter}²"}
     return " + ".join(duration(factor) + terms[power]
                       for factor, power in zip(factors, series.powers, strict=True) if factor)
 
 
 def duration(seconds: float) -> str:
+    """Return a duration in its largest suitable unit."""
     unit = next((unit for unit, least in UNITS.items() if seconds > 0.9995 * least), "ns")
     return f"{seconds / UNITS[unit]:.3g} {unit}"
 
 
 def row(measured: Measured) -> dict[str, str]:
+    """Return a row of the table."""
     series, fitted, predicted = measured.series, measured.fitted(), measured.predicted()
     off = np.abs(law(measured.sizes, fitted, series.powers) / measured.seconds - 1).max()
     last = measured.seconds[-1] / law(measured.sizes, predicted, series.powers)[-1]
@@ -143,6 +152,7 @@ def row(measured: Measured) -> dict[str, str]:
 
 
 def plot(results: Sequence[Measured], path: Path) -> None:
+    """Write a PNG with a panel for each series."""
     from matplotlib.figure import Figure
     figure = Figure(figsize=(11, 7), layout="constrained")
     for axes, measured in zip(figure.subplots(2, 2).flat, results, strict=True):
@@ -162,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3, help="runs of each point (default: %(default)s)")
     parser.add_argument("--clock", choices=CLOCKS, default="cpu",
-                        help="cpu: the process's own time, for a machine that others use (default: %(default)s)")
+                        help="cpu: CPU time of this process, for a machine that others use (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=from_repository("docs"), help="folder of growth.md and growth.png")
     options = parser.parse_args(argv)
     device = resolve_device()
@@ -172,10 +182,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     plot(results, options.out / "growth.png")
     text = (f"# How time grows\n\n`python -m benchmarks.growth --clock {options.clock}`, {date.today()}: "
-            f"{hardware(device)}, Python {platform.python_version()}, torch {torch.__version__}, float32. Counted "
-            f"operations, bytes and kernels become predicted seconds by what was measured on the spot: "
+            f"{hardware(device)}, Python {platform.python_version()}, torch {torch.__version__}, float32. Predicted "
+            f"seconds follow from counted operations, bytes and kernel calls at the rates of this machine: "
             f"{rates.product / 1e9:.0f} GFLOP/s in a matrix product, {rates.copying / 1e9:.3g} GB/s in a copy, "
-            f"{duration(rates.call)} for a kernel without work.\n\n{markdown([row(m) for m in results])}\n\n"
+            f"{duration(rates.call)} overhead per kernel call.\n\n{markdown([row(m) for m in results])}\n\n"
             "![measured points, fitted and predicted laws](growth.png)\n")
     with whole_file(options.out / "growth.md") as file:
         file.write_text(text, encoding="utf-8")

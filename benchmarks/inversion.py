@@ -1,10 +1,10 @@
-"""How well a clip survives inversion to noise and sampling back, by steps and rounds of the fixed-point iteration.
+"""Error of inverting clips to noise and sampling them back, by steps and rounds of the fixed-point iteration.
 
-    python -m benchmarks.inversion                             # all of it
+    python -m benchmarks.inversion                             # all steps and rounds
     python -m benchmarks.inversion --steps 50 --rounds 1 3     # a few minutes
 
-Clips of the small world in the small text-to-video model, each with its own caption, without guidance. PSNR in dB of
-the decoded videos against the decoded latents of the clips, so that the autoencoder's own loss does not count.
+Clips of the shapes world go through the small text-to-video model, each with its caption and without guidance. PSNR
+(dB) compares the decoded result with the decoded latent of the clip, so that the autoencoder's error does not count.
 """
 import argparse
 import math
@@ -29,7 +29,7 @@ ROUNDS = (1, 2, 3, 5)
 
 @torch.no_grad()
 def round_trip(engine: DiffusionEngine, combination: Combination, num_steps: int, rounds: int) -> float:
-    """PSNR of one clip."""
+    """Return the PSNR of one clip in dB."""
     frames = torch.from_numpy(render(combination, np.random.default_rng(5))).permute(3, 0, 1, 2)[None]
     latents = engine.encode_clip(frames.float() / 127.5 - 1)
     cond, _ = engine.conditioner.get_unconditional_conditioning({"txt": [combination.caption]}, {}, ["txt"])
@@ -41,9 +41,10 @@ def round_trip(engine: DiffusionEngine, combination: Combination, num_steps: int
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, default=16)
-    parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
-    parser.add_argument("--rounds", type=int, nargs="+", default=ROUNDS)
+    parser.add_argument("--clips", type=int, default=16, help="number of clips (default: %(default)s)")
+    parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="numbers of steps to try")
+    parser.add_argument("--rounds", type=int, nargs="+", default=ROUNDS,
+                        help="numbers of fixed-point rounds per step to try")
     options, overrides = parser.parse_known_args(argv)
     engine = load_engine(get_args(["--base", "configs/tiny_t2v.yaml", "configs/inference.yaml", *overrides]))
     clips = np.random.default_rng(6).permutation(np.array(all_combinations()))[:options.clips]

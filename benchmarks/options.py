@@ -1,4 +1,4 @@
-"""Options that several benchmarks of speed take."""
+"""Command-line options shared by the speed benchmarks."""
 import argparse
 
 import torch
@@ -10,24 +10,24 @@ from configuration.settings import resolve_device
 
 
 def add_model(parser: argparse.ArgumentParser, size: str) -> None:
-    """Which model, where, and in what precision."""
-    parser.add_argument("--size", choices=SIZES, default=size)
+    """Add the options for the model's size, dtype and device; `size` is the default size."""
+    parser.add_argument("--size", choices=SIZES, default=size, help="model size (default: %(default)s)")
     parser.add_argument("--dtype", choices=DTYPES, help="default: bf16 on an accelerator, fp32 on a CPU")
     parser.add_argument("--device", help="cpu or an accelerator (default: an accelerator if there is one)")
 
 
 def add_speed(parser: argparse.ArgumentParser, compiled: str) -> None:
-    """How it computes, and whether the result is kept; `compiled`: what --compile means by itself."""
+    """Add --compile, --attention and --save; `compiled` is what --compile means without a value."""
     parser.add_argument("--compile", nargs="?", const=compiled, choices=["whole", "regional"],
-                        help="torch.compile the transformer whole, or its repeated layer (step caches need that; "
-                        f"default: {compiled})")
-    parser.add_argument("--attention", choices=[FASTEST, *KERNELS], help="by which kernel this project's runs "
-                        "(default: the fastest on an accelerator; a CPU has one)")
+                        help="torch.compile the whole transformer, or only its repeated layer, as step caches need "
+                        f"(without a value: {compiled})")
+    parser.add_argument("--attention", choices=[FASTEST, *KERNELS], help="attention kernel of this project "
+                        "(default: the fastest on an accelerator, torch's choice on a CPU)")
     parser.add_argument("--save", action="store_true", help="keep the table as a dated note")
 
 
 def resolve(options: argparse.Namespace) -> torch.device:
-    """Puts what was left out in its place; returns the device."""
+    """Fill in the defaults that depend on the device; return the device."""
     device = resolve_device(options.device)
     options.dtype = options.dtype or ("fp32" if device.type == "cpu" else "bf16")
     if getattr(options, "attention", None) is None:

@@ -1,4 +1,4 @@
-"""Models of full and small sizes with random weights, which cost nothing to get."""
+"""Models of full and small sizes with random weights, so that benchmarks need no download."""
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -19,19 +19,19 @@ SCALE = 6.0
 
 @dataclass(frozen=True)
 class Size:
-    """A preset, what is changed in it, and the video: latents (T, C, H, W) sampled, (t, h, w) decoded."""
+    """A model size: a preset, changes to its parts, and the latent sizes sampled (T, C, H, W) and decoded (t, h, w)."""
 
     preset: str
     latent: tuple[int, int, int, int]
     decoded: tuple[int, int, int]
     network: Mapping = field(default_factory=dict)
     vae: Mapping = field(default_factory=dict)
-    text: Mapping = field(default_factory=dict)  # of T5 v1.1 XXL's configuration
+    text: Mapping = field(default_factory=dict)  # changes to the configuration of T5 v1.1 XXL
     text_width: int = 4096
     steps: int = 50
 
     def model(self) -> dict:
-        """The preset's `model` section with the changes, no files named, sampled as diffusers' DDIM does."""
+        """Return the preset's `model` section with the changes, without file paths, sampled like diffusers' DDIM."""
         model = OmegaConf.to_container(get_args(["--base", f"configs/{self.preset}.yaml"]).model_config)
         network, codec = model["network_config"]["params"], model["first_stage_config"]["params"]
         network.update(self.network)
@@ -48,18 +48,19 @@ class Size:
                 "num_steps": self.steps, "discretization_config": schedule, "guider_config": guider}}}
 
     def as_decoded(self) -> "Size":
-        """Sampling the latents that are decoded."""
+        """Return this size with the decoded latent size for sampling, too."""
         height, width = self.decoded[1:]
         return replace(self, latent=(*self.latent[:2], height, width),
                        network={**self.network, "latent_height": height, "latent_width": width})
 
     @property
     def text_length(self) -> int:
+        """Text tokens per prompt."""
         return self.model()["network_config"]["params"]["modules"]["pos_embed_config"]["params"]["text_length"]
 
     @property
     def padding(self) -> int:
-        """Latents in front that are not decoded."""
+        """Leading latent frames that are sampled but not decoded."""
         return self.latent[0] - self.decoded[0] if self.latent[0] % 2 == 0 else 0
 
 
@@ -81,7 +82,7 @@ SIZES = {
 
 @torch.no_grad()
 def randomize(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Every parameter redrawn, so that each term shows: fresh gates are closed and fresh outputs zero."""
+    """Redraw every parameter, so that every term counts: new models have closed gates and zero outputs."""
     torch.manual_seed(seed)
     for name, parameter in module.named_parameters():
         if parameter.dim() > 1:
@@ -92,11 +93,13 @@ def randomize(module: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def our_network(model: Mapping, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """Return this project's transformer with random weights."""
     with torch.device(device):
         return randomize(instantiate_from_config(model["network_config"]).to(dtype))
 
 
 def our_vae(model: Mapping, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """Return this project's autoencoder with random weights."""
     with torch.device(device):
         vae = randomize(instantiate_from_config(model["first_stage_config"]).to(dtype))
     vae.encode_in_chunks = True  # as diffusers does
@@ -104,6 +107,7 @@ def our_vae(model: Mapping, device: torch.device, dtype: torch.dtype) -> nn.Modu
 
 
 def our_engine(model: Mapping, device: torch.device, dtype: torch.dtype) -> DiffusionEngine:
+    """Return the engine with random weights."""
     args = Namespace(model_config=OmegaConf.create(dict(model)), device=device, fp16=False,
                      bf16=dtype == torch.bfloat16)
     with torch.device(device):

@@ -1,11 +1,12 @@
-"""How much faster several processes are at one video: the two passes of a guided step, divided two ways, and decoding.
+"""Speed-up of several processes that work on one video: a guided step, divided in two ways, and decoding.
 
     torchrun --nproc-per-node 2 -m benchmarks.several_processes               # on a CPU with two cores
     torchrun --nproc-per-node 4 -m benchmarks.several_processes --size 5b     # four accelerators
 
-Needs requirements-test.txt, and downloads nothing: weights are random. All by the first process while the others wait,
-and divided among them, run in turns: of a step tokens among all, or passes between two; decoding in time. Outputs are
-compared in the timed runs, and nothing is told when they differ by more than rounding.
+Needs requirements-test.txt and downloads nothing: weights are random. Runs alternate between rank 0 alone, while the
+other ranks wait, and work divided among all ranks: a step by its tokens or by the branches of guidance (two ranks),
+decoding by time. The outputs of the timed runs are compared, and nothing is reported if they differ by more than
+rounding.
 """
 import argparse
 import os
@@ -38,7 +39,7 @@ Ways = Mapping[str, Callable[[], Tensor]]
 
 
 def step(setting: Setting) -> Ways:
-    """The prediction for both rows, on every process that takes part."""
+    """Return the ways to compute both branches of a guided step; each returns the prediction (2, T, C, H, W)."""
     network = our_network(setting.size.model(), setting.device, setting.dtype)
     x, text = setting.noise(2, *setting.size.latent), setting.text(2)
     times = torch.full((1,), 500.0, device=setting.device)
@@ -61,7 +62,7 @@ def step(setting: Setting) -> Ways:
 
 
 def decode(setting: Setting) -> Ways:
-    """The frames of latents."""
+    """Return the ways to decode a latent."""
     vae = our_vae(setting.size.model(), setting.device, setting.dtype)
     z = setting.noise(1, setting.size.latent[1], *setting.size.decoded)
 
@@ -76,7 +77,7 @@ PARTS: Mapping[str, Callable[[Setting], Ways]] = {"step": step, "decode": decode
 
 
 def timed(name: str, way: Callable[[], Tensor], device: torch.device) -> tuple[float, Tensor | None]:
-    """Wall-clock seconds from the moment that all processes begin to that when all have ended."""
+    """Run one way; return the wall-clock seconds until every rank is done, and the output (None on an idle rank)."""
     dist.barrier()
     began = time.perf_counter()
     out = way() if name != ALONE or dist.get_rank() == 0 else None
@@ -86,6 +87,7 @@ def timed(name: str, way: Callable[[], Tensor], device: torch.device) -> tuple[f
 
 
 def measure(part: str, setting: Setting, repeats: int) -> list[dict[str, str]]:
+    """Return the rows of one part. Raises OutputsDiffer if a way changes the output."""
     seconds: dict[str, list[float]] = {}
     difference: dict[str, float] = {}
     every = PARTS[part](setting)
@@ -106,13 +108,13 @@ def measure(part: str, setting: Setting, repeats: int) -> list[dict[str, str]]:
 @torch.no_grad()
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="parts to time (default: all)")
     add_model(parser, size="small")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds of all (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds over all ways (default: %(default)s)")
     options = parser.parse_args(argv)
     processes = int(os.environ.get("WORLD_SIZE", 1))
     if processes == 1:
-        raise ConfigError("one process has nothing to divide; start several: "
+        raise ConfigError("one process cannot divide the work; start several: "
                           "torchrun --nproc-per-node 2 -m benchmarks.several_processes")
     with launch.launched(resolve(options), GroupSizes(context=processes, sequence=processes)) as device:
         setting = Setting(SIZES[options.size], device, DTYPES[options.dtype])

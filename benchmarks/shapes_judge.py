@@ -1,13 +1,13 @@
-"""Says what a 64 x 64 video of the shapes world shows, by image analysis of the decoded file alone.
+"""Judge of what a 64 x 64 video of the shapes world shows, by image analysis of the decoded file alone.
 
     python benchmarks/shapes_judge.py VIDEO.mp4 … [--expect "a red circle moves left on a black background"]
     python benchmarks/shapes_judge.py OUTPUT_DIR         every video below, against the prompt in its metadata.json
-                                      [--require 0.8]    and fail if fewer are right
+                                      [--require 0.8]    fails if a smaller share is right
 
-Nothing of the generator is used but its words and colours. The judge follows one object against a plain background:
-coverage of each pixel (soft, so that blur moves no edge), its area and centroid from frame to frame, the colour of
-its core, and how well an upright circle, square or triangle of the same area and place overlaps it. What it cannot
-tell by a clear margin it leaves as `unclear`, which counts as wrong.
+The judge shares only words and colours with the generator. It follows one object against a plain background: the soft
+coverage of each pixel (so that blur moves no edge), area and centroid in every frame, the colour of the core, and the
+overlap with an upright circle, square or triangle of the same area and centroid. An attribute without a clear margin
+is `unclear`, which counts as wrong.
 """
 
 import argparse
@@ -28,29 +28,29 @@ from tools.shapes_world import BACKGROUNDS, PALETTE, SIZE, Combination, parse_ca
 ATTRIBUTES = ("color", "shape", "motion", "background")
 MIN_FRAMES = 9
 
-# Distances are Euclidean in 8-bit RGB. Half the way between the two closest colours of the world (blue, purple) is 61,
-# from orange, which is outside of it, to yellow 41, between the backgrounds 78.
+# Distances are Euclidean in 8-bit RGB. Half the distance is 61 between the closest colours of the world (blue and
+# purple), 41 between yellow and orange, a colour outside the world, and 78 between the backgrounds.
 MAX_COLOR_DISTANCE = 55.0
 MAX_BACKGROUND_DISTANCE = 35.0
 MAX_BACKGROUND_NOISE = 15.0  # root mean square away from the object
 MIN_CONTRAST = 60.0
 AREA_RANGE = (45.0, 900.0)  # pixels; the world's own shapes have 85 to 676
-MAX_STRAY = 0.15  # of the object's area, in pieces apart from it
+MAX_STRAY = 0.15  # pixels of the mask outside the object, as a share of its area
 MIN_SEEN_FRAMES = 0.85
-MIN_VOTES = 0.65  # share of frames that agree on shape, and on colour
+MIN_VOTES = 0.65  # share of frames that must agree on the shape, and on the colour
 MIN_OVERLAP = 0.8  # intersection over union with the template
 MIN_OVERLAP_LEAD = 0.03
 MIN_SPEED = 0.8  # pixels a frame
 MIN_GROWTH = 1.4  # ratio of radii
-MAX_OTHER_GROWTH = 1.25  # of what is said to move
-MAX_SIDEWAYS = 0.35  # of the way along the main axis
-MAX_DRIFT = 5.0  # pixels over the clip, of what is said to grow
-MIN_STEADY = 0.75  # share of steps that go the same way
+MAX_OTHER_GROWTH = 1.25  # of an object that is to count as moving
+MAX_SIDEWAYS = 0.35  # as a share of the displacement along the main axis
+MAX_DRIFT = 5.0  # pixels over the clip, of an object that is to count as growing
+MIN_STEADY = 0.75  # share of steps in the direction of the whole motion
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a clip shows; None is unclear. `measures` are the numbers behind it."""
+    """The attributes that a clip shows, None where unclear, and the `measures` they were decided by."""
 
     color: str | None
     shape: str | None
@@ -59,6 +59,7 @@ class Verdict:
     measures: dict[str, float]
 
     def matches(self, expected: Combination) -> dict[str, bool]:
+        """Return for each attribute whether it is as expected."""
         return {name: getattr(self, name) == getattr(expected, name) for name in ATTRIBUTES}
 
     def __str__(self) -> str:
@@ -68,7 +69,8 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Track:
-    """One object through a clip: soft coverage (T, H, W), where it was found (T,), area (T,), centroid (T, 2)."""
+    """One object through a clip: soft coverage (T, H, W), frames where it was `seen` (T,), area (T,), centroid (T, 2),
+    and its contrast with the background."""
 
     coverage: np.ndarray
     seen: np.ndarray
@@ -78,9 +80,9 @@ class Track:
 
 
 def judge_frames(frames: np.ndarray) -> Verdict:
-    """(T, 64, 64, 3) uint8 or float in 0..255, T >= 9."""
+    """Judge a clip (T, 64, 64, 3), uint8 or float in 0..255, T >= 9. Raises ValueError for another shape."""
     if frames.ndim != 4 or frames.shape[0] < MIN_FRAMES or frames.shape[1:] != (SIZE, SIZE, 3):
-        raise ValueError(f"frames of shape {frames.shape}, not (at least {MIN_FRAMES}, {SIZE}, {SIZE}, 3)")
+        raise ValueError(f"frames have shape {frames.shape}, expected (at least {MIN_FRAMES}, {SIZE}, {SIZE}, 3)")
     frames = frames.astype(np.float32)
     level = np.median(_border(frames).reshape(-1, 3), axis=0)
     track = follow_object(frames, level)
@@ -100,7 +102,7 @@ def judge_frames(frames: np.ndarray) -> Verdict:
 
 
 def follow_object(frames: np.ndarray, level: np.ndarray) -> Track:
-    """Finds in each frame the one connected piece that differs from the background."""
+    """Find in each frame the connected region that differs most from the background colour `level`."""
     distance = np.linalg.norm(frames - level, axis=-1)
     contrast = float(np.median(np.quantile(distance, 0.99, axis=(1, 2))))
     coverage = np.clip(distance / max(contrast, MIN_CONTRAST), 0, 1)
@@ -108,7 +110,7 @@ def follow_object(frames: np.ndarray, level: np.ndarray) -> Track:
     piece = _connected_piece(mask, coverage)
     area_of_mask = piece.sum((1, 2))
     stray = (mask & ~piece).sum((1, 2)) / np.maximum(area_of_mask, 1)
-    # Up to two pixels of soft edge belong to the object; what lies further away is the background's noise.
+    # Up to two pixels of soft edge belong to the object; anything further away is background noise.
     coverage = np.where(_dilate(_dilate(piece)), coverage, 0)
     area = coverage.sum((1, 2))
     seen = (area >= AREA_RANGE[0]) & (area <= AREA_RANGE[1]) & (stray <= MAX_STRAY)
@@ -116,6 +118,7 @@ def follow_object(frames: np.ndarray, level: np.ndarray) -> Track:
 
 
 def judge_background(frames: np.ndarray, level: np.ndarray, track: Track) -> tuple[str | None, float]:
+    """Return the background's name (None if unclear) and its noise away from the object."""
     around = track.coverage > 0
     for _ in range(2):
         around = _dilate(around)
@@ -128,6 +131,7 @@ def judge_background(frames: np.ndarray, level: np.ndarray, track: Track) -> tup
 
 
 def judge_color(frames: np.ndarray, track: Track, measures: dict[str, float]) -> str | None:
+    """Return the colour of the object's core, None if unclear; adds to `measures`."""
     inside = track.coverage > 0.5
     core = ~_dilate(_dilate(~inside))
     medians = []
@@ -140,6 +144,7 @@ def judge_color(frames: np.ndarray, track: Track, measures: dict[str, float]) ->
 
 
 def judge_shape(track: Track, measures: dict[str, float]) -> str | None:
+    """Return the shape whose template overlaps best, None if unclear; adds to `measures`."""
     overlaps = {name: _overlap(track, inside) for name, inside in TEMPLATES.items()}
     order = sorted(overlaps, key=lambda name: -overlaps[name].mean())
     first, second = overlaps[order[0]], overlaps[order[1]]
@@ -151,6 +156,7 @@ def judge_shape(track: Track, measures: dict[str, float]) -> str | None:
 
 
 def judge_motion(track: Track, measures: dict[str, float]) -> str | None:
+    """Return the motion by lines fitted to radius and centroid, None if unclear; adds to `measures`."""
     times = np.flatnonzero(track.seen)
     steps = len(track.seen) - 1
     radius = np.sqrt(track.area[times])
@@ -168,7 +174,8 @@ def judge_motion(track: Track, measures: dict[str, float]) -> str | None:
 
 
 def _steady(values: np.ndarray) -> bool:
-    """Whether the values mostly go one way (over pairs of steps, as a decoder's frames come in groups)."""
+    """Return True if the values mostly change in one direction, over pairs of steps because a decoder's frames come in
+    groups."""
     change = values[2:] - values[:-2]
     return float(np.mean(np.sign(change) == np.sign(values[-1] - values[0]))) >= MIN_STEADY
 
@@ -186,12 +193,12 @@ def _in_triangle(x, y, area):
     return (y <= height / 3) & (np.abs(x) * math.sqrt(3) - y <= 2 * height / 3)
 
 
-TEMPLATES = {"circle": _in_circle, "square": _in_square, "triangle": _in_triangle}  # about the centroid, y down
+TEMPLATES = {"circle": _in_circle, "square": _in_square, "triangle": _in_triangle}  # around the centroid, y down
 
 
 def _overlap(track: Track, inside, samples: int = 3) -> np.ndarray:
-    """Intersection over union, per seen frame, with a template of the object's area and centroid."""
-    # A steeper ramp about the same half-way outline takes back most of a blur.
+    """Return the intersection over union with a template of the object's area and centroid, for each seen frame."""
+    # A steeper ramp around the same half-coverage outline undoes most of a blur.
     found = np.clip(2 * track.coverage[track.seen] - 0.5, 0, 1)
     area = found.sum((1, 2))[:, None, None]
     center = _centroid(found)
@@ -207,7 +214,7 @@ def _overlap(track: Track, inside, samples: int = 3) -> np.ndarray:
 
 
 def _connected_piece(mask: np.ndarray, coverage: np.ndarray) -> np.ndarray:
-    """The piece of each frame's mask (T, H, W) around the place where most of the coverage is."""
+    """Return the connected region of each frame's mask (T, H, W) at the place of the most coverage."""
     padded = np.pad(coverage, ((0, 0), (2, 2), (2, 2)))
     local = sum(padded[:, row : row + SIZE, col : col + SIZE] for row in range(5) for col in range(5))
     best = np.where(mask, local, -1).reshape(len(mask), -1).argmax(1)
@@ -222,38 +229,39 @@ def _connected_piece(mask: np.ndarray, coverage: np.ndarray) -> np.ndarray:
 
 
 def _centroid(coverage: np.ndarray) -> np.ndarray:
-    """(T, H, W) -> (T, 2), x and y in pixels."""
+    """Return the centroids (T, 2) of coverage (T, H, W), x and y in pixels."""
     grid = np.arange(SIZE) + 0.5
     weight = np.maximum(coverage.sum((1, 2)), 1e-6)
     return np.stack([coverage.sum(1) @ grid / weight, coverage.sum(2) @ grid / weight], axis=1)
 
 
 def _dilate(mask: np.ndarray) -> np.ndarray:
-    """Adds the four neighbours of every pixel; (T, H, W)."""
+    """Return masks (T, H, W) grown by the four neighbours of every pixel."""
     wide = np.pad(mask, ((0, 0), (1, 1), (1, 1)))
     return mask | wide[:, 2:, 1:-1] | wide[:, :-2, 1:-1] | wide[:, 1:-1, 2:] | wide[:, 1:-1, :-2]
 
 
 def _border(frames: np.ndarray) -> np.ndarray:
-    """The outermost pixels, (T, 4 * 64, channels)."""
+    """Return the outermost pixels of every frame, (T, 4 * 64, channels)."""
     return np.concatenate([frames[:, 0], frames[:, -1], frames[:, :, 0], frames[:, :, -1]], axis=1)
 
 
 def _nearest(color: np.ndarray, palette: dict[str, tuple]) -> tuple[str, float]:
+    """Return the palette's nearest name and its distance."""
     distances = {name: float(np.linalg.norm(color - np.asarray(value))) for name, value in palette.items()}
     name = min(distances, key=distances.get)
     return name, distances[name]
 
 
 def judge_file(path: str | Path) -> Verdict:
-    """Judges an mp4 file. Raises DataError when it cannot be decoded or is not of the world's size."""
+    """Judge an mp4 file. Raises DataError if it cannot be decoded or does not have the world's size."""
     import decord
 
     try:
         reader = decord.VideoReader(str(path), num_threads=1)
         frames = reader.get_batch(range(len(reader))).asnumpy()
     except (RuntimeError, decord.DECORDError) as problem:
-        raise DataError(f"video {path} cannot be decoded: make it again") from problem
+        raise DataError(f"video {path} cannot be decoded: sample it again") from problem
     try:
         return judge_frames(frames)
     except ValueError as problem:
@@ -261,7 +269,7 @@ def judge_file(path: str | Path) -> Verdict:
 
 
 def wilson_interval(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927)."""
+    """Return the 95 % confidence interval of the share right / count (Wilson 1927)."""
     if count == 0:
         return 0.0, 1.0
     share = right / count
@@ -273,21 +281,24 @@ def wilson_interval(right: int, count: int, z: float = 1.96) -> tuple[float, flo
 
 @dataclass(frozen=True)
 class Judged:
+    """A judged video and the combination that its prompt asked for."""
+
     path: Path
     expected: Combination
     verdict: Verdict
 
     @property
     def right(self) -> dict[str, bool]:
+        """The attributes, and "all", each True if it is as expected."""
         matches = self.verdict.matches(self.expected)
         return {**matches, "all": all(matches.values())}
 
 
 def judge_folder(output_dir: str | Path) -> tuple[list[Judged], list[Path]]:
-    """Every video below `output_dir` against the "prompt" of the metadata.json beside it.
+    """Judge every video below `output_dir` against the "prompt" of the metadata.json beside it.
 
-    An image-to-video prompt counts up to its `@@`. Returns the judged videos and those left out, whose prompt is not
-    of the world's grammar.
+    Only the part of an image-to-video prompt before `@@` is used. Returns the judged videos, and those skipped because
+    their prompt does not follow the world's grammar. Raises DataError if none is judged.
     """
     judged, left_out = [], []
     for metadata in sorted(Path(output_dir).rglob("metadata.json")):
@@ -300,12 +311,12 @@ def judge_folder(output_dir: str | Path) -> tuple[list[Judged], list[Path]]:
                 continue
             judged.append(Judged(video, expected, judge_file(video)))
     if not judged:
-        raise DataError(f"no video with a prompt of the shapes world below {output_dir}: name a sampling output folder")
+        raise DataError(f"no video with a prompt of the shapes world below {output_dir}: give a sampling output folder")
     return judged, left_out
 
 
 def summarize(judged: list[Judged]) -> dict[str, dict]:
-    """Counts right per attribute and for "all" four, for combinations seen in training, unseen, and both."""
+    """Count right videos per attribute and for "all", among combinations seen in training, unseen ones, and both."""
     groups = {
         "seen": [one for one in judged if not one.expected.held_out],
         "unseen": [one for one in judged if one.expected.held_out],
@@ -322,7 +333,7 @@ def summarize(judged: list[Judged]) -> dict[str, dict]:
 
 
 def format_summary(summary: dict[str, dict]) -> str:
-    """A Markdown table: percent right, with 95 % Wilson intervals."""
+    """Return a Markdown table of the percentages right, with 95 % Wilson intervals."""
     names = (*ATTRIBUTES, "all")
     lines = ["| combinations | videos | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
     for group, row in summary.items():
@@ -336,22 +347,24 @@ def format_summary(summary: dict[str, dict]) -> str:
 
 
 def report_folder(folder: Path) -> list[Judged]:
+    """Judge a folder, print its mistakes and summary, and return the judged videos."""
     judged, left_out = judge_folder(folder)
     for one in judged:
         if not one.right["all"]:
             print(f"{one.path}: expected {one.expected.caption!r}, shows {one.verdict}")
     mistakes = Counter(name for one in judged for name in ATTRIBUTES if not one.right[name])
-    print(f"{len(judged)} videos judged, {len(left_out)} left out, mistakes {dict(mistakes)}\n")
+    print(f"{len(judged)} videos judged, {len(left_out)} skipped, mistakes {dict(mistakes)}\n")
     print(format_summary(summarize(judged)))
     return judged
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("paths", nargs="+", type=Path, metavar="VIDEO_OR_FOLDER")
-    parser.add_argument("--expect", type=parse_caption, help="the caption that the videos should show")
+    parser.add_argument("paths", nargs="+", type=Path, metavar="VIDEO_OR_FOLDER",
+                        help="mp4 files, or output folders of sampling")
+    parser.add_argument("--expect", type=parse_caption, help="caption that the video files should match")
     parser.add_argument("--require", type=float, default=0.0, metavar="SHARE",
-                        help="exit with 1 if less than this share of the videos in folders is right in all")
+                        help="exit with 1 if a smaller share of the videos in folders has all attributes right")
     args = parser.parse_args(argv)
     wrong, judged = 0, []
     try:
@@ -367,7 +380,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     right = sum(one.right["all"] for one in judged)
     if right < args.require * len(judged):
-        print(f"{right} of {len(judged)} videos are right in all; {args.require:.0%} are required")
+        print(f"{right} of {len(judged)} videos have all attributes right; {args.require:.0%} are required")
         wrong += 1
     return 1 if wrong else 0
 

@@ -1,14 +1,14 @@
-"""What the small models can do, judged from the mp4 files they write.
+"""Quality of the small models, judged from the mp4 files they write.
 
-    python -m benchmarks.small_model vae                      # PSNR on held-out clips, and what is seen in them
-    python -m benchmarks.small_model t2v --seeds 4            # every combination, seen and never seen
-    python -m benchmarks.small_model t2v --first-seed 4       # the same from noise that no other seed has
-    python -m benchmarks.small_model t2v --colors orange      # of a colour that a LoRA taught (args.load_lora=FOLDER)
-    python -m benchmarks.small_model i2v --seeds 1            # the same from a first frame
+    python -m benchmarks.small_model vae                      # PSNR and judged attributes of reconstructed clips
+    python -m benchmarks.small_model t2v --seeds 4            # every combination, seen in training and unseen
+    python -m benchmarks.small_model t2v --first-seed 4       # the same from noise of another seed
+    python -m benchmarks.small_model t2v --colors orange      # a colour added by a LoRA (args.load_lora=FOLDER)
+    python -m benchmarks.small_model i2v --seeds 1            # video from a first frame
     python -m benchmarks.small_model table --every 4          # samplers x guidance on every fourth combination
 
-Any `key=value` after the options overrides the model's configuration. Videos, and a results table as Markdown, go to
-`--out` (default runs/small_model).
+Any `key=value` after the options overrides the model's configuration. Videos and a Markdown table of the results are
+written below `--out` (default runs/small_model).
 """
 import argparse
 import math
@@ -48,7 +48,7 @@ SCHEDULES = ("release", "decreasing", "increasing")
 
 
 def guiders(scale: float) -> dict[str, dict]:
-    """Plain classifier-free guidance, and every schedule of the dynamic one that needs nothing but a scale."""
+    """Return configurations of plain classifier-free guidance and of DynamicCFG with every schedule in SCHEDULES."""
     module = "sgm.modules.diffusionmodules.guiders"
     plain = {"plain CFG": {"target": f"{module}.VanillaCFG", "params": {"scale": scale}}}
     return plain | {f"DynamicCFG {name}": {"target": f"{module}.DynamicCFG", "params": {
@@ -56,6 +56,7 @@ def guiders(scale: float) -> dict[str, dict]:
 
 
 def configured(model: str, overrides: Sequence[str]) -> Arguments:
+    """Return the sampling arguments of a small model ("t2v", "i2v" or another with a configs/tiny_*.yaml)."""
     args = get_args(["--base", f"configs/tiny_{model}.yaml", "configs/inference.yaml", *overrides])
     if args.run.load_lora is not None:
         configure_lora(args.model_config, args.run.load_lora)
@@ -63,19 +64,21 @@ def configured(model: str, overrides: Sequence[str]) -> Arguments:
 
 
 def chosen(every: int, colors: Sequence[str] = tuple(COLORS)) -> list[Combination]:
-    """One background for each colour, shape and motion, alternating; every n-th of the seen, and of the never seen."""
+    """Return combinations with one background, in alternation, for each colour, shape and motion; of those seen in
+    training and of those unseen, every n-th."""
     picked = [c for i, c in enumerate(all_combinations(colors)) if i % 2 == (i // 2) % 2]
     seen, unseen = ([c for c in picked if c.held_out is held] for held in (False, True))
     return seen[::every] + unseen[::every]
 
 
 def first_frame(combination: Combination, seed: int) -> np.ndarray:
+    """Return the rendered first frame (64, 64, 3) that image-to-video starts from."""
     return render(combination, np.random.default_rng([seed, 77]))[0]
 
 
 def sample_batch(engine: DiffusionEngine, batch: Sequence[Combination], shape: Sequence[int], seed: int, start: int = 0,
                  callback: Callable[[StepInfo], None] | None = None) -> Tensor:
-    """Latents (B, T, C, h, w) of `shape` (T, C, h, w), their noise numbered from `start`."""
+    """Sample latents (B, T, C, h, w) of `shape` (T, C, h, w); row i draws its noise from (seed, start + i)."""
     texts = {"txt": [c.caption for c in batch]}
     cond, uncond = engine.conditioner.get_unconditional_conditioning(texts, texts, force_uc_zero_embeddings=["txt"])
     if engine.config.noised_image_input:
@@ -89,7 +92,7 @@ def sample_batch(engine: DiffusionEngine, batch: Sequence[Combination], shape: S
 @torch.no_grad()
 def make_videos(engine: DiffusionEngine, args: Arguments, combinations: Sequence[Combination], seed: int, folder: Path
                 ) -> Iterator[tuple[Combination, Path]]:
-    """Samples one video of each combination and writes it; yields each with its folder."""
+    """Sample and write one video of each combination; yield the combination and the video's path."""
     plan = plan_video(model_limits(args.model_config), args.sampling)
     for start in tqdm(range(0, len(combinations), BATCH), folder.name, unit="batch"):
         batch = combinations[start:start + BATCH]
@@ -101,7 +104,7 @@ def make_videos(engine: DiffusionEngine, args: Arguments, combinations: Sequence
 
 
 def score(results: Sequence[tuple[Combination, Verdict]]) -> dict[str, str]:
-    """Share of videos with each attribute right, and with all of them (95 % Wilson interval)."""
+    """Return the percentage of videos with each attribute right, and with all right (95 % Wilson interval)."""
     right = [verdict.matches(combination) for combination, verdict in results]
     row = {name: f"{100 * np.mean([r[name] for r in right]):.1f}" for name in ATTRIBUTES}
     whole = sum(all(r[name] for name in ATTRIBUTES) for r in right)
@@ -111,20 +114,24 @@ def score(results: Sequence[tuple[Combination, Verdict]]) -> dict[str, str]:
 
 
 def markdown(rows: Sequence[dict[str, str]]) -> str:
+    """Return rows as a Markdown table; the first row names the columns."""
     names = list(rows[0])
     return table(names, [[row[name] for name in names] for row in rows])
 
 
 def split_rows(label: str, results: Sequence[tuple[Combination, Verdict]]) -> list[dict[str, str]]:
+    """Return a scored row for combinations seen in training and one for those never seen."""
     parts = {"seen": [r for r in results if not r[0].held_out], "never seen": [r for r in results if r[0].held_out]}
     return [{"": label, "combinations": name, **score(part)} for name, part in parts.items() if part]
 
 
 def seeds_of(options: argparse.Namespace) -> range:
+    """Return the seeds that the command line asks for."""
     return range(options.first_seed, options.first_seed + options.seeds)
 
 
 def judge_model(model: str, args: Arguments, options: argparse.Namespace) -> list[dict[str, str]]:
+    """Sample and judge every chosen combination; for i2v also compare the first frame with the given one."""
     engine, results, errors = load_engine(args), [], []
     for seed in seeds_of(options):
         for combination, video in make_videos(engine, args, chosen(options.every, options.colors), seed,
@@ -142,6 +149,7 @@ def judge_model(model: str, args: Arguments, options: argparse.Namespace) -> lis
 
 
 def compare_samplers(args: Arguments, options: argparse.Namespace) -> list[dict[str, str]]:
+    """Sample and judge with every pair of SAMPLERS and guider."""
     engine, rows = load_engine(args), []
     scale = args.model_config.sampler_config.params.guider_config.params.scale
     for sampler in SAMPLERS:
@@ -159,8 +167,10 @@ def compare_samplers(args: Arguments, options: argparse.Namespace) -> list[dict[
 
 @torch.no_grad()
 def judge_vae(args: Arguments, folder: Path, clips: int = 64) -> list[dict[str, str]]:
-    """Reconstruction of clips rendered for this, by the posterior's mean: PSNR in 8-bit pixels, and what the judge sees
-    in it, which nothing that is decoded can exceed by much."""
+    """Reconstruct newly rendered clips from the posterior's mean; report PSNR in 8-bit pixels and the judge's score.
+
+    The score is nearly the upper limit for videos sampled with this autoencoder.
+    """
     vae, plan = load_engine(args).first_stage_model, plan_video(model_limits(args.model_config), args.sampling)
     quality, results = [], []
     for i, combination in enumerate(np.random.default_rng(5).permutation(np.array(all_combinations()))[:clips]):
@@ -174,17 +184,19 @@ def judge_vae(args: Arguments, folder: Path, clips: int = 64) -> list[dict[str, 
 
 
 def psnr(one: Tensor, other: Tensor) -> float:
+    """Return the PSNR in dB of 8-bit values."""
     return -10 * math.log10((one - other).square().mean().item() / 255**2)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["vae", "t2v", "i2v", "table"])
+    parser.add_argument("what", choices=["vae", "t2v", "i2v", "table"], help="model to judge, or table")
     parser.add_argument("--seeds", type=int, default=1, help="videos per combination")
-    parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--every", type=int, default=1, help="use every n-th combination")
-    parser.add_argument("--colors", nargs="+", choices=PALETTE, default=list(COLORS), help="of t2v and i2v")
-    parser.add_argument("--out", default="runs/small_model")
+    parser.add_argument("--first-seed", type=int, default=0, help="lowest seed (default: %(default)s)")
+    parser.add_argument("--every", type=int, default=1, help="judge only every n-th combination")
+    parser.add_argument("--colors", nargs="+", choices=PALETTE, default=list(COLORS),
+                        help="colours to sample with t2v and i2v (default: those of the training data)")
+    parser.add_argument("--out", default="runs/small_model", help="folder of videos and tables (default: %(default)s)")
     options, overrides = parser.parse_known_args(argv)
     started = time.time()
     args = configured("i2v" if options.what == "i2v" else "t2v", overrides)

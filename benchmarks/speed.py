@@ -1,14 +1,14 @@
-"""Times this project and diffusers on the same random weights and inputs, in turns, and compares what they compute.
+"""Comparison of this project with diffusers in time, memory and FLOPs, on the same random weights and inputs.
 
     python -m benchmarks.speed all                            # on a CPU: a quarter of an hour
     python -m benchmarks.speed decode --repeats 9 --save
     python -m benchmarks.speed all --size 5b --compile        # on an accelerator
 
-Needs requirements-test.txt beside requirements.txt, and downloads nothing. Figures are medians of alternating runs,
-with the least and the most; the ratio is the median over pairs of neighbouring runs. Memory is what the first call of
-each side needs beside the weights. FLOPs are those that each side spends, and the share is theirs of the matrix
-product's rate, measured on the spot. Attention of diffusers runs by the kernel that torch chooses, whatever --attention
-says. --save keeps the table under docs/benchmarks/.
+Needs requirements-test.txt beside requirements.txt, and downloads nothing. The sides run alternately, and their outputs
+are compared. Seconds are medians, with the minimum and maximum; the ratio is the median over pairs of consecutive runs.
+Memory is what the first call of each side needs beside the weights. FLOPs are counted for each side, and the share of
+peak relates their rate to that of a matrix product, measured in the same run. diffusers' attention runs by the kernel
+that torch chooses, whatever --attention is. --save keeps the table under docs/benchmarks/.
 """
 import argparse
 import platform
@@ -50,10 +50,12 @@ COLUMNS = ("part", "ours", "diffusers", "ratio", "difference", "memory, ours", "
 
 
 def seconds(values: Sequence[float]) -> str:
+    """Return the median, minimum and maximum as text."""
     return f"{statistics.median(values):.3g} s ({min(values):.3g} to {max(values):.3g})"
 
 
 def row(name: str, timing: Timing, peak: float) -> list[str]:
+    """Return a row of the table, as COLUMNS."""
     memory, flops = timing.memory, timing.flops
     share = {side: flops[side] / statistics.median(getattr(timing, side)) / peak for side in SIDES}
     return [name, seconds(timing.ours), seconds(timing.diffusers), f"{timing.ratio:.2f}", f"{timing.difference:.1e}",
@@ -62,12 +64,13 @@ def row(name: str, timing: Timing, peak: float) -> list[str]:
 
 
 def measure(name: str, setting: Setting, options: argparse.Namespace, peak: float) -> list[str]:
-    """A row of the table. Raises OutputsDiffer before anything is told."""
+    """Measure one part; return its row. Raises OutputsDiffer, so that nothing is reported, if the outputs differ."""
     pair = PARTS[name](setting)
     return row(name, time_pair(pair, options.repeats, setting.device, options.clock, options.compile is not None), peak)
 
 
 def heading(options: argparse.Namespace, device: torch.device, peak: float) -> str:
+    """Return the note's heading: command, hardware and versions."""
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, diffusers {diffusers.__version__}"
     return (f"# Speed beside diffusers, {date.today()}\n\n`python -m benchmarks.speed {' '.join(options.words)}`\n\n"
             f"{hardware(device)}; {versions}; matrix product {peak / 1e12:.3g} TFLOP/s.\n")
@@ -75,12 +78,12 @@ def heading(options: argparse.Namespace, device: torch.device, peak: float) -> s
 
 def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=[*PARTS, "all"])
+    parser.add_argument("part", choices=[*PARTS, "all"], help="part of the work to compare")
     add_model(parser, size="small")
     add_speed(parser, compiled="whole")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds of both (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds, each running both sides (default: %(default)s)")
     parser.add_argument("--clock", choices=CLOCKS, default="wall",
-                        help="cpu: the process's own time, for a machine that others use (default: %(default)s)")
+                        help="cpu: CPU time of this process, for a machine that others use (default: %(default)s)")
     options = parser.parse_args(argv)
     options.words = sys.argv[1:] if argv is None else list(argv)
     return options
@@ -91,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = read_options(argv)
     device = resolve(options)
     dtype = DTYPES[options.dtype]
-    torch.backends.fp32_precision = "ieee"  # or an accelerator rounds float32 to 10 bits in convolutions
+    torch.backends.fp32_precision = "ieee"  # otherwise accelerators round float32 to 10 bits in convolutions
     setting = Setting(SIZES[options.size], device, dtype, options.compile, options.attention)
     peak = product_peak(device, dtype, options.clock)
     rows = [measure(part, setting, options, peak) for part in (PARTS if options.part == "all" else [options.part])]

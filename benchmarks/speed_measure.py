@@ -1,4 +1,4 @@
-"""Time, memory and arithmetic of ways to compute the same thing, and notes of what they came out as."""
+"""Measurement of time, memory and floating-point operations, and notes of the results."""
 import ctypes
 import gc
 import platform
@@ -20,7 +20,7 @@ from common.files import from_repository, whole_file
 
 Run = Callable[[], Tensor]
 SIDES = ("ours", "diffusers")
-# Largest difference over largest value; in bfloat16 two orders of the same sums already differ by per cents.
+# Largest difference over largest value. In bfloat16 another order of summation alone changes results by per cents.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PRODUCT_SIZE = {"cpu": 2048}
@@ -28,14 +28,14 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 class OutputsDiffer(UserError):
-    """Two computations that are to be compared in speed give different numbers."""
+    """The user error for two computations that are compared in speed and give different outputs."""
 
 
 @dataclass(frozen=True)
 class Pair:
     """The same work done by this project and by diffusers.
 
-    Where doing it once more is too long: `short` is a first part of it, followed by `rest` so many `times`.
+    Where one more run to count operations would take too long, `short` and then `times` times `rest` stand for it.
     """
 
     ours: Run
@@ -45,13 +45,14 @@ class Pair:
     times: int = 0
 
     def of(self, side: str) -> Run:
+        """Return the run of one of SIDES."""
         return getattr(self, side)
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of every run of both sides, taken in turns; how far the outputs of these runs lie apart; of each
-    side's first run the bytes it needed and the floating-point operations it took."""
+    """Measurements of a Pair: the seconds of every run of both sides, the largest relative difference of their outputs,
+    and for each side the bytes and floating-point operations of its first run."""
 
     ours: Sequence[float]
     diffusers: Sequence[float]
@@ -61,22 +62,23 @@ class Timing:
 
     @property
     def ratio(self) -> float:
-        """Median of ours over diffusers', neighbour by neighbour."""
+        """The median ratio of our time to diffusers' in the same round."""
         return statistics.median(a / b for a, b in zip(self.ours, self.diffusers, strict=True))
 
 
 def synchronize(device: torch.device) -> None:
+    """Wait until the device has finished its work."""
     if device.type != "cpu":
         torch.accelerator.synchronize()
 
 
 def time_pair(pair: Pair, repeats: int, device: torch.device, clock: str = "wall", compiled: bool = False) -> Timing:
-    """Runs both sides in turns, the first of a round alternating. Raises OutputsDiffer."""
+    """Run both sides in turns, alternating which goes first. Raises OutputsDiffer if their outputs differ."""
     memory, flops = {}, {}
-    count_flops(lambda: torch.zeros(1, 1) @ torch.zeros(1, 1))  # what this brings into memory counts for neither
+    count_flops(lambda: torch.zeros(1, 1) @ torch.zeros(1, 1))  # loads the counter's own memory first
     for side in SIDES:
         memory[side], flops[side] = _first_run(pair, side, device)
-        if compiled:  # what counts operations keeps the compiler away
+        if compiled:  # the counted run was not compiled; compile before timing
             (pair.short or pair).of(side)()
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
     difference = 0.0
@@ -90,6 +92,7 @@ def time_pair(pair: Pair, repeats: int, device: torch.device, clock: str = "wall
 
 
 def _first_run(pair: Pair, side: str, device: torch.device) -> tuple[int, float]:
+    """Return the peak memory and the floating-point operations of a side's first run."""
     flops = []
     memory = peak_memory(lambda: flops.append(count_flops((pair.short or pair).of(side))), device)
     rest = 0.0 if pair.rest is None else pair.times * count_flops(pair.rest.of(side))
@@ -97,7 +100,7 @@ def _first_run(pair: Pair, side: str, device: torch.device) -> tuple[int, float]
 
 
 def timed(run: Run, device: torch.device, clock: Callable[[], float]) -> tuple[float, Tensor]:
-    """Seconds, and what the run returns."""
+    """Return the seconds that a run takes, and its output."""
     synchronize(device)
     start = clock()
     output = run()
@@ -106,19 +109,19 @@ def timed(run: Run, device: torch.device, clock: Callable[[], float]) -> tuple[f
 
 
 def relative_difference(one: Tensor, other: Tensor) -> float:
-    """Largest difference over the largest value. Raises OutputsDiffer when it is no rounding, or shapes differ."""
+    """Return the largest difference over the largest value. Raises OutputsDiffer above TOLERANCE, or for two shapes."""
     if one.shape != other.shape:
-        raise OutputsDiffer(f"outputs have the shapes {tuple(one.shape)} and {tuple(other.shape)}; nothing is reported")
+        raise OutputsDiffer(f"outputs have shapes {tuple(one.shape)} and {tuple(other.shape)}; nothing is reported")
     difference = float((one.float() - other.float()).abs().max() / other.float().abs().max())
     limit = TOLERANCE[one.dtype]
-    if not difference <= limit:  # not a number, too
-        raise OutputsDiffer(f"outputs differ by {difference:.1e} of the largest value, more than the {limit:g} of "
-                            f"rounding in {one.dtype}; nothing is reported")
+    if not difference <= limit:  # also true for NaN
+        raise OutputsDiffer(f"outputs differ by {difference:.1e} of the largest value, more than {limit:g}, the limit "
+                            f"for rounding in {one.dtype}; nothing is reported")
     return difference
 
 
 def count_flops(run: Run) -> float:
-    """Floating-point operations of matrix products, convolutions and attention."""
+    """Return a run's floating-point operations in matrix products, convolutions and attention."""
     formulas = {
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:
             lambda q, k, v, *rest, out_shape=None, **named: sdpa_flop_count(q, k, v),
@@ -131,7 +134,7 @@ def count_flops(run: Run) -> float:
 
 @dataclass
 class Traffic(TorchDispatchMode):
-    """Counts, while it is entered, kernels called and the bytes that they read and write; views are neither."""
+    """A mode that counts kernel calls and the bytes that they read and write; views count as neither."""
 
     calls: int = 0
     bytes: int = 0
@@ -149,8 +152,8 @@ class Traffic(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class Rates:
-    """Of this machine: FLOP/s of a matrix product, bytes/s of a copy to new memory, seconds that a kernel without work
-    takes."""
+    """The rates of a machine: FLOP/s of a matrix product (`product`), bytes/s of a copy to new memory (`copying`), and
+    seconds of overhead per kernel call (`call`)."""
 
     product: float
     copying: float
@@ -158,13 +161,16 @@ class Rates:
 
     @classmethod
     def measured(cls, device: torch.device, dtype: torch.dtype, clock: str = "wall", repeats: int = 25) -> "Rates":
-        few, many = (torch.zeros(count, device=device, dtype=dtype) for count in (1, 2**22))
-        call, copying = (statistics.median(timed(x.clone, device, CLOCKS[clock])[0] for _ in range(repeats))
-                         for x in (few, many))
+        """Measure the rates; `call` is the time to copy one element."""
+        def copy_seconds(x: Tensor) -> float:
+            return statistics.median(timed(x.clone, device, CLOCKS[clock])[0] for _ in range(repeats))
+
+        one, many = (torch.zeros(count, device=device, dtype=dtype) for count in (1, 2**22))
+        call, copying = copy_seconds(one), copy_seconds(many)
         return cls(product_peak(device, dtype, clock), 2 * many.nbytes / copying, call)
 
     def seconds(self, run: Run) -> float:
-        """That a run should take: its operations, its traffic and its calls, one after another."""
+        """Return the predicted seconds of a run: the sum for its operations, its traffic and its kernel calls."""
         flops = count_flops(run)
         with Traffic() as traffic:
             run()
@@ -172,7 +178,7 @@ class Rates:
 
 
 def product_peak(device: torch.device, dtype: torch.dtype, clock: str = "wall", repeats: int = 9) -> float:
-    """FLOP/s of a square matrix product, the best of several."""
+    """Return the FLOP/s of a square matrix product, the best of several."""
     n = PRODUCT_SIZE.get(device.type, 8192)
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     torch.mm(a, b)
@@ -180,9 +186,9 @@ def product_peak(device: torch.device, dtype: torch.dtype, clock: str = "wall", 
 
 
 def peak_memory(run: Callable[[], object], device: torch.device) -> int:
-    """Bytes that one call needs beside what stood there before it, weights and inputs.
+    """Return the bytes that a call needs at most beside what was in memory before it, such as weights and inputs.
 
-    On a CPU this is what the process's resident memory rises by (Linux).
+    On a CPU this is the rise of the process's resident memory (Linux only).
     """
     gc.collect()
     if device.type != "cpu":
@@ -192,7 +198,7 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> int:
         run()
         synchronize(device)
         return torch.accelerator.max_memory_allocated() - before
-    ctypes.CDLL(None).malloc_trim(0)  # or what the process has freed but not given back would hide a part
+    ctypes.CDLL(None).malloc_trim(0)  # freed memory that the process still holds would hide a part of the rise
     Path("/proc/self/clear_refs").write_text("5")
     before = _resident("VmRSS")
     run()
@@ -200,11 +206,13 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> int:
 
 
 def _resident(field: str) -> int:
+    """Return a memory field of /proc/self/status in bytes."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field + ":")) * 1024
 
 
 def hardware(device: torch.device) -> str:
+    """Return the name of the accelerator, or of the CPU with its threads and instruction set."""
     if device.type != "cpu":
         return torch.get_device_module(device).get_device_name()
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -213,12 +221,12 @@ def hardware(device: torch.device) -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """In Markdown."""
+    """Return a Markdown table."""
     return "\n".join("| " + " | ".join(line) + " |" for line in [columns, ["---"] * len(columns), *rows])
 
 
 def save_note(name: str, text: str) -> Path:
-    """Keeps a table under docs/benchmarks/, with today's date in front of its name."""
+    """Write a note to docs/benchmarks/, its name prefixed with today's date; return its path."""
     path = from_repository(f"docs/benchmarks/{date.today()}_{name}.md")
     with whole_file(path) as file:
         file.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""diffusers' models with the weights of this project's, joined by the project's own converter."""
+"""diffusers' models with the weights of this project's models, mapped by the project's own converter."""
 from collections.abc import Mapping
 
 import torch
@@ -12,7 +12,7 @@ from weights.diffusers_layout import to_diffusers
 
 
 def their_network(model: Mapping, ours: nn.Module) -> CogVideoXTransformer3DModel:
-    """diffusers' transformer with the weights of `ours`, most of them the same memory."""
+    """Return diffusers' transformer with the weights of `ours`; most of them share memory."""
     theirs = _converted(CogVideoXTransformer3DModel, parts_of(model)["transformer"], ours)
     theirs.norm_out.norm.eps = 1e-6  # diffusers takes 1e-5; the released models were trained with 1e-6
     if getattr(theirs.patch_embed, "pos_embedding", None) is not None and theirs.patch_embed.pos_embedding.is_meta:
@@ -22,6 +22,7 @@ def their_network(model: Mapping, ours: nn.Module) -> CogVideoXTransformer3DMode
 
 
 def their_vae(model: Mapping, ours: nn.Module) -> AutoencoderKLCogVideoX:
+    """Return diffusers' autoencoder with the weights of `ours`."""
     return _converted(AutoencoderKLCogVideoX, parts_of(model)["vae"], ours)
 
 
@@ -34,7 +35,10 @@ def _converted(kind: type, part, ours: nn.Module) -> nn.Module:
 
 
 def rotary(network: nn.Module, size: Size, device: torch.device) -> tuple[Tensor, Tensor] | None:
-    """Cosines and sines in diffusers' form, video alone, each angle twice; None for a model without rotation."""
+    """Return rotary cosines and sines as diffusers takes them: for video tokens only, each angle twice.
+
+    Returns None for a model without rotary positions.
+    """
     patch = parse_patch_size(network.patch_size)
     t, _, h, w = size.latent
     tables = network.mixins["pos_embed"].rotary((t // patch[0], h // patch[1], w // patch[2]), 0, device)

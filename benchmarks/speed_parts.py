@@ -1,4 +1,4 @@
-"""What is compared: parts of the work, each as a pair of calls on the same weights and inputs."""
+"""The parts of the work that benchmarks.speed compares, each a pair of calls on the same weights and inputs."""
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -22,14 +22,14 @@ from sgm.sampling.start import FromLevel
 T5_XXL = {"d_model": 4096, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "d_kv": 64, "vocab_size": 32128,
           "feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu_new", "is_encoder_decoder": False,
           "use_cache": False, "tie_word_embeddings": False}
-TOKENIZER = "checkpoints/tiny/t5/spiece.model"  # any will do: the encoder computes all of max_length
+TOKENIZER = "checkpoints/tiny/t5/spiece.model"  # any tokenizer will do: the encoder always computes max_length tokens
 PROMPT = "a red circle moves right on a black background"
 
 
 @dataclass(frozen=True)
 class Setting:
-    """On what, in what precision, with how compiled transformers ("whole", "regional" or None) the parts run, and by
-    which kernel our attention (one of `attention_kernels.KERNELS`, FASTEST, or None for torch's choice)."""
+    """The size, device and dtype of a comparison, how the transformers are `compiled` ("whole", "regional" or None),
+    and the kernel of our attention (one of `attention_kernels.KERNELS`, FASTEST, or None for torch's choice)."""
 
     size: Size
     device: torch.device
@@ -38,6 +38,7 @@ class Setting:
     attention: str | None = None
 
     def compile(self, ours: nn.Module, theirs: nn.Module) -> None:
+        """Compile both transformers as this setting says."""
         if self.compiled == "whole":
             ours.compile()
             theirs.compile()
@@ -46,6 +47,7 @@ class Setting:
             theirs.compile_repeated_blocks()
 
     def attending(self, shape: Shape) -> AbstractContextManager[None]:
+        """Return a context manager in which our attention runs by the chosen kernel."""
         return nullcontext() if self.attention is None else (
             attention_by(self.attention, shape, self.dtype, self.device))
 
@@ -58,7 +60,7 @@ class Setting:
 
 
 def transformer(setting: Setting) -> Pair:
-    """One forward of both halves of a guided step."""
+    """Compare one forward pass with both branches of a guided step."""
     model = setting.size.model()
     ours = our_network(model, setting.device, setting.dtype)
     theirs = their_network(model, ours)
@@ -76,12 +78,12 @@ def transformer(setting: Setting) -> Pair:
 
 
 def step(setting: Setting) -> Pair:
-    """One step of guided sampling, latents to latents."""
+    """Compare one step of guided sampling, from latents to latents."""
     return _sampled(setting, *_engines(setting), steps=1, decoded=False)
 
 
 def whole(setting: Setting) -> Pair:
-    """All steps from noise, and the video decoded; text embeddings are at hand."""
+    """Compare all steps from noise and decoding the video; text embeddings are given."""
     setting = replace(setting, size=setting.size.as_decoded())
     ours, theirs = _engines(setting)
     steps = setting.size.steps
@@ -90,6 +92,7 @@ def whole(setting: Setting) -> Pair:
 
 
 def _engines(setting: Setting) -> tuple[DiffusionEngine, CogVideoXPipeline]:
+    """Return our engine and diffusers' pipeline with the same weights."""
     model = setting.size.model()
     ours = our_engine(model | {"attention_kernel": setting.attention}, setting.device, setting.dtype)
     scheduler = CogVideoXDDIMScheduler(timestep_spacing="trailing", prediction_type="v_prediction", clip_sample=False)
@@ -101,6 +104,7 @@ def _engines(setting: Setting) -> tuple[DiffusionEngine, CogVideoXPipeline]:
 
 
 def _sampled(setting: Setting, ours: DiffusionEngine, theirs: CogVideoXPipeline, steps: int, decoded: bool) -> Pair:
+    """Return `steps` steps of guided sampling by both sides, with decoding if `decoded`."""
     size, text = setting.size, setting.text(1)
     zeros, noise = torch.zeros_like(text), setting.noise(1, *size.latent).float()
 
@@ -121,20 +125,20 @@ def _sampled(setting: Setting, ours: DiffusionEngine, theirs: CogVideoXPipeline,
 
 
 def use_levels(scheduler: CogVideoXDDIMScheduler, discretization, steps: int) -> None:
-    """Our noise levels for theirs, which are rescaled over the whole table, not over the chosen steps."""
+    """Set our noise levels in diffusers' scheduler, which rescales the whole table instead of the chosen steps."""
     timesteps = torch.from_numpy(discretization.timesteps(steps).copy())
     levels = torch.from_numpy(discretization.levels(steps)[::-1].copy())
     scheduler.alphas_cumprod[timesteps] = levels.to(scheduler.alphas_cumprod) ** 2
 
 
 def decode(setting: Setting) -> Pair:
-    """Latents to frames, by the trained schedule of chunks."""
+    """Compare decoding latents to frames, in the chunks that the release decodes."""
     ours, theirs, z = _codecs(setting)
     return Pair(lambda: ours.decode(z), lambda: theirs.decode(z).sample)
 
 
 def encode(setting: Setting) -> Pair:
-    """Frames to moments, eight frames at a time."""
+    """Compare encoding frames to the posterior's moments, eight frames at a time."""
     ours, theirs, z = _codecs(setting)
     t, h, w = z.shape[2:]
     video = setting.noise(1, 3, 4 * t - 3, 8 * h, 8 * w, seed=3)
@@ -142,6 +146,7 @@ def encode(setting: Setting) -> Pair:
 
 
 def _codecs(setting: Setting):
+    """Return our autoencoder, diffusers' with the same weights, and random latents."""
     model = setting.size.model()
     ours = our_vae(model, setting.device, setting.dtype)
     channels = setting.size.latent[1]
@@ -149,7 +154,7 @@ def _codecs(setting: Setting):
 
 
 def t5(setting: Setting) -> Pair:
-    """A prompt to its embedding; both run the same library's encoder."""
+    """Compare the text embedding of a prompt; both sides run the encoder of transformers."""
     with tempfile.TemporaryDirectory() as folder:
         copy(from_repository(TOKENIZER), folder)
         with torch.device(setting.device):

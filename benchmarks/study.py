@@ -1,10 +1,10 @@
-"""Runs a study: samplers x schedules x guidances x steps as a YAML file has them, on problems with known answers.
+"""Runner of studies: grids of samplers, schedules, guidances and steps from a YAML file, solved on a test problem.
 
     python -m benchmarks.study configs/studies/order_of_convergence.yaml
     python -m benchmarks.study configs/studies/quality_against_cost.yaml --processes 4
 
-Started again it goes on where it stopped. In `--out` (default runs/studies/NAME): results.csv, plots, and report.html,
-which holds all of it. See docs/studies.
+A study that is started again continues where it stopped. `--out` (default runs/studies/NAME) receives results.csv,
+plots, and report.html, a single page with all results. See docs/studies.
 """
 import argparse
 import sys
@@ -27,18 +27,19 @@ from configuration.targets import allow_targets
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", type=Path, help="its YAML file")
-    parser.add_argument("--out", type=Path, help="folder of the results")
-    parser.add_argument("--processes", type=int, default=1, help="cells solved at a time, each on one thread")
-    parser.add_argument("--most", type=int, help="stop after so many cells")
-    parser.add_argument("--allow-targets", nargs="+", default=(), metavar="MODULE", help="of one's own samplers")
+    parser.add_argument("study", type=Path, help="the study's YAML file")
+    parser.add_argument("--out", type=Path, help="folder of the results (default: runs/studies/NAME)")
+    parser.add_argument("--processes", type=int, default=1, help="cells solved at the same time, each on one thread")
+    parser.add_argument("--most", type=int, help="stop after this many cells")
+    parser.add_argument("--allow-targets", nargs="+", default=(), metavar="MODULE",
+                        help="your own modules that the study may name as targets")
     options = parser.parse_args(argv)
     if options.processes < 1 or (options.most is not None and options.most < 0):
-        raise ConfigError("--processes must be 1 or more, and --most not negative")
+        raise ConfigError("--processes must be 1 or more, and --most 0 or more")
     allow_targets(*options.allow_targets)
     study = read_study(options.study)
     problem = problem_of(study)
-    plots_of(study, problem.measures)  # a mistake here is told before hours of work
+    plots_of(study, problem.measures)  # reports a user error before hours of work
     check_comparisons(study, problem)
     folder = options.out or Path("runs/studies") / study.name
     results = Results(folder, study, problem.measures)

@@ -6,7 +6,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def small_model(tmp_path_factory):
-    """Folder of a small random model: t2v.yaml and i2v.yaml with the weights they name."""
+    """The folder of a small random model: t2v.yaml and i2v.yaml with the weights that they name."""
     from tests.small_model import write_model
     root = tmp_path_factory.mktemp("small_model")
     write_model(root)
@@ -16,10 +16,10 @@ def small_model(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def peak_memory():
-    """See tests/peak_memory.py."""
+    """A worker process that measures the peak memory of jobs (tests/peak_memory.py)."""
     from tests.peak_memory import COUNTER, Worker
     if not os.access(COUNTER, os.W_OK):
-        pytest.skip("the kernel's account of memory cannot be read here")
+        pytest.skip("the peak memory of a process cannot be reset here")
     worker = Worker()
     yield worker
     worker.close()
@@ -27,4 +27,5 @@ def peak_memory():
 
 @pytest.fixture
 def diffusers():
+    """The diffusers library; tests that need it are skipped where it is missing."""
     return pytest.importorskip("diffusers", reason="diffusers is missing: pip install -r requirements-test.txt")

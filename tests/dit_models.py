@@ -1,4 +1,4 @@
-"""Small transformers for the tests, with every parameter redrawn so that every term shows."""
+"""Small transformers for the tests, with every parameter redrawn, so that every term counts."""
 import torch
 from torch import nn
 
@@ -11,6 +11,7 @@ SINCOS = {"target": "dit_video_concat.Basic3DPositionEmbeddingMixin", "params": 
 
 
 def config(positions=ROTARY, qk_ln=True, transformer_args=None, extra_modules=None, **params):
+    """Return the network configuration of a small transformer with the given position embedding and changes."""
     modules = {"pos_embed_config": positions,
                "patch_embed_config": {"target": "dit_video_concat.ImagePatchEmbeddingMixin",
                                       "params": {"text_hidden_size": WIDTH}},
@@ -24,7 +25,7 @@ def config(positions=ROTARY, qk_ln=True, transformer_args=None, extra_modules=No
 
 
 def build(*args, seed=0, **kwargs):
-    """A transformer with every parameter redrawn, so that every term shows (fresh ones predict zero)."""
+    """Build a transformer of `config` and redraw every parameter, because a new one predicts zero."""
     torch.manual_seed(seed)
     model = instantiate_from_config(config(*args, **kwargs))
     for name, p in model.named_parameters():
@@ -34,6 +35,7 @@ def build(*args, seed=0, **kwargs):
 
 
 def inputs(batch=2, latent=(3, 4, 6, 8), seed=1):
+    """Return random latents (batch, T, C, H, W), timesteps (batch,) and text embeddings for the transformer."""
     g = torch.Generator().manual_seed(seed)
     t, c, h, w = latent
     return (torch.randn(batch, t, c, h, w, generator=g), torch.rand(batch, generator=g) * 999,

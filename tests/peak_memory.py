@@ -1,7 +1,7 @@
-"""The most memory that code takes, measured in a process of its own.
+"""Measurement of the peak memory of code, in a separate process.
 
-There freed memory goes back to the system at once and pages are small, whatever the machine's settings; each job runs
-twice, so that imports and caches are there before the run that counts.
+In that process freed memory returns to the system at once and pages are small, whatever the machine's settings. Each
+job runs twice, so that imports and caches exist before the measured run.
 """
 import json
 import os
@@ -17,7 +17,7 @@ MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", 
 
 
 class Worker:
-    """A process that runs `JOBS`, one after the other."""
+    """A process that runs `JOBS`, one after another."""
 
     def __init__(self):
         self.process = subprocess.Popen(
@@ -25,7 +25,7 @@ class Worker:
             env={**MALLOC, "PYTHONPATH": f"{ROOT / 'sat'}:{ROOT}", "OMP_NUM_THREADS": "1"})
 
     def __call__(self, job, *words):
-        """Bytes in memory at the most while a job runs, beside what was there before."""
+        """Run a job and return the peak of its memory in bytes, beyond what was in use before."""
         self.process.stdin.write(json.dumps([job, *map(str, words)]) + "\n")
         self.process.stdin.flush()
         return int(self.process.stdout.readline())
@@ -36,6 +36,7 @@ class Worker:
 
 
 def load(config, path):
+    """Build a network with its weights."""
     import torch
     from omegaconf import OmegaConf
 
@@ -44,12 +45,14 @@ def load(config, path):
 
 
 def start_training(*words):
+    """Build the engine that training starts from."""
     import train_video
     from arguments import get_args
     train_video.build_engine(get_args(words), fresh=True, text={})
 
 
 def sample(folder, *words):
+    """Run sample_video.py."""
     import sample_video
     shutil.rmtree(folder, ignore_errors=True)
     assert sample_video.main([*words, "--output-dir", folder]) == 0
@@ -59,10 +62,12 @@ JOBS = {"load": load, "sample": sample, "start_training": start_training}
 
 
 def memory(key):
+    """Return an entry of /proc/self/status in bytes."""
     return 1024 * next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key))
 
 
 def peak_of(job, *words):
+    """Run a job twice; return the peak memory of the second run in bytes, beyond what was in use before."""
     import gc
     JOBS[job](*words)
     gc.collect()
@@ -76,7 +81,7 @@ if __name__ == "__main__":
     import ctypes
     ctypes.CDLL(None).prctl(THP_DISABLE, 1, 0, 0, 0)
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a job says does not get between the answers
+    os.dup2(2, 1)  # output of jobs must not mix with the answers
     for line in sys.stdin:
         answers.write(f"{peak_of(*json.loads(line))}\n")
         answers.flush()

@@ -1,10 +1,10 @@
-"""A device that is not the CPU, for machines without one: numbers are computed on the CPU, but a tensor that is "there"
-and one that is not never meet, except where one is copied to the other.
+"""A pretend accelerator, for machines without one: it computes on the CPU, but refuses to mix tensors of both devices.
 
-    python tests/pretend_accelerator.py FOLDER      # samples with the small models of a folder, here and there
+    python tests/pretend_accelerator.py FOLDER      # samples with a folder's small models on both devices
 
-Prints, for each way of sampling, the largest difference of a pixel. By itself in a process: torch keeps the device for
-good.
+An operation on tensors of both devices raises RuntimeError unless it copies between them. The script prints, for each
+way of sampling, the largest difference of a pixel between the devices. It needs its own process, because a device
+cannot be removed from torch.
 """
 import json
 import sys
@@ -36,7 +36,7 @@ CACHE = ("model.step_cache_config.target=step_cache.TeaCache", "model.step_cache
 
 @dataclass(frozen=True)
 class Way:
-    """Of sampling: with which of the small models, by which words, and by which the CPU makes the same video."""
+    """A way of sampling: the small model, its command-line arguments, and those that give the same video on the CPU."""
 
     model: str
     words: Sequence[str] = ()
@@ -57,7 +57,7 @@ WAYS: Mapping[str, Way] = {
 
 
 class There(Tensor):
-    """A tensor on the device; `number` is it on the CPU."""
+    """A tensor on the pretend device; `number` is the CPU tensor that holds its elements."""
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
@@ -74,7 +74,7 @@ class There(Tensor):
 
 
 class Device(TorchDispatchMode):
-    """While entered, tensors can be made on the device, and modules moved to it."""
+    """A mode in which tensors can be created on the device and modules moved to it."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         return compute(func, args, kwargs or {})
@@ -89,17 +89,20 @@ class Device(TorchDispatchMode):
 
 
 class Backend(_DummyBackendModule):
+    """The backend module that torch asks about the device."""
+
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16, torch.float16]
 
 
 def compute(func, args: Sequence, kwargs: Mapping):
+    """Run an operation on the CPU and return its result on the device where it belongs."""
     tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
     there = [x for x in tensors if isinstance(x, There)]
     here = [x for x in tensors if not isinstance(x, There) and x.dim()]
     if there and here and func not in COPIES:
-        raise RuntimeError(f"{func} of tensors on two devices: {[tuple(x.shape) for x in there]} are there, "
-                           f"{[tuple(x.shape) for x in here]} are not")
+        raise RuntimeError(f"{func} has tensors on two devices: shapes {[tuple(x.shape) for x in there]} on {NAME}, "
+                           f"{[tuple(x.shape) for x in here]} on the CPU")
     target = kwargs.get("device")
     goes = torch.device(target).type == NAME if target is not None else bool(there)
     if func is aten.copy_.default:
@@ -110,10 +113,17 @@ def compute(func, args: Sequence, kwargs: Mapping):
     out = func(*_here(args), **_here(kwargs))
     if not goes:
         return out
-    return tree_map(lambda x: x if not isinstance(x, Tensor) else known[id(x)] if id(x) in known else There(x), out)
+
+    def on_device(x):
+        if not isinstance(x, Tensor):
+            return x
+        return known[id(x)] if id(x) in known else There(x)
+
+    return tree_map(on_device, out)
 
 
 def _here(tree):
+    """Replace the tensors on the device by the CPU tensors that hold their elements."""
     return tree_map(lambda x: x.number if isinstance(x, There) else x, tree)
 
 
@@ -123,19 +133,19 @@ def _copy(source: Tensor, target: Tensor, non_blocking: bool = False) -> Tensor:
 
 
 def set_up() -> torch.library.Library:
-    """The device is torch's accelerator from here on, as long as what is returned is kept."""
+    """Make the device torch's accelerator, as long as the returned library is kept."""
     _setup_privateuseone_for_python_backend(NAME, backend_module=Backend())
-    inside = torch.library.Library("aten", "IMPL")  # for what torch does by itself inside of an operation
+    inside = torch.library.Library("aten", "IMPL")  # operations that torch calls from within others
     inside.impl("empty_strided", lambda size, stride, dtype=None, **rest: There(
         torch.empty_strided(size, stride, dtype=dtype)), "PrivateUse1")
     inside.impl("empty.memory_format", lambda size, dtype=None, **rest: There(torch.empty(size, dtype=dtype)),
                 "PrivateUse1")
     inside.impl("_copy_from", _copy, "PrivateUse1")
-    offload.pinned = lambda data: data.clone()  # there is no such memory without a driver, and nothing to wait for
+    offload.pinned = lambda data: data.clone()  # pinned memory needs a driver; nor is there anything to wait for
     torch.accelerator.synchronize = lambda device=None: None
     load = torch.load
 
-    def load_here(*args, **kwargs):  # to the CPU, and slow where every operation is looked at
+    def load_here(*args, **kwargs):  # loads to the CPU; dispatching every operation would be slow
         with _disable_current_modes():
             return load(*args, **kwargs)
     torch.load = load_here
@@ -143,6 +153,7 @@ def set_up() -> torch.library.Library:
 
 
 def sampled(folder: Path, model: str, words: Sequence[str]) -> np.ndarray:
+    """Sample a video with a small model; return the pixels of its contact sheet."""
     out = folder / "out" / "-".join((model, *words)).replace("/", "_")
     code = sample_video.main(["--base", str(folder / f"{model}.yaml"), str(REPOSITORY / "configs/inference.yaml"),
                               "--input-file", str(folder / f"{model}.txt"), "--output-dir", str(out),
@@ -154,6 +165,7 @@ def sampled(folder: Path, model: str, words: Sequence[str]) -> np.ndarray:
 
 
 def main(folder: Path) -> None:
+    """Sample in every way on both devices and print the differences as JSON."""
     kept = set_up()
     (folder / "t2v.txt").write_text("a red circle moves left\n")
     Image.new("RGB", (50, 40), (200, 30, 30)).save(folder / "red.png")
@@ -163,7 +175,7 @@ def main(folder: Path) -> None:
     told = {}
     for name, way in WAYS.items():
         with Device():
-            found = sampled(folder, way.model, way.words)  # the accelerator is what a run takes by itself
+            found = sampled(folder, way.model, way.words)  # a run uses the accelerator by default
         told[name] = int(np.abs(found - cpus[way.model, way.same]).max())
     with Device():
         try:

@@ -1,8 +1,8 @@
-"""Outputs recorded from the public CogVideoX release (float32, CPU), and how this code is asked for the same.
+"""Comparison of this code with outputs recorded from the public CogVideoX release (float32, CPU).
 
-Each folder below `recorded/` is a case: `case.json` holds its kind, configuration and tolerance, `tensors.safetensors`
-inputs, outputs, weights (`weights.*`) and random draws (`draw.NNN`, in the order they were made). A function per kind
-yields (name, what this code computes, what was recorded).
+Each folder below `recorded/` is a case. Its `case.json` holds kind, configuration and tolerance; `tensors.safetensors`
+holds inputs, outputs, weights (`weights.*`) and random draws (`draw.NNN`, in the order of drawing). The function of
+each kind yields (name, computed tensor, recorded tensor).
 """
 import copy
 import json
@@ -32,6 +32,8 @@ Compared = Iterator[tuple[str, Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Case:
+    """A recorded case: the contents of case.json, its configuration, and its tensors."""
+
     meta: dict
     config: dict
     tensors: dict[str, Tensor]
@@ -43,25 +45,30 @@ class Case:
 
     @property
     def weights(self) -> dict[str, Tensor]:
+        """The recorded state dict."""
         return {k.removeprefix("weights."): v for k, v in self.tensors.items() if k.startswith("weights.")}
 
     def input(self, name: str) -> Tensor:
+        """Return a copy of a recorded tensor."""
         return self.tensors[name].clone()
 
     def draws(self, prefix: str = "draw.", families: Sequence[str] | None = None):
+        """Return a context manager in which torch draws what was recorded under `prefix`."""
         names = sorted(k for k in self.tensors if k.startswith(prefix))
         return recorded_draws(zip(families or self.meta["draws"], (self.tensors[k] for k in names), strict=True))
 
 
 def build(config: dict, **extra):
+    """Build the object of a configuration."""
     return instantiate_from_config(OmegaConf.create(config), **extra)
 
 
 @contextmanager
 def recorded_draws(draws: Iterable[tuple[str, Tensor]]) -> Iterator[None]:
-    """torch's random functions return these draws, first come first served among those of one family and shape.
+    """Context manager in which torch's random functions return recorded draws.
 
-    Some may be left: the release draws once more for a last step that adds no noise.
+    Each call takes the first unused draw of its family and shape. Raises AssertionError if there is none left. Unused
+    draws are allowed: the release draws once more for a last step that adds no noise.
     """
     waiting = defaultdict(deque)
     for family, draw in draws:
@@ -72,7 +79,7 @@ def recorded_draws(draws: Iterable[tuple[str, Tensor]]) -> Iterator[None]:
             own = real(*args, **kwargs)
             queue = waiting[FAMILIES[name], own.shape]
             if not queue:
-                raise AssertionError(f"torch.{name} of {tuple(own.shape)} is drawn more often than was recorded")
+                raise AssertionError(f"torch.{name} of shape {tuple(own.shape)} is drawn more often than was recorded")
             return queue.popleft().to(own.dtype, copy=True)
         return draw
 
@@ -81,7 +88,7 @@ def recorded_draws(draws: Iterable[tuple[str, Tensor]]) -> Iterator[None]:
 
 
 def recipe_weights(module: nn.Module, seed: int) -> dict[str, Tensor]:
-    """Weights too large to keep: one stream of standard normals over the sorted names, scaled by what each is."""
+    """Return weights too large to store: one stream of standard normals over the sorted names, scaled by their kind."""
     stream = np.random.RandomState(seed)
     weights = {}
     for name, value in sorted(module.state_dict().items()):
@@ -97,7 +104,7 @@ def recipe_weights(module: nn.Module, seed: int) -> dict[str, Tensor]:
 
 
 class Mixture:
-    """The posterior mean of diagonal Gaussians as the denoiser; log weights come as the condition (B, 1, K)."""
+    """The exact denoiser of a mixture of K diagonal Gaussians, whose log weights are the conditioning (B, 1, K)."""
 
     def __init__(self, mean: Tensor, variance: Tensor, parameterization: str):
         self.mean, self.variance, self.vp = mean.double(), variance.double(), parameterization == "VP"
@@ -119,7 +126,7 @@ class Mixture:
 
 
 class Linear(nn.Module):
-    """A linear network with every kind of input, (B, T, C, H, W)."""
+    """A linear network on (B, T, C, H, W) that uses every kind of input."""
 
     def __init__(self, weights: dict[str, Tensor]):
         super().__init__()
@@ -133,6 +140,7 @@ class Linear(nn.Module):
 
 
 def dit(case: Case) -> Compared:
+    """Compare the transformer's output."""
     network = build(case.config)
     network.load_state_dict(case.weights, strict=True)
     wrapper = build({"target": PARTS + "wrappers.OpenAIWrapper"}, diffusion_model=network).eval()
@@ -144,12 +152,14 @@ def dit(case: Case) -> Compared:
 
 
 def recorded_vae(case: Case) -> nn.Module:
+    """Build the case's autoencoder with its recipe weights."""
     vae = build(case.config).eval()
     vae.load_state_dict(recipe_weights(vae, case.meta["recipe_seed"]), strict=True)
     return vae
 
 
 def vae_enc(case: Case) -> Compared:
+    """Compare the posterior's moments and a sample of it."""
     vae = recorded_vae(case)
     for run in case.meta["runs"]:
         yield f"{run}.moments", vae.encode(case.input(f"{run}.x"), unregularized=True), case.tensors[f"{run}.moments"]
@@ -158,17 +168,19 @@ def vae_enc(case: Case) -> Compared:
 
 
 def vae_dec(case: Case) -> Compared:
+    """Compare decoded frames."""
     vae = recorded_vae(case)
     for run in case.meta["runs"]:
         yield f"{run}.frames", vae.decode(case.input(f"{run}.z")), case.tensors[f"{run}.frames"]
 
 
 def sampler(case: Case) -> Compared:
+    """Compare a run of a sampler: its latents, and the noise levels and timesteps that the network got."""
     denoiser = Mixture(case.tensors["mu"], case.tensors["var"], case.meta["param"])
     x, scale = case.input("noise"), case.meta.get("call_scale_tensor")
     arguments = {"scale": torch.tensor(scale)} if scale else dict(case.meta.get("call_kwargs", {}))
     name = case.config["target"].rpartition(".")[2]
-    before = [None] if name == "Image2VideoDDIMSampler" else []  # two samplers take one argument more
+    before = [None] if name == "Image2VideoDDIMSampler" else []  # two samplers take one more argument
     after = [case.input("image") if "image" in case.tensors else None] if name == "SdeditEDMSampler" else []
     with case.draws():
         out = build(case.config)(*before, denoiser, *after, x, {"crossattn": case.input("cond")},
@@ -182,6 +194,7 @@ def sampler(case: Case) -> Compared:
 
 
 def discretization(case: Case) -> Compared:
+    """Compare the noise levels and timesteps of schedules."""
     for name, call in case.meta["specs"].items():
         levels = build(case.config[name.partition(".")[0]])(**call)
         if call.get("return_idx"):
@@ -191,8 +204,9 @@ def discretization(case: Case) -> Compared:
 
 
 def guiders(case: Case) -> Compared:
+    """Compare guidance scales and guided estimates."""
     dynamic = build(case.config["guider_config"])
-    unit = torch.tensor([[0.0], [1.0]], dtype=torch.float64)  # from 0 towards 1: what comes out is the scale itself
+    unit = torch.tensor([[0.0], [1.0]], dtype=torch.float64)  # estimates 0 and 1: the result is the scale
     scales = [dynamic(unit, None, step_index=step).squeeze() for step in case.tensors["dyn.step_index"]]
     yield "scales", torch.stack(scales), case.tensors["dyn.scale_used"]
     plain = build({"target": PARTS + "guiders.VanillaCFG", "params": {"scale": case.config["vanilla_scale"]}})
@@ -202,6 +216,7 @@ def guiders(case: Case) -> Compared:
 
 
 def denoiser(case: Case) -> Compared:
+    """Compare the denoised estimates of a linear network."""
     network = Linear(case.weights)
     for name, config in case.config["denoisers"].items():
         built = build(config)
@@ -213,13 +228,14 @@ def denoiser(case: Case) -> Compared:
 
 
 class Context(nn.Module):
-    """Stands in for the conditioner."""
+    """A stand-in for the conditioner that returns the batch's text embedding."""
 
     def forward(self, batch: dict) -> dict:
         return {"crossattn": batch["ctx"]}
 
 
 def loss(case: Case) -> Compared:
+    """Compare training losses and their gradients."""
     for name, config in case.config["losses"].items():
         network, rows = Linear(case.weights), config.get("batch")
         batch = {"ctx": case.input("ctx")[:rows]}
@@ -235,6 +251,7 @@ def loss(case: Case) -> Compared:
 
 
 def with_t5(config: dict) -> dict:
+    """Return a conditioner's configuration with the recorded text encoder."""
     config = copy.deepcopy(config)
     for embedder in config["params"]["emb_models"]:
         embedder["params"]["model_dir"] = str(FOLDER / "t5")
@@ -242,6 +259,7 @@ def with_t5(config: dict) -> dict:
 
 
 def cond(case: Case) -> Compared:
+    """Compare text embeddings of prompts and negative prompts, and with dropout as in training."""
     conditioner = build(with_t5(case.config))
     batch, negative = {"txt": case.meta["prompts"]}, {"txt": case.meta["negative_prompts"]}
     c, zeroed = conditioner.get_unconditional_conditioning(batch, negative, force_uc_zero_embeddings=["txt"])
@@ -253,6 +271,7 @@ def cond(case: Case) -> Compared:
 
 
 def engine(case: Case) -> Compared:
+    """Compare a run of the whole engine: text embeddings and latents."""
     config = copy.deepcopy(case.config["model"])
     config["conditioner_config"] = with_t5(config["conditioner_config"])
     built = DiffusionEngine(Namespace(model_config=OmegaConf.create(config), fp16=False, bf16=False, device="cpu"))

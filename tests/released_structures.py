@@ -1,10 +1,10 @@
-"""Small models of the five released structures and of the autoencoder, and how diffusers' models of them are called."""
+"""Small models of the five released structures and the autoencoder, and comparison with diffusers' models."""
 import torch
 
 from configuration.targets import instantiate_from_config
 from tests.dit_models import ROTARY, SINCOS, TEXT, config, inputs
 
-TOLERANCE = 1e-5  # of the largest value: products are summed in the order that the processor's kernels prefer
+TOLERANCE = 1e-5  # relative to the largest value; kernels sum products in different orders
 LEARNED = {"target": ROTARY["target"], "params": ROTARY["params"] | {"learnable_pos_embed": True}}
 INTERPOLATED = {"height_interpolation": 1.875, "width_interpolation": 1.875}
 STRUCTURES = {
@@ -18,16 +18,17 @@ VAE = {"double_z": True, "z_channels": 4, "ch": 32, "ch_mult": [1, 2, 2, 4], "nu
 
 
 def structure_of(name):
-    """What `tests.dit_models.config` and `build` take for one of STRUCTURES."""
+    """Return the arguments of `tests.dit_models.config` and `build` for one of STRUCTURES."""
     return {"num_frames": 13 if "1.5" in name else 9} | STRUCTURES[name]
 
 
 def model_config(name):
-    """Section `model` as far as weights are concerned."""
+    """Return the parts of a `model` section that determine its weights."""
     return {"network_config": config(**structure_of(name)), "first_stage_config": first_stage(), "scale_factor": 0.7}
 
 
 def first_stage():
+    """Return the configuration of a small autoencoder."""
     part = "vae_modules.cp_enc_dec.ContextParallel{}3D"
     return {"target": "vae_modules.autoencoder.VideoAutoencoderInferenceWrapper", "params": {
         "regularizer_config": {"target": "vae_modules.regularizers.DiagonalGaussianRegularizer"},
@@ -36,6 +37,7 @@ def first_stage():
 
 
 def random_vae():
+    """Return a small autoencoder whose norms and biases are random, too."""
     torch.manual_seed(3)
     vae = instantiate_from_config(first_stage()).eval()
     with torch.no_grad():
@@ -47,7 +49,7 @@ def random_vae():
 
 @torch.no_grad()
 def both_predictions(model, other, name):
-    """What this project's transformer and diffusers' make of the same input."""
+    """Return the outputs of this project's transformer and of diffusers' for the same input."""
     other.norm_out.norm.eps = 1e-6  # diffusers takes 1e-5; the released models were trained with 1e-6
     latents = (4 if "1.5" in name else 3, 8 if "i2v" in name else 4, 6, 8)
     x, t, text = inputs(latent=latents)
@@ -57,17 +59,18 @@ def both_predictions(model, other, name):
 
 
 def rotary(model, grid):
-    """Cosines and sines in diffusers' form: video alone, each angle twice."""
+    """Return rotary cosines and sines as diffusers takes them: for video tokens only, each angle twice."""
     return tuple(x[TEXT:].repeat_interleave(2, dim=1) for x in model.mixins["pos_embed"].rotary(grid, TEXT, "cpu"))
 
 
 def assert_same(mine, theirs):
+    """Assert that two tensors are equal within TOLERANCE."""
     assert (mine - theirs).abs().max() < TOLERANCE * theirs.abs().max()
 
 
 @torch.no_grad()
 def assert_same_vae(vae, other):
-    """Both decode alike chunk by chunk, and encode alike."""
+    """Assert that both autoencoders decode alike, chunk by chunk, and encode alike."""
     vae.encode_in_chunks = True  # as diffusers does
     g = torch.Generator().manual_seed(0)
     z, x = torch.randn(1, 4, 5, 4, 6, generator=g), torch.rand(1, 3, 17, 32, 48, generator=g) * 2 - 1

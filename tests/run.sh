@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests; what follows is for pytest (bash tests/run.sh -k vae). The first run sets up .venv.
+# Runs the tests. Arguments go to pytest (bash tests/run.sh -k vae). The first run sets up .venv.
 set -euo pipefail
 more_requirements=requirements-test.txt
 source "$(dirname -- "${BASH_SOURCE[0]}")/../tools/setup_env.sh"

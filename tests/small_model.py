@@ -1,4 +1,4 @@
-"""A whole model of random weights, small enough for tests, in the folders and formats of a real one."""
+"""A whole model with random weights, small enough for tests, in the files and formats of a released one."""
 import copy
 from pathlib import Path
 
@@ -13,7 +13,7 @@ TABLE = {"target": "sgm.modules.diffusionmodules.discretizer.ZeroSNRDDPMDiscreti
 
 
 def write_t5(folder: Path) -> None:
-    """A T5 encoder of one layer with a sentencepiece model of single words and letters."""
+    """Write a T5 encoder of one layer, with a sentencepiece model of single words and letters."""
     import sentencepiece
     from transformers import T5Config, T5EncoderModel
     folder.mkdir(parents=True)
@@ -30,7 +30,7 @@ def write_t5(folder: Path) -> None:
 
 
 def model_config(t5: Path, vae: Path, image: bool = False) -> dict:
-    """Section `model` of a two-layer transformer: 17 frames of 32 x 32, five latents of 4 x 4."""
+    """Return the `model` section of a two-layer transformer: 17 frames of 32 x 32, five latent frames of 4 x 4."""
     vae_part = "vae_modules.cp_enc_dec.ContextParallel{}3D"
     parts = "sgm.modules.diffusionmodules."
     return {
@@ -68,7 +68,7 @@ def model_config(t5: Path, vae: Path, image: bool = False) -> dict:
 
 
 def write_model(root: Path, image: bool = False) -> Path:
-    """Weights and configuration below `root`; returns the configuration's path."""
+    """Write weights and configuration below `root`; return the configuration's path."""
     from configuration.targets import instantiate_from_config
     from weights.checkpoint import save_checkpoint
     t5, vae = root / "t5", root / "3d-vae.pt"
@@ -81,7 +81,7 @@ def write_model(root: Path, image: bool = False) -> Path:
         del first_stage["params"]["ckpt_path"]
         torch.save({"state_dict": instantiate_from_config(first_stage).state_dict()}, vae)
     network = instantiate_from_config(config["network_config"])
-    for parameter in network.parameters():  # the last layers start at zero, which would hide everything before them
+    for parameter in network.parameters():  # final layers that start at zero would hide all layers before them
         torch.nn.init.normal_(parameter, std=0.1)
     weights = root / ("i2v" if image else "t2v")
     save_checkpoint(weights, 7, {"module": {f"model.diffusion_model.{k}": v for k, v in network.state_dict().items()}})

@@ -19,7 +19,7 @@ FORM = {"video_size": [32, 32], "fps": 8, "max_num_frames": 9, "skip_frms_num": 
 
 
 def write_video(path: Path, levels, fps=8, size=(32, 32)) -> Path:
-    """A video whose frame `i` is plain gray of `levels[i]`."""
+    """Write a video whose frame `i` has the gray level `levels[i]`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = imageio_ffmpeg.write_frames(
         str(path), size[::-1], fps=fps, codec="libx264", pix_fmt_out="yuv444p", macro_block_size=1,
@@ -33,7 +33,7 @@ def write_video(path: Path, levels, fps=8, size=(32, 32)) -> Path:
 
 
 def levels_of(item) -> list[int]:
-    """The gray level of each frame in 0..255."""
+    """Return the gray level of each frame in 0..255."""
     return ((item["mp4"].mean((1, 2, 3)) + 1) * 127.5).round().int().tolist()
 
 
@@ -47,7 +47,7 @@ def close(found, expected):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Four clips: two deep with a caption, one without, one that is damaged."""
+    """A folder of four clips: two with captions, one without, and one damaged."""
     root = tmp_path_factory.mktemp("data")
     write_video(root / "videos" / "a.mp4", ramp(17))
     write_video(root / "more" / "videos" / "deep" / "b.mp4", ramp(5), size=(32, 64))

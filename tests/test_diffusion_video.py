@@ -1,4 +1,4 @@
-"""The engine: what its configuration may hold, sampling with a generator per row, both kinds of training step."""
+"""Tests of the engine: valid configurations, sampling with a generator per row, both kinds of training step."""
 import copy
 from argparse import Namespace
 

@@ -1,4 +1,4 @@
-"""The video transformer: independent checks of positions, attention, patches, modulation, sizes and loading."""
+"""Tests of the video transformer: positions, attention, patches, modulation, sizes and loading."""
 import math
 import shutil
 
@@ -232,7 +232,7 @@ def test_joining_in_place_equals_concatenation():
     assert torch.equal(in_place, joint_addcmul(text, video))
 
 
-# Running: recomputed activations, compiled, other precisions
+# Execution: recomputed activations, compilation, other precisions
 
 def gradients(model):
     model.train()(*inputs()).square().sum().backward()
@@ -348,7 +348,7 @@ def test_parameter_counts_of_the_released_models(name, tree, count):
     assert {p.device.type for p in model.parameters()} == {"meta"}
 
 
-# Mistakes
+# User errors
 
 @pytest.mark.parametrize("options,message", [
     ({"hidden_size": 66, "num_attention_heads": 4}, "66 is not a multiple of num_attention_heads 4"),

@@ -1,4 +1,4 @@
-"""What the documents name is there."""
+"""Tests that what the documents name exists."""
 import re
 from dataclasses import fields
 from pathlib import Path

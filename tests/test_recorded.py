@@ -1,4 +1,4 @@
-"""This code computes what the public release computed."""
+"""Tests that this code computes what the public release computed."""
 import pytest
 import torch
 

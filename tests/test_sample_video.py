@@ -1,4 +1,4 @@
-"""The whole workflow on a small random model, and every mistake it answers with one line."""
+"""Tests of the whole sampling run on a small random model, and of every user error in it."""
 import json
 import subprocess
 import sys
@@ -16,7 +16,7 @@ SHARED = str(REPOSITORY / "configs" / "inference.yaml")
 
 @pytest.fixture
 def run(small_model, tmp_path, capfd):
-    """Runs the script with a prompt file; returns the exit code, standard error and the output folder."""
+    """A function that runs the script with a prompt file; returns exit code, standard error and output folder."""
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red circle moves left\n# comment\n../a/../blue square\n")
 
@@ -88,10 +88,10 @@ def test_what_steps_take_the_clip_to_be_stands_beside_the_video(run):
     code, _, out = run("--save-denoised-every", "2", "--batch-size", "2")
     strips = [Image.open(path) for path in sorted(out.rglob("denoised.png"))]
     assert code == 0 and len(strips) == 2
-    left, step = MARGIN + 2, 32 + 2  # two lines, steps 2 and the last, of six frames of 32 x 32
+    left, step = MARGIN + 2, 32 + 2  # two rows (step 2 and the last) of six frames of 32 x 32
     assert {strip.size for strip in strips} == {(MARGIN + 2 + 6 * step, 2 + 2 * step)}
     for strip, sheet in zip(strips, sorted(out.rglob("frames.png")), strict=True):
-        video = Image.open(sheet).crop((2, 2, 34, 34))  # its first frame: the last estimate is the video
+        video = Image.open(sheet).crop((2, 2, 34, 34))  # its first frame; the last denoised estimate is the video
         assert strip.crop((left, 2 + step, left + 32, 2 + step + 32)).tobytes() == video.tobytes()
     assert strips[0].tobytes() != strips[1].tobytes()
 

@@ -22,7 +22,7 @@ def clips(tmp_path_factory):
 
 
 def recipe(clips: Path, save: Path, **changes) -> list[str]:
-    """The command line of a run of four iterations."""
+    """Return the command line of a run of four iterations."""
     save.mkdir(parents=True, exist_ok=True)
     content = OmegaConf.create({
         "args": {"train_data": [str(clips)], "valid_data": [str(clips)], "save": str(save), "save_interval": 2,
@@ -107,7 +107,7 @@ def test_noise_on_latents_has_a_size_of_its_own_for_each_clip():
                                       torch.Generator().manual_seed(0))
         train_vae.train_step(progress, video(1, batch=64), 0.0, tau)
     sizes = (seen[1] - seen[0]).detach().square().mean((1, 2, 3, 4)).sqrt()
-    assert sizes.mean().item() == pytest.approx(0.5 * (2 / torch.pi) ** 0.5, rel=0.2)  # of |N(0, 0.5^2)|
+    assert sizes.mean().item() == pytest.approx(0.5 * (2 / torch.pi) ** 0.5, rel=0.2)  # mean of |N(0, 0.5^2)|
     assert sizes.min() < 0.1 and sizes.max() > 0.8
 
 
@@ -123,7 +123,7 @@ def test_training_without_stages_is_refused(clips, tmp_path):
 
 
 def test_the_preset_halves_what_released_models_halve():
-    """Sizes of the preset: 17 frames of 64 x 64 make 5 latents of 8 x 8."""
+    """The preset turns 17 frames of 64 x 64 into 5 latent frames of 8 x 8."""
     from configuration.targets import instantiate_from_config
     with torch.device("meta"):
         vae = instantiate_from_config(OmegaConf.load(PRESET).model.first_stage_config)

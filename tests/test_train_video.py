@@ -1,4 +1,4 @@
-"""Training from a folder of clips to a checkpoint: it learns, resumes exactly, and reports what is wrong."""
+"""Tests of training from a folder of clips to a checkpoint: it learns, resumes exactly, and reports errors."""
 import json
 import os
 import shutil
@@ -46,7 +46,7 @@ def clips(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def recipe(clips):
-    """Writes a training configuration and gives the command line of a run."""
+    """A function that writes a training configuration and returns the command line of a run."""
     path = clips / "train.yaml"
     OmegaConf.save({
         "args": {"load": None, "seed": 5, "train_data": [str(clips / "train")], "train_iters": 6, "save_interval": 3,
@@ -112,7 +112,7 @@ def test_the_loss_falls_and_the_checkpoint_samples(small_model, recipe, clips, t
                   "args.save_interval=40", "args.sample_interval=40", "args.sample_count=1", "args.eval_interval=20",
                   f"args.valid_data=[{clips / 'valid'}]", "args.ema_decay=0",
                   "deepspeed.optimizer.params.lr=5e-3", "deepspeed.train_micro_batch_size_per_gpu=4",
-                  "model.scale_factor=3")  # latents far from unit variance: much to learn at once
+                  "model.scale_factor=3")  # latents far from unit variance, so that the loss falls quickly
     train_video.train_video(argv)
     log = records(tmp_path)
     losses = [r["loss"] for r in log if "loss" in r]
@@ -124,7 +124,7 @@ def test_the_loss_falls_and_the_checkpoint_samples(small_model, recipe, clips, t
     engine = DiffusionEngine(args.of_engine())
     load_network(engine.network, tmp_path)
     latest = torch.load(tmp_path / "training" / "40_rank_00.pt", weights_only=True)
-    assert same(dict(engine.network.state_dict()), latest["network"])  # decay 0: the average is the last weights
+    assert same(dict(engine.network.state_dict()), latest["network"])  # with decay 0 the average is the last weights
 
 
 def test_two_processes_equal_one_with_twice_the_accumulation(small_model, recipe, tmp_path):
@@ -145,7 +145,7 @@ def test_two_processes_equal_one_with_twice_the_accumulation(small_model, recipe
             torch.testing.assert_close(found[key], value, atol=1e-5, rtol=0, msg=f"{name}: {key}")
     assert same(read_state_dict(tmp_path / "divided"), read_state_dict(tmp_path / "stopped"))
     sizes = [(tmp_path / "two" / "training" / f"2_rank_0{rank}.pt").stat().st_size for rank in (0, 1)]
-    assert sizes[1] < sizes[0] / 2  # what processes share is kept once
+    assert sizes[1] < sizes[0] / 2  # what the processes share is stored once
 
 
 def on_two_processes(runs, folder):

@@ -1,4 +1,4 @@
-"""Parts of the transformer that studies train beside the released ones."""
+"""Variants of parts of the transformer, which studies train for comparison with the released ones."""
 import torch
 from torch import nn
 
@@ -6,14 +6,14 @@ from network.blocks import AdaLNMixin
 
 
 class Twice(nn.Linear):
-    """(B, 6 D) of the video's tokens, and the same again for those of the text."""
+    """A linear layer whose output (B, 6 D), the modulation of video tokens, is repeated for text tokens: (B, 12 D)."""
 
     def forward(self, embedding: torch.Tensor) -> torch.Tensor:
         return super().forward(embedding).repeat(1, 2)
 
 
 class SharedAdaLNMixin(AdaLNMixin):
-    """Adaptive LayerNorm without experts: text and video tokens have one modulation."""
+    """Adaptive LayerNorm without experts: text and video tokens share one modulation."""
 
     def __init__(self, hidden_size: int, num_layers: int, time_embed_dim: int, **sizes):
         super().__init__(hidden_size, num_layers, time_embed_dim, **sizes)
@@ -22,7 +22,7 @@ class SharedAdaLNMixin(AdaLNMixin):
 
 
 class NoModulation(nn.Module):
-    """Shift 0, scale 0 (on top of 1) and gate 1, whatever the embedding."""
+    """A constant modulation: shift 0, scale 0 (added to 1) and gate 1, for every embedding."""
 
     def __init__(self, hidden_size: int):
         super().__init__()
@@ -34,7 +34,7 @@ class NoModulation(nn.Module):
 
 
 class PlainLayerNormMixin(AdaLNMixin):
-    """LayerNorm that no time modulates: the final layer alone is told the noise level."""
+    """LayerNorm without modulation by time: only the final layer knows the noise level."""
 
     def __init__(self, hidden_size: int, num_layers: int, time_embed_dim: int, **sizes):
         super().__init__(hidden_size, num_layers, time_embed_dim, **sizes)
@@ -42,4 +42,4 @@ class PlainLayerNormMixin(AdaLNMixin):
             nn.Sequential(nn.SiLU(), NoModulation(hidden_size)) for _ in range(num_layers))
 
     def reinit(self, parent_model=None) -> None:
-        """Nothing to close: every block counts from the start."""
+        """Do nothing: there are no gates to close, so every block is active from the start."""

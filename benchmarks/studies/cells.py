@@ -1,4 +1,4 @@
-"""Solves the cells of a study, one after the other or in processes, and hands each over as it is finished."""
+"""Solving the cells of a study, one after another or in several processes."""
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -14,7 +14,10 @@ Solved = tuple[Cell | VariantCell, dict[str, float]]
 
 def solve_all(study: Study, cells: Sequence[Cell | VariantCell], processes: int, allowed: Sequence[str] = ()
               ) -> Iterator[Solved]:
-    """In any order. Raises UserError of the first cell that fails; those finished before were handed over."""
+    """Yield each cell with its measures as soon as it is solved, in any order.
+
+    Raises the UserError of the first cell that fails; cells that finished earlier have been yielded.
+    """
     if processes == 1:
         yield from (solve(study, cell) for cell in cells)
         return
@@ -29,9 +32,11 @@ def solve_all(study: Study, cells: Sequence[Cell | VariantCell], processes: int,
 
 
 def solve(study: Study, cell: Cell | VariantCell) -> Solved:
+    """Solve one cell."""
     return cell, problem_of(study).solve(study.part(cell), cell)
 
 
 def _prepare(allowed: Sequence[str]) -> None:
+    """Set up a worker process: one thread, and the modules that may be named as targets."""
     torch.set_num_threads(1)
     allow_targets(*allowed)

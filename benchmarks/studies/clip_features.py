@@ -1,4 +1,4 @@
-"""Numbers that say what a clip of the shapes world shows: where the object is, how it moves, its size and its looks."""
+"""Features of what a clip of the shapes world shows: the object's place, motion, size, colour and outline."""
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -8,15 +8,15 @@ from benchmarks.shapes_judge import follow_object
 from common.seeds import generator_for
 from tools.shapes_world import SIZE, Combination, render
 
-# Each with the unit that it is counted in, about as far as clips of one caption, drawn or sampled, are apart.
+# Features and their units; a unit is about the difference between clips, rendered or sampled, of one caption.
 UNITS = {
     "x": 8.0, "y": 8.0,  # pixels: the centroid, mean over the frames
-    "velocity_x": 0.2, "velocity_y": 0.2,  # pixels a frame: slope of the line through the centroids
+    "velocity_x": 0.2, "velocity_y": 0.2,  # pixels per frame: slope of the line fitted to the centroids
     "wander": 0.5,  # pixels: root mean square from that line
     "radius": 1.5,  # pixels: of a circle of the same area, mean over the frames
-    "growth": 0.1,  # log of the last radius over the first, on the line through the radii
-    "red": 16.0, "green": 16.0, "blue": 16.0,  # 8-bit: mean where more than half is covered
-    "background": 16.0, "noise": 4.0,  # 8-bit: median of the border, and root mean square from it off the object
+    "growth": 0.1,  # log of the last radius over the first, on the line fitted to the radii
+    "red": 16.0, "green": 16.0, "blue": 16.0,  # 8-bit: mean over pixels more than half covered
+    "background": 16.0, "noise": 4.0,  # 8-bit: median of the border; root mean square from it off the object
     "compact": 0.05,  # area^2 / (2 pi second moment): 1 for a circle, 3 / pi for a square
     "lopsided": 0.1,  # skewness of the coverage from top to bottom: 0 for these, not for a triangle
 }
@@ -26,7 +26,7 @@ MIN_RADIUS = 1.0
 
 
 def clip_features(frames: np.ndarray) -> np.ndarray:
-    """(T, 64, 64, 3) in 0..255 -> (F,), each in its unit. Where there is no object they are still numbers."""
+    """Return the features (F,), each in its unit, of a clip (T, 64, 64, 3) in 0..255; finite even without an object."""
     frames = frames.astype(np.float32)
     border = np.ones((SIZE, SIZE), bool)
     border[1:-1, 1:-1] = False
@@ -47,7 +47,7 @@ def clip_features(frames: np.ndarray) -> np.ndarray:
 
 
 def _outline(coverage: np.ndarray) -> tuple[float, float]:
-    """Compactness and vertical skewness of (T, H, W), means over the frames."""
+    """Return compactness and vertical skewness of coverage (T, H, W), averaged over the frames."""
     grid = np.arange(SIZE) + 0.5
     area = np.maximum(coverage.sum((1, 2)), 1e-6)
     rows, columns = coverage.sum(2), coverage.sum(1)
@@ -62,15 +62,16 @@ def _outline(coverage: np.ndarray) -> tuple[float, float]:
 @lru_cache(maxsize=4)
 def rendered_features(combinations: tuple[Combination, ...], per_caption: int = PER_CAPTION, seed: int = 0
                       ) -> np.ndarray:
-    """(captions, per_caption, F) of clips that the world draws."""
+    """Return the features (captions, per_caption, F) of rendered clips."""
     return np.array([[clip_features(render(one, drawing(one, seed, i))) for i in range(per_caption)]
                      for one in combinations])
 
 
 def drawing(combination: Combination, seed: int, number: int) -> np.random.Generator:
-    """The random state of one rendered clip."""
+    """Return the random generator of one rendered clip."""
     return np.random.default_rng(generator_for("rendered", combination.caption, seed, number).initial_seed())
 
 
 def columns_of(names: Sequence[str]) -> list[int]:
+    """Return the indices of features by name."""
     return [list(UNITS).index(name) for name in names]

@@ -1,4 +1,4 @@
-"""The videos of a cell as numbers, in a table of their own, and what they say about the cell."""
+"""Judged videos of a cell: their attributes and features, a CSV table of them, and the cell's measures."""
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from common.files import whole_file
 from tools.shapes_world import Combination, parse_caption
 
 TABLE = "clips.csv"
-FURTHEST = 8.0  # units; clips of the data are within 3 or so
+FURTHEST = 8.0  # units; clips of the data lie within about 3
 RIGHT = tuple(f"{name}_right" for name in ATTRIBUTES)
 
 
 @dataclass(frozen=True)
 class Clips:
-    """`repeats` videos of each combination: which attributes are right (combinations, repeats, 4), features
+    """Judged videos, `repeats` of each combination: `right` attributes (combinations, repeats, 4) and `features`
     (combinations, repeats, F)."""
 
     combinations: tuple[Combination, ...]
@@ -30,16 +30,18 @@ class Clips:
 
     @property
     def whole(self) -> np.ndarray:
-        """(combinations, repeats): right in all attributes."""
+        """(combinations, repeats), True where all attributes are right."""
         return self.right.all(-1)
 
     def apart(self) -> np.ndarray:
-        """(combinations, repeats, F): features less their mean over the data with the same caption, as far as FURTHEST,
-        so that one video without an object does not outweigh all others."""
+        """Return the features (combinations, repeats, F) minus their mean over data with the same caption.
+
+        Differences are clipped to FURTHEST, so that one video without an object does not outweigh all others.
+        """
         return (self.features - self._data().mean(1, keepdims=True)).clip(-FURTHEST, FURTHEST)
 
     def data_apart(self) -> np.ndarray:
-        """The same of rendered clips, (combinations, more repeats, F)."""
+        """Return the features of rendered clips minus the same mean, (combinations, PER_CAPTION, F)."""
         return self._data() - self._data().mean(1, keepdims=True)
 
     def _data(self) -> np.ndarray:
@@ -47,28 +49,32 @@ class Clips:
 
 
 def distance(apart: np.ndarray, data: np.ndarray) -> float:
-    """Frechet distance of features (combinations, repeats, F) from those of data."""
-    return frechet_distance(*(x.reshape(-1, x.shape[-1]) for x in (apart, data)))
+    """Return the Frechet distance between features (combinations, repeats, F) and those of data."""
+    return frechet_distance(apart.reshape(-1, apart.shape[-1]), data.reshape(-1, data.shape[-1]))
 
 
 def diversity(apart: np.ndarray, data: np.ndarray) -> float:
-    """Deviation over repeats of the features that the world draws at random, relative to that of data."""
+    """Return the deviation over repeats of the features that the world draws at random, relative to that of data."""
     drawn = columns_of(DRAWN)
     return spread_ratio(apart[..., drawn], data[..., drawn])
 
 
 def judged(combinations: Sequence[Combination], videos: Sequence[Path]) -> Clips:
-    """Videos in the order of combinations, as often through all of them as there are repeats."""
+    """Judge videos; their order is all combinations of the first repeat, then all of the second, and so on."""
     frames = [VideoReader(str(video), num_threads=1)[:].asnumpy() for video in videos]
     right = [[judge_frames(shown).matches(combinations[i % len(combinations)])[name] for name in ATTRIBUTES]
              for i, shown in enumerate(frames)]
-    by_repeat = [np.array(values).reshape(-1, len(combinations), len(values[0])).swapaxes(0, 1)
-                 for values in (right, [clip_features(shown) for shown in frames])]
-    return Clips(tuple(combinations), *by_repeat)
+    features = [clip_features(shown) for shown in frames]
+
+    def by_combination(values: Sequence) -> np.ndarray:
+        return np.array(values).reshape(-1, len(combinations), len(values[0])).swapaxes(0, 1)
+
+    return Clips(tuple(combinations), by_combination(right), by_combination(features))
 
 
 def measured(clips: Clips) -> dict[str, float]:
-    """Accuracy, distance and diversity with 95 % intervals: Wilson's, and by resampling captions."""
+    """Return accuracy, distance and diversity with 95 % intervals (Wilson's for accuracy, otherwise by resampling
+    captions), and the accuracy of each attribute."""
     low, high = wilson_interval(int(clips.whole.sum()), clips.whole.size)
     apart, data, count = clips.apart(), clips.data_apart(), len(clips.combinations)
     values = {"accuracy": float(clips.whole.mean()), "accuracy_low": low, "accuracy_high": high}
@@ -80,6 +86,7 @@ def measured(clips: Clips) -> dict[str, float]:
 
 
 def write_clips(path: Path, clips: Clips) -> None:
+    """Write a line for each video."""
     with whole_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["caption", "repeat", *RIGHT, *UNITS])
@@ -89,14 +96,18 @@ def write_clips(path: Path, clips: Clips) -> None:
 
 
 def read_clips(path: Path) -> Clips:
-    """Raises DataError for a file that is missing or damaged."""
+    """Read what `write_clips` wrote. Raises DataError for a file that is missing or damaged."""
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         captions = list(dict.fromkeys(row["caption"] for row in rows))
-        right, features = (np.array([[float(row[name]) for name in names] for row in rows]).reshape(
-            len(captions), -1, len(names)) for names in (RIGHT, list(UNITS)))
-        return Clips(tuple(map(parse_caption, captions)), right.astype(bool), features)
+
+        def columns(names: Sequence[str]) -> np.ndarray:
+            values = np.array([[float(row[name]) for name in names] for row in rows])
+            return values.reshape(len(captions), -1, len(names))
+
+        right, features = columns(RIGHT).astype(bool), columns(list(UNITS))
+        return Clips(tuple(map(parse_caption, captions)), right, features)
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path} is no table of judged videos ({error}): remove results.csv, so that its cell is "
-                        "solved again") from error
+        raise DataError(f"{path} is not a table of judged videos ({error}): remove results.csv, so that its cell "
+                        "is solved again") from error

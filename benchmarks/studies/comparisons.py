@@ -1,4 +1,4 @@
-"""Whether one combination is better than another, from the same captions and noise: paired differences."""
+"""Paired comparisons: differences between two cells of a study whose videos share captions and noise."""
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,14 +16,18 @@ AXES = ("sampler", "schedule", "guidance", "steps")
 
 @dataclass(frozen=True)
 class Comparison:
-    """As the study's file has it: every cell `where` each axis named has one of the values given, with the cell whose
-    axes are those of `against` in place of its own."""
+    """An entry of the study's `comparisons`.
+
+    Every cell that has one of the given values on each axis in `where` is compared with the cell that has the values of
+    `against` instead of its own.
+    """
 
     name: str
     against: Mapping[str, str | int]
     where: Mapping[str, Sequence] = field(default_factory=dict)
 
     def pairs(self, cells: Sequence[Cell]) -> list[tuple[Cell, Cell]]:
+        """Return the pairs of different cells to compare."""
         known = set(cells)
         chosen = [c for c in cells if all(getattr(c, axis) in values for axis, values in self.where.items())]
         pairs = [(cell, replace(cell, **self.against)) for cell in chosen]
@@ -31,7 +35,7 @@ class Comparison:
 
 
 def comparisons_of(study: Study) -> list[Comparison]:
-    """Raises ConfigError for a key, an axis or a value that the study does not have, or where nothing is compared."""
+    """Return the study's comparisons. Raises ConfigError for an unknown key or axis, or one that compares nothing."""
     found, cells = [], study.cells()
     for i, given in enumerate(study.comparisons):
         where = f"study {study.name}: comparisons[{i}]"
@@ -42,23 +46,23 @@ def comparisons_of(study: Study) -> list[Comparison]:
             check_keys(given.get(key, {}), AXES, f"{where}.{key}")
         comparison = Comparison(**given)
         if not comparison.pairs(cells):
-            raise ConfigError(f"{where}: no cell of the study has another one to be compared with; look at its names")
+            raise ConfigError(f"{where}: no cell of the study has another one to compare with: check names and values")
         found.append(comparison)
     return found
 
 
 def check_comparisons(study: Study, problem) -> None:
-    """Raises ConfigError for comparisons that are wrong, or of a problem that has no videos to compare."""
+    """Raise ConfigError if a comparison is invalid, or if the problem has no videos to compare."""
     if comparisons_of(study) and not hasattr(problem, "clips"):
-        raise ConfigError(f"study {study.name}: comparisons are of videos; problem.kind {study.problem['kind']} has "
+        raise ConfigError(f"study {study.name}: comparisons need videos; problem.kind {study.problem['kind']} has "
                           "none")
 
 
 def compared(comparison: Comparison, rows: Mapping[Cell, Row], clips_of) -> list[Row]:
-    """A row for each two combinations that were solved, seeds taken together; `clips_of` tells the videos of a cell.
+    """Return a row for each compared pair that is solved, all seeds together; `clips_of(cell)` returns its Clips.
 
-    Differences are the first's less the second's, with 95 % intervals by resampling captions, the same for both; `p` is
-    McNemar's for accuracy.
+    Differences are the first cell's value minus the second's. Their 95 % intervals come from resampling captions, with
+    the same captions for both. `p` is McNemar's for accuracy.
     """
     groups = defaultdict(list)
     for one, other in comparison.pairs(list(rows)):
@@ -67,6 +71,7 @@ def compared(comparison: Comparison, rows: Mapping[Cell, Row], clips_of) -> list
 
 
 def _difference(key: tuple[Cell, Cell], pairs: Sequence[tuple[Cell, Cell]], rows: Mapping[Cell, Row], clips_of) -> Row:
+    """Return the row of one pair of combinations, whose seeds are `pairs`."""
     one, other = (joined([clips_of(cell) for cell in cells]) for cells in zip(*pairs, strict=True))
     apart, data = (one.apart(), other.apart()), one.data_apart()
     changes = {"accuracy": lambda i: one.whole[i].mean() - other.whole[i].mean(),
@@ -81,6 +86,7 @@ def _difference(key: tuple[Cell, Cell], pairs: Sequence[tuple[Cell, Cell]], rows
 
 
 def joined(parts: Sequence[Clips]) -> Clips:
-    """Clips of the same combinations, their repeats one after the other."""
-    return Clips(parts[0].combinations, *(np.concatenate([getattr(part, name) for part in parts], axis=1)
-                                          for name in ("right", "features")))
+    """Return Clips of the same combinations joined along their repeats."""
+    right = np.concatenate([part.right for part in parts], axis=1)
+    features = np.concatenate([part.features for part in parts], axis=1)
+    return Clips(parts[0].combinations, right, features)

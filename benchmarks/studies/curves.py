@@ -1,4 +1,4 @@
-"""Results as curves: means over seeds with their intervals, and the orders that errors fall with."""
+"""Curves of a study's results: means over seeds with intervals, and fitted orders of convergence."""
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,15 +10,18 @@ from benchmarks.studies.grid import Study
 from benchmarks.studies.results import Row
 from common.errors import ConfigError
 
-LIMIT = 1e-12  # errors below it are float64's, not the solver's
+LIMIT = 1e-12  # smaller errors are rounding errors of float64
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot as the study's file has it: `y` over `x`, a line for each value of `lines` (one column, or several
-    together), the same in every panel; a panel for each of `panels`; of the results `where` each column named has one
-    of the values given. `floor` is a column drawn dashed, `interval` the columns of an interval; without it that of the
-    mean over seeds is drawn."""
+    """An entry of the study's `plots`: column `y` over column `x`.
+
+    There is a line for each value of `lines` (one column, or several combined), in the same style in every panel, and a
+    panel for each value of the column `panels`. Only results that have one of the given values in each column of
+    `where` are drawn. `floor` is a column drawn dashed; `interval` names the columns of low and high ends, without
+    which the interval of the mean over seeds is drawn.
+    """
 
     name: str
     x: str
@@ -32,30 +35,35 @@ class Plot:
     linear: bool = False
 
     def check(self, study: Study, measures: Sequence[str], where: str) -> None:
-        """Raises ConfigError for a column that the results will not have."""
+        """Raise ConfigError for a column that the results will not have."""
         for column in filter(None, (self.x, self.y, *self.line_columns, self.panels, self.floor, *self.interval,
                                     *(self.where or {}))):
             if column not in (*study.keys, *measures):
-                raise ConfigError(f"{where}: {column} is no column of the results; they are "
+                raise ConfigError(f"{where}: {column} is not a column of the results, which are "
                                   f"{', '.join((*study.keys, *measures))}")
         if len(self.interval) not in (0, 2):
             raise ConfigError(f"{where}.interval names {len(self.interval)} columns; it takes two, low and high")
 
-
     @property
     def line_columns(self) -> tuple[str, ...]:
+        """The columns that tell lines apart."""
         return (self.lines,) if isinstance(self.lines, str) else tuple(self.lines)
 
     def line_of(self, row: Row) -> str:
+        """Return the label of the line that a row belongs to."""
         return ", ".join(str(row[column]) for column in self.line_columns)
 
 
 def chosen_rows(rows: Sequence[Row], plot: Plot) -> list[Row]:
+    """Return the rows that the plot's `where` selects."""
     return [row for row in rows if all(row[key] in values for key, values in (plot.where or {}).items())]
 
 
 def curve(rows: Sequence[Row], x: str, y: str, interval: Sequence[str] = ()) -> list[tuple]:
-    """(x, mean of y, down and up from there to the ends of its 95 % interval) by rising x, or in the order of names."""
+    """Return points (x, mean of y, distance down and distance up to the ends of its 95 % interval).
+
+    Points are sorted by x; if x has names, they keep the order of the rows.
+    """
     groups = defaultdict(list)
     for row in rows:
         groups[row[x]].append(row)
@@ -63,20 +71,21 @@ def curve(rows: Sequence[Row], x: str, y: str, interval: Sequence[str] = ()) -> 
     points = []
     for place in places:
         mean, half = mean_and_interval([row[y] for row in groups[place]])
-        low, high = (np.mean([row[name] for row in groups[place]]) for name in interval) if interval else (
-            mean - half, mean + half)
+        low, high = mean - half, mean + half
+        if interval:
+            low, high = (np.mean([row[name] for row in groups[place]]) for name in interval)
         points.append((place, mean, mean - low, high - mean))
     return points
 
 
 def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
-    """The interval is normal; 0 for one value."""
+    """Return the mean and half the width of its normal 95 % interval, which is 0 for one value."""
     spread = np.std(values, ddof=1) if len(values) > 1 else 0.0
     return float(np.mean(values)), float(1.96 * spread / math.sqrt(len(values)))
 
 
 def slopes(study: Study, rows: Sequence[Row]) -> list[Row]:
-    """Minus the fitted slope of log error over log steps, beside the declared order, of each sampler and schedule."""
+    """Return a row for each sampler and schedule: the declared order, and minus the slope of log error in log steps."""
     groups = defaultdict(list)
     for row in rows:
         groups[row["sampler"], row["schedule"]].append(row)

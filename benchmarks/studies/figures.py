@@ -1,4 +1,4 @@
-"""Figures of some panels with one legend beside them, written as PNG."""
+"""Figures of several panels with a common legend, written as PNG."""
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ DPI = 90
 
 
 def panels(titles: Sequence[str], columns: int = 3, size: tuple[float, float] = (4.2, 3.9)) -> list[Axes]:
-    """Axes of a new figure, in lines, that share their y axis."""
+    """Return the panels of a new figure, row by row, with a shared y axis."""
     columns = min(len(titles), columns)
     lines = math.ceil(len(titles) / columns)
     _, grid = plt.subplots(lines, columns, figsize=(1.5 + size[0] * columns, size[1] * lines), squeeze=False,
@@ -29,7 +29,7 @@ def panels(titles: Sequence[str], columns: int = 3, size: tuple[float, float] = 
 
 
 def save(axes: Sequence[Axes], path: Path) -> None:
-    """Writes the figure of these axes and closes it."""
+    """Write the figure of these panels with one legend, and close it."""
     figure = axes[0].figure
     named = {label: handle for panel in axes
              for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}

@@ -1,5 +1,7 @@
-"""A study as its YAML file has it: a question, a problem, and grids of sampler x schedule x guidance x steps x seed, or
-of variant x steps x seed."""
+"""A study as read from its YAML file: a question, a problem, and grids of cells.
+
+The axes of a grid are sampler, schedule, guidance, steps and seed, or variant, steps and seed.
+"""
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import product
@@ -20,7 +22,7 @@ NO_GUIDANCE = {"none": None}
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: names of the study's parts, steps and seed. It is the key of one line of the results."""
+    """One run of a study: names of its parts, steps and seed. It is the key of a line of the results."""
 
     sampler: str
     schedule: str
@@ -34,7 +36,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class VariantCell:
-    """One run of a study of variants, which are whatever its problem tells apart."""
+    """One run of a study of variants, whose meaning its problem defines."""
 
     variant: str
     steps: int
@@ -46,9 +48,11 @@ class VariantCell:
 
 @dataclass(frozen=True)
 class Study:
-    """The keys of a study's file. Samplers, schedules and guidances are `{target, params}` by name, or there are
-    `variants` in their place, each a mapping that the problem reads; each grid chooses among the names, all unless it
-    says which, and has `steps` and `seeds`.
+    """The contents of a study's file.
+
+    Samplers, schedules and guidances map names to `{target, params}`. Instead of them a study may have `variants`,
+    which map names to mappings that the problem reads. Each grid has `steps` and `seeds`, and lists names on each
+    axis; an axis that it does not list has all names.
     """
 
     name: str
@@ -60,24 +64,26 @@ class Study:
     guidances: Mapping[str, Mapping | None] = field(default_factory=NO_GUIDANCE.copy)
     variants: Mapping[str, Mapping] = field(default_factory=dict)
     plots: Sequence[Mapping] = ()
-    comparisons: Sequence[Mapping] = ()  # of videos, pair by pair
+    comparisons: Sequence[Mapping] = ()  # paired, of videos
     slopes: bool = False  # fit log error over log steps, beside the declared orders
 
     @property
     def axes(self) -> tuple[str, ...]:
+        """The keys that hold the named parts of a cell."""
         return ("variants",) if self.variants else AXES
 
     @property
     def cell_type(self) -> type[Cell] | type[VariantCell]:
+        """The class of this study's cells."""
         return VariantCell if self.variants else Cell
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Columns of the results that name a cell."""
+        """The columns of the results that identify a cell."""
         return tuple(f.name for f in fields(self.cell_type))
 
     def cells(self) -> list[Cell] | list[VariantCell]:
-        """Of all grids, each once. Raises ConfigError for a name that the study does not have."""
+        """Return the cells of all grids, each once. Raises ConfigError for a name that the study does not have."""
         found: dict[Cell | VariantCell, None] = {}
         for i, grid in enumerate(self.grids):
             where = f"study {self.name}: grids[{i}]"
@@ -89,11 +95,11 @@ class Study:
         return list(found)
 
     def part(self, cell: Cell | VariantCell) -> Sampler | Mapping:
-        """What the problem is given with a cell: its sampler, or its variant."""
+        """Return what the problem gets beside the cell: its sampler, or its variant."""
         return self.variants[cell.variant] if isinstance(cell, VariantCell) else self.sampler(cell)
 
     def sampler(self, cell: Cell) -> Sampler:
-        """Raises ConfigError, naming the cell, for parts that are wrong or do not fit."""
+        """Build the cell's sampler. Raises ConfigError, naming the cell, if its parts are invalid or do not fit."""
         part = self.samplers[cell.sampler]
         params = {**(part.get("params") or {}), "discretization_config": self.schedules[cell.schedule],
                   "guider_config": self.guidances[cell.guidance], "num_steps": cell.steps}
@@ -103,10 +109,11 @@ class Study:
             raise ConfigError(f"study {self.name}: {cell}: {error}") from error
 
     def measured(self) -> dict:
-        """What the results depend on; the rest is how they are shown."""
+        """Return the keys that the results depend on; the others only affect how results are shown."""
         return {key: getattr(self, key) for key in ("problem", *self.axes, "grids")}
 
     def _chosen(self, axis: str, names: Sequence[str] | None, where: str) -> list[str]:
+        """Return a grid's names on an axis, all if it lists none. Raises ConfigError for an unknown name."""
         known = getattr(self, axis)
         for name in names or ():
             if name not in known:
@@ -115,7 +122,7 @@ class Study:
 
 
 def read_study(path: str | Path) -> Study:
-    """Raises ConfigError for a file that is missing, not readable, or has unknown or missing keys."""
+    """Read a study. Raises ConfigError if the file is missing, unreadable, or has unknown, missing or invalid keys."""
     path = Path(path)
     if not path.is_file():
         known = [str(other) for other in path.parent.glob("*.yaml")]
@@ -129,7 +136,7 @@ def read_study(path: str | Path) -> Study:
     parts = ("variants",) if loaded.get("variants") else ("samplers", "schedules")
     for key in ("question", "problem", *parts, "grids"):
         if not loaded.get(key):
-            raise ConfigError(f"{path}: {key} is missing; see configs/studies")
+            raise ConfigError(f"{path}: {key} is missing; see the examples in configs/studies")
     for axis in AXES:
         _check_axis(loaded.get(axis, {}), f"{path}: {axis}")
     study = Study(name=path.stem, **loaded)
@@ -139,21 +146,23 @@ def read_study(path: str | Path) -> Study:
 
 
 def _check_axis(axis, where: str) -> None:
+    """Raise ConfigError unless the axis maps names to `{target, params}` or to nothing."""
     for name, part in axis.items() if isinstance(axis, Mapping) else [("", "")]:
         if part is not None and not (isinstance(part, Mapping) and "target" in part):
-            raise ConfigError(f"{where}: {name or axis!r} must be a name with its target and params")
+            raise ConfigError(f"{where}: {name or axis!r} must be a name with a target and params")
 
 
 def check_keys(given, known: Sequence[str], where: str) -> None:
-    """Raises ConfigError for what is no mapping, and for a key that is not among `known`."""
+    """Raise ConfigError unless `given` is a mapping with keys from `known` only."""
     if not isinstance(given, Mapping):
-        raise ConfigError(f"{where}: must be a mapping with the keys {', '.join(known)}")
+        raise ConfigError(f"{where} must be a mapping with keys from {', '.join(known)}")
     for key in given:
         if key not in known:
             raise ConfigError(f"{where}: unknown key {key}{nearest(key, known)}")
 
 
 def _whole_numbers(values, least: int, where: str) -> list[int]:
+    """Return a list of whole numbers unchanged. Raises ConfigError for anything else, or a number below `least`."""
     if not isinstance(values, list) or not values or any(type(v) is not int or v < least for v in values):
         raise ConfigError(f"{where} is {values!r}; it must be a list of whole numbers from {least}")
     return values

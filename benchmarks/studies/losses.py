@@ -1,4 +1,4 @@
-"""Losses step by step, as a problem recorded them."""
+"""The plot of losses over training steps, for problems that record them."""
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,21 +13,22 @@ from common.errors import ConfigError
 
 @dataclass(frozen=True)
 class Losses:
-    """A line for each of `variants` (all unless named): the mean over seeds, and shaded from the least to the most."""
+    """A plot with a line for each of `variants` (default: all), the mean over seeds, and the range shaded."""
 
     name: str
     title: str = ""
     variants: Sequence[str] | None = None
 
     def check(self, study: Study, measures: Sequence[str], where: str) -> None:
+        """Raise ConfigError for a variant that the study does not have, or a study without variants."""
         for variant in self.variants or ():
             if variant not in study.variants:
                 raise ConfigError(f"{where}.variants: the study has no {variant}; it has {', '.join(study.variants)}")
         if not study.variants:
-            raise ConfigError(f"{where}: losses are of variants, of which the study has none")
+            raise ConfigError(f"{where}: a plot of losses needs variants, and the study has none")
 
     def draw(self, problem, cells: Sequence[VariantCell], path: Path) -> bool:
-        """From `problem.losses(cell)`, (steps, losses); False where no cell is solved."""
+        """Draw `problem.losses(cell)`, a pair (steps, losses), of each cell. Returns False if there are none."""
         found = defaultdict(list)
         for cell in cells:
             if self.variants is None or cell.variant in self.variants:

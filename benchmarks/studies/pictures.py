@@ -1,4 +1,4 @@
-"""Pictures of a study's parts, which need no results: scales of its guidances, and paths of its samplers."""
+"""Plots of a study's parts, which need no results: scales of its guidances, and trajectories of its samplers."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +13,14 @@ from common.errors import ConfigError
 from sgm.noise_schedule import NoiseLevel
 from sgm.sampling import RungeKutta3Sampler, Sampler, StepInfo
 
-POINTS = (-1.0, 0.3, 1.0)  # the data of trajectories
+POINTS = (-1.0, 0.3, 1.0)  # the values of the one-dimensional data
 PATHS = 16
 EXACT_STEPS = 300
 
 
 @dataclass(frozen=True)
 class Scales:
-    """The guidance scale of every step: a panel for each of `guidances` (all of the study unless named)."""
+    """A plot of the guidance scale over the steps, with a panel for each of `guidances` (default: all)."""
 
     name: str
     schedule: str
@@ -29,11 +29,13 @@ class Scales:
     guidances: Sequence[str] | None = None
 
     def check(self, study: Study, measures: Sequence[str], where: str) -> None:
+        """Raise ConfigError for a guidance or schedule that the study does not have."""
         for guidance in self.guidances or ():
             check_name(guidance, study.guidances, f"{where}.guidances")
         check_name(self.schedule, study.schedules, f"{where}.schedule")
 
     def draw(self, study: Study, path: Path) -> None:
+        """Write the plot as PNG."""
         names = list(study.guidances) if self.guidances is None else self.guidances
         grid, highest = panels(names, columns=4, size=(2.6, 2.2)), 1.0
         for axes, name in zip(grid, names, strict=True):
@@ -42,15 +44,16 @@ class Scales:
             axes.step(range(1, len(scales) + 1), scales, where="mid", linewidth=1.2)
             axes.set(xlabel="step", ylabel="scale")
             highest = max(highest, *scales)
-        grid[0].set_ylim(0, 1.05 * highest)  # of all panels
+        grid[0].set_ylim(0, 1.05 * highest)  # the y axis is shared
         save(grid, path)
 
 
 @dataclass(frozen=True)
 class Trajectories:
-    """Paths of `samplers` from noise to one-dimensional data of three values, and dashed where the exact flow leads.
+    """A plot of trajectories from noise to one-dimensional data of three values, a panel for each of `samplers`.
 
-    Time is sigma / (alpha + sigma), 1 noise and 0 clean; x is divided by the root of alpha^2 + sigma^2.
+    The exact probability flow is dashed. Time is sigma / (alpha + sigma), which is 1 for noise and 0 for clean data; x
+    is divided by the root of alpha^2 + sigma^2.
     """
 
     name: str
@@ -60,11 +63,13 @@ class Trajectories:
     samplers: Sequence[str] | None = None
 
     def check(self, study: Study, measures: Sequence[str], where: str) -> None:
+        """Raise ConfigError for a sampler or schedule that the study does not have."""
         for sampler in self.samplers or ():
             check_name(sampler, study.samplers, f"{where}.samplers")
         check_name(self.schedule, study.schedules, f"{where}.schedule")
 
     def draw(self, study: Study, path: Path) -> None:
+        """Write the plot as PNG."""
         names = list(study.samplers) if self.samplers is None else self.samplers
         config = study.schedules[self.schedule]
         exact = RungeKutta3Sampler(discretization_config=config, num_steps=EXACT_STEPS)
@@ -78,7 +83,7 @@ class Trajectories:
 
 
 def path_of(sampler: Sampler) -> tuple[torch.Tensor, torch.Tensor]:
-    """Times (n + 1,), and places (n + 1, PATHS) from quantiles of the noise to the data."""
+    """Return times (n + 1,) and scaled values of x (n + 1, PATHS) on paths that start at quantiles of the noise."""
     starts = [NormalDist().inv_cdf((i + 0.5) / PATHS) for i in range(PATHS)]
     noise = torch.tensor(starts, dtype=torch.float64).view(-1, 1, 1, 1, 1)
     places: list[torch.Tensor] = []
@@ -95,9 +100,11 @@ def path_of(sampler: Sampler) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def time_of(level: NoiseLevel) -> float:
+    """Return sigma / (alpha + sigma)."""
     return level.sigma / (level.alpha + level.sigma)
 
 
 def check_name(name: str, known: Sequence[str], where: str) -> None:
+    """Raise ConfigError for a name that the study does not have."""
     if name not in known:
         raise ConfigError(f"{where}: the study has no {name}; it has {', '.join(known)}")

@@ -1,4 +1,4 @@
-"""The plots of a study: curves of its results, and pictures of its parts."""
+"""The plots of a study, read from its file and drawn: curves of results, losses, and plots of its parts."""
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING
 from pathlib import Path
@@ -20,7 +20,7 @@ Kind = Plot | Losses | Scales | Trajectories
 
 
 def plots_of(study: Study, measures: Sequence[str]) -> list[Kind]:
-    """Raises ConfigError for a kind, a key, a column or a name that there is not."""
+    """Return the study's plots. Raises ConfigError for an unknown kind, key, column or name, or a missing key."""
     plots = []
     for i, given in enumerate(study.plots):
         where = f"study {study.name}: plots[{i}]"
@@ -38,7 +38,7 @@ def plots_of(study: Study, measures: Sequence[str]) -> list[Kind]:
 
 
 def draw(plot: Kind, study: Study, problem: Problem, rows: Mapping[Cell | VariantCell, Row], path: Path) -> bool:
-    """Writes a PNG; False where no result is for this plot yet."""
+    """Write a plot as PNG. Returns False if there is no result for it yet."""
     if isinstance(plot, Scales | Trajectories):
         plot.draw(study, path)
         return True
@@ -48,6 +48,7 @@ def draw(plot: Kind, study: Study, problem: Problem, rows: Mapping[Cell | Varian
 
 
 def draw_curves(plot: Plot, rows: Sequence[Row], path: Path) -> bool:
+    """Write curves as PNG, a panel for each value of `plot.panels`. Returns False without rows."""
     if not rows:
         return False
     values = list(dict.fromkeys(row[plot.panels] for row in rows)) if plot.panels else [None]
@@ -60,14 +61,14 @@ def draw_curves(plot: Plot, rows: Sequence[Row], path: Path) -> bool:
 
 
 def title_of(plot: Plot, value: str | int | float | None) -> str:
-    """Of the panel of a value; a number, such as that of steps, with what it counts."""
+    """Return the title of the panel of a value; a number is followed by its column, as in "8 steps"."""
     if value is None:
         return plot.title
     return value if isinstance(value, str) else f"{value:g} {plot.panels}"
 
 
 def draw_panel(axes: Axes, plot: Plot, lines: Sequence[str], rows: Sequence[Row]) -> None:
-    """Of `lines` those that have rows; a line looks alike in every panel."""
+    """Draw those of `lines` that have rows; a line's style follows from its index, and is the same in all panels."""
     for i, line in enumerate(lines):
         points = curve([row for row in rows if plot.line_of(row) == line], plot.x, plot.y, plot.interval)
         if not points:

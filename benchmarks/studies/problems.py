@@ -1,4 +1,4 @@
-"""What a study's samplers are asked to solve: problems with exact answers, and the small model."""
+"""Problems that studies solve: two with exact answers, and those of the small model."""
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -17,12 +17,14 @@ from common.seeds import generator_for
 from sgm.sampling import RungeKutta3Sampler, Sampler
 
 REFERENCE_STEPS = 200
-HIGHEST = 1000.0  # stands in for zero SNR, where the reference cannot start: next to nothing of the data is left
+HIGHEST = 1000.0  # replaces zero SNR, where the reference cannot start: almost nothing of the data is left
 
 
 class Problem(Protocol):
-    """Answers a cell with what was measured, one number for each of `measures`. It is given the cell's sampler, or its
-    variant where the study has variants, as the problem's `cell_type` says."""
+    """A problem that measures one value for each of `measures` in a cell.
+
+    `solve` gets the cell's sampler if `cell_type` is Cell, and its variant if it is VariantCell.
+    """
 
     cell_type: ClassVar[type]
     measures: ClassVar[tuple[str, ...]]
@@ -32,9 +34,9 @@ class Problem(Protocol):
 
 @dataclass(frozen=True)
 class GaussianFlow:
-    """Gaussian data of a `deviation`: `error` is the distance from the probability flow's closed form.
+    """Gaussian data of standard deviation `deviation`; `error` is the distance from the exact probability flow.
 
-    Without `last_jump` runs end at the schedule's least noise.
+    Without `last_jump`, runs end at the schedule's lowest noise level instead of the clean end.
     """
 
     cell_type = Cell
@@ -44,7 +46,7 @@ class GaussianFlow:
 
     def solve(self, sampler: Sampler, cell: Cell) -> dict[str, float]:
         if cell.guidance != "none":
-            raise ConfigError(f"{cell}: Gaussian data is solved in closed form without guidance; take finite data")
+            raise ConfigError(f"{cell}: problem.kind gaussian has no exact answer with guidance; use finite")
         if not self.last_jump:
             sampler.discretization = WithoutLastJump(sampler.discretization)
         error, passes = solve_flow(sampler, cell.steps, self.deviation)
@@ -53,12 +55,12 @@ class GaussianFlow:
 
 @dataclass(frozen=True)
 class FiniteCurve:
-    """`clips` clips along a closed curve, `rows` draws, the exact softmax denoiser for a network.
+    """Data of `clips` clips along a closed curve, sampled `rows` times with the exact softmax denoiser.
 
-    `error`: root mean square distance from where the probability flow leads from the same noise (a third-order
-    solver's answer with many steps). `energy`: energy distance (Szekely and Rizzo 2013) from the draws to the clips, of
-    which the half that was asked for counts where there is guidance; 0 is the same distribution. `floor`: the same for
-    exact draws of the data, what `energy` cannot be expected to fall below.
+    `error` is the root mean square distance from the end of the probability flow from the same noise, computed by a
+    third-order solver with many steps. `energy` is the energy distance (Szekely and Rizzo 2013) between the samples and
+    the clips, with guidance only the half of the clips that the conditioning selects; 0 means the same distribution.
+    `floor` is the energy distance of exact samples of the data, below which `energy` cannot be expected to fall.
     """
 
     cell_type = Cell
@@ -87,7 +89,7 @@ PROBLEMS: dict[str, type[Problem]] = {"gaussian": GaussianFlow, "finite": Finite
 
 
 def problem_of(study: Study) -> Problem:
-    """Raises ConfigError for a problem or a parameter that there is not."""
+    """Build the study's problem. Raises ConfigError for an unknown problem or parameter, or an invalid variant."""
     kind, params = study.problem.get("kind"), {k: v for k, v in study.problem.items() if k != "kind"}
     if kind not in PROBLEMS:
         raise ConfigError(f"study {study.name}: problem.kind {kind} is none of {', '.join(PROBLEMS)}")
@@ -102,7 +104,7 @@ def problem_of(study: Study) -> Problem:
 
 
 def closed_curve(clips: int) -> torch.Tensor:
-    """(clips, T, C, H, W): harmonics of one angle, each with 1 / frequency of the first's amplitude."""
+    """Return clips (clips, T, C, H, W) on a curve: harmonics of one angle, with amplitudes 1 / frequency."""
     shape = SHAPE[1:]
     angles = torch.arange(clips, dtype=torch.float64)[:, None] * 2 * math.pi / clips
     frequency = torch.arange(1, math.prod(shape) // 2 + 1, dtype=torch.float64)
@@ -111,12 +113,13 @@ def closed_curve(clips: int) -> torch.Tensor:
 
 
 def draws(rows: int, seed: int) -> torch.Tensor:
+    """Return the noise (rows, T, C, H, W) of a seed."""
     return torch.randn(rows, *SHAPE[1:], generator=generator_for("noise", seed), dtype=torch.float64)
 
 
 @lru_cache(maxsize=16)
 def flow_end(clips: int, rows: int, seed: int, sigma_max: float, conditional: bool) -> torch.Tensor:
-    """Where the unguided probability flow leads the draws of a seed from a noise level."""
+    """Return the end of the unguided probability flow from the noise of a seed at `sigma_max`."""
     sampler = RungeKutta3Sampler(discretization_config={
         "target": "sgm.discretizer.EDMDiscretization", "params": {"sigma_max": sigma_max}})
     cond = {"crossattn": torch.full((rows, 1, 1), float(conditional))}
@@ -125,6 +128,6 @@ def flow_end(clips: int, rows: int, seed: int, sigma_max: float, conditional: bo
 
 
 def energy_distance(one: torch.Tensor, other: torch.Tensor) -> float:
-    """2 E|X - Y| - E|X - X'| - E|Y - Y'| of two sets (N, ...) and (M, ...), 0 or more."""
+    """Return 2 E|X - Y| - E|X - X'| - E|Y - Y'| >= 0 of two sets (N, ...) and (M, ...)."""
     one, other = one.flatten(1), other.flatten(1)
     return float(2 * torch.cdist(one, other).mean() - torch.cdist(one, one).mean() - torch.cdist(other, other).mean())

@@ -1,4 +1,4 @@
-"""How much the loss differs from step to step when processes share the timesteps out, on a trained model."""
+"""The problem of how much a trained model's loss varies from batch to batch when ranks divide the timesteps."""
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ RECORD = "losses.json"
 
 @dataclass(frozen=True)
 class LossAcrossRanks:
-    """The small model's training loss, with nothing trained, over as many batches of `rows` clips as a cell has steps.
+    """The training loss of the small model, without training, on as many batches of `rows` clips as a cell has steps.
 
-    A variant has `ranks`, which share a batch evenly, and `explicit`: whether each draws its timesteps from an interval
-    of its own. Clips and noise are the same in every variant. `deviation` is that of the batches' losses, `relative` to
-    their mean; its 95 % interval comes from resampling the batches. `base` are the configurations of the model and of
-    its training, `overrides` to them; the losses are kept below `folder`.
+    A variant has `ranks`, which share a batch evenly, and `explicit`, true if each rank draws timesteps from its own
+    interval. Clips and noise are the same in every variant. `deviation` is the standard deviation of the batches'
+    losses, with a 95 % interval from resampling the batches; `relative` is the deviation over the mean. `base` lists
+    the configurations of the model and its training, `overrides` changes them, and losses are stored below `folder`.
     """
 
     cell_type: ClassVar = VariantCell
@@ -37,11 +37,12 @@ class LossAcrossRanks:
     folder: str = "runs/studies/rank_losses"
 
     def check(self, variant: Mapping, where: str) -> None:
+        """Raise ConfigError for an invalid variant."""
         check_keys(variant, ("ranks", "explicit"), where)
         ranks = variant.get("ranks")
         if type(ranks) is not int or ranks < 1 or self.rows % ranks or type(variant.get("explicit")) is not bool:
-            raise ConfigError(f"{where}: needs explicit, true or false, and ranks that divide the {self.rows} rows of "
-                              "a batch")
+            raise ConfigError(f"{where} needs explicit (true or false) and ranks, a number that divides the "
+                              f"{self.rows} rows of a batch")
 
     def solve(self, variant: Mapping, cell: VariantCell) -> dict[str, float]:
         losses = np.array([self._loss(variant, cell.seed, number) for number in range(cell.steps)])
@@ -53,7 +54,7 @@ class LossAcrossRanks:
                 "relative": deviation / mean}
 
     def losses(self, cell: VariantCell) -> tuple[list[int], list[float]]:
-        """Batch by batch, of a cell that was solved."""
+        """Return the numbers (from 1) and the losses of the batches of a solved cell."""
         losses = json.loads(self._record(cell).read_text(encoding="utf-8"))
         return list(range(1, len(losses) + 1)), losses
 
@@ -62,6 +63,7 @@ class LossAcrossRanks:
 
     @torch.no_grad()
     def _loss(self, variant: Mapping, seed: int, number: int) -> float:
+        """Return the loss of one batch."""
         engine, clips, table = trained(tuple(self.base), (*self.overrides, f"args.save={self.folder}"))
         engine.loss_fn.sigma_sampler = SharedOut(
             table, variant["ranks"], variant["explicit"], generator_for("timesteps", seed, number))
@@ -71,7 +73,10 @@ class LossAcrossRanks:
 
 @dataclass(frozen=True)
 class SharedOut:
-    """Draws levels as `ranks` processes together do, each an equal part of them, from a generator of its own."""
+    """A sampler of noise levels that draws what `ranks` processes would draw together, each an equal share.
+
+    With `explicit`, each rank draws from its own interval of the table. All draws come from `generator`.
+    """
 
     table: DiscreteSampling
     ranks: int
@@ -87,8 +92,8 @@ class SharedOut:
 
 @lru_cache(maxsize=1)
 def trained(base: tuple[str, ...], overrides: tuple[str, ...]):
-    """(engine, cached clips, the table of levels) of a model that training would start from."""
-    import train_video  # SwissArmyTransformer: some seconds
+    """Return the engine that training would start from, its cached clips, and its sampler of noise levels."""
+    import train_video  # imported late: SwissArmyTransformer takes seconds
     from arguments import get_args
     from training.data.sources import read_sources
 

@@ -1,4 +1,4 @@
-"""What a study found: plots, fitted orders, comparisons, and one HTML page that holds all of it."""
+"""The report of a study: plots, fitted orders, comparisons, and one HTML page with all of them."""
 import base64
 import html
 from collections.abc import Iterable
@@ -15,13 +15,16 @@ from common.files import whole_file
 
 STYLE = ("body{font:15px sans-serif;max-width:1100px;margin:2em auto}table{border-collapse:collapse;font-size:13px}"
          "td,th{border:1px solid #ccc;padding:2px 8px;text-align:right}img{max-width:100%}")
-VIDEOS = 4  # shown of each cell
-SIDE = 128  # of a video on the page, in pixels
+VIDEOS = 4  # shown for each cell
+SIDE = 128  # width of a video on the page, in pixels
 
 
 def write_report(study: Study, problem: Problem, results: Results, folder: Path) -> Path:
-    """PNGs; slopes.csv and comparisons.csv where the study asks for them; tables.md, their numbers for a page; and
-    report.html, which needs no other file."""
+    """Write the report to `folder`; return the path of report.html, which needs no other file.
+
+    Writes the plots as PNG, slopes.csv and comparisons.csv if the study has them, and tables.md, the results and
+    comparisons as Markdown.
+    """
     solved = {cell: results.rows[cell] for cell in study.cells() if cell in results.rows}
     rows = list(solved.values())
     parts = [f"<h1>{html.escape(study.name)}</h1><p>{html.escape(study.question)}</p>",
@@ -51,13 +54,13 @@ def write_report(study: Study, problem: Problem, results: Results, folder: Path)
 
 
 def differences_of(study: Study, problem: Problem, results: Results) -> dict[str, list[Row]]:
-    """Of each comparison by name; those of which nothing is solved are left out."""
+    """Return the rows of each comparison by name, without comparisons of which nothing is solved."""
     found = {comparison.name: compared(comparison, results.rows, problem.clips) for comparison in comparisons_of(study)}
     return {name: [{"comparison": name, **row} for row in rows] for name, rows in found.items() if rows}
 
 
 def videos_of(study: Study, results: Results, folder: Path) -> Iterable[str]:
-    """A line of videos for each cell that was solved, those of the first captions."""
+    """Yield a heading and the first VIDEOS videos of each solved cell, as HTML."""
     for cell in study.cells():
         shown = sorted((folder / str(cell)).rglob("*.mp4"))[:VIDEOS] if cell in results.rows else []
         if shown:
@@ -65,12 +68,15 @@ def videos_of(study: Study, results: Results, folder: Path) -> Iterable[str]:
 
 
 def video(path: Path) -> str:
+    """Return an HTML video element with the file embedded."""
     return f'<video autoplay loop muted width={SIDE} src="data:video/mp4;base64,{encoded(path)}"></video>'
 
 
 def image(path: Path) -> str:
+    """Return an HTML image element with the file embedded."""
     return f'<img src="data:image/png;base64,{encoded(path)}">'
 
 
 def encoded(path: Path) -> str:
+    """Return the file in base64."""
     return base64.b64encode(path.read_bytes()).decode()

@@ -1,4 +1,4 @@
-"""The results table of a study: a line for each finished cell, never half a line, and never of another study."""
+"""The table of a study's results, a line for each solved cell. It is replaced as a whole, and belongs to one study."""
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -10,14 +10,14 @@ from benchmarks.studies.grid import Cell, Study, VariantCell
 from common.errors import ConfigError, DataError
 from common.files import whole_file
 
-NAMES = ("sampler", "schedule", "guidance", "variant")  # columns of text
+NAMES = ("sampler", "schedule", "guidance", "variant")  # columns that hold text
 Row = dict[str, str | int | float]
 
 
 class Results:
-    """`results.csv` in a folder, beside the `study.yaml` it belongs to.
+    """The rows of `results.csv` in a folder, beside the `study.yaml` that they belong to.
 
-    Raises ConfigError if the folder belongs to a study that was different, DataError for a damaged table.
+    Raises ConfigError if the folder holds results of a different study, DataError if the table is damaged.
     """
 
     def __init__(self, folder: Path, study: Study, measures: Sequence[str]):
@@ -29,7 +29,7 @@ class Results:
             self.rows = {study.cell_type(**{key: row[key] for key in self._keys}): row for row in self._read()}
 
     def add(self, cell: Cell | VariantCell, measured: Mapping[str, float]) -> None:
-        """Writes the whole table under a temporary name, then renames it."""
+        """Add a cell and write the whole table, first under a temporary name."""
         self.rows[cell] = {**asdict(cell), **measured}
         with whole_file(self.path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
             table = csv.DictWriter(file, (*self._keys, *self.measures), lineterminator="\n")
@@ -38,7 +38,7 @@ class Results:
                 table.writerow({key: short(value) for key, value in row[1].items()})
 
     def _read(self) -> list[Row]:
-        """Numbers as numbers. Raises DataError for a table with other columns or values."""
+        """Return the rows with numbers parsed. Raises DataError for a table with other columns or values."""
         try:
             with open(self.path, newline="", encoding="utf-8") as file:
                 rows = [{key: self._value(key, text) for key, text in row.items()} for row in csv.DictReader(file)]
@@ -47,23 +47,25 @@ class Results:
             raise DataError(f"{self.path} is not a table of results ({error}): remove it") from error
 
     def _value(self, key: str, text: str) -> str | int | float:
+        """Return a table's entry as text or number, by its column."""
         if key in NAMES:
             return text
         return int(text) if key in self._keys or text.isdigit() else float(text)
 
     def _keep(self, path: Path, measured: Mapping) -> None:
+        """Write study.yaml, or raise ConfigError if it exists and differs."""
         if path.is_file():
             change = first_change(yaml.safe_load(path.read_text(encoding="utf-8")), measured)
             if change is not None:
-                raise ConfigError(f"{path.parent} holds results of another study: {change}; name another folder with "
-                                  "--out, or remove it")
+                raise ConfigError(f"{path.parent} holds results of a different study ({change}): choose another folder "
+                                  "with --out, or remove this one")
             return
         with whole_file(path) as temporary:
             temporary.write_text(yaml.safe_dump(measured, sort_keys=False), encoding="utf-8")
 
 
 def first_change(old, new, where: str = "") -> str | None:
-    """The first dotted place where two trees differ, as `place was A, is B`; None if they are equal."""
+    """Return the first difference of two trees as "dotted.key was A, is B", or None if they are equal."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in [*old, *(k for k in new if k not in old)]:
             change = first_change(old.get(key, "missing"), new.get(key, "missing"), f"{where}.{key}".lstrip("."))
@@ -77,4 +79,5 @@ def first_change(old, new, where: str = "") -> str | None:
 
 
 def short(value):
+    """Return a float with six digits as text, and any other value unchanged."""
     return f"{value:.6g}" if isinstance(value, float) else value

@@ -1,4 +1,4 @@
-"""The small text-to-video model as a problem: what the judge sees in its videos, how far they are from the data."""
+"""The problem of sampling with the small text-to-video model: accuracy, distance from the data, and diversity."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -15,21 +15,25 @@ from sgm.sampling.base import StepInfo
 from tools.shapes_world import Combination, render
 
 AUTOENCODER = "autoencoder"
-DATA_SEED = 1  # of rendered clips that are not those that stand for the data
+DATA_SEED = 1  # seed of rendered clips other than those that represent the data
 
 
 @dataclass(frozen=True)
 class SmallModel:
-    """Every `every`-th combination of the world of shapes, `repeats` videos each, the same noise in every cell;
-    `overrides` to the model's configuration.
+    """Videos of every `every`-th combination of the shapes world, `repeats` of each, with the same noise in all cells.
 
-    `accuracy` is the share right in all of its attributes (95 % Wilson interval), `ceiling` that of rendered clips
-    which were only encoded and decoded. `distance` is the Frechet distance between Gaussians that are fitted to
-    features of the videos and of rendered clips (`clip_features`), each less the data's mean at the same caption, in
-    the features' units; `floor` that of the encoded and decoded clips, as many as there are videos. `diversity` is the
-    deviation over repeats of what the world draws at random (`DRAWN`), relative to rendered clips: 1 is theirs, 0
-    always the same; videos that show no object can take it above 1. Intervals of the last two: bootstrap over captions.
-    Videos and a table of each cell's are written below `folder`.
+    `overrides` changes the model's configuration. The measures:
+
+    - `accuracy` is the share of videos with all attributes right (95 % Wilson interval); `ceiling` is the accuracy of
+      rendered clips that were only encoded and decoded.
+    - `distance` is the Frechet distance between Gaussians fitted to features (`clip_features`) of the videos and of
+      rendered clips, each minus the data's mean for the same caption, in units of the features; `floor` is that of the
+      encoded and decoded clips, as many as there are videos.
+    - `diversity` is the deviation over repeats of features that the world draws at random (`DRAWN`), relative to
+      rendered clips: 1 equals the data, 0 means no variation. Videos without an object can raise it above 1.
+
+    The intervals of the last two are bootstrapped over captions. Each cell's videos and a table of them are written
+    below `folder`.
     """
 
     cell_type = Cell
@@ -43,10 +47,10 @@ class SmallModel:
 
     def __post_init__(self):
         if self.repeats < 2:
-            raise ConfigError(f"problem.repeats is {self.repeats}; diversity needs 2 or more videos of a caption")
+            raise ConfigError(f"problem.repeats is {self.repeats}; diversity needs at least 2 videos of a caption")
 
     def solve(self, sampler: Sampler, cell: Cell) -> dict[str, float]:
-        from benchmarks.small_model import chosen, make_videos  # SwissArmyTransformer: some seconds
+        from benchmarks.small_model import chosen, make_videos  # imported late: SwissArmyTransformer takes seconds
 
         engine, args = loaded(tuple(self.overrides))
         engine.sampler = counted = Counted(sampler)
@@ -60,13 +64,13 @@ class SmallModel:
                 "floor": measured(best)["distance"], "videos": len(videos)}
 
     def clips(self, cell: Cell) -> Clips:
-        """Of a cell that was solved."""
+        """Return the judged videos of a solved cell."""
         return read_clips(Path(self.folder) / str(cell) / TABLE)
 
 
 @lru_cache(maxsize=1)
 def loaded(overrides: tuple[str, ...]):
-    """(engine, args) of the small text-to-video model."""
+    """Return the engine and arguments of the small text-to-video model."""
     from benchmarks.small_model import configured, load_engine
 
     args = configured("t2v", overrides)
@@ -75,7 +79,7 @@ def loaded(overrides: tuple[str, ...]):
 
 @lru_cache(maxsize=1)
 def autoencoded(combinations: tuple[Combination, ...], repeats: int, overrides: tuple[str, ...], folder: str) -> Clips:
-    """Rendered clips that the autoencoder took apart and put together: the best that any sampler can do."""
+    """Judge rendered clips that the autoencoder encoded and decoded, the best result that any sampler can reach."""
     from media.videos import VIDEO, write_outputs
 
     engine, args = loaded(overrides)
@@ -93,7 +97,7 @@ def autoencoded(combinations: tuple[Combination, ...], repeats: int, overrides: 
 
 @dataclass
 class Counted:
-    """A sampler that knows how many network passes its last run took."""
+    """A wrapper of a sampler that counts the network evaluations per row of its last run (`passes`)."""
 
     sampler: Sampler
     passes: int = field(default=0, init=False)

@@ -1,4 +1,4 @@
-"""Distances between sets of features, their spread, and whether one set of videos is better than its pairs."""
+"""Statistics of judged videos: distance and spread of features, resampling, and a test of paired outcomes."""
 import math
 from collections.abc import Callable
 
@@ -8,12 +8,14 @@ RESAMPLES = 1000
 
 
 def frechet_distance(one: np.ndarray, other: np.ndarray) -> float:
-    """Between the Gaussians fitted to two sets (N, F) and (M, F): the root of |m - m'|^2 + tr(C + C' - 2 (C C')^1/2).
+    """Return the Frechet distance between Gaussians fitted to two sets (N, F) and (M, F).
 
-    (Dowson and Landau 1982; the square of this is what the Frechet inception distance reports of its features.) It is
-    in the features' units, 0 for equal sets, and of two finite samples of one distribution it is above 0.
+    This is the root of |m - m'|^2 + tr(C + C' - 2 (C C')^1/2) (Dowson and Landau 1982), whose square the Frechet
+    inception distance reports for its features. It is in the features' units and 0 for equal sets; for two finite
+    samples of one distribution it is above 0.
     """
-    means, covariances = zip(*((x.mean(0), np.atleast_2d(np.cov(x.T, ddof=0))) for x in (one, other)), strict=True)
+    means = [x.mean(0) for x in (one, other)]
+    covariances = [np.atleast_2d(np.cov(x.T, ddof=0)) for x in (one, other)]
     root = _root(covariances[0])
     shared = np.sqrt(np.linalg.eigvalsh(root @ covariances[1] @ root).clip(min=0)).sum()
     squared = np.square(means[0] - means[1]).sum() + np.trace(covariances[0] + covariances[1]) - 2 * shared
@@ -21,36 +23,37 @@ def frechet_distance(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def _root(covariance: np.ndarray) -> np.ndarray:
+    """Return the symmetric square root of a covariance."""
     values, directions = np.linalg.eigh(covariance)
     return (directions * np.sqrt(values.clip(min=0))) @ directions.T
 
 
 def spread_ratio(samples: np.ndarray, data: np.ndarray) -> float:
-    """Deviation over repeats of (groups, repeats, F), all features taken together, relative to that of data."""
+    """Return the deviation over repeats of (groups, repeats, F), pooled over features, relative to that of data."""
     within = [x.var(axis=1, ddof=1).mean(axis=0).sum() for x in (samples, data)]
     return float(np.sqrt(within[0] / within[1]))
 
 
 def resampled(groups: int, statistic: Callable[[np.ndarray], np.ndarray | float], seed: int = 0) -> np.ndarray:
-    """The statistic of indices (groups,) drawn with replacement, `RESAMPLES` times (bootstrap, Efron 1979)."""
+    """Return `RESAMPLES` values of a statistic of group indices drawn with replacement (bootstrap, Efron 1979)."""
     rng = np.random.default_rng(seed)
     return np.array([statistic(rng.integers(groups, size=groups)) for _ in range(RESAMPLES)])
 
 
 def around(value: float, drawn: np.ndarray) -> tuple[float, float]:
-    """The normal 95 % interval of a value by the deviation of its resamples, whose mean may be off."""
+    """Return the normal 95 % interval of a value >= 0 from the deviation of its resamples, whose mean may be biased."""
     half = 1.96 * float(drawn.std(ddof=1))
     return max(value - half, 0.0), value + half
 
 
 def middle(drawn: np.ndarray) -> tuple[float, float]:
-    """The 95 % percentile interval of resamples."""
+    """Return the 95 % percentile interval of resamples."""
     low, high = np.quantile(drawn, (0.025, 0.975))
     return float(low), float(high)
 
 
 def mcnemar_p(one: np.ndarray, other: np.ndarray) -> float:
-    """Two-sided exact probability (McNemar 1947) of pairs (N,) of right or wrong differing so much by chance."""
+    """Return the two-sided exact p-value (McNemar 1947) of paired outcomes (N,), True where right."""
     gained, lost = int((one & ~other).sum()), int((other & ~one).sum())
     changed = gained + lost
     tail = sum(math.comb(changed, k) for k in range(min(gained, lost) + 1)) / 2**changed

@@ -1,4 +1,4 @@
-"""Variants of a small model, each trained as train_video.py trains, and their losses on held-out clips."""
+"""The problem of training variants of a small model with train_video.py, measured by loss on held-out clips."""
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -16,10 +16,11 @@ LOG = "log.jsonl"
 
 @dataclass(frozen=True)
 class Training:
-    """Trains from random weights for as many steps as a cell has, with the cell's seed: `base` are configurations,
-    `overrides` lie over them, and each variant's own `overrides` over those. Logs are kept below `folder`.
+    """Training runs from random weights, with the steps and the seed of a cell.
 
-    `valid_loss` is that of the averaged weights on held-out clips after the last step, the same noise each time.
+    The configuration is `base`, changed by `overrides` and then by the variant's own `overrides`. Runs are written
+    below `folder`. `valid_loss` is the loss of the averaged weights on held-out clips after the last step, with the
+    same noise in every run.
     """
 
     cell_type: ClassVar = VariantCell
@@ -29,17 +30,18 @@ class Training:
     folder: str = "runs/studies/training"
 
     def check(self, variant: Mapping, where: str) -> None:
+        """Raise ConfigError for an invalid variant."""
         check_keys(variant, ("overrides",), where)
         given = variant.get("overrides", [])
         if not isinstance(given, list) or not all(isinstance(word, str) and "=" in word for word in given):
             raise ConfigError(f"{where}.overrides must be a list of key=value")
 
     def solve(self, variant: Mapping, cell: VariantCell) -> dict[str, float]:
-        from train_video import train_video  # SwissArmyTransformer: some seconds
+        from train_video import train_video  # imported late: SwissArmyTransformer takes seconds
 
         allow_targets(ABLATIONS)
         folder = self._folder(cell)
-        if folder.exists():  # of a run that was broken off
+        if folder.exists():  # left by a run that was interrupted
             shutil.rmtree(folder)
         train_video(["--base", *self.base, *self.overrides, *variant.get("overrides", []), f"args.save={folder}",
                      f"args.train_iters={cell.steps}", f"args.seed={cell.seed}"])
@@ -49,7 +51,7 @@ class Training:
         return {name: last[name] for name in self.measures}
 
     def losses(self, cell: VariantCell) -> tuple[list[int], list[float]]:
-        """Validation loss by step, of a cell that was solved."""
+        """Return the steps and validation losses of a solved cell."""
         found = [(record["step"], record["valid_loss"]) for record in self._records(cell) if "valid_loss" in record]
         steps, losses = zip(*found, strict=True)
         return list(steps), list(losses)
@@ -58,9 +60,10 @@ class Training:
         return Path(self.folder) / str(cell)
 
     def _records(self, cell: VariantCell) -> list[dict]:
+        """Return the lines of a cell's training log. Raises DataError if it is missing or damaged."""
         path = self._folder(cell) / LOG
         try:
             return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         except (OSError, ValueError) as error:
-            raise DataError(f"{path} is no training log ({error}): remove results.csv, so that its cell is solved "
+            raise DataError(f"{path} is not a training log ({error}): remove results.csv, so that its cell is solved "
                             "again") from error

@@ -46,7 +46,7 @@ def check_sequence_parallel(args: Arguments) -> None:
     if args.run.model_parallel_size > 1 and divided > 1:
         raise ConfigError("args.model_parallel_size works with neither sequence_parallel_size nor "
                           "guidance_parallel_size above 1; set it to 1")
-    size, heads = args.sequence_parallel_size, OmegaConf.select(args.config, HEADS)
+    size, heads = args.sampling.sequence_parallel_size, OmegaConf.select(args.config, HEADS)
     if size > 1 and (args.model_config.get("step_cache_config") is not None or args.model_config.get("compile_model")):
         raise ConfigError("args.sequence_parallel_size works with neither model.step_cache_config nor "
                           "model.compile_model; leave them out")

@@ -1,3 +1,4 @@
+"""Fixtures of the tests of benchmarks."""
 import pytest
 import yaml
 
@@ -7,7 +8,7 @@ from common.console import run
 
 @pytest.fixture
 def study(tmp_path):
-    """Writes a study and runs it; returns the exit code."""
+    """A function that writes a study, runs it and returns the exit code."""
     def write_and_run(content, *words):
         path = tmp_path / "small.yaml"
         path.write_text(yaml.safe_dump(content))

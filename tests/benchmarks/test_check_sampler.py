@@ -1,4 +1,4 @@
-"""A sampler, a schedule and a guider from outside, as the page shows them, are asked the same questions as our own."""
+"""Checks of a sampler, schedule and guider from docs/samplers.md, and of this project's own."""
 import re
 from pathlib import Path
 
@@ -14,7 +14,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs/samplers.md"
 
 @pytest.fixture
 def parts(tmp_path, monkeypatch):
-    """The module that the page shows, and one with mistakes, on the path and not yet allowed."""
+    """The page's module, and a copy with mistakes, both importable and not yet allowed as targets."""
     shown = re.search(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)[1]
     (tmp_path / "shown_parts.py").write_text(shown)
     (tmp_path / "wrong_parts.py").write_text(shown.replace("(first + 3 * second)", "(3 * first + second)")

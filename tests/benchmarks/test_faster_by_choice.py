@@ -1,4 +1,4 @@
-"""Each lossy way is a configuration that can be built; its cost is told beside the lossless videos."""
+"""Tests of benchmarks.faster_by_choice: every way has a valid configuration; its cost is relative to lossless."""
 import pytest
 import torch
 

@@ -1,4 +1,4 @@
-"""Laws of growth: fitted to points, told with their units, beside those of counted operations."""
+"""Tests of benchmarks.growth: fitted laws, their text, and counted operations."""
 import numpy as np
 import pytest
 import torch
@@ -20,7 +20,7 @@ def test_a_law_is_found_from_its_points():
 def test_points_are_measured_beside_what_they_should_take(tmp_path):
     rates = Rates(product=1e9, copying=1e6, call=1.0)
     measured = measure(SERIES, rates, 2, torch.device("cpu"), "wall")
-    # ones twice, which write, and a product, which reads two and writes one
+    # two calls of ones, which write a tensor each, and a product, which reads two tensors and writes one
     assert measured.counted == pytest.approx([2e-9 * n**3 + 1e-6 * 5 * 4 * n * n + 3 for n in SERIES.sizes])
     assert (measured.seconds > 0).all()
     exact = Measured(SERIES, measured.sizes, 1e-3 * measured.sizes + 2e-3 * measured.sizes**2, measured.sizes * 1e-3)
@@ -38,7 +38,7 @@ def test_views_are_no_kernels_and_take_no_traffic():
     assert (traffic.calls, traffic.bytes) == (0, 0)
     with Traffic() as traffic:
         y.add_(1)
-    assert traffic.calls == 1 and traffic.bytes == 2 * y.nbytes  # it reads them and writes them
+    assert traffic.calls == 1 and traffic.bytes == 2 * y.nbytes  # read once, written once
 
 
 def test_rates_are_of_this_machine():

@@ -1,4 +1,4 @@
-"""The benchmark of several processes, at a size that takes seconds: what is divided is compared in the same run."""
+"""Tests of benchmarks.several_processes at a size that takes seconds; the run itself compares the outputs."""
 import os
 import subprocess
 import sys

@@ -25,7 +25,7 @@ def blurred(clip, sigma):
 
 
 def poorly_decoded(clip, rng):
-    """Blur, colours drawn together, noise."""
+    """Return the clip with blur, lower contrast and noise."""
     return np.clip(blurred(clip, 1.0) * 0.93 + 8 + rng.normal(0, 6, clip.shape), 0, 255)
 
 

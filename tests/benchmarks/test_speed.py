@@ -1,4 +1,4 @@
-"""The comparison with diffusers at a size that takes seconds."""
+"""Tests of the comparison with diffusers at a size that takes seconds."""
 from dataclasses import replace
 
 import pytest
@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 def test_every_part_is_computed_alike_by_both(capsys):
-    """Raises OutputsDiffer, before a table is written, where one part is not."""
+    """If one part differs, OutputsDiffer is raised before a table is written."""
     speed.main(["all", "--size", "tiny", "--device", "cpu", "--repeats", "1"])
     rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     table = {row[0].strip(): dict(zip(speed.COLUMNS, (cell.strip() for cell in row), strict=True)) for row in rows[2:]}

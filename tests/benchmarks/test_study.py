@@ -1,4 +1,4 @@
-"""A study runs, goes on where it stopped, refuses a table of another study, and finds the order of Euler's method."""
+"""Tests of benchmarks.study: running, continuing, refusing other results, and the measured order of Euler's method."""
 import csv
 import re
 
@@ -52,7 +52,7 @@ def test_it_goes_on_where_it_stopped(study, tmp_path):
     table = tmp_path / "out/results.csv"
     assert study(TWO_CELLS, "--most", "1") == 0
     assert len(rows(table)) == 1
-    table.write_text(re.sub(r"[^,\n]+$", "42", table.read_text().rstrip("\n")) + "\n")  # solved again, it would differ
+    table.write_text(re.sub(r"[^,\n]+$", "42", table.read_text().rstrip("\n")) + "\n")  # differs from a solved value
     assert study(TWO_CELLS) == 0
     found = rows(table)
     assert len(found) == 2 and found[0]["error"] == "42"
@@ -97,7 +97,7 @@ def test_finite_data_counts_the_passes_of_guidance(study, tmp_path):
     ({"grids": [{"steps": [0]}]}, "must be a list of whole numbers from 1"),
     ({"grids": [{"steps": [4], "samplers": ["Heun"]}]}, "the study has no Heun"),
     ({"samplers": {"Euler": {"target": "sgm.sampling.NoSampler"}}}, "NoSampler"),
-    ({"plots": [{"name": "a", "x": "steps", "y": "beauty"}]}, "beauty is no column"),
+    ({"plots": [{"name": "a", "x": "steps", "y": "beauty"}]}, "beauty is not a column"),
     ({"plots": [{"name": "a", "x": "steps"}]}, "plots[0].y is missing"),
     ({"plots": [{"name": "a", "kind": "pie"}]}, "plots[0].kind pie is none of"),
     ({"plots": [{"name": "a", "kind": "trajectories", "schedule": "ramp", "steps": 4, "samplers": ["Heun"]}]},

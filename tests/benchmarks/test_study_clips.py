@@ -1,4 +1,4 @@
-"""Features of clips are those they were drawn with; comparisons of cells see what was planted."""
+"""Tests of the features of clips and of comparisons between cells, with known differences."""
 import numpy as np
 import pytest
 
@@ -36,7 +36,7 @@ def test_features_of_clips_without_an_object_are_numbers():
 
 @pytest.fixture
 def data(monkeypatch):
-    """Features of the data are Gaussian; returns what draws more of them."""
+    """A function that draws Gaussian features like those that replace the data's."""
     rng = np.random.default_rng(0)
     whole = rng.normal(size=(len(GROUP), 40, len(UNITS)))
     monkeypatch.setattr(clips_module, "rendered_features", lambda combinations: whole)
@@ -78,5 +78,5 @@ def test_tables_of_clips_come_back(data, tmp_path):
     assert back.combinations == clips.combinations and (back.right == clips.right).all()
     assert back.features == pytest.approx(clips.features, rel=1e-4, abs=1e-4)
     (tmp_path / "clips.csv").write_text("caption,repeat\n")
-    with pytest.raises(DataError, match="no table of judged videos"):
+    with pytest.raises(DataError, match="is not a table of judged videos"):
         read_clips(tmp_path / "clips.csv")

@@ -1,4 +1,4 @@
-"""Statistics of studies against closed forms."""
+"""Tests of the statistics of studies against closed forms."""
 import numpy as np
 import pytest
 
@@ -6,7 +6,7 @@ from benchmarks.studies.statistics import around, frechet_distance, mcnemar_p, m
 
 
 def with_moments(mean, covariance, seed):
-    """(64, F) whose mean and covariance are exactly these."""
+    """Return samples (64, F) with exactly this mean and covariance."""
     draws = np.random.default_rng(seed).normal(size=(64, len(mean)))
     draws = draws - draws.mean(0)
     whitened = draws @ np.linalg.inv(np.linalg.cholesky(np.cov(draws.T, ddof=0))).T

@@ -1,4 +1,4 @@
-"""Studies of variants: timesteps shared out among ranks, parts of the transformer exchanged, trainings side by side."""
+"""Tests of studies of variants: timesteps divided among ranks, exchanged layers, and training runs."""
 import csv
 import json
 
@@ -36,7 +36,7 @@ def test_each_rank_draws_from_its_own_interval_and_levels_are_the_table_s(table)
 def test_batches_agree_more_where_timesteps_are_shared_out(table):
     deviations = [np.std([float(timesteps.double().mean()) for _, timesteps in draw(table, ranks, explicit, 400)])
                   for ranks, explicit in ((16, False), (4, True), (16, True))]
-    exact = [1000 / ranks / np.sqrt(12 * 16) for ranks in (1, 4, 16)]  # of the mean of 16 uniform draws
+    exact = [1000 / ranks / np.sqrt(12 * 16) for ranks in (1, 4, 16)]  # deviation of the mean of 16 uniform draws
     assert deviations == pytest.approx(exact, rel=0.12)
 
 
@@ -75,7 +75,7 @@ def write_clips(folder, count, seed):
 
 @pytest.fixture(scope="module")
 def recipe(small_model, tmp_path_factory):
-    """Configurations of a training of the tests' small model on two clips."""
+    """Configurations that train the tests' small model on two clips."""
     root = tmp_path_factory.mktemp("clips")
     for name in ("train", "valid"):
         write_clips(root / name, 2, 0)
@@ -125,7 +125,7 @@ RANKS = {"question": "How much?", "grids": [{"steps": [3]}], "problem": {"kind":
 
 
 @pytest.mark.parametrize("change, says", [
-    ({"variants": {"explicit": {"ranks": 5, "explicit": True}}}, "variants.explicit: needs explicit, true or false"),
+    ({"variants": {"explicit": {"ranks": 5, "explicit": True}}}, "variants.explicit needs explicit (true or false)"),
     ({"variants": {"explicit": {"rank": 4}}}, "unknown key rank"),
     ({"grids": [{"steps": [3], "variants": ["implicit"]}]}, "the study has no implicit"),
     ({"problem": {"kind": "gaussian"}}, "problem.kind gaussian needs samplers and schedules"),

@@ -1,4 +1,4 @@
-"""Matrix products and convolutions in the precision that the processor computes fast."""
+"""Tests of matrix products and convolutions in the precision that the processor computes fast."""
 import pytest
 import torch
 

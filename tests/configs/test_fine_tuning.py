@@ -1,4 +1,4 @@
-"""Fine-tuning presets, laid over the models' own: accepted as training accepts them, without weights or clips."""
+"""Tests that training accepts the fine-tuning presets over the models' own, without weights or clips."""
 import json
 
 import pytest
@@ -19,7 +19,7 @@ RUNS = [(name, kind) for name in PRESETS for kind in KINDS]
 
 @pytest.fixture(scope="module")
 def t5(tmp_path_factory):
-    """A folder that looks like the released text encoder until its weights are read."""
+    """A folder that passes for the released text encoder as long as its weights are not read."""
     folder = tmp_path_factory.mktemp("t5")
     (folder / "config.json").write_text(json.dumps({"d_model": 4096}))
     for name in ("spiece.model", "model.safetensors"):

@@ -1,4 +1,4 @@
-"""Presets of the released models: structure, parameter counts and sizes, built on the meta device without weights."""
+"""Tests of the released models' presets on the meta device: structure, parameter counts and sizes."""
 import re
 from dataclasses import replace
 from functools import cache
@@ -15,7 +15,7 @@ from configuration.model import ModelConfig
 from configuration.targets import check_config, instantiate_from_config
 from inference.sizes import extend_positions, model_limits, plan_video
 
-# name: parameters without position tables, layers, hidden size, numbers per patch in and out, latent grid (T, H, W)
+# name: parameters without position tables, layers, hidden size, elements per patch in and out, latent grid (T, H, W)
 RELEASED = {
     "cogvideox_2b": (1_693_783_872, 30, 1920, (64, 64), (13, 60, 90)),
     "cogvideox_5b": (5_570_283_072, 42, 3072, (64, 64), (13, 60, 90)),
@@ -39,7 +39,7 @@ def network(name):
 
 
 def released_shapes(name):
-    """What the checkpoint of a released model holds, from the contract of its key names; position tables aside."""
+    """Return names and shapes in the checkpoint of a released model, without position tables."""
     _, layers, d, (patch_in, patch_out), _ = RELEASED[name]
     linears = {"time_embed.0": (512, d), "time_embed.2": (512, 512), "mixins.patch_embed.proj": (d, patch_in),
                "mixins.patch_embed.text_proj": (d, 4096), "mixins.final_layer.linear": (patch_out, d),
@@ -126,7 +126,8 @@ def test_newer_models_reach_161_frames(name):
 
 
 def quirky(name, interpolations_on_top):
-    """The same network as released files write it: one number for the patch, keys without meaning, either place."""
+    """Return the configuration as released files write it: a scalar patch size, unused keys, interpolations in either
+    place."""
     config = OmegaConf.to_container(preset(name).model_config.network_config)
     params = config["params"]
     params |= {"patch_size": 2, "adm_in_channels": 256}

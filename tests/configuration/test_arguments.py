@@ -1,4 +1,4 @@
-"""Files, plain arguments and overrides to one configuration; mistakes answered with the nearest right key."""
+"""Tests that files, plain arguments and overrides make one configuration; errors suggest the nearest valid key."""
 from pathlib import Path
 
 import pytest

@@ -1,4 +1,4 @@
-"""Configuration to objects: what may be named, what is refused, and how the line reads."""
+"""Tests of building objects from configurations: allowed targets, refused ones, and the error line."""
 import pytest
 import torch
 from omegaconf import OmegaConf

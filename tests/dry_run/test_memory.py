@@ -1,4 +1,4 @@
-"""The estimate of memory: exact in weights, checked against what a run takes."""
+"""Tests of the memory estimate: exact for weights, and checked against the memory that a run takes."""
 
 import pytest
 import torch
@@ -49,7 +49,7 @@ def test_phases_hold_what_is_on_the_device(small_model):
         assert by_part.phases[name] == cost.weights + cost.activations
     assert by_layer.phases[TRANSFORMER] < by_part.phases[TRANSFORMER]
     assert ENCODER not in everything.phases and ENCODER in estimated(small_model / "i2v.yaml").phases
-    on_cpu = estimated(small_model / "t2v.yaml", offload="model")  # all is there, the text encoder until it is done
+    on_cpu = estimated(small_model / "t2v.yaml", offload="model")  # only the text encoder leaves memory, when done
     assert on_cpu.phases[TEXT] == weights + on_cpu.costs[TEXT].activations
     assert on_cpu.phases[TRANSFORMER] == weights - on_cpu.costs[TEXT].weights + on_cpu.costs[TRANSFORMER].activations
 
@@ -87,7 +87,7 @@ def test_free_memory():
 
 
 def wide(folder):
-    """A model of about 45 MB, most of them weights of the transformer."""
+    """Write a model of about 45 MB, mostly weights of the transformer."""
     config = OmegaConf.load(write_model(folder))
     config.model.network_config.params.update({"hidden_size": 512, "num_attention_heads": 8})
     network = instantiate_from_config(config.model.network_config)

@@ -1,4 +1,4 @@
-"""What code needs, counted without running it."""
+"""Tests of the meter, which counts memory and operations without running the code."""
 import pytest
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,7 @@ def test_tensors_count_while_they_are_alive():
 
     assert measure(call) == (12_000, 0)
     assert measure(lambda: [x + 1 for _ in range(3)])[0] == 12_000
-    assert measure(lambda: [None for _ in map(lambda i: x + i, range(3))])[0] == 8_000  # the last and the next
+    assert measure(lambda: [None for _ in map(lambda i: x + i, range(3))])[0] == 8_000  # the last tensor and the next
 
 
 def test_weights_inputs_views_and_changes_in_place_are_not_new():
@@ -57,7 +57,7 @@ def test_a_decoder_keeps_two_frames_of_each_convolution_between_chunks():
     vae = build().to(META)
 
     def held(latents):
-        """Bytes that are alive in front of the last chunk."""
+        """Return the peak of bytes over the chunks."""
         chunks = vae.decode_chunks(torch.empty(1, 4, latents, 16, 16, device=META))
         return measure(lambda: [None for _ in chunks])[0]
 

@@ -1,4 +1,4 @@
-"""What `--plan` says, and that it needs no weights."""
+"""Tests of what `--plan` reports, without any weights."""
 import logging
 
 import pytest
@@ -90,7 +90,7 @@ def test_a_lora_and_a_weaker_network_count(tmp_path):
     assert needed[WEAK].weights == sum(value.nbytes for value in (*built.parameters(), *built.buffers()))
     by_part = args.changed(offload="model", device=torch.device("meta"))
     found = estimate(by_part, model, plan, 1, needed)
-    together = sum(cost.weights for cost in needed.values())  # they travel as one part
+    together = sum(cost.weights for cost in needed.values())  # both transformers are moved as one part
     for name, cost in needed.items():
         assert found.phases[name] == together + cost.activations
     assert network_calls(args, model) == {TRANSFORMER: [1] * 50, WEAK: [1] * 50}

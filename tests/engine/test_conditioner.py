@@ -1,4 +1,4 @@
-"""Text conditioning: unconditional zeros, dropout in training only, frozen encoders, missing folders."""
+"""Tests of text conditioning: unconditional zeros, dropout only in training, frozen encoders, missing folders."""
 import pytest
 import torch
 

@@ -1,4 +1,4 @@
-"""Guidance through the whole engine, with an image, time patches and `ofs`; the weaker network of autoguidance."""
+"""Tests of guidance through the engine with an image, patches in time and `ofs`, and of autoguidance."""
 from argparse import Namespace
 
 import pytest
@@ -18,7 +18,7 @@ PAG = "PerturbedAttentionGuidance"
 
 @pytest.fixture(scope="module")
 def config(small_model):
-    """Image-to-video with patches of two latents in time and `ofs`."""
+    """The configuration of an image-to-video model with patches of two latent frames and `ofs`."""
     config = OmegaConf.load(small_model / "i2v.yaml").model
     config.network_config.params.update(patch_size=[2, 2, 2], ofs_embed_dim=32)
     return config
@@ -39,7 +39,7 @@ def randomize(network, seed):
 
 @pytest.fixture(scope="module")
 def weak(config, tmp_path_factory):
-    """The checkpoint of one layer in place of two, and its configuration."""
+    """The parameters of Autoguidance by a network of one layer instead of two."""
     network_config = OmegaConf.to_container(config.network_config)
     network_config["params"]["num_layers"] = 1
     network = instantiate_from_config(network_config)

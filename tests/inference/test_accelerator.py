@@ -1,4 +1,4 @@
-"""Sampling on a device other than the CPU: nothing is left behind, and the videos are the same."""
+"""Tests of sampling on a device other than the CPU: no tensor stays behind, and videos are the same."""
 import json
 import shutil
 import subprocess
@@ -23,7 +23,7 @@ def differences(small_model, tmp_path_factory):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_video_is_the_same_as_the_cpus(differences, way):
-    assert differences[way] <= 1  # of 255: sums in another order
+    assert differences[way] <= 1  # of 255, because sums have another order
 
 
 def test_tensors_of_two_devices_would_have_been_found(differences):

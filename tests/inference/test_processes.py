@@ -1,4 +1,4 @@
-"""Several processes share the prompts of one run."""
+"""Tests of several processes that share the prompts of one run."""
 import json
 import os
 import socket
@@ -22,7 +22,7 @@ SHARED = str(REPOSITORY / "configs" / "inference.yaml")
 
 
 def launch(words, processes=2):
-    """(exit code, standard error) of each process, started as torchrun would."""
+    """Start processes as torchrun would; return (exit code, standard error) of each."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
@@ -32,7 +32,7 @@ def launch(words, processes=2):
         "OMP_NUM_THREADS": str(torch.get_num_threads())}) for rank in range(processes)]
     try:
         said = [process.communicate(timeout=300)[1] for process in started]
-    finally:  # one that failed leaves the other waiting
+    finally:  # if one fails, the other waits for it
         for process in started:
             process.kill()
     return [(process.returncode, text) for process, text in zip(started, said, strict=True)]
@@ -75,7 +75,7 @@ def test_two_processes_decode_one_video_together(words, tmp_path):
 
 
 def two_heads(small_model, folder):
-    """The small model with a second head, so that there is one for each of two processes."""
+    """The small model with two attention heads, one for each of two processes."""
     config = OmegaConf.load(small_model / "t2v.yaml")
     network = config.model.network_config
     network.params.num_attention_heads = 2

@@ -1,4 +1,4 @@
-"""Prompt files, typed prompts and the folder names made of them."""
+"""Tests of prompt files, typed prompts and the folder names made from them."""
 import io
 import os
 
@@ -24,7 +24,7 @@ def test_images_are_found_beside_the_prompt_file(tmp_path):
 
 
 def test_a_pipe_is_read(monkeypatch):
-    reading, writing = os.pipe()  # as bash's <(command) makes one
+    reading, writing = os.pipe()  # like bash's <(command)
     with open(reading) as pipe, open(writing, "w") as command:
         command.write("a red circle\na blue square\n")
         command.close()

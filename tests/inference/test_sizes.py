@@ -1,4 +1,4 @@
-"""Frames, padding latents and sizes for the released models' configurations and for what cannot be made."""
+"""Tests of frames, padding latent frames and sizes with the released configurations, and of invalid requests."""
 from argparse import Namespace
 
 import pytest
@@ -65,7 +65,7 @@ def test_positions_reach_as_far_as_the_video():
     config = model([2, 2, 2], 81, (300, 300))
     extend_positions(config, 161)
     assert config["network_config"]["params"]["num_frames"] == 161
-    with pytest.raises(ConfigError, match="up to 81"):  # a learned table cannot be extended
+    with pytest.raises(ConfigError, match="up to 81"):  # a learned position table cannot be extended
         plan(model([2, 2, 2], 81, (300, 300), learned=True), num_frames=161)
 
 

@@ -1,4 +1,4 @@
-"""Runs of the script that start from clips, on a small random model."""
+"""Tests of sampling runs that start from clips, on a small random model."""
 import json
 
 import numpy as np
@@ -14,7 +14,7 @@ NAME = "0_a_red_circle/0"
 
 @pytest.fixture
 def run(small_model, tmp_path, capfd):
-    """Runs the script with one prompt line; returns the exit code, standard error and the output folder."""
+    """A function that runs the script with one prompt line; returns exit code, standard error and output folder."""
     pixels = np.random.default_rng(0).integers(0, 256, (1, 36, 40, 3), np.uint8)
     write_video(tmp_path / "clip.mp4", [pixels.repeat(20, 0)], 8)
     write_video(tmp_path / "short.mp4", [pixels.repeat(12, 0)], 8)
@@ -73,5 +73,5 @@ def test_an_image_model_sees_the_clips_first_frame(run):
 ])
 def test_mistakes_get_one_line(run, words, line, says):
     code, err, _ = run(*words, line=line)
-    line = err.strip().splitlines()[-1]  # decord's library writes lines of its own about damaged files
+    line = err.strip().splitlines()[-1]  # decord writes its own lines about damaged files
     assert code == 2 and "Traceback" not in err and line.startswith("error: ") and says in line

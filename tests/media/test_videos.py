@@ -1,4 +1,4 @@
-"""Videos, contact sheets, latents and records on disk."""
+"""Tests of videos, contact sheets, latents and records on disk."""
 import imageio_ffmpeg
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Weights that wait on the CPU: the order in which they come and go, and that all that computes was brought."""
+"""Tests of offloaded weights: their order of arrival and return, and that all needed weights arrive."""
 import copy
 from types import SimpleNamespace
 
@@ -17,7 +17,7 @@ DEVICE = torch.device("cpu")
 
 @pytest.fixture
 def moves(monkeypatch):
-    """Sizes of the tensors that travelled to the device, in order; each arrives as a copy."""
+    """The sizes of tensors copied to the device, in order."""
     seen = []
 
     def copied(data, device):
@@ -67,7 +67,7 @@ def test_layers_come_one_by_one_and_the_rest_with_its_part(moves):
 
 
 def test_layers_that_come_often_wait_in_pinned_memory(moves, monkeypatch):
-    """Once pinned, they travel from there. Not a text encoder's, which come for a prompt, nor whole parts."""
+    """Once pinned, layers are copied from pinned memory. The text encoder's layers and whole parts are not pinned."""
     pins = []
 
     def pinned(data):
@@ -125,7 +125,7 @@ def test_the_video_is_the_same_and_nothing_computes_that_was_not_brought(engine,
     tensors = {t.data_ptr(): t for t in (*engine.parameters(), *engine.buffers()) if t.is_floating_point()}
     good = {place: tensor.data.clone() for place, tensor in tensors.items()}
     for tensor in tensors.values():
-        tensor.data.fill_(float("nan"))  # what waits on the CPU cannot be computed with
+        tensor.data.fill_(float("nan"))  # computing with offloaded weights would show
     monkeypatch.setattr(offload, "copied", lambda data, device: good.get(data.data_ptr(), data))
     offload_engine(engine, how, DEVICE)
     assert engine.device == DEVICE and torch.equal(make_video(engine), expected)

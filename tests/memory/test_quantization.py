@@ -1,4 +1,4 @@
-"""Weights in 8 bits: refused in one line without torchao; with it, half the size and nearly the same output."""
+"""Tests of weights in 8 bits: a user error without torchao; with it, half the size and nearly the same output."""
 import sys
 
 import pytest

@@ -1,4 +1,4 @@
-"""Which kernel attention runs by: named, refused, or found by measuring. A CPU has two of them, so all of it runs."""
+"""Tests of the choice of attention kernel: named, refused, or measured. A CPU has two, enough for all cases."""
 import pytest
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ def nothing_measured_before():
 
 
 def ran_by(run) -> set[str]:
-    """The kernels that attention went through."""
+    """Return the kernels that attention ran by."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         run()
     names = {event.key for event in profile.key_averages()}
@@ -50,7 +50,7 @@ def test_a_kernel_that_is_not_there_is_refused(kernel):
 
 def test_the_fastest_is_the_one_that_took_least_and_agrees(monkeypatch):
     seconds = {"flash": 2.0, "math": 1.0}
-    monkeypatch.setattr(attention_kernels, "COMPARED", ("flash", "cudnn", "math"))  # the second is not there
+    monkeypatch.setattr(attention_kernels, "COMPARED", ("flash", "cudnn", "math"))  # a CPU has no cudnn
 
     def measured(run, device):
         (kernel,) = ran_by(run)

@@ -1,4 +1,4 @@
-"""LoRA inside the transformer: the numbers and names of SwissArmyTransformer's own, on any device, compiled too."""
+"""Tests of LoRA in the transformer: outputs and names as in SwissArmyTransformer, on any device, also compiled."""
 import pytest
 import torch
 from torch import nn
@@ -19,7 +19,7 @@ def with_lora(**params):
 
 
 def library_model(**params):
-    """The same transformer with the library's mixin."""
+    """Return the same transformer with the library's mixin."""
     from sat.model.finetune.lora2 import LoraMixin as LibraryMixin
     model = instantiate_from_config(config())
     model.add_mixin("lora", LibraryMixin(2, **params), reinit=True)

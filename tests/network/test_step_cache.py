@@ -1,4 +1,4 @@
-"""Step caching: nothing changes at threshold 0; skips are counted; rows, passes and runs do not mix."""
+"""Tests of step caches: no change at threshold 0, counted skips, and separate rows, branches and runs."""
 import json
 from argparse import Namespace
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ def engine(small_model):
 
 
 def sample(engine, cache, rows=(0, 1), sampler="EulerEDMSampler", guider=None, steps=STEPS):
-    """Latents of these rows, and of each row the share of passes that were skipped."""
+    """Return the latents of these rows, and the share of network evaluations that each row skipped."""
     params = {**engine.config.sampler_config["params"], "num_steps": steps}
     engine.sampler = instantiate_from_config({
         "target": f"sgm.modules.diffusionmodules.sampling.{sampler}", "params": params})
@@ -49,13 +49,13 @@ def sample(engine, cache, rows=(0, 1), sampler="EulerEDMSampler", guider=None, s
 
 
 def median_change(engine, kind):
-    """A threshold at which some passes are skipped, and some are not."""
+    """Return a cache with a threshold at which some network evaluations are skipped and some are not."""
     for threshold in (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6):
         cache = kind(threshold=threshold)
         _, skipped = sample(engine, cache)
         if all(0.2 < share < 0.65 for share in skipped):
             return cache
-    raise AssertionError("no threshold skips a part of the passes")
+    raise AssertionError("no threshold skips some network evaluations and computes others")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -72,7 +72,7 @@ def test_skipped_passes_do_not_run_their_layers(engine, kind, layers):
     latents, skipped = sample(engine, kind(threshold=ALWAYS_SKIP), rows=(0,))
     for hook in hooks:
         hook.remove()
-    # The first step and the last; at the last, guidance has fallen to 1 and takes no unconditional pass.
+    # Computed: the first step and the last, where the guidance scale is 1 and there is no unconditional branch.
     assert len(calls) == layers and skipped == ((2 * STEPS - 1 - 3) / (2 * STEPS - 1),)
     assert torch.isfinite(latents).all() and not torch.equal(latents, sample(engine, None, rows=(0,))[0])
 
@@ -93,7 +93,7 @@ def test_passes_are_kept_apart(engine, kind):
         passes = (Pass(unconditional=True, inputs={"identity_attention": ()}), COND)
 
     cache = median_change(engine, kind)
-    for bounds in ({}, {"sigma_lo": 0.3, "sigma_hi": 3.0}):  # in the interval alone there is an unconditional pass
+    for bounds in ({}, {"sigma_lo": 0.3, "sigma_hi": 3.0}):  # unconditional branch in all steps, or in an interval
         one, two = (sample(engine, cache, guider=guider(scale=4.0, **bounds)) for guider in (VanillaCFG, InTwoCalls))
         torch.testing.assert_close(one[0], two[0], atol=1e-3, rtol=1e-3)
         assert one[1] == two[1]
@@ -111,7 +111,7 @@ def test_every_kind_of_sampler_row_by_row(engine, sampler):
 
 @dataclass(kw_only=True)
 class Given(TeaCache):
-    """Decides by signals that are given, one for each call."""
+    """A cache that decides by given signals, one for each call."""
 
     signals: tuple = ()
 
@@ -125,7 +125,7 @@ class GivenFirstBlock(Given):
 
 
 class Counting:
-    """Stands for the network and its transformer: each layer adds one."""
+    """A stand-in for the network and its transformer, whose layers add one."""
 
     def __init__(self):
         self.transformer, self.runs = self, 0

@@ -1,4 +1,4 @@
-"""Two processes that divide the tokens of a pass, or the passes of guidance, compute what one does."""
+"""Tests that two processes which divide tokens or branches of guidance compute what one does."""
 import os
 import subprocess
 import sys
@@ -13,12 +13,12 @@ from tests.dit_models import ROTARY, SINCOS, build, inputs
 
 ROOT = Path(__file__).resolve().parents[2]
 LEARNED = {**ROTARY, "params": {**ROTARY["params"], "learnable_pos_embed": True}}
-CASES = {  # the model, latents, text tokens and network inputs; whole and broken shares of both kinds of tokens
+CASES = {  # model, latents, text tokens and network inputs; tokens of both kinds that divide evenly and unevenly
     "even": (dict(), (3, 4, 6, 8), 6, {}), "uneven": (dict(), (1, 4, 6, 6), 5, {}),
     "sincos": (dict(positions=SINCOS, qk_ln=False), (1, 4, 6, 6), 6, {}),
     "learned": (dict(positions=LEARNED, use_SwiGLU=True), (3, 4, 6, 2), 6, {}),
     "perturbed": (dict(), (1, 4, 6, 6), 6, {"identity_attention": (1,)})}
-PAG = PerturbedAttentionGuidance(scale=2.0, layers=[0], cfg_scale=3.0)  # three passes: two for the first process
+PAG = PerturbedAttentionGuidance(scale=2.0, layers=[0], cfg_scale=3.0)  # three branches, two of them on rank 0
 LEVEL = NoiseLevel(1.0, 0.5, None, 3, 10, VE)
 
 
@@ -66,7 +66,7 @@ def test_two_processes_compute_what_one_does(tmp_path):
     workers = [subprocess.Popen([*command, str(rank), str(tmp_path)], env=os.environ | threads) for rank in range(2)]
     try:
         assert [worker.wait(timeout=500) for worker in workers] == [0, 0]
-    finally:  # one that failed leaves the other waiting
+    finally:  # if one fails, the other waits for it
         for worker in workers:
             worker.kill()
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))

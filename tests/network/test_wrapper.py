@@ -1,4 +1,4 @@
-"""Conditioning reaches the network's arguments."""
+"""Tests that the conditioning reaches the network's arguments."""
 import torch
 from torch import nn
 

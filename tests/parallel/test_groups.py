@@ -1,4 +1,4 @@
-"""Parallel state: nothing needed on one process; two processes share one transformer with the same result."""
+"""Tests of parallel state: one process needs none; two that share a transformer compute what one does."""
 import importlib.util
 import os
 import subprocess
@@ -63,7 +63,7 @@ def test_plain_linears_compute_the_same():
 def test_missing_swissarmytransformer_is_named(monkeypatch):
     for name in [name for name in sys.modules if name.startswith("sat.")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "sat", types.ModuleType("sat"))  # as a source folder of that name is imported
+    monkeypatch.setitem(sys.modules, "sat", types.ModuleType("sat"))  # as if a source folder had that name
     spec = importlib.util.spec_from_file_location("fresh_import", swiss_army.__file__)
     with pytest.raises(UserError, match="SwissArmyTransformer is not installed.*requirements.txt"):
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
@@ -109,7 +109,7 @@ def test_two_processes_share_one_transformer(tmp_path):
                                 env={**os.environ, "LOCAL_WORLD_SIZE": "2"}) for rank in range(2)]
     try:
         assert [worker.wait(timeout=300) for worker in workers] == [0, 0]
-    finally:  # one that failed leaves the other waiting
+    finally:  # if one fails, the other waits for it
         for worker in workers:
             worker.kill()
     with torch.no_grad():

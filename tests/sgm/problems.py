@@ -1,4 +1,4 @@
-"""Samplers built from a few words, and what they are asked to solve."""
+"""Short ways to build samplers, and the inputs of test problems for them."""
 import torch
 
 from benchmarks.exact import SHAPE, Gaussian
@@ -18,17 +18,21 @@ SAMPLERS = ("EulerEDMSampler", "HeunEDMSampler", "EulerAncestralSampler", "DPMPP
 
 
 def sampler_of(name, discretization=EDM, num_steps=10, guider=None, **params):
+    """Build a sampler of sgm.sampling by name."""
     return instantiate_from_config({"target": f"sgm.sampling.{name}", "params": {
         "discretization_config": discretization, "num_steps": num_steps, "guider_config": guider, **params}})
 
 
 def guider_config(name="VanillaCFG", **params):
+    """Return the configuration of a guider of sgm.guiders."""
     return {"target": f"sgm.guiders.{name}", "params": params}
 
 
 def unit_noise(seed=0, dtype=torch.float64, shape=SHAPE):
+    """Return standard normal noise of a seed."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def conditions(value=1.0, batch=SHAPE[0]):
+    """Return the conditional and the unconditional conditioning."""
     return {"crossattn": torch.full((batch, 1, 1), value)}, {"crossattn": torch.zeros(batch, 1, 1)}

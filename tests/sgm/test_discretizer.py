@@ -1,4 +1,4 @@
-"""Schedules: their ends, their spacing, what they are known by elsewhere, and what is refused."""
+"""Tests of schedules: ends, spacing, agreement with the literature, and refused parameters."""
 import math
 from itertools import pairwise
 
@@ -44,7 +44,7 @@ def test_log_snr_steps_are_equal_and_tables_are_met_at_their_own_count():
 
 
 def test_spacings_are_those_of_the_literature():
-    """Lin et al. 2024, table 2, counted from 0."""
+    """The timesteps are those of Lin et al. 2024, table 2, counted from 0."""
     def steps(spacing, n):
         return built("ZeroSNRDDPMDiscretization", spacing=spacing).timesteps(n)[::-1].tolist()
     assert steps("trailing", 10) == list(range(999, 0, -100))
@@ -82,7 +82,7 @@ def test_rectified_flow_is_that_of_diffusers(diffusers):
 @pytest.mark.parametrize("discretization", ["EDMDiscretization", "VPRampDiscretization", "RectifiedFlowDiscretization"])
 @pytest.mark.parametrize("scaling", ["EDMScaling", "FlowScaling"])
 def test_a_network_is_asked_at_equal_snr_over_any_schedule(discretization, scaling):
-    """The exact network of one parameterization gives the exact estimate on levels of every other."""
+    """The exact network of one parameterization gives the exact estimate on noise levels of all others."""
     d = 0.5
     denoiser = Denoiser({"target": f"sgm.denoiser_scaling.{scaling}"}, sigma_max=1e9)
 
@@ -101,7 +101,7 @@ def test_a_network_is_asked_at_equal_snr_over_any_schedule(discretization, scali
 
 
 def test_a_vp_network_is_asked_at_its_own_timestep_of_equal_snr():
-    """A schedule from another table hands out no timesteps of that table."""
+    """A schedule from another table must not pass on timesteps of that table."""
     denoiser = instantiate_from_config({"target": "sgm.denoiser.DiscreteDenoiser", "params": {
         "num_idx": 1000, "quantize_c_noise": False,
         "scaling_config": {"target": "sgm.denoiser_scaling.VideoScaling"},

@@ -1,4 +1,4 @@
-"""Guidance: scales by schedule, and passes that are skipped where they are not needed."""
+"""Tests of guidance: scales by schedule, and branches that are skipped where they are not needed."""
 import pytest
 import torch
 
@@ -65,12 +65,12 @@ def test_guidance_moves_along_the_difference():
     noise, (cond, uc) = unit_noise(), conditions()
     at = {s: sampler_of("EulerEDMSampler")(Gaussian(), noise, {"crossattn": s * cond["crossattn"]}) for s in (0, 1, 3)}
     guided = sampler_of("EulerEDMSampler", guider=guider_config(scale=3.0))(Gaussian(), noise, cond, uc)
-    torch.testing.assert_close(guided, at[3])  # the estimate is linear in the condition
+    torch.testing.assert_close(guided, at[3])  # the estimate is linear in the conditioning
 
 
 PERCENTILE = {"target": "sgm.sampling_utils.PercentileThresholding", "params": {"percentile": 0.9, "limit": 0.5}}
 PAG, ALL = "PerturbedAttentionGuidance", slice(None)
-GUIDERS = [  # name, parameters, passes where the scale is not 1
+GUIDERS = [  # name, parameters, branches where the scale is not 1
     ("VanillaCFG", {}, 2), ("VanillaCFG", {"rescale": 0.7}, 2), ("VanillaCFG", {"dyn_thresh_config": PERCENTILE}, 2),
     ("VanillaCFG", {"sigma_lo": 0.3, "sigma_hi": 4.0}, 2), ("VanillaCFG", {"schedule": "increasing"}, 2),
     ("DynamicCFG", {"schedule": "decreasing"}, 2), ("DynamicCFG", {"schedule": "interval"}, 2),
@@ -82,7 +82,7 @@ EACH = pytest.mark.parametrize("name, params, passes", GUIDERS)
 
 
 class Imperfect(Gaussian):
-    """The exact denoiser, but for passes that ask for a worse one."""
+    """The exact denoiser, made worse in the weakened branch."""
 
     def __call__(self, x, level, cond, idx=None, weak=False, identity_attention=(), **inputs):
         return super().__call__(x, level, cond, idx, **inputs) * (0.8 if weak or identity_attention else 1.0)
@@ -116,7 +116,7 @@ def test_a_step_costs_the_declared_passes(name, params, passes):
 
 
 class OneBatch(Imperfect):
-    """Refuses passes that were joined."""
+    """A denoiser that refuses branches joined into one forward pass."""
 
     def __call__(self, x, *args, **inputs):
         assert len(x) == SHAPE[0]
@@ -175,7 +175,7 @@ def test_rescaling_brings_the_deviation_back():
 
 
 def test_projected_guidance_by_hand():
-    uncond, cond = [0.0, -1.0], [1.0, 0.0]  # their difference is (1, 1), of which (1, 0) lies along cond
+    uncond, cond = [0.0, -1.0], [1.0, 0.0]  # difference (1, 1), of which (1, 0) is parallel to cond
     assert pushed("APG", uncond, cond, scale=3.0)[0] == [1.0, 2.0]
     assert pushed("APG", uncond, cond, scale=3.0, eta=0.5)[0] == [2.0, 2.0]
     assert pushed("APG", uncond, cond, scale=3.0, norm_threshold=0.5**0.5)[0] == pytest.approx([1.0, 1.0])
@@ -183,13 +183,13 @@ def test_projected_guidance_by_hand():
     _, memory = pushed("APG", uncond, cond, scale=3.0, momentum=-0.5)
     again, memory = pushed("APG", uncond, cond, scale=3.0, momentum=-0.5, memory=memory)  # (1, 1) - 0.5 (1, 1)
     assert again == [1.0, 1.0] and memory[0].tolist() == [0.5, 0.5]
-    assert pushed("APG", [1.0, 1.0], [0.0, 0.0], scale=3.0)[0] == [-2.0, -2.0]  # nothing to project on
+    assert pushed("APG", [1.0, 1.0], [0.0, 0.0], scale=3.0)[0] == [-2.0, -2.0]  # cond is 0: no direction to project on
 
 
 def test_the_optimised_scale_by_hand_and_on_every_schedule():
     x = torch.zeros(1, 2, dtype=torch.float64)
     vp = NoiseLevel(0.6, 0.8, None, 0, 10, VP)
-    # From x = 0 the velocities are multiples of the estimates: s* = 2 / 4, the negative (1, 0).
+    # At x = 0 velocities are multiples of the estimates: s* = 2 / 4, and the scaled unconditional is (1, 0).
     assert pushed("CFGZeroStar", [2.0, 0.0], [1.0, 2.0], x=x, noise=vp, scale=2.0)[0] == pytest.approx([1.0, 4.0])
     x, ve = torch.tensor([[0.3, -2.0]], dtype=torch.float64), NoiseLevel(1.0, 0.8 / 0.6, None, 0, 10, VE)
     both = [pushed("CFGZeroStar", [2.0, 0.5], [1.0, 2.0], x=at, noise=noise, scale=2.0)[0]

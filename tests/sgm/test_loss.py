@@ -1,4 +1,4 @@
-"""Training losses: values per sample, what the network is given, and which timesteps each rank draws."""
+"""Tests of training losses: values per sample, the network's inputs, and the timesteps that each rank draws."""
 from itertools import pairwise
 
 import pytest
@@ -30,7 +30,7 @@ def zero_network(x, t, cond, **inputs):
 
 
 def test_weighted_error_is_the_error_in_v_for_every_sample():
-    """A network that says v = 0 errs by v itself, whose expectation for unit data is 1 at every timestep."""
+    """A network that predicts v = 0 errs by v, whose mean square is 1 at every timestep for unit data."""
     x = unit_noise(shape=(64, 2, 4, 8, 8), dtype=torch.float32)
     terms = loss_of().terms(zero_network, denoiser_of(), dict, x, {}, generator=torch.Generator().manual_seed(0))
     assert terms.loss.shape == terms.timesteps.shape == terms.weight.shape == (64,)

@@ -1,4 +1,4 @@
-"""Samplers against exact solutions, against each other, and over every schedule."""
+"""Tests of samplers against exact solutions, against each other, and on every schedule."""
 import math
 
 import numpy as np
@@ -38,7 +38,7 @@ def test_evaluations_per_step_are_the_declared_ones():
     for name in SAMPLERS:
         sampler, denoiser = sampler_of(name, num_steps=6), Gaussian()
         sampler(denoiser, unit_noise(), conditions()[0])
-        # A second evaluation is left out where the step ends clean.
+        # A step to the clean end takes no second evaluation.
         assert sampler.nfe is None or denoiser.calls in (6 * sampler.nfe, 6 * sampler.nfe - 1), name
 
 
@@ -55,7 +55,7 @@ def test_euler_on_a_vp_schedule_is_ddim():
 
 
 def test_the_same_levels_as_ve_and_as_vp_give_the_same_latents():
-    """Every deterministic and stochastic step, churn included, is one formula over (alpha, sigma)."""
+    """Every deterministic and stochastic step, including churn, is one formula in (alpha, sigma)."""
     class AsVE:
         parameterization = "VE"
 
@@ -110,7 +110,7 @@ def test_every_sampler_schedule_and_scaling_stays_finite_with_dynamic_guidance(n
 
 
 def test_a_network_trained_on_vp_sees_over_edm_levels_what_it_was_trained_on():
-    """The exact v-prediction network gives the exact estimate at every sigma within the trained range."""
+    """The exact v-prediction network gives the exact estimate at every sigma in the trained range."""
     d, denoiser, x = 0.5, denoiser_of("VideoScaling"), unit_noise(dtype=torch.float32)
     seen = []
 

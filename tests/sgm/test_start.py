@@ -1,4 +1,4 @@
-"""Runs that begin at a clip: noised part of the way (SDEdit), or at the noise that leads to it (inversion)."""
+"""Tests of runs that start from a clip: noised in part (SDEdit), or inverted to the noise that leads to it."""
 import math
 from itertools import pairwise
 
@@ -21,7 +21,7 @@ def generator():
 
 
 def exact_flow(x, level, mean=1.0, d=0.5):
-    """Where the probability-flow ODE ends that starts at x on a level, for Gaussian data."""
+    """Return the end of the probability flow that is x at a noise level, for Gaussian data."""
     return mean + (x - level.alpha * mean) * d / math.sqrt(level.sigma**2 + level.alpha**2 * d**2)
 
 
@@ -51,7 +51,7 @@ def test_the_run_follows_the_flow_from_the_level_that_leaves_its_share_of_steps(
     assert [step.index for step in steps] == list(range(100 - left, 100)), "guidance sees the place in the whole run"
     level = sampler.schedule().levels()[100 - left]
     expected = exact_flow(level.alpha * clip() + level.sigma * unit_noise(), level)
-    torch.testing.assert_close(out, expected, rtol=0, atol=0.1)  # the jump to the clean end is of first order
+    torch.testing.assert_close(out, expected, rtol=0, atol=0.1)  # the step to the clean end is only of first order
 
 
 def test_a_strength_outside_its_range_is_refused():
@@ -63,7 +63,7 @@ def test_a_strength_outside_its_range_is_refused():
 
 
 def round_trip(sampler, parameterization, num_steps, **options):
-    """Largest error of a clip that was inverted and sampled again."""
+    """Return the largest error of a clip after inversion and sampling."""
     denoiser, cond = Gaussian(parameterization), conditions()[0]
     start = invert(sampler, denoiser, clip(), cond, num_steps, **options)
     out = sampler(denoiser, torch.zeros_like(clip()), cond, num_steps=num_steps, start=start)

@@ -1,4 +1,4 @@
-"""The table of what goes with what: up to date for every cell, and true for some of those that are not refused."""
+"""Tests of the composition table: up to date in every cell, and true for some of the allowed combinations."""
 from functools import cache
 
 from tools.composition_table import DOCUMENT, Laboratory, cells, document, meeting, refusal

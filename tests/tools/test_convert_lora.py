@@ -1,4 +1,4 @@
-"""LoRA to PEFT's layout and back; diffusers itself, from the files written, as an independent check."""
+"""Tests of LoRA conversion to PEFT's layout and back, with diffusers as an independent reader."""
 import json
 from dataclasses import replace
 
@@ -32,7 +32,7 @@ def convert(*words):
 
 @pytest.fixture
 def tuned(tmp_path):
-    """A model whose LoRA is in sat/, in bfloat16, its configuration in model.yaml and its own weights in base/."""
+    """A model, saved as a bfloat16 LoRA in sat/, its configuration in model.yaml and its base weights in base/."""
     base = write_transformer(tmp_path / "base", "5b")
     model = build(**STRUCTURES["5b"], extra_modules=with_lora(), seed=5)
     model.load_state_dict(base.state_dict())
@@ -45,7 +45,7 @@ def tuned(tmp_path):
 
 
 def opened(folder):
-    """Tensors and metadata of an exported file."""
+    """Return the tensors and metadata of an exported file."""
     with safe_open(folder / FILE, framework="pt") as file:
         return {key: file.get_tensor(key).clone() for key in file.keys()}, file.metadata()
 
@@ -85,7 +85,7 @@ def test_diffusers_computes_the_same_with_it(tuned, tmp_path):
     convert_weights.main([*map(str, (yaml, tmp_path / "base", tmp_path / "hf")), "--to", "diffusers",
                           "--only", "transformer"])
     other = diffusers.CogVideoXTransformer3DModel.from_pretrained(tmp_path / "hf" / "transformer").eval()
-    other.norm_out.norm.eps = 1e-6  # diffusers takes 1e-5; the released models were trained with 1e-6
+    other.norm_out.norm.eps = 1e-6  # diffusers uses 1e-5; the released models were trained with 1e-6
     pipeline = diffusers.CogVideoXPipeline
     state, metadata = pipeline.lora_state_dict(str(tmp_path / "lora"), return_lora_metadata=True)
     pipeline.load_lora_into_transformer(state, transformer=other, metadata=metadata)
@@ -109,7 +109,7 @@ def test_merged_it_is_a_model_as_any_other(tuned, tmp_path):
 
 
 def rewritten(folder, change):
-    """The exported file with its tensors and metadata changed."""
+    """Change the tensors and metadata of the exported file; return its folder."""
     tensors, metadata = opened(folder)
     change(tensors, metadata)
     save_file(tensors, folder / FILE, metadata)

@@ -1,4 +1,4 @@
-"""Weights to diffusers' layout and back; diffusers' own models, from the files written, as an independent check."""
+"""Tests of weight conversion to diffusers' layout and back, with diffusers' models as independent readers."""
 import json
 
 import pytest
@@ -34,7 +34,7 @@ def write_config(folder, structure):
 
 
 def write_transformer(folder, structure, dtype=torch.float32):
-    """A small random model, saved as released checkpoints are, leftovers included; returns it."""
+    """Save a small random model like a released checkpoint, including unused tensors; return the model."""
     model = build(**structure_of(structure)).to(dtype)
     state = dict(model.state_dict())
     if "1.5" not in structure:

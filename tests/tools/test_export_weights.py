@@ -1,4 +1,4 @@
-"""Exported weights: same names, half the bytes, nothing lost that the dtype can hold."""
+"""Tests of exported weights: same names, half the bytes, and no loss that the dtype can avoid."""
 import pytest
 import torch
 

@@ -1,4 +1,4 @@
-"""Curves of a log: lines without a key are passed over, a repeated step counts once."""
+"""Tests of plotting a log: lines without the key are skipped, and a repeated step counts once."""
 from tools.plot_log import main, read_series
 
 

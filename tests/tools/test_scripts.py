@@ -1,4 +1,4 @@
-"""The shell scripts, with a stand-in for Python that writes down how it is called."""
+"""Tests of the shell scripts, with a stand-in for Python that records its calls."""
 import os
 import shutil
 import subprocess
@@ -25,7 +25,7 @@ PYTHONS = ("python3", "python3.11", "python3.12", "python3.13", "python")
 
 
 class Checkout:
-    """A folder with the scripts alone, and the stand-in first on PATH under every name that is tried."""
+    """A folder with only the scripts, and with the stand-in first on PATH under every Python name that they try."""
 
     def __init__(self, folder: Path):
         self.root, self.calls, self.bin = folder / "checkout", folder / "calls", folder / "bin"

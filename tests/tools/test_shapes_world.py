@@ -6,7 +6,7 @@ from tools.shapes_world import Combination, all_combinations, is_held_out, parse
 
 
 def coverage_of(combination, clip):
-    """Share of each pixel that has the shape's colour, (17, 64, 64)."""
+    """Return the share of each pixel that has the shape's colour, (17, 64, 64)."""
     background = np.array(shapes_world.BACKGROUNDS[combination.background], float)
     toward = np.array(shapes_world.COLORS[combination.color]) - background
     return (clip - background) @ toward / (toward @ toward)
@@ -19,7 +19,7 @@ def test_216_combinations_of_which_18_are_held_out_on_either_background():
     assert len(held_out) == 18 and sum(c.held_out for c in combinations) == 36
     assert is_held_out("red", "circle", "moves left") and is_held_out("purple", "square", "moves left")
     assert not is_held_out("red", "square", "moves left")
-    for position in range(3):  # every colour, shape and motion still occurs in training
+    for position in range(3):  # every colour, shape and motion occurs in training
         assert len({c[position] for c in held_out}) == (6, 3, 6)[position]
 
 

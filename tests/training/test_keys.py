@@ -1,4 +1,4 @@
-"""Keys of a training: each does what it says, or is refused with what to use instead."""
+"""Tests of the training keys: each has its effect, or is refused with a replacement."""
 import json
 import sys
 from types import SimpleNamespace
@@ -19,12 +19,12 @@ from training.data import sources
 from training.metrics import start_wandb
 from training.samples import write_samples
 
-SIZES = {"wide": (16, 32), "tall": (32, 16)}  # to train on; files are twice as large
+SIZES = {"wide": (16, 32), "tall": (32, 16)}  # training sizes; the files are twice as large
 
 
 @pytest.fixture(scope="module")
 def command(small_model, tmp_path_factory):
-    """Gives the command line of a run on wide, tall, long and short clips."""
+    """A function that returns the command line of a run on wide, tall, long and short clips."""
     root = tmp_path_factory.mktemp("keys")
     for name, size in SIZES.items():
         for frames in (9, 17):
@@ -52,7 +52,7 @@ def checked(argv):
 
 @pytest.fixture
 def seen(monkeypatch):
-    """The shapes of the batches that training has computed."""
+    """The shapes of the batches that training computes."""
     shapes, step = [], train_video.DiffusionEngine.shared_step
 
     def shared_step(self, batch):
@@ -121,7 +121,7 @@ def test_the_warm_up_bounds_steps_and_resuming_without_random_states_draws_anew(
 
     before = torch.load(small_model / "t2v" / "7" / "mp_rank_00_model_states.pt")["module"][
         "model.diffusion_model.transformer.layers.0.attention.dense.weight"]
-    assert (weights(1) - before).abs().max().item() == pytest.approx(1e-4, rel=1e-2)  # Adam's first step is the rate
+    assert (weights(1) - before).abs().max().item() == pytest.approx(1e-4, rel=1e-2)  # Adam's first step
     uninterrupted = weights(2)
     (tmp_path / "run" / "latest").write_text("1")
     train_video.train_video(command(tmp_path / "run", *common, "--resume", "--no-load-rng"))

@@ -1,4 +1,4 @@
-"""Training a LoRA alone: what is kept, that it goes on exactly, that it samples over the model it was trained for."""
+"""Tests of training only a LoRA: what is saved, exact resumption, and sampling with the model it is for."""
 import shutil
 
 import pytest
@@ -20,7 +20,7 @@ LORA = {"target": "sat.model.finetune.lora2.LoraMixin", "params": {"r": 2, "lora
 
 @pytest.fixture(scope="module")
 def command(small_model, tmp_path_factory):
-    """Gives the command line of a run of four steps that saves at two."""
+    """A function that returns the command line of a run of four steps that saves at step 2."""
     root = tmp_path_factory.mktemp("lora_training")
     make_clips(root / "clips", 3, 0)
     path = root / "lora.yaml"

@@ -1,4 +1,4 @@
-"""Muon: orthogonal steps for matrices of the layers, AdamW for everything else."""
+"""Tests of Muon: orthogonal updates for the layers' matrices, AdamW for everything else."""
 import copy
 
 import pytest
@@ -38,7 +38,7 @@ def test_each_projection_stored_in_one_matrix_is_orthogonal_by_itself():
     weights = parameters(QKV)
     before = weights[QKV].detach().clone()
     give_gradients(weights, seed=2)
-    weights[QKV].grad[:8] *= 1e3  # queries' gradient far above the others'
+    weights[QKV].grad[:8] *= 1e3  # a much larger gradient for the queries than for the others
     Muon(weights.items(), lr=0.1, weight_decay=0.0).step()
     for step in (weights[QKV].detach() - before).chunk(3):
         size = torch.linalg.svdvals(step) / (0.1 * 0.2 * 8 ** 0.5)

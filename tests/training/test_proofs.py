@@ -1,4 +1,4 @@
-"""Training as a whole: a step of size zero changes nothing, and a run that was stopped ends as one that was not."""
+"""Tests of training as a whole: steps of size zero change nothing, and resumed runs end like uninterrupted ones."""
 import json
 import shutil
 
@@ -20,7 +20,7 @@ from weights.checkpoint import read_state_dict
 
 @pytest.fixture(scope="module")
 def command(small_model, tmp_path_factory):
-    """Gives the command line of a run of four steps, each of which is kept."""
+    """A function that returns the command line of a run of four steps, each with a checkpoint."""
     root = tmp_path_factory.mktemp("proofs")
     make_clips(root / "clips", 5, 0)
     path = root / "train.yaml"
@@ -46,7 +46,7 @@ def command(small_model, tmp_path_factory):
 
 
 def fill(cache, args, full):
-    """Makes a cache; in lower precision of the latents of the `full` one, for there convolutions take minutes here."""
+    """Fill a cache. Lower precisions take the latents of the `full` cache, because convolutions would take minutes."""
     train_video.check_settings(args)
     if full is not None:
         part = cache / "train-0"

@@ -1,4 +1,4 @@
-"""Saving a run: whatever happens in the middle of it, `latest` names a checkpoint that is whole and can be resumed."""
+"""Tests of saving a run: whatever interrupts it, `latest` names a whole checkpoint that can be resumed."""
 import os
 import resource
 import shutil
@@ -22,7 +22,7 @@ def state(step):
 
 
 def in_child(work) -> int:
-    """Runs `work` in a process of its own; gives the signal that ended it, or its exit code negated."""
+    """Run `work` in a child process; return the signal that ended it, or minus its exit code."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -36,7 +36,7 @@ def in_child(work) -> int:
 
 
 def saved_step(folder):
-    """The step that `latest` names, after a look at all that a sampler and a continuation read of it."""
+    """Return the step that `latest` names, after checking everything that sampling and resuming read."""
     found = run_files.read_latest(folder, {"args.seed": 1})
     assert (folder / "latest").read_text() == str(found.step) == str(read_checkpoint(folder)["iteration"])
     expected = {name: torch.full((size,), float(found.step)) for name, size in PARTS.items()}
@@ -48,7 +48,7 @@ def saved_step(folder):
 
 
 def dies_at(number, monkeypatch):
-    """Replaces what touches the disk by versions of which the call of that number dies, some half-way through."""
+    """Patch the functions that write to disk, so that the call of that number kills the process, some half-way."""
     calls = [0]
 
     def deadly(function, half=lambda *args: None):
@@ -130,7 +130,7 @@ def test_what_latest_names_stays_whatever_else_is_there(tmp_path):
     for step in (10, 20, 30):
         run_files.save(tmp_path, state(step), keep=2)
     assert {path.name for path in tmp_path.iterdir()} == {"20", "30", "latest", "training"}
-    (tmp_path / "latest").write_text("20")  # someone went back
+    (tmp_path / "latest").write_text("20")  # as a user who goes back to an earlier step
     run_files.save(tmp_path, state(25), keep=1)
     assert saved_step(tmp_path) == 25
 

@@ -1,4 +1,4 @@
-"""Fine-tuning of every released structure, whole and by LoRA: from clips to a video made with the result."""
+"""Tests of fine-tuning every released structure, whole and by LoRA, from clips to a sampled video."""
 from collections import defaultdict
 
 import pytest
@@ -22,7 +22,7 @@ from weights.lora_names import is_matrix
 
 LORA = {"target": "sat.model.finetune.lora2.LoraMixin", "params": {"r": 2, "lora_alpha": 2}}
 SIZES = dict(num_frames=17, latent_width=4, latent_height=4)
-CHANNELS, LATENTS = 4, 5  # of 17 frames; with patches of two latents in time one more stands in front
+CHANNELS, LATENTS = 4, 5  # latent frames of 17 frames; patches of two in time add one in front
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def folder(tmp_path_factory):
 
 
 def write_structure(root, name, small_model):
-    """The whole small model with the transformer of a structure; returns the configuration's path."""
+    """Write the whole small model with the transformer of a structure; return the configuration's path."""
     model = model_config(small_model / "t5", small_model / "3d-vae.pt", image="i2v" in name)
     network = OmegaConf.create(network_config(**STRUCTURES[name] | SIZES))
     network.params.modules.pos_embed_config.params.text_length = TEXT_LENGTH
@@ -64,7 +64,7 @@ def write_structure(root, name, small_model):
 
 @pytest.fixture
 def seen(monkeypatch):
-    """What the transformer is given in each pass."""
+    """The inputs of the transformer in each forward pass."""
     given = defaultdict(list)
     forward = DiffusionTransformer.forward
 

@@ -1,4 +1,4 @@
-"""The parts of training that need no process group: order of clips, learning rate, average, growth."""
+"""Tests of the parts of training without a process group: order of clips, learning rate, average, growth."""
 import pytest
 import torch
 from torch import nn

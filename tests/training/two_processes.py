@@ -1,6 +1,6 @@
-"""Trainings one after the other in one process group: `python two_processes.py RUNS.json`.
+"""Several training runs in one process group: `python two_processes.py RUNS.json`.
 
-A run is [steps, command line]; one with steps is stopped after as many and saved, one without goes to its end.
+A run is [steps, command line]. A run with a number of steps stops after them and saves; with null it runs to its end.
 """
 import json
 import sys
@@ -17,6 +17,7 @@ from parallel import launch
 
 
 def train_all(runs: list[tuple[int | None, list[str]]]) -> None:
+    """Run the training runs one after another."""
     with launch.launched(torch.device("cpu"), deepspeed=True):
         for steps, command in runs:
             args = get_args(command)

@@ -98,7 +98,7 @@ def test_decoding_a_longer_video_needs_no_more_memory():
 
 
 def test_a_full_size_video_is_decoded_in_what_memory_a_transformer_leaves_on_an_accelerator():
-    """CogVideoX-5B's in bfloat16: 20 GB with the transformer's 11.2 GB."""
+    """CogVideoX-5B in bfloat16: 20 GB in all, of which the transformer takes 11.2 GB."""
     size = SIZES["5b"]
     with torch.device("meta"):
         vae = instantiate_from_config(size.model()["first_stage_config"]).bfloat16().requires_grad_(False)
@@ -115,7 +115,7 @@ def test_frames_do_not_depend_on_later_chunks(vae):
 
 
 def test_the_encoding_of_a_prefix_is_the_prefix_of_the_encoding(vae, monkeypatch):
-    """Of all but the norms, whose statistics span the clip."""
+    """This holds for all layers except the norms, whose statistics span the clip."""
     monkeypatch.setattr(PlainNorm, "forward", lambda self, f, zq, past: f)
     x = video(9)
     whole = vae.encode(x, unregularized=True)

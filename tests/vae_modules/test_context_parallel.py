@@ -1,4 +1,4 @@
-"""Processes that decode a video together give the frames of one."""
+"""Tests that processes which decode a video together give the frames of a single process."""
 import os
 import subprocess
 import sys
@@ -10,7 +10,7 @@ import torch
 from tests.vae_modules.small_vae import build, latent
 
 ROOT = Path(__file__).resolve().parents[2]
-LENGTHS = (1, 3, 5, 7, 11)  # 1, 1, 2, 3 and 5 chunks
+LENGTHS = (1, 3, 5, 7, 11)  # latent frames, in 1, 1, 2, 3 and 5 chunks
 
 WORKER = """
 import os, sys, torch
@@ -38,7 +38,7 @@ def test_every_process_has_the_frames_of_one(tmp_path, size):
                                 env=os.environ | threads) for rank in range(size)]
     try:
         assert [worker.wait(timeout=300) for worker in workers] == [0] * size
-    finally:  # one that failed leaves the others waiting
+    finally:  # if one fails, the others wait for it
         for worker in workers:
             worker.kill()
     vae = build()

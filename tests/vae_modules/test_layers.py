@@ -73,7 +73,7 @@ def test_time_is_halved_and_doubled_around_the_first_frame():
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("leading", [True, False])
 def test_upsampling_is_nearest_neighbour_then_a_convolution(leading, grad):
-    """Whether computed pixel by pixel or by the phases of the doubled grid."""
+    """This holds for the computation by pixels and for that by phases of the doubled grid."""
     torch.manual_seed(0)
     up, x = Upsample3D(3, in_time=True).requires_grad_(False), frames(2, 3, 3, 4, 5)
     times = [0, 1, 1, 2, 2] if leading else [0, 0, 1, 1, 2, 2]
@@ -86,7 +86,7 @@ def test_upsampling_is_nearest_neighbour_then_a_convolution(leading, grad):
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("leading", [True, False])
 def test_the_norm_is_conditioned_where_the_latent_is(leading, grad):
-    """Convolving the small latent and resizing equals convolving the resized latent."""
+    """Convolving the small latent and then resizing equals convolving the resized latent."""
     torch.manual_seed(0)
     norm = SpatialNorm(4, 2, groups=2).requires_grad_(False)
     f, zq = frames(2, 4, 5 if leading else 6, 4, 4), frames(2, 2, 3, 2, 2, seed=1)
@@ -113,7 +113,7 @@ def test_large_frames_go_strip_by_strip_to_the_same_numbers(monkeypatch, at_a_ti
     torch.testing.assert_close(strips, expected)
     assert strips.is_contiguous(memory_format=torch.channels_last_3d) == expected.is_contiguous(
         memory_format=torch.channels_last_3d)
-    torch.testing.assert_close(run(), expected)  # whole, where a gradient is recorded
+    torch.testing.assert_close(run(), expected)  # with gradients the frames are not split
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -151,7 +151,7 @@ def test_what_is_left_to_the_next_chunk_holds_no_more_than_its_frames():
 
 
 def test_a_chunk_keeps_only_frames_that_are_still_to_be_read():
-    """The last chunk leaves nothing; what was left to a chunk is let go as it is taken, but for who gave it."""
+    """The last chunk keeps nothing, and what a chunk takes over is released unless its giver still holds it."""
     conv, left = CausalConv3d(2, 3, 3), Past()
     conv(frames(1, 2, 4, 4, 4), left)
     kept, reference = dict(left.after), weakref.ref(left.after[conv])

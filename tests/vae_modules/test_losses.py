@@ -1,11 +1,11 @@
-"""The autoencoder's loss on errors whose terms are known."""
+"""Tests of the autoencoder's loss on errors whose terms are known."""
 import pytest
 import torch
 
 from vae_modules.losses import ReconstructionLoss
 from vae_modules.regularizers import DiagonalGaussian
 
-POSTERIOR = DiagonalGaussian(torch.zeros(1, 2, 1, 2, 2), torch.zeros(1, 2, 1, 2, 2))  # a standard normal: no KL
+POSTERIOR = DiagonalGaussian(torch.zeros(1, 2, 1, 2, 2), torch.zeros(1, 2, 1, 2, 2))  # standard normal: KL is 0
 VIDEO = torch.rand(1, 3, 5, 8, 8, generator=torch.Generator().manual_seed(0))
 
 

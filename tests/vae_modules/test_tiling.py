@@ -1,4 +1,4 @@
-"""Tiles in space and chunks in time: what stays the same, and what the norms make differ."""
+"""Tests of tiles in space and chunks in time: what stays equal, and what the norms change."""
 import pytest
 import torch
 
@@ -59,7 +59,7 @@ def test_one_tile_is_the_whole_bit_for_bit(vae):
 
 
 def test_every_tile_goes_through_time_with_its_own_state(vae):
-    """Without overlap each tile of the result is the tile decoded alone."""
+    """Without overlap, each tile of the result equals the tile decoded alone."""
     z = latent(frames=5)
     alone = vae.decode(z[..., 4:, 5:])
     vae.tiling = Tiling((4, 5), 0)
@@ -69,7 +69,7 @@ def test_every_tile_goes_through_time_with_its_own_state(vae):
 
 
 def test_without_norms_tiles_with_enough_overlap_are_the_whole_inside(vae, monkeypatch):
-    """What is left of the difference is each tile's edge, far from which nothing of it is seen."""
+    """The only difference is at the edges of tiles, and vanishes away from them."""
     monkeypatch.setattr(PlainNorm, "forward", lambda self, f, zq, past: f)
     x = video(5, 64, 1024)
     whole = vae.encode(x, unregularized=True)
@@ -87,7 +87,7 @@ def test_eight_frames_a_chunk_the_remainder_joins_the_first(frames, chunks):
 
 
 def test_chunks_of_the_encoder_hand_on_their_state(vae, monkeypatch):
-    """All but the norms, whose statistics span what they see, do not notice."""
+    """All layers except the norms, whose statistics span their input, give the same as on the whole clip."""
     x = video(25)
     whole = vae.encode(x, unregularized=True)
     vae.encode_in_chunks = True

@@ -1,4 +1,4 @@
-"""Checkpoints in the released layout: round trips, what is refused, and that a save never leaves a broken `latest`."""
+"""Tests of checkpoints in the release's layout: round trips, refusals, and no broken `latest` after a save."""
 import os
 import pickle
 import random

@@ -1,4 +1,4 @@
-"""A LoRA apart from its model: what a file of it tells, where it is refused, what merging does."""
+"""Tests of LoRA files: what they record, where they are refused, and merging."""
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -93,7 +93,7 @@ def test_another_models_is_refused_with_the_preset_it_is_for(folder, tmp_path, m
     OmegaConf.save({"model": {"network_config": {"params": {"modules": LORA}}}}, presets / "overlay.yaml")
     monkeypatch.setattr(network.fitting_presets, "__defaults__", (presets,))
     with pytest.raises(CheckpointError, match="for another model; shapes differ: .*presets/right.yaml would fit"):
-        configure_lora(model_of(in_channels=8), folder)  # its matrices alone would fit
+        configure_lora(model_of(in_channels=8), folder)  # the matrices alone would fit this model
     with pytest.raises(CheckpointError, match="another model; .*not in the model: .*preset"):
         configure_lora(model_of(num_layers=1), folder)
 

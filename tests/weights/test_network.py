@@ -1,4 +1,4 @@
-"""A checkpoint of another model is told, with the preset that it is for."""
+"""Tests that a checkpoint of another model is reported, with the preset that it fits."""
 import pytest
 import torch
 from omegaconf import OmegaConf

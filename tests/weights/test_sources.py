@@ -1,4 +1,4 @@
-"""Weights from every place that may hold them; diffusers' own folders of every structure, written by diffusers."""
+"""Tests of weights from every place that may hold them, including diffusers' own folders of every structure."""
 import json
 import logging
 import shutil
@@ -35,7 +35,7 @@ F32 = torch.float32
 
 
 def redraw(model):
-    """Fresh models of diffusers have norms of ones and zeros, which would hide an exchange."""
+    """Redraw a diffusers model; its new norms are ones and zeros, which would hide exchanged weights."""
     torch.manual_seed(5)
     for name, value in model.state_dict().items():
         if value.dim() == 1:
@@ -115,7 +115,7 @@ def test_a_network_with_lora_takes_the_weights_under_it(tmp_path):
 
 @pytest.fixture
 def pipeline(small_model, tmp_path):
-    """The small model as a diffusers pipeline folder."""
+    """The small model as a folder of a diffusers pipeline."""
     folder = tmp_path / "pipeline"
     parts = parts_of(OmegaConf.to_container(OmegaConf.load(small_model / "t2v.yaml").model))
     convert_to_diffusers(parts["transformer"], small_model / "t2v", folder / "transformer", shard_bytes=200_000)
@@ -129,7 +129,10 @@ def pipeline(small_model, tmp_path):
 
 @pytest.fixture
 def sample(small_model, tmp_path, capfd, caplog):
-    """Runs sample_video.py with a configuration whose own files are not there; exit code, words, the videos."""
+    """A function that runs sample_video.py with a configuration whose own files are missing.
+
+    It returns the exit code, the messages and the videos.
+    """
     from sample_video import main
     config = OmegaConf.load(small_model / "t2v.yaml")
     config.model.first_stage_config.params.ckpt_path = "nowhere/3d-vae.pt"

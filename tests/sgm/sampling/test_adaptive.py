@@ -1,4 +1,4 @@
-"""Steps chosen by their error: as exact as was asked for, each row on its own, within a budget."""
+"""Tests of adaptive steps: the requested accuracy is met, for each row on its own, within a budget."""
 import math
 
 import pytest

@@ -1,4 +1,4 @@
-"""docs/samplers.md names exactly the samplers and schedules that exist, with what they declare and take."""
+"""Tests that docs/samplers.md names all samplers and schedules, with what they declare and their parameters."""
 import re
 from dataclasses import fields
 from inspect import signature

@@ -1,4 +1,4 @@
-"""A set of clips has an exact network: through the whole engine, every sampler ends at a clip that was asked for."""
+"""Tests through the whole engine on a finite set of clips: every sampler ends at a clip of the requested half."""
 from argparse import Namespace
 
 import pytest
@@ -23,7 +23,7 @@ SOLVERS = ("EulerEDMSampler", "HeunEDMSampler", "DPMPP2MSampler", "DPMPP3MSample
 
 
 class ExactNetwork(torch.nn.Module):
-    """The v-prediction of the exact denoiser, at the timesteps of the denoiser's table."""
+    """A network that makes the exact denoiser's v-prediction at the timesteps of the denoiser's table."""
 
     def __init__(self, clips, table):
         super().__init__()
@@ -56,7 +56,7 @@ def sample(engine, name, schedule, sides, num_steps=16, scale=2.0, **params):
 
 
 def nearest(out):
-    """(B,) which clip each row is, and (B,) how far it is from it."""
+    """Return the index of each row's nearest clip (B,) and its distance (B,)."""
     distance, which = (out.flatten(1)[:, None] - CLIPS.flatten(1)).abs().amax(-1).min(dim=1)
     return which, distance
 
@@ -65,7 +65,7 @@ def nearest(out):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_ends_at_a_clip_that_was_asked_for(engine, name, schedule):
     which, distance = nearest(sample(engine, name, schedule, [1.0, -1.0]))
-    assert float(distance.max()) < 0.1  # Runge-Kutta asks below the least noise that the network knows
+    assert float(distance.max()) < 0.1  # Runge-Kutta evaluates below the lowest noise level of the network
     assert (which < 3).tolist() == [True, False]
 
 

@@ -1,4 +1,4 @@
-"""Gaussian data has its probability flow in closed form: every solver approaches it with the order it declares."""
+"""Tests of the solvers' declared orders on Gaussian data, whose probability flow has a closed form."""
 import pytest
 import torch
 
@@ -16,11 +16,11 @@ SOLVERS = [
     ("DPMPP3MSampler", {}, 3), ("UniPCSampler", {}, 3), ("UniPCSampler", {"order": 3}, 4),
     ("SASolverSampler", {"order": 2, "tau": 0.0}, 3), ("RungeKutta3Sampler", {}, 3),
 ]
-# What each keeps of its order from zero SNR, which no polynomial in lambda or sigma reaches.
+# The order that each solver keeps from zero SNR, where lambda and sigma / alpha are infinite.
 FROM_ZERO_SNR_ORDERS = [("EulerEDMSampler", 1), ("HeunEDMSampler", 2), ("DPMPP2MSampler", 2), ("UniPCSampler", 3),
                         ("RungeKutta3Sampler", 3)]
 RESTARTS = {"intervals": [{"low": 0.1, "high": 2.0, "repeats": 2, "steps": 30}]}
-NOISY = [  # and how near 120 steps come
+NOISY = [  # name, parameters, and largest error of the moments after 120 steps
     ("EulerAncestralSampler", {}, 0.1), ("DPMPP2SAncestralSampler", {}, 0.03), ("VideoDDPMSampler", {}, 0.1),
     ("DDIMSampler", {}, 0.06), ("SDEDPMPP2MSampler", {}, 0.02), ("VPSDEDPMPP2MSampler", {}, 0.02),
     ("SDEDPMPP3MSampler", {}, 0.02), ("SASolverSampler", {}, 0.02), ("SASolverSampler", {"tau": 0.5, "order": 2}, 0.02),
@@ -54,7 +54,7 @@ def test_solvers_with_noise_declare_no_order():
 def test_on_the_released_steps_the_last_jump_hides_the_order_and_a_ramp_to_fixed_noise_does_not(name, order):
     steps = (64, 96, 144, 216)
     released = measured_order(sampler_of(name, ZERO_SNR), steps)
-    if name == "RungeKutta3Sampler":  # whose step to the clean end is of third order as well
+    if name == "RungeKutta3Sampler":  # its step to the clean end is of third order, too
         assert released > 1.5
     else:
         assert released == pytest.approx(1, abs=0.3)
@@ -62,7 +62,7 @@ def test_on_the_released_steps_the_last_jump_hides_the_order_and_a_ramp_to_fixed
 
 
 def test_after_the_ramp_to_fixed_noise_the_last_estimate_converges_too():
-    """What comes out is the estimate of x0 at the last level, which does not depend on the number of steps."""
+    """The output is the denoised estimate at the last noise level, which does not depend on the number of steps."""
     sampler = sampler_of("RungeKutta3Sampler", FROM_ZERO_SNR)
     assert flow_error(sampler, 200) < 1e-5
     heun = sampler_of("HeunEDMSampler", FROM_ZERO_SNR)

@@ -1,4 +1,4 @@
-"""What each solver is: the same as another one in a limit, and the same as an independent implementation."""
+"""Tests of the solvers against each other in limits, and against independent implementations."""
 import math
 
 import pytest
@@ -45,7 +45,7 @@ def test_euler_over_a_rectified_flow_is_flow_matching():
 
 
 def test_dpmpp_1s_is_ddim():
-    """DPM-Solver++ of first order, x' = (sigma'/sigma) x - alpha' (exp(-h) - 1) denoised, on zero-SNR steps."""
+    """The first-order DPM-Solver++, x' = (sigma'/sigma) x - alpha' (exp(-h) - 1) denoised, on zero-SNR steps."""
     denoiser, (cond, _), x = Gaussian("VP"), conditions(), unit_noise()
     for now, then in zip(*(iter(sampler_of("VideoDDIMSampler", ZERO_SNR).schedule().levels()[i:]) for i in (0, 1)),
                          strict=False):
@@ -56,7 +56,7 @@ def test_dpmpp_1s_is_ddim():
 
 
 class Given:
-    """VP levels of a scheduler of diffusers, which holds sigma / alpha."""
+    """A schedule of VP noise levels from a diffusers scheduler, which stores sigma / alpha."""
 
     parameterization = "VP"
 
@@ -83,12 +83,12 @@ def test_unipc_is_that_of_diffusers(diffusers, order):
 
 
 def test_three_estimates_integrate_a_quadratic_in_lambda_exactly():
-    """With estimates that are a known function of lambda the ODE has a solution by hand, which the method finds."""
+    """If the estimate is a known function of lambda, the ODE has a closed solution, which the method reproduces."""
     def denoiser(x, level, cond, idx=None):
         lamb = -level.log().view(-1, 1, 1, 1, 1)
         return (2 + 3 * lamb - lamb**2).expand_as(x)
 
-    def solution(lamb):  # of d(x / sigma) = exp(lambda) (2 + 3 lambda - lambda^2) d lambda, times exp(-lambda)
+    def solution(lamb):  # integral of exp(lambda) (2 + 3 lambda - lambda^2) d lambda, times exp(-lambda)
         return -3 + 5 * lamb - lamb**2
 
     sampler = sampler_of("DPMPP3MSampler")

@@ -1,4 +1,4 @@
-"""Batches: each from one bucket, every clip in its turn, read ahead by threads; timesteps spread over the processes."""
+"""Tests of batches: one bucket each, every clip in turn, reading ahead, and timesteps spread over ranks."""
 import threading
 from types import SimpleNamespace
 
@@ -40,7 +40,7 @@ def test_validation_takes_buckets_in_turn():
 
 
 class Recorded(torch.utils.data.Dataset):
-    """Items that remember which thread asked for them."""
+    """A dataset that records which thread asked for each item."""
 
     def __init__(self):
         self.asked = []

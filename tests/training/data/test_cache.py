@@ -1,4 +1,4 @@
-"""Latents and text embeddings computed once: what they spare, that they are the same, when they are refused."""
+"""Tests of the cache of latents and text embeddings: what it saves, that results are equal, and refusals."""
 import shutil
 from types import SimpleNamespace
 
@@ -26,7 +26,7 @@ def clips(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def arguments(small_model, clips, tmp_path_factory):
-    """Gives the arguments of a run on the clips, checked as training checks them."""
+    """A function that returns the arguments of a run on the clips, checked as training checks them."""
     root = tmp_path_factory.mktemp("run")
     path = root / "train.yaml"
     OmegaConf.save({
@@ -50,7 +50,7 @@ def made(arguments):
 
 
 def refuse_to_build(monkeypatch):
-    """Nothing is built but on the meta device, where configurations are compared with checkpoints."""
+    """Make building an encoder fail, except on the meta device, where configurations are compared with checkpoints."""
     for kind in (FrozenT5Embedder, VideoAutoencoderInferenceWrapper):
         def refuse(self, *args, build=kind.__init__, **kwargs):
             assert torch.get_default_device().type == "meta", f"{type(self).__name__} was built"
@@ -62,7 +62,7 @@ def refuse_to_build(monkeypatch):
 @pytest.mark.parametrize("model", ["t2v", "i2v"])
 def test_a_complete_cache_needs_neither_text_encoder_nor_vae(model, arguments, made, monkeypatch):
     args = arguments(model)
-    whole = train_video.build_engine(args, fresh=True)  # with both
+    whole = train_video.build_engine(args, fresh=True)  # with text encoder and autoencoder
     refuse_to_build(monkeypatch)
     sources = read_sources(args)
     lean = train_video.build_engine(args, fresh=True, text=sources.text)
