@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Makes videos.
+# Samples videos.
 #
-#   bash inference.sh                            those of configs/prompts.txt and configs/prompts_i2v.txt, small models
-#   bash inference.sh CONFIG… [key=value…]       any other model; configs/inference.yaml is added when it is not given
+#   bash inference.sh                            small models, prompts of configs/prompts*.txt
+#   bash inference.sh CONFIG… [key=value…]       any other model; adds configs/inference.yaml unless it is given
 #
-# Everything sample_video.py takes may follow the configurations; with options alone (bash inference.sh --seed 3) the
-# small models make their videos with these. Videos go to outputs/, or to the folder that OUTPUT_DIR names. The first
-# run sets up .venv, see tools/setup_env.sh.
+# Any option of sample_video.py may follow the configurations. Options without a configuration (bash inference.sh
+# --seed 3) apply to the small models. Their videos go to outputs/, or to the folder that OUTPUT_DIR names. The first
+# run sets up .venv (see tools/setup_env.sh).
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/tools/setup_env.sh"
 
-# Large tensors that come and go: keep their memory instead of asking the system for zeroed pages each time.
+# Keep the memory of freed large tensors; asking the system for zeroed pages again each time is slow.
 export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-1073741824} MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-1073741824}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)} TOKENIZERS_PARALLELISM=${TOKENIZERS_PARALLELISM:-false}
 
@@ -29,12 +29,12 @@ fi
 videos=${OUTPUT_DIR:-$root/outputs}
 OMP_NUM_THREADS=$(( (OMP_NUM_THREADS + 1) / 2 ))
 
-make_videos() {  # in a subshell, which becomes Python's process, so that what stops the one stops the other
+make_videos() {  # replaces its subshell by Python, so that a signal to the one reaches the other
     exec "$python" "$root/sample_video.py" --base "$root/configs/tiny_$1.yaml" "${shared[@]}" \
         --output-dir "$videos/tiny_$1" "${@:2}"
 }
 
-# Both models side by side, on half of the cores each. What the second one says follows when the first has ended.
+# Both models run side by side on half of the cores each. The output of the second follows when the first has ended.
 said=$(mktemp)
 make_videos i2v "$@" >"$said" 2>&1 &
 second=$!

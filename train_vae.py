@@ -1,12 +1,13 @@
 """Train the video autoencoder: `python train_vae.py --base configs/tiny_vae.yaml`.
 
-Configuration: `model.first_stage_config` (the autoencoder, its loss inside), `data` (a data set of clips, and `stages`:
-how many iterations with how many frames and clips a batch), `deepspeed.optimizer`, `args` (folders,
-intervals, seed). Writes `<save>/3d-vae.pt` with averaged weights, in the layout released autoencoders have, and
-`state.pt`, from which `--resume` goes on. `args.load` starts from the weights of another run, but for parts that
-`model.fresh_prefixes` names, which may be of other sizes; with `model.not_trainable_prefixes:
-[first_stage_model.encoder]` its latents, and what was trained on them, stay valid, while `model.latent_noise` makes the
-decoder robust (see configs/tiny_vae_decoder.yaml and configs/tiny_vae_preview.yaml).
+Configuration: `model.first_stage_config` (the autoencoder with its loss), `data` (a data set of clips, and `stages`,
+each with its iterations, frames per clip and batch size), `deepspeed.optimizer`, `args` (folders, intervals, seed).
+Writes `<save>/3d-vae.pt` with averaged weights in the layout of released autoencoders, and `state.pt` for `--resume`.
+
+`args.load` starts from the weights of another run, except for parts that `model.fresh_prefixes` names, which may have
+other shapes. With `model.not_trainable_prefixes: [first_stage_model.encoder]` the latents do not change, so models
+trained on them stay valid; `model.latent_noise` makes the decoder robust (see configs/tiny_vae_decoder.yaml and
+configs/tiny_vae_preview.yaml).
 """
 import json
 import logging
@@ -36,7 +37,7 @@ logger = logging.getLogger("train_vae")
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of training on batches of one size."""
+    """A stage of training, with batches of one size."""
 
     iters: int
     frames: int
@@ -44,7 +45,7 @@ class Stage:
 
 
 class Clips:
-    """All clips of the folders in memory as bytes, (N, 3, T, H, W): small worlds are read once."""
+    """All clips of the folders, in memory as bytes (N, 3, T, H, W); meant for small data sets."""
 
     def __init__(self, data_config, folders: list[str]):
         make = get_obj_from_str(data_config.target).create_dataset_function
@@ -62,7 +63,7 @@ def _all(dataset) -> Iterator[dict]:
 
 @dataclass
 class Progress:
-    """Everything a stopped run needs to go on."""
+    """The state of a run, from which it can resume."""
 
     model: VideoAutoencodingEngine
     average: VideoAutoencodingEngine
@@ -87,14 +88,14 @@ class Progress:
 
 
 def update_average(average: torch.nn.Module, model: torch.nn.Module, step: int, decay: float = 0.998) -> None:
-    """Exponential moving average of the weights, short while training is young."""
+    """Update the exponential moving average of the weights, which covers fewer steps early in training."""
     weight = 1 - min(decay, (1 + step) / (10 + step))
     with torch.no_grad():
         torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), weight)
 
 
 def learning_rate(step: int, total: int, peak: float, warmup: int = 50) -> float:
-    """Linear warm-up, then half a cosine to a hundredth of the peak."""
+    """Return the rate of a step: linear warm-up, then half a cosine down to a hundredth of the peak."""
     if step < warmup:
         return peak * (step + 1) / warmup
     return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup))))
@@ -102,7 +103,7 @@ def learning_rate(step: int, total: int, peak: float, warmup: int = 50) -> float
 
 @torch.no_grad()
 def psnr(model: VideoAutoencodingEngine, clips: Clips, device: torch.device) -> float:
-    """Mean over clips of the peak signal-to-noise ratio of their reconstruction, in dB, values in [0, 255]."""
+    """Return the mean over clips of the peak signal-to-noise ratio of their reconstruction, in dB."""
     total = 0.0
     for i in range(len(clips.videos)):
         video = clips.batch(torch.tensor([i]), 0, clips.videos.shape[2]).to(device)
@@ -112,8 +113,12 @@ def psnr(model: VideoAutoencodingEngine, clips: Clips, device: torch.device) -> 
 
 
 def train_step(p: Progress, video: Tensor, rate: float, latent_noise: float = 0.0) -> dict[str, float]:
-    """`latent_noise`: tau of the decoder's augmentation, which makes it robust to latents that a diffusion model
-    sampled: z + |n| e, n ~ N(0, tau^2) per clip, e ~ N(0, 1) (noise-augmented decoding, arXiv 2510.11690)."""
+    """Take one optimizer step on `video` (B, 3, T, H, W) and return the loss and its terms.
+
+    With `latent_noise` tau, the decoder gets z + |n| e, n ~ N(0, tau^2) per clip, e ~ N(0, 1), which makes it robust to
+    latents from a diffusion model (noise-augmented decoding, arXiv 2510.11690). Raises NumericalError if the loss is
+    not finite.
+    """
     z, posterior = p.model.regularization(p.model.encode(video, unregularized=True), p.generator)
     if latent_noise:
         size = latent_noise * torch.randn(len(z), 1, 1, 1, 1, generator=p.generator).abs()
@@ -133,6 +138,7 @@ def train_step(p: Progress, video: Tensor, rate: float, latent_noise: float = 0.
 
 
 def stage_at(stages: list[Stage], step: int) -> Stage:
+    """Return the stage of a step; the last one after all are done."""
     for stage in stages:
         if step < stage.iters:
             return stage
@@ -141,6 +147,7 @@ def stage_at(stages: list[Stage], step: int) -> Stage:
 
 
 def build(args: Arguments) -> tuple[Progress, list[Stage]]:
+    """Return the initial state and the stages of a run. Raises ConfigError if a setting is missing."""
     check_config(args.model_config, "model")
     torch.manual_seed(args.run.seed)
     model = instantiate_from_config(args.model_config.first_stage_config).to(args.run.device)
@@ -159,13 +166,14 @@ def build(args: Arguments) -> tuple[Progress, list[Stage]]:
 
 
 def _known(model: VideoAutoencodingEngine, args: Arguments) -> dict[str, Tensor]:
-    """The weights of `args.load`, in parts that are to begin anew those that the model has."""
+    """Return the weights of `args.load`, with the model's own weights for the parts in `model.fresh_prefixes`."""
     loaded = read_state_dict(args.run.load)
     fresh = {name: value for name, value in model.state_dict().items() if _named(name, args, "fresh_prefixes")}
     return {name: value for name, value in loaded.items() if not _named(name, args, "fresh_prefixes")} | fresh
 
 
 def _named(name: str, args: Arguments, key: str) -> bool:
+    """Return True if a tensor's name starts with one of the prefixes in `model.<key>`."""
     return f"first_stage_model.{name}".startswith(tuple(args.model_config.get(key, ())))
 
 

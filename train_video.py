@@ -4,7 +4,7 @@
     torchrun --nproc_per_node 2 train_video.py --base configs/tiny_t2v.yaml configs/tiny_t2v_train.yaml
 
 Writes below `args.save`: checkpoints of averaged weights in the layout of released ones, `training/` for `--resume`,
-`log.jsonl`, `tensorboard/`, `samples/`. With `args.latent_cache` clips are encoded once, captions too.
+`log.jsonl`, `tensorboard/` and `samples/`. With `args.latent_cache`, clips and captions are encoded once.
 """
 import logging
 import sys
@@ -55,7 +55,7 @@ def build_trainer(args: Arguments) -> Trainer:
     folder, state = Path(args.training.save), None
     if args.training.resume:
         state = run_files.read_latest(folder, run_state.settings_of(args, dist.get_world_size()))
-        logger.info("%s: %s", folder, "nothing saved yet" if state is None else f"resuming at step {state.step}")
+        logger.info("%s: %s", folder, "no checkpoint yet" if state is None else f"resuming at step {state.step}")
     else:
         run_files.check_unused(folder)
     run_files.clear_unfinished(folder)
@@ -65,8 +65,11 @@ def build_trainer(args: Arguments) -> Trainer:
     engine = build_engine(args, fresh=state is None, text=sources.text)
     trained = sum(p.numel() for p in engine.network.parameters() if p.requires_grad) / 1e6
     request = sample_request(args, sources.shown)
-    trainer = Trainer(args, engine, Data(sources.train, sources.valid, request and (
-        lambda step: write_samples(engine, request, folder / "samples" / f"{step:06d}"))), state)
+
+    def write(step: int) -> None:
+        write_samples(engine, request, folder / "samples" / f"{step:06d}")
+
+    trainer = Trainer(args, engine, Data(sources.train, sources.valid, None if request is None else write), state)
     logger.info("%d clips in %d bucket(s); %.2f M trained parameters; %d steps of %d clips",
                 sum(map(len, sources.train)), len(sources.train), trained, args.training.train_iters,
                 trainer.deepspeed.train_batch_size())
@@ -74,14 +77,17 @@ def build_trainer(args: Arguments) -> Trainer:
 
 
 def check_settings(args: Arguments) -> None:
-    """Looks for all that can be wrong before anything is read or built, and fills in what follows from other keys."""
+    """Check all settings before anything is read or built, and fill in those that follow from others.
+
+    Raises ConfigError or CheckpointError for the first mistake.
+    """
     if not args.training.train_data or not args.training.train_iters or not args.deepspeed_config:
         raise ConfigError("training needs args.train_data, args.train_iters and section deepspeed; "
                           "see configs/tiny_t2v_train.yaml")
     check_config(args.data_config, "data")
     settle_size(args)
     if args.run.model_parallel_size > 1:
-        raise ConfigError(f"args.model_parallel_size is {args.run.model_parallel_size}; training divides weights by "
+        raise ConfigError(f"args.model_parallel_size is {args.run.model_parallel_size}; training divides weights with "
                           "deepspeed.zero_optimization.stage: 3 instead; set it to 1")
     precision = {name: bool((args.deepspeed_config.get(name) or {}).get("enabled")) for name in ("fp16", "bf16")}
     args.run.fp16, args.run.bf16 = precision["fp16"], precision["bf16"]
@@ -95,7 +101,7 @@ def check_settings(args: Arguments) -> None:
                           "(deepspeed.zero_optimization.stage 3); set it to null and sample from the checkpoints")
     if args.run.load_lora is not None:
         configure_lora(args.model_config, args.run.load_lora)
-    if args.run.load is not None and (args.training.grow_input or args.training.force_train):  # it need not fit
+    if args.run.load is not None and (args.training.grow_input or args.training.force_train):  # these weights need not fit the network
         transformer_weights(args.run.load)
     elif args.run.load is not None:
         check_network(args.model_config.network_config, args.run.load)
@@ -104,10 +110,11 @@ def check_settings(args: Arguments) -> None:
 
 
 def build_engine(args: Arguments, fresh: bool, text: Mapping | None = None) -> DiffusionEngine:
-    """The engine with its initial weights: those of `args.load` and `args.load_lora`, or random ones that depend on the
-    seed. A run to be resumed then gets its own, but of a run that trains a LoRA alone those of the model under it stay.
+    """Build the engine with initial weights: those of `args.load` and `args.load_lora`, or random ones from the seed.
 
-    With cached `text` (see `training.sources`) it has no text encoder, and a first stage for samples alone.
+    `fresh` is False if the state of a stopped run is loaded afterwards: the LoRA, and weights of `args.load` that only
+    partly fit, are then left out where that state replaces them. With cached `text` (see `training.sources`) the engine
+    has no text encoder, and an autoencoder only if samples need one.
     """
     torch.manual_seed(args.run.seed)
     partly = args.training.grow_input or args.training.force_train
@@ -125,6 +132,7 @@ def build_engine(args: Arguments, fresh: bool, text: Mapping | None = None) -> D
 
 
 def without_encoders(args: Arguments, text: Mapping, network: nn.Module | None) -> DiffusionEngine:
+    """Build an engine that looks text embeddings up in `text` and has an autoencoder only if samples need one."""
     encoders = Encoders(args)
     engine = DiffusionEngine(encoders.without().of_engine(), network)
     for number, known in text.items():

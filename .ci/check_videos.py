@@ -1,5 +1,4 @@
-"""Whether a folder holds the videos that a run should have left: how many, how large, how long, and all that goes
-along.
+"""Check the videos of a run: their number, size and length, and the files beside them.
 
     python .ci/check_videos.py OUTPUT_DIR --count 6 --frames 17 --size 64 64 --fps 8
 """
@@ -12,6 +11,7 @@ import decord
 
 
 def faults(video: Path, args: argparse.Namespace) -> list[str]:
+    """Return a message for everything that is wrong with one video."""
     reader = decord.VideoReader(str(video))
     found = {"frames": len(reader), "size": list(reader[0].shape[:2]), "fps": round(reader.get_avg_fps(), 3)}
     wrong = [f"{video}: {key} is {found[key]}, expected {getattr(args, key)}"
@@ -19,14 +19,14 @@ def faults(video: Path, args: argparse.Namespace) -> list[str]:
     wrong += [f"{video.parent} has no {name}" for name in ("frames.png", "metadata.json")
               if not (video.parent / name).is_file()]
     if not wrong and not json.loads((video.parent / "metadata.json").read_text(encoding="utf-8")).get("prompt"):
-        wrong = [f"{video.parent / 'metadata.json'} names no prompt"]
+        wrong = [f"{video.parent / 'metadata.json'} has no prompt"]
     return wrong
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--count", type=int, required=True, help="at least so many videos")
+    parser.add_argument("--count", type=int, required=True, help="the least number of videos")
     parser.add_argument("--frames", type=int, required=True)
     parser.add_argument("--size", type=int, nargs=2, required=True, metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--fps", type=float, required=True)

@@ -181,7 +181,7 @@ def test_a_cache_of_other_clips_is_refused(small_model, recipe, clips, tmp_path)
                   "args.train_iters=1")
     train_video.train_video(argv)
     (other / "labels" / "0.txt").write_text("another caption")
-    with pytest.raises(DataError, match="was made with another clips: delete the folder"):
+    with pytest.raises(DataError, match="was made with another clips; delete the folder"):
         train_video.train_video([*argv, f"args.save={tmp_path / 'again'}"])
 
 

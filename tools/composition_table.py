@@ -1,12 +1,12 @@
-"""The table docs/composition.md: which sampler goes with which discretization, guider and scaling, found by trying.
+"""Write docs/composition.md, the table of samplers that work with each discretization, guider and denoiser.
 
-    python tools/composition_table.py               # builds every cell; runs so many that every two parts meet
-    python tools/composition_table.py --meet 4      # builds and runs every cell: some ten minutes on one free core
+    python tools/composition_table.py               # builds every cell; runs enough of them to try every pair of parts
+    python tools/composition_table.py --meet 4      # builds and runs every cell: about ten minutes on one free core
 
-A cell is built from its configuration alone, which refuses what cannot work. Others run through
-`DiffusionEngine.sample`, on a small random model with an image, time patches and `ofs`. The classes are those that the
-modules of sat/sgm list, so that a new one appears by itself; what it cannot be built without, or what makes it quick,
-stands in PARAMS.
+A cell is a combination of four parts. It is first built from its configuration, which raises ConfigError for
+combinations that cannot work. Cells that can be built run through `DiffusionEngine.sample`, with a small random model
+that takes an image and has time patches and `ofs`. The classes are those that the modules of sat/sgm list, so a new
+class is included automatically; PARAMS has the parameters that a class requires or that make it fast.
 """
 import argparse
 import json
@@ -53,7 +53,7 @@ SHAPE = (2, 4, 4, 4)
 PARAMS = {"Autoguidance": {"ckpt_path": "WEAK"}, "PerturbedAttentionGuidance": {"layers": [0]},
           "TabulatedDiscretization": {"sigmas": "sdxl"}, "AdaptiveSampler": {"rtol": 0.1, "atol": 0.1},
           "RestartSampler": {"intervals": [{"low": 0.1, "high": 2.0, "repeats": 1, "steps": 1}]}}
-# The table of a discrete denoiser has levels of its scaling's kind.
+# A discrete denoiser's table has noise levels of its scaling's parameterization.
 TABLES = {VE: "LegacyDDPMDiscretization", VP: "ZeroSNRDDPMDiscretization"}
 HEAD = """# Which parts work together
 
@@ -71,7 +71,7 @@ or all are refused. The denoisers: {names}.
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """A class under the name it has in the table, with the parameters that it is tried with."""
+    """A class with its label in the table and the parameters it is built with."""
 
     label: str
     target: str
@@ -84,6 +84,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Cell:
+    """A combination of a sampler, a discretization, a guider and a denoiser."""
+
     sampler: Part
     discretization: Part
     guider: Part
@@ -109,7 +111,7 @@ def discretizations() -> list[Part]:
 
 @cache
 def guiders() -> list[Part]:
-    """Every class; DynamicCFG in each of its own schedules."""
+    """Return every guider, with DynamicCFG once for each of its schedules."""
     parts = []
     for cls in _classes(sgm.guiders):
         if cls is sgm.guiders.DynamicCFG:
@@ -122,7 +124,7 @@ def guiders() -> list[Part]:
 
 @cache
 def denoisers() -> list[Part]:
-    """Every scaling with the continuous denoiser and, where there is a table for it, with the discrete one."""
+    """Return every scaling with the continuous denoiser and, if TABLES has one for it, with the discrete one."""
     parts = []
     for cls in _classes(sgm.denoiser_scaling):
         if not hasattr(cls, "parameterization"):
@@ -137,14 +139,14 @@ def denoisers() -> list[Part]:
 
 
 def _classes(module) -> list[type]:
-    """The classes that a package lists in `__all__`, or that a module defines, by name."""
+    """Return the classes that a package lists in `__all__`, or else the public ones a module defines, by name."""
     listed = getattr(module, "__all__", None)
     return [o for name, o in sorted(vars(module).items()) if isinstance(o, type) and (
         name in listed if listed else o.__module__ == module.__name__ and not name.startswith("_"))]
 
 
 def _is_base(cls: type) -> bool:
-    """Whether a class leaves one of its methods to those below it."""
+    """Return True if one of the class's methods raises NotImplementedError."""
     methods = [getattr(cls, name) for name in dir(cls)]
     return any("NotImplementedError" in method.__code__.co_names for method in methods if hasattr(method, "__code__"))
 
@@ -164,12 +166,12 @@ def _built(config: str):
 
 
 def build(config: Mapping):
-    """The object of a configuration, or the one that was built of it shortly before: none keeps anything of a run."""
+    """Build the object of a configuration. Recent ones are cached, since none keeps state between runs."""
     return _built(json.dumps(config))
 
 
 def refusal(cell: Cell) -> str | None:
-    """Why a cell's configuration is refused; None if it is not."""
+    """Return the reason why a cell's configuration is refused, or None."""
     try:
         check_compatible(build(cell.sampler_config), build(cell.denoiser.config))
     except ConfigError as error:
@@ -178,7 +180,7 @@ def refusal(cell: Cell) -> str | None:
 
 
 class Laboratory:
-    """The engine of a small random image-to-video model, in which cells run."""
+    """A small random image-to-video model's engine, with which cells run."""
 
     def __init__(self, folder: Path):
         model = OmegaConf.load(write_model(folder, image=True)).model
@@ -196,7 +198,7 @@ class Laboratory:
         self.cond["concat"] = self.uc["concat"] = torch.randn(1, *SHAPE)
 
     def failure(self, cell: Cell) -> str | None:
-        """What goes wrong when a cell runs; None if it ends in finite latents."""
+        """Run a cell; return None if it ends in finite latents, or else a description of the failure."""
         self.engine.sampler, self.engine.denoiser = build(cell.sampler_config), build(cell.denoiser.config)
         try:
             out = self.engine.sample(self.cond, self.uc, 1, SHAPE, generator=[torch.Generator().manual_seed(0)])
@@ -206,7 +208,10 @@ class Laboratory:
 
 
 def document(refused: Mapping[Cell, str | None]) -> str:
-    """The page, from the refusals of all cells. Samplers that agree share a row, discretizations that agree a table."""
+    """Return the page for the refusals of all cells.
+
+    Samplers with equal entries share a row, and discretizations with equal rows share a table.
+    """
     reasons: dict[str, set[str]] = {}
     for cell, reason in refused.items():
         if reason is not None:
@@ -226,14 +231,14 @@ def document(refused: Mapping[Cell, str | None]) -> str:
 
 
 def _rows(refused: Mapping[Cell, str | None], letters: Mapping[str, str], discretization: Part) -> tuple:
-    """((entry for each guider, samplers), ...) of a discretization's table."""
+    """Return the rows ((entry for each guider, ...), samplers) of a discretization's table."""
     def entries(sampler: Part) -> tuple[str, ...]:
         return tuple(_entry(refused, letters, sampler, discretization, guider) for guider in guiders())
     return tuple(_grouped(samplers(), entries))
 
 
 def _grouped(parts: Sequence[Part], key: Callable[[Part], Hashable]) -> list[tuple]:
-    """(key, labels of the parts that have it), in the order of the first of each."""
+    """Return (key, labels of the parts with that key) pairs, in the order of first occurrence."""
     groups: dict[Hashable, list[str]] = {}
     for part in parts:
         groups.setdefault(key(part), []).append(part.label)
@@ -247,7 +252,7 @@ def _entry(refused: Mapping[Cell, str | None], letters: Mapping[str, str], *part
 
 
 def _general(cell: Cell, reason: str) -> str:
-    """The same reason for every discretization."""
+    """Return the reason with the discretization's name replaced, so that equal reasons match."""
     return re.sub(rf"\b{cell.discretization.label}\b", "the discretization", reason)
 
 
@@ -256,7 +261,7 @@ def _line(first: str, rest: Sequence[str]) -> str:
 
 
 def meeting(parts: int, refused: Mapping[Cell, str | None]) -> list[Cell]:
-    """Of the cells that are not refused, in a random order, those in which so many parts meet for the first time."""
+    """Choose accepted cells, in a random order, so that every `parts` parts that can be combined meet in one."""
     allowed = [cell for cell, reason in refused.items() if reason is None]
     random.Random(0).shuffle(allowed)
     met: set[tuple[Part, ...]] = set()
@@ -271,7 +276,8 @@ def meeting(parts: int, refused: Mapping[Cell, str | None]) -> list[Cell]:
 
 def make_table(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--meet", type=int, choices=(1, 2, 3, 4), default=2, help="parts that meet in cells that run")
+    parser.add_argument("--meet", type=int, choices=(1, 2, 3, 4), default=2,
+                        help="run enough cells to try every combination of this many parts (default: %(default)s)")
     options = parser.parse_args(argv)
     refused = {cell: refusal(cell) for cell in progress(cells(), "built")}
     chosen = meeting(options.meet, refused)
@@ -280,7 +286,7 @@ def make_table(argv: Sequence[str] | None = None) -> None:
         for cell in progress(chosen, "run"):
             failure = laboratory.failure(cell)
             if failure is not None:
-                raise NumericalError(f"{', '.join(part.label for part in vars(cell).values())}: {failure}; mend it, or "
+                raise NumericalError(f"{', '.join(part.label for part in vars(cell).values())}: {failure}; fix it, or "
                                      "refuse it when it is built")
     with whole_file(DOCUMENT) as partial:
         partial.write_text(document(refused), encoding="utf-8")

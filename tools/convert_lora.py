@@ -1,12 +1,12 @@
-"""Moves a LoRA between this project's layout and that of diffusers (PEFT), or merges it into its model's weights.
+"""Convert a LoRA between this project's layout and that of diffusers (PEFT), or merge it into its model's weights.
 
     python tools/convert_lora.py configs/cogvideox_5b.yaml runs/my_lora my_lora_diffusers --to diffusers
     python tools/convert_lora.py configs/cogvideox_5b.yaml my_lora_diffusers checkpoints/my_lora --to sat
     python tools/convert_lora.py configs/cogvideox_5b.yaml runs/my_lora checkpoints/my_model --to merged
 
-The source may be in either layout, or a checkpoint of a whole model with LoRA; the target is a folder. diffusers reads
-its own with `CogVideoXPipeline.load_lora_weights(folder)`. Merging takes the model's weights from the configuration's
-args.load (or --load, in any form that `args.load` takes); `args.load` takes the result.
+The source is a LoRA in either layout, or a checkpoint of a whole model with a LoRA; the target is a folder. diffusers
+loads a converted LoRA with `CogVideoXPipeline.load_lora_weights(folder)`. Merging reads the model's weights from
+args.load of the configuration (or from --load, in any form that args.load takes), and args.load takes the result.
 """
 import argparse
 import sys
@@ -32,9 +32,9 @@ LAYOUTS = ("diffusers", "sat", "merged")
 
 
 def merged_state(lora: Lora, weights: str | None) -> dict[str, torch.Tensor]:
-    """The weights of a LoRA's model with it inside. Raises CheckpointError."""
+    """Return the model's weights with the LoRA merged in. Raises CheckpointError if they are missing or do not fit."""
     if weights is None:
-        raise CheckpointError("merging needs the model's weights: args.load of the configuration, or --load")
+        raise CheckpointError("merging needs the model's weights: set args.load in the configuration, or give --load")
     state = without_lora(transformer_weights(weights).read())
     check_shapes(lora.base, state, weights)
     merge(lora, state)
@@ -47,11 +47,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("source", type=Path, help="the LoRA: a folder or file")
     parser.add_argument("target", type=Path, help="the folder to write")
     parser.add_argument("--to", choices=LAYOUTS, required=True, help="what to write")
-    parser.add_argument("--alpha", type=float, default=1.0, help="for a source that does not tell (default: 1)")
+    parser.add_argument("--alpha", type=float, default=1.0, help="alpha, if the source does not have it (default: 1)")
     parser.add_argument("--load", help="weights to merge into, in place of the configuration's args.load")
     options = parser.parse_args(argv)
     if options.source.resolve() == options.target.resolve():
-        raise ConfigError(f"source and target are both {options.source}; write to a folder of its own")
+        raise ConfigError(f"source and target are both {options.source}; write to another folder")
     args = get_args(["--base", options.config])
     with torch.device("meta"):
         base = without_lora(instantiate_from_config(args.model_config.network_config).state_dict())

@@ -1,11 +1,12 @@
-"""Moves weights between this project's layout and that of Hugging Face's diffusers, bit for bit, in either direction.
+"""Convert weights between this project's layout and that of Hugging Face's diffusers, bit for bit.
 
     python tools/convert_weights.py configs/cogvideox_5b.yaml CogVideoX-5b checkpoints/cogvideox_5b --to sat
     python tools/convert_weights.py configs/cogvideox_5b.yaml checkpoints/cogvideox_5b CogVideoX-5b --to diffusers
 
-Both folders have transformer/ and vae/. Here these hold `latest` with the iteration it names, and 3d-vae.pt; there
-each holds config.json and safetensors, which `from_pretrained` reads. Numbers keep their type, one tensor is held at
-a time; --to sat needs room on the disk for a third of the model while it runs.
+Both folders have transformer/ and vae/. In this project's layout, transformer/ holds `latest` and the iteration it
+names, and vae/ holds 3d-vae.pt; in that of diffusers each holds config.json and safetensors files, which
+`from_pretrained` reads. Tensors keep their dtype, and one is in memory at a time. --to sat needs free disk space for a
+third of the model while it runs.
 """
 import argparse
 import json
@@ -40,7 +41,7 @@ SHARD_BYTES = 5_000_000_000
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a model in both layouts: its tensors here (shapes only), their links, and how each side is kept."""
+    """A part of a model: its tensors in this project's layout (on `meta`), their links to diffusers', and its files."""
 
     shapes: Mapping[str, Tensor]
     links: Sequence[Link]
@@ -50,7 +51,7 @@ class Part:
 
 
 def parts_of(model: Mapping) -> dict[str, Part]:
-    """Transformer and VAE of a preset's `model` section, built without memory. Raises ConfigError."""
+    """Return transformer and VAE of a configuration's `model` section, built on `meta`. Raises ConfigError."""
     network = model["network_config"]["params"]
     first_stage = {**model["first_stage_config"]["params"], "ckpt_path": None}
     with torch.device("meta"):
@@ -67,7 +68,7 @@ def parts_of(model: Mapping) -> dict[str, Part]:
 
 
 def convert_to_diffusers(part: Part, source: Path, target: Path, shard_bytes: int = SHARD_BYTES) -> None:
-    """Raises CheckpointError when the tensors of `source` are not those of the part."""
+    """Convert a part to diffusers' layout. Raises CheckpointError if the tensors of `source` are not the part's."""
     state = part.read(source)
     check_shapes(part.shapes, state, source)
     shapes = {name: tensor.to("meta") for name, tensor in state.items()}
@@ -77,7 +78,7 @@ def convert_to_diffusers(part: Part, source: Path, target: Path, shard_bytes: in
 
 
 def convert_to_sat(part: Part, source: Path, target: Path, network_config: Mapping) -> None:
-    """Raises CheckpointError when the tensors of `source` are not those of the part."""
+    """Convert a part to this project's layout. Raises CheckpointError if the tensors of `source` are not the part's."""
     state = read_tensors(source)
     check_shapes(dict(to_diffusers(part.links, part.shapes)), state, source)
     target.mkdir(parents=True, exist_ok=True)
@@ -89,7 +90,7 @@ def convert_to_sat(part: Part, source: Path, target: Path, network_config: Mappi
 
 
 def _spilled(tensors: Iterator[tuple[Link, Tensor]], folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Tensors put together from several go to files that the system may page out, until the checkpoint is written."""
+    """Yield (name, tensor); a tensor joined from several is mapped to a file, so that the system can page it out."""
     for link, tensor in tensors:
         if len(link.theirs) > 1:
             file = torch.from_file(str(folder / link.name), True, tensor.numel(), dtype=tensor.dtype)
@@ -98,7 +99,7 @@ def _spilled(tensors: Iterator[tuple[Link, Tensor]], folder: Path) -> Iterator[t
 
 
 def fixed_table(network_config: Mapping) -> Tensor:
-    """The computed positions that checkpoints here store and diffusers' do not."""
+    """Return the fixed position embedding, which this project's checkpoints store and diffusers' do not."""
     small = {**network_config, "params": {**network_config["params"], "num_layers": 1}}
     return instantiate_from_config(small).mixins["pos_embed"].pos_embedding
 
@@ -119,11 +120,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("source", type=Path, help="the folder to read, with transformer/ and vae/")
     parser.add_argument("target", type=Path, help="the folder to write")
     parser.add_argument("--to", choices=("diffusers", "sat"), required=True, help="the layout to write")
-    parser.add_argument("--only", choices=PARTS, help="one part alone")
-    parser.add_argument("--shard-bytes", type=int, default=SHARD_BYTES, help="the longest file (default: %(default)s)")
+    parser.add_argument("--only", choices=PARTS, help="convert this part only")
+    parser.add_argument("--shard-bytes", type=int, default=SHARD_BYTES, help="maximum file size (default: %(default)s)")
     options = parser.parse_args(argv)
     if options.source.resolve() == options.target.resolve():
-        raise ConfigError(f"source and target are both {options.source}; write to a folder of its own")
+        raise ConfigError(f"source and target are both {options.source}; write to another folder")
     model = OmegaConf.to_container(get_args(["--base", options.config]).model_config)
     for name, part in parts_of(model).items():
         if options.only in (None, name):

@@ -1,8 +1,8 @@
-"""A checkpoint of weights alone, small enough to hand on.
+"""Export the transformer's weights of a checkpoint, without training state, in a dtype of choice.
 
     python tools/export_weights.py runs/tiny_t2v checkpoints/tiny/t2v --dtype float16
 
-Keeps the layout: `latest` and `<iteration>/mp_rank_00_model_states.pt`.
+The layout stays the same: `latest` and `<iteration>/mp_rank_00_model_states.pt`.
 """
 import argparse
 import sys
@@ -21,7 +21,10 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 
 def export_weights(source: Path, target: Path, dtype: torch.dtype) -> Path:
-    """Writes the transformer's tensors of `source` in `dtype`; integers keep theirs. Raises CheckpointError."""
+    """Write the transformer's tensors of `source` to `target` in `dtype`; integer tensors keep their dtype.
+
+    Returns the file. Raises CheckpointError if there are no such tensors, or values overflow.
+    """
     file = find_checkpoint(source)
     state = {k: v for k, v in read_state_dict(file).items() if k.startswith(NETWORK_PREFIX)}
     if not state:

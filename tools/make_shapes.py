@@ -1,4 +1,4 @@
-"""Writes clips of the small shapes world in the layout that training reads: `videos/NAME.mp4`, `labels/NAME.txt`.
+"""Write clips of the shapes world in the layout that training reads: `videos/NAME.mp4`, `labels/NAME.txt`.
 
     python tools/make_shapes.py --out data/shapes/train --clips 4000
     python tools/make_shapes.py --out data/shapes/valid --clips 216 --split heldout-clips
@@ -6,10 +6,11 @@
 
     python tools/make_shapes.py --out data/shapes/orange --clips 360 --split outside
 
-`train` and `heldout-clips` draw the same 90 combinations of colour, shape and motion, never the same clip; `unseen`
-draws the 18 that training never shows, `outside` shapes of a colour that the world does not have; `--colors green`
-and `--backgrounds gray` keep to some. Combinations come equally often. The same arguments give the same clips.
-About 20 clips a second for each process on one core of a small machine: nearly all of it is starting the encoder.
+`train` and `heldout-clips` draw the same 90 combinations of colour, shape and motion, but never the same clip. `unseen`
+draws the 18 combinations that training never shows, and `outside` draws shapes of a colour that the world does not
+have. `--colors green` and `--backgrounds gray` restrict the combinations. All occur equally often, and the same
+arguments give the same clips. Each process writes about 20 clips per second on one core of a small machine; starting
+the encoder takes nearly all of that time.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from tools import shapes_world
 
 SPLITS = ("train", "heldout-clips", "unseen", "outside")
 
-# Close to lossless (above 40 dB): what a model learns from should be the world, not the traces of an encoder.
+# Nearly lossless (above 40 dB), so that models do not learn compression artifacts.
 ENCODER = ["-crf", "8", "-preset", "veryfast", "-threads", "1", "-f", "mp4"]
 
 
@@ -43,8 +44,10 @@ def plan_clips(
     colors: Sequence[str] | None = None,
     backgrounds: Sequence[str] | None = None,
 ) -> list[tuple[str, shapes_world.Combination, np.random.SeedSequence]]:
-    """Name, combination and seed of every clip; clip `i` does not depend on `count`. `colors`, `backgrounds`: those of
-    the world that may occur, by default all."""
+    """Return name, combination and seed of every clip; clip `i` does not depend on `count`.
+
+    `colors` and `backgrounds` are those that may occur, by default all of the world's.
+    """
     if split == "outside":
         colors = shapes_world.OUTSIDE
     colors = colors or shapes_world.COLORS
@@ -62,7 +65,7 @@ def plan_clips(
 
 
 def write_clip(path: Path, frames: np.ndarray) -> None:
-    """Encodes (T, H, W, 3) uint8 to H.264 without chroma subsampling; the file appears under its name when whole."""
+    """Encode frames (T, H, W, 3) uint8 as H.264 without chroma subsampling; an incomplete file ends in .partial."""
     partial_path = path.with_name(path.name + ".partial")
     writer = imageio_ffmpeg.write_frames(
         str(partial_path),
@@ -88,36 +91,39 @@ def make_clip(clip: tuple[str, shapes_world.Combination, np.random.SeedSequence]
 
 
 def prepare_folder(out: Path, split: str, overwrite: bool) -> None:
-    """Makes `videos/` and `labels/`; earlier clips of this split go, and only when asked."""
+    """Create `videos/` and `labels/`; with `overwrite`, remove earlier clips of this split.
+
+    Raises DataError if there are files and `overwrite` is False, or if the folder cannot be written to.
+    """
     try:
         for name in ("videos", "labels"):
             (out / name).mkdir(parents=True, exist_ok=True)
             present = sorted((out / name).iterdir())
             if present and not overwrite:
                 raise DataError(
-                    f"{out / name} already holds {len(present)} files: "
-                    "name another --out, or replace the clips of this split with --overwrite"
+                    f"{out / name} already holds {len(present)} files; "
+                    "choose another --out, or replace the clips of this split with --overwrite"
                 )
             for path in present:
                 if path.name.startswith(f"{split}_"):
                     path.unlink()
     except OSError as problem:
-        raise DataError(f"cannot write to {out} ({problem.strerror}): choose another --out") from problem
+        raise DataError(f"cannot write to {out} ({problem.strerror}); choose another --out") from problem
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder that gets videos/ and labels/")
-    parser.add_argument("--clips", type=int, default=4000, help="how many (default 4000)")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write videos/ and labels/ to")
+    parser.add_argument("--clips", type=int, default=4000, help="number of clips (default: 4000)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--split", choices=SPLITS, default="train")
-    parser.add_argument("--colors", nargs="+", choices=shapes_world.COLORS, help="only these of the world's")
-    parser.add_argument("--backgrounds", nargs="+", choices=shapes_world.BACKGROUNDS, help="likewise")
+    parser.add_argument("--colors", nargs="+", choices=shapes_world.COLORS, help="only these colours")
+    parser.add_argument("--backgrounds", nargs="+", choices=shapes_world.BACKGROUNDS, help="only these backgrounds")
     parser.add_argument("--processes", type=int, default=min(4, os.cpu_count() or 1))
     parser.add_argument("--overwrite", action="store_true", help="replace the clips of this split")
     args = parser.parse_args(argv)
     if args.colors and args.split == "outside":
-        parser.error("--colors are of the world, --split outside has its own")
+        parser.error("--colors cannot be used with --split outside, which has a colour of its own")
     if args.clips < 1 or args.processes < 1 or args.seed < 0:
         parser.error("--clips and --processes must be at least 1, --seed at least 0")
     return args

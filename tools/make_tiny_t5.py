@@ -1,10 +1,10 @@
-"""Makes the text encoder of the small models: a sentencepiece model and a T5 v1.1 encoder of random weights.
+"""Make the text encoder of the small models: a sentencepiece model and a T5 v1.1 encoder with random weights.
 
     python tools/make_tiny_t5.py --out checkpoints/tiny/t5
 
-A random transformer keeps words apart, which is all that the diffusion transformer needs to learn what each means;
-the small world has 25 of them. Each of these is one piece, so are some words beyond it, for later fine-tuning; other
-text falls into letters. Case does not matter. The same seed gives the same files. Takes seconds.
+A random encoder gives different words different embeddings, which is all that the diffusion transformer needs to learn
+their meaning. Each of the 25 words of the shapes world is one token, and so are some spare words for later fine-tuning;
+other text is split into letters. Case does not matter. The same seed gives the same files. Takes seconds.
 """
 import argparse
 import io
@@ -35,10 +35,10 @@ LETTERS = string.ascii_lowercase + string.digits + string.punctuation.replace("_
 
 
 def write_pieces(folder: Path) -> int:
-    """Writes spiece.model with T5's special pieces (pad 0, eos 1, unk 2); returns the number of pieces.
+    """Write spiece.model with T5's special pieces (pad 0, eos 1, unk 2); return the number of pieces.
 
-    Trained for its text normalization; on so few words training gives odd pieces, so they are then set: whole words,
-    likelier than the letters that any other text falls into.
+    Sentencepiece is trained only for its text normalization. Its pieces, which are odd for so few words, are replaced:
+    by whole words, and by less likely single letters for all other text.
     """
     captions = [c.caption for c in all_combinations()]
     words = sorted({word for caption in captions for word in caption.split()})

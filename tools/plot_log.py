@@ -1,4 +1,4 @@
-"""Curves of a training run:
+"""Plot curves of a training run's log.
 
     python tools/plot_log.py runs/tiny_vae/log.jsonl --keys loss psnr --out docs/vae_loss.png
 """
@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 
 
 def read_series(log: Path, key: str) -> tuple[list[int], list[float]]:
-    """Steps and values of the lines that have `key`; of a step that was logged twice, as after a resume, the last."""
+    """Return steps and values of the lines with `key`; the last line counts if a resumed run logged a step again."""
     lines = (json.loads(line) for line in log.read_text().splitlines())
     series = {line["step"]: line[key] for line in lines if key in line}
     return sorted(series), [series[step] for step in sorted(series)]

@@ -1,13 +1,13 @@
-# Sourced by the repository's scripts: leaves in $python an interpreter that has everything of requirements.txt, and of
-# the file that $more_requirements names.
+# Sourced by the repository's scripts: sets $python to an interpreter with the packages of requirements.txt and of the
+# file that $more_requirements names.
 #
-# That is the repository's own .venv, made on first use and brought up to date when such a file changes. With
-# SAT_PYTHON set (SAT_PYTHON=python for the environment that is active), that interpreter is taken as it is instead,
-# and nothing is installed.
+# The interpreter is that of the repository's .venv, which is created on first use and updated when such a file changes.
+# If SAT_PYTHON is set (SAT_PYTHON=python for the active environment), that interpreter is used unchanged and nothing is
+# installed.
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 
-find_python() {  # the first interpreter that is new enough
+find_python() {  # prints the first interpreter that is new enough
     local candidate
     for candidate in python3 python3.11 python3.12 python3.13 python; do
         if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
@@ -19,7 +19,7 @@ find_python() {  # the first interpreter that is new enough
     return 2
 }
 
-forget_half_installed() {  # pip writes INSTALLER after all files; it would take what it was interrupted in for whole
+forget_half_installed() {  # pip writes INSTALLER last; without it a package is incomplete, but pip would keep it
     local record
     for record in "$1"/lib/python3*/site-packages/*.dist-info; do
         if [[ -d $record && ! -e $record/INSTALLER ]]; then rm -rf -- "$record"; fi
@@ -27,11 +27,11 @@ forget_half_installed() {  # pip writes INSTALLER after all files; it would take
 }
 
 set_up() {  # set_up VENV FILE
-    local venv=$1 started=$SECONDS base packages=(-r "$root/requirements.txt")  # whose versions hold in any case
+    local venv=$1 started=$SECONDS base packages=(-r "$root/requirements.txt")  # its versions hold for FILE too
     if [[ $2 == requirements.txt ]]; then
         echo "setting up $venv: the packages of requirements.txt (once; several minutes, a few GB)" >&2
     else
-        echo "setting up $venv: the packages of $2 beside them (once)" >&2
+        echo "setting up $venv: the additional packages of $2 (once)" >&2
         packages+=(-r "$root/$2")
     fi
     if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
@@ -44,7 +44,7 @@ set_up() {  # set_up VENV FILE
     fi
     forget_half_installed "$venv"
     if ! "$venv/bin/python" -m pip install --no-input --disable-pip-version-check "${packages[@]}" >&2; then
-        echo "error: the packages could not be installed, see above; the next run goes on from here" >&2
+        echo "error: the packages could not be installed (see above); start again to continue" >&2
         return 2
     fi
     echo "set up in $((SECONDS - started)) s" >&2
@@ -55,7 +55,7 @@ ensure_installed() {  # ensure_installed VENV FILE
     wanted=$(sha256sum < "$root/$2")
     if [[ -x $venv/bin/python && $(cat "$stamp" 2>/dev/null) == "$wanted" ]]; then return; fi
     exec 9>"$venv.lock"
-    if command -v flock >/dev/null; then flock 9; fi  # two scripts started together set up one after the other
+    if command -v flock >/dev/null; then flock 9; fi  # of two scripts started together, the second waits for the first
     if [[ ! -x $venv/bin/python || $(cat "$stamp" 2>/dev/null) != "$wanted" ]]; then
         set_up "$venv" "$2" || return
         echo "$wanted" > "$stamp"
@@ -66,7 +66,7 @@ ensure_installed() {  # ensure_installed VENV FILE
 ensure_python() {
     if [[ -n ${SAT_PYTHON:-} ]]; then
         if ! python=$(command -v -- "$SAT_PYTHON"); then
-            echo "error: SAT_PYTHON is $SAT_PYTHON, which is no interpreter; correct it, or leave it out" >&2
+            echo "error: SAT_PYTHON is $SAT_PYTHON, which is not an interpreter; correct it or unset it" >&2
             return 2
         fi
         return

@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights, which samples better than the last weights."""
+"""The exponential moving average of the weights, which gives better samples than the last weights."""
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -10,9 +10,10 @@ from training.partition import own_part, part_of, whole
 
 
 class WeightAverage:
-    """Averages in float32 whatever the dtype of the weights; short while training is young.
+    """The average of the trained parameters, kept in float32 for weights of any dtype.
 
-    Where weights are divided among processes, so is their average: `values` are this process's pieces.
+    It covers fewer steps early in training. Where weights are divided among processes, so is the average: `values`
+    holds this process's part of each.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float):
@@ -22,26 +23,30 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """After optimizer step number `step`, counted from 1."""
+        """Include the current weights; called after optimizer step `step`, counted from 1."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
         current = [own_part(p).float() for p in self.parameters.values()]
         torch._foreach_lerp_(list(self.values.values()), current, weight)
 
     def whole(self) -> dict[str, Tensor]:
-        """The average of every weight, on the CPU; called by all processes, empty in all but the first."""
-        averages = ((name, whole(p, self.values[name])) for name, p in self.parameters.items())
-        return {name: value.cpu() for name, value in averages if is_main_process()}
+        """Return the average of every weight on the CPU; called on all ranks, empty on all but rank 0."""
+        averages = {}
+        for name, parameter in self.parameters.items():
+            value = whole(parameter, self.values[name])  # a collective: every rank takes part
+            if is_main_process():
+                averages[name] = value.cpu()
+        return averages
 
     @torch.no_grad()
     def load(self, values: Mapping[str, Tensor]) -> None:
-        """Takes up what `whole` gave."""
+        """Restore averages that `whole` returned."""
         for name, value in self.values.items():
             value.copy_(part_of(self.parameters[name], values[name]))
 
     @contextmanager
     @torch.no_grad()
     def applied(self) -> Iterator[None]:
-        """The model has the averaged weights inside the block, and afterwards its own again, bit for bit."""
+        """Context manager that gives the model the averaged weights, and then its own back, bit for bit."""
         own = {name: own_part(p).clone() for name, p in self.parameters.items()}
         for name, parameter in self.parameters.items():
             own_part(parameter).copy_(self.values[name])

@@ -1,4 +1,4 @@
-"""The training loop: every random draw depends on the seed and the step alone, so that any step can be resumed."""
+"""The training loop. Random draws depend only on the seed and the step, so that a run can resume at any step."""
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Data:
-    """Buckets of clips to train on, of held-out ones to check with, and what writes samples of a step, if anything."""
+    """The buckets of training clips and held-out clips, and the function that writes samples of a step, if any."""
 
     train: Sequence[Batches]
     valid: Sequence[Batches] = ()
@@ -36,7 +36,7 @@ class Data:
 
 
 class Trainer:
-    """One run, from its beginning or from a state that was saved."""
+    """A training run, from its beginning or from a saved state."""
 
     def __init__(self, args: Arguments, engine: DiffusionEngine, data: Data, state: RunState | None = None):
         self.args, self.settings, self.engine, self.data = args, args.training, engine, data
@@ -69,9 +69,11 @@ class Trainer:
                 steps += 1
                 if self._due(self.settings.log_interval):
                     seconds = (time.perf_counter() - since) / steps
-                    norm = self.deepspeed.get_global_grad_norm()  # None where DeepSpeed clips without telling
-                    log.write(self.step, self.losses.report() | ({} if norm is None else {"grad_norm": float(norm)}) | {
-                        "lr": rate, "seconds_per_step": seconds})
+                    norm = self.deepspeed.get_global_grad_norm()  # None if DeepSpeed does not report it
+                    record = self.losses.report()
+                    if norm is not None:
+                        record["grad_norm"] = float(norm)
+                    log.write(self.step, record | {"lr": rate, "seconds_per_step": seconds})
                     since, steps = time.perf_counter(), 0
                 self._after_step(log)
         finally:
@@ -84,7 +86,7 @@ class Trainer:
         return Log(self.folder, wandb)
 
     def train_step(self) -> float:
-        """One optimizer step; returns its learning rate. Raises NumericalError where the loss is not finite."""
+        """Take one optimizer step and return its learning rate. Raises NumericalError if the loss is not finite."""
         settings, peak = self.settings, self.args.deepspeed_config.optimizer.params.lr
         rate = learning_rate(self.step, settings.train_iters, peak, settings.warmup_iters, settings.lr_decay,
                              settings.final_lr_share)
@@ -92,7 +94,7 @@ class Trainer:
             group["lr"] = rate
         parts = self.deepspeed.gradient_accumulation_steps()
         for part in range(parts):
-            # The same parts of the global batch, whether processes share them or one accumulates them.
+            # A global batch has the same parts, whether processes share them or one process accumulates them.
             number = (self.step * parts + part) * self.size + self.rank
             batch = self._batch(number)
             loss, info = self.deepspeed(batch)
@@ -105,7 +107,7 @@ class Trainer:
         return rate
 
     def _batch(self, number: int) -> dict:
-        """A batch by number; sets the random state that it, its noise and its timesteps are drawn with."""
+        """Return batch `number`; sets the random state from which it, its noise and its timesteps are drawn."""
         bucket, index = self.order.batch(number)
         following, announced = self.order.batch(number + self.size)
         self.data.train[bucket].prepare(index)
@@ -115,7 +117,7 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Loss of the averaged weights on held-out clips, the same noise and timesteps each time."""
+        """Return the losses of the averaged weights on held-out clips, with the same noise and timesteps each time."""
         batch_size = self.settings.eval_batch_size or self.deepspeed.train_micro_batch_size_per_gpu()
         order = BatchOrder(list(map(len, self.data.valid)), batch_size, self.args.run.seed)
         self.deepspeed.eval()
@@ -124,7 +126,7 @@ class Trainer:
                 seed_everywhere(self.args.run.seed, "valid", part)
                 bucket, index = order.in_order(part)
                 _, info = self.deepspeed(self.data.valid[bucket].batch(index))
-                if part < self.settings.eval_iters:  # every process computes as often, for weights may be divided
+                if part < self.settings.eval_iters:  # all ranks run as many forward passes: weights may be divided
                     self.valid_losses.add(info["loss_per_sample"], info["timesteps"])
         self.deepspeed.train()
         return {f"valid_{name}": value for name, value in self.valid_losses.report().items()}
@@ -142,7 +144,7 @@ class Trainer:
             log.write(self.step, self.validate())
         if self._due(self.settings.save_interval):
             self.save()
-            logger.info("saved step %d in %s", self.step, self.folder)
+            logger.info("saved the checkpoint of step %d in %s", self.step, self.folder)
         if self.data.write_samples is not None and self._due(self.settings.sample_interval):
             self._write_samples()
 

@@ -1,4 +1,4 @@
-"""What a run tells about itself: console, `log.jsonl`, TensorBoard, on request Weights & Biases."""
+"""Logging of a run's metrics to the console, `log.jsonl`, TensorBoard and, on request, Weights & Biases."""
 import hashlib
 import json
 import logging
@@ -19,7 +19,7 @@ RANGES = 4
 
 
 class LossByTimestep:
-    """Mean loss since the last report, of all timesteps and of equal ranges of them, over all processes."""
+    """The mean loss over all processes since the last report: of all timesteps, and of each of equal ranges."""
 
     def __init__(self, num_timesteps: int | None, ranges: int = RANGES):
         self.num_timesteps = num_timesteps
@@ -27,7 +27,7 @@ class LossByTimestep:
         self.sums = torch.zeros(2, ranges, dtype=torch.float64)
 
     def add(self, losses: Tensor, timesteps: Tensor | None) -> None:
-        """`losses` and `timesteps` (B,); without timesteps everything counts as the first range."""
+        """Add `losses` (B,) at `timesteps` (B,); without timesteps, all count in the first range."""
         losses = losses.double().cpu()
         which = torch.zeros(len(losses), dtype=torch.long)
         if timesteps is not None and self.num_timesteps:
@@ -36,7 +36,7 @@ class LossByTimestep:
         self.sums[1].index_add_(0, which, torch.ones_like(losses))
 
     def report(self) -> dict[str, float]:
-        """`loss`, and `loss_<first>_<last>` of every range that something fell into; starts anew."""
+        """Return `loss`, and `loss_<first>_<last>` for every range that has losses, and reset; called on all ranks."""
         total, count = summed(self.sums)
         self.sums = torch.zeros_like(self.sums)
         means = {"loss": (total.sum() / count.sum()).item()}
@@ -48,9 +48,9 @@ class LossByTimestep:
 
 
 def start_wandb(settings: TrainingSettings, config: DictConfig):
-    """A run of Weights & Biases with this configuration; one that is resumed goes on with its curves.
+    """Start a Weights & Biases run with this configuration; a resumed training continues the same run.
 
-    Raises ConfigError where the package is missing or has nowhere to log to.
+    Raises ConfigError if the package is missing or `wandb.init` fails.
     """
     try:
         import wandb
@@ -67,7 +67,10 @@ def start_wandb(settings: TrainingSettings, config: DictConfig):
 
 
 class Log:
-    """Lines of numbers, written by the main process alone (`folder` None: nowhere). `wandb` is a run to log to too."""
+    """The log of a run, in `folder` and in the `wandb` run if given; with `folder` None it writes nothing.
+
+    Only the main process writes a log.
+    """
 
     def __init__(self, folder: Path | None, wandb=None):
         self.stream = self.board = None

@@ -1,21 +1,22 @@
-"""Muon (Jordan et al. 2024): momentum of a weight matrix, made orthogonal, is its step; AdamW for all other weights."""
+"""The Muon optimizer (Jordan et al. 2024): steps along the orthogonalized momentum of each matrix; AdamW elsewhere."""
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
-# The quintic of Jordan et al. (2024): steepest at zero, so that five steps bring all singular values near 1.
+# Quintic coefficients of Jordan et al. (2024), steep at zero so that five iterations bring singular values near 1.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 FUSED_PROJECTIONS = {"query_key_value.weight": 3, "key_value.weight": 2}
 ENDS = ("conv_in.", "conv_out.")
 
 
 class Muon(torch.optim.AdamW):
-    """One learning rate for both: steps of matrices are scaled to the size AdamW's have (Liu et al. 2025, eq. 4).
+    """Muon for matrices and AdamW for all other weights, with one learning rate for both.
 
-    Matrices are the two-dimensional weights of the transformer's layers, of projections stored as one (queries, keys,
-    values) each part by itself, and the autoencoder's convolutions between its first and last, the places of the kernel
-    as inputs. Needs whole matrices: no ZeRO partitions.
+    A matrix's step is scaled to the size that AdamW's steps have (Liu et al. 2025, eq. 4). Matrices are the
+    two-dimensional weights of the transformer's layers, where queries, keys and values of a fused projection count
+    separately, and the autoencoder's convolutions except the first and last, flattened to (out, in x kernel). Needs
+    whole matrices, not ZeRO partitions.
     """
 
     def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]], lr: float, momentum: float = 0.95,
@@ -33,7 +34,7 @@ class Muon(torch.optim.AdamW):
             if group["matrices"]:
                 for parameter in group["params"]:
                     self._step_matrix(parameter, group)
-        return super().step(closure)  # skips weights that have no gradient left
+        return super().step(closure)  # AdamW skips the matrices, whose gradient is None by now
 
     def _step_matrix(self, parameter: nn.Parameter, group: dict) -> None:
         gradient, parameter.grad = parameter.grad, None
@@ -41,7 +42,7 @@ class Muon(torch.optim.AdamW):
             return
         state = self.state[parameter]
         if not state:
-            # AdamW looks for a step count in every weight's state when it is loaded.
+            # AdamW expects a step count in the state of every parameter when it loads a state dict.
             state["step"], state["momentum"] = torch.zeros(()), torch.zeros_like(parameter)
         state["step"] += 1
         state["momentum"].lerp_(gradient, 1 - self.momentum)
@@ -53,7 +54,7 @@ class Muon(torch.optim.AdamW):
 
 
 def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
-    """About U V^T of `matrix` = U S V^T, (m, n), by Newton-Schulz; singular values end between 0.7 and 1.2."""
+    """Return approximately U V^T of `matrix` = U S V^T (m, n), by Newton-Schulz; singular values end in [0.7, 1.2]."""
     a, b, c = NEWTON_SCHULZ
     x = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     x = x / (x.norm() + 1e-7)
@@ -64,7 +65,7 @@ def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
 
 
 def _matrices_in(name: str, parameter: nn.Parameter) -> int:
-    """How many matrices a weight holds that are stepped this way; 0: none, AdamW's."""
+    """Return how many matrices, stacked along the first axis, a weight holds; 0 if AdamW updates it."""
     if parameter.ndim == 5:
         return int(not any(end in name for end in ENDS))
     if parameter.ndim != 2 or "transformer.layers." not in name:

@@ -1,4 +1,4 @@
-"""DeepSpeed around the engine's training step, and the optimizer's state as plain tensors."""
+"""The DeepSpeed engine and optimizer of a run, and the optimizer's state as plain tensors."""
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,16 +9,16 @@ from torch import nn
 from common.errors import CheckpointError, ConfigError
 from training.muon import Muon
 
-# Released files name SwissArmyTransformer's optimizer: AdamW, with an average of the weights that is kept here anyway.
+# Released configurations name FusedEmaAdam: AdamW with an average of the weights, which training.average keeps here.
 OPTIMIZERS = {"AdamW": torch.optim.AdamW, "Adam": torch.optim.Adam, "sat.ops.FusedEmaAdam": torch.optim.AdamW}
 OPTIMIZER_PARAMS = ("lr", "betas", "eps", "weight_decay")
 MUON = "Muon"
-# Of the scale that keeps float16's gradients above zero: what it is and when it last changed.
+# Attributes of DeepSpeed's loss scaler (float16): the scale, and when it last changed.
 SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
 class TrainingStep(nn.Module):
-    """The engine's training loss as a module's `forward`, which is what DeepSpeed wraps."""
+    """The engine's training loss as the `forward` of a module, as DeepSpeed requires."""
 
     def __init__(self, engine: nn.Module):
         super().__init__()
@@ -29,7 +29,7 @@ class TrainingStep(nn.Module):
 
 
 def build_optimizer(config: Mapping | None, module: nn.Module) -> torch.optim.Optimizer:
-    """`config` is `{type, params}` of section `deepspeed`."""
+    """Build the optimizer from `deepspeed.optimizer`, `{type, params}`. Raises ConfigError if they are not valid."""
     kind = (config or {}).get("type", "AdamW")
     params = dict((config or {}).get("params") or {})
     if kind not in OPTIMIZERS and kind != MUON:
@@ -40,7 +40,7 @@ def build_optimizer(config: Mapping | None, module: nn.Module) -> torch.optim.Op
                           f"give {', '.join(OPTIMIZER_PARAMS)}")
     trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     if not trained:
-        raise ConfigError("model.not_trainable_prefixes leaves nothing to train; take some out")
+        raise ConfigError("model.not_trainable_prefixes leaves nothing to train; remove some prefixes")
     try:
         if kind == MUON:
             return Muon(trained, **params, fused=True)
@@ -50,7 +50,10 @@ def build_optimizer(config: Mapping | None, module: nn.Module) -> torch.optim.Op
 
 
 def start_deepspeed(module: nn.Module, config: Mapping):
-    """DeepSpeed's engine of `module`, with its section of the configuration; torch.distributed must run."""
+    """Wrap `module` in a DeepSpeed engine with the configuration's section `deepspeed`; needs torch.distributed.
+
+    Raises ConfigError if the section is not valid.
+    """
     import deepspeed
     from deepspeed.runtime.config import DeepSpeedConfigError
     from pydantic import ValidationError
@@ -58,9 +61,9 @@ def start_deepspeed(module: nn.Module, config: Mapping):
     optimizer = build_optimizer(config.get("optimizer"), module)
     stage = (config.get("zero_optimization") or {}).get("stage", 0)
     if stage == 0 and (config.get("fp16") or {}).get("enabled"):
-        # DeepSpeed 0.19 then divides gradients by a scale that the loss was never given.
-        raise ConfigError("deepspeed.fp16 needs deepspeed.zero_optimization.stage of 1 or more, without which the loss "
-                          "is not scaled; set it")
+        # Without ZeRO, DeepSpeed 0.19 divides gradients by a scale but never scales the loss.
+        raise ConfigError("deepspeed.fp16 needs deepspeed.zero_optimization.stage of 1 or more, because the loss "
+                          "is not scaled at stage 0; set it to 1")
     if isinstance(optimizer, Muon) and stage:
         raise ConfigError("deepspeed.optimizer.type Muon needs whole matrices: set deepspeed.zero_optimization.stage "
                           "to 0")
@@ -74,14 +77,17 @@ def start_deepspeed(module: nn.Module, config: Mapping):
 def _settings(config: Mapping) -> dict:
     settings = {key: value for key, value in config.items() if key != "optimizer"}
     zero = dict(settings.get("zero_optimization") or {})
-    if zero.get("stage") == 3:  # no weight is kept whole beside its parts, so that the parts are all there is
+    if zero.get("stage") == 3:  # keep no small weights whole: every weight is in its parts alone
         zero["stage3_param_persistence_threshold"] = 0
     return settings | {"zero_optimization": zero, "zero_allow_untested_optimizer": True, "steps_per_print": sys.maxsize}
 
 
 def optimizer_state(deepspeed_engine) -> dict:
-    """This process's part: moments, the weights that the optimizer itself updates (flat, or wider, with ZeRO), and the
-    scale of the loss in float16."""
+    """Return this process's part of the optimizer's state, as plain tensors.
+
+    It has the moments, the weights that the optimizer itself updates (with ZeRO flat, possibly in a wider dtype), and
+    in float16 the loss scale.
+    """
     with _base(deepspeed_engine) as base:
         state = {"optimizer": base.state_dict(), "weights": [p.detach() for p in _weights(base)]}
     scale = getattr(deepspeed_engine.optimizer, "loss_scaler", None)
@@ -92,11 +98,12 @@ def optimizer_state(deepspeed_engine) -> dict:
 
 @torch.no_grad()
 def load_optimizer_state(deepspeed_engine, state: Mapping) -> None:
+    """Restore what `optimizer_state` returned. Raises CheckpointError if it is of another ZeRO stage or world size."""
     with _base(deepspeed_engine) as base:
         own = _weights(base)
         if [p.shape for p in own] != [p.shape for p in state["weights"]]:
-            raise CheckpointError("the saved optimizer state is of another ZeRO stage or number of processes; resume "
-                                  "with those of the stopped run")
+            raise CheckpointError("the saved optimizer state is of another ZeRO stage or world size; resume with those "
+                                  "of the stopped run")
         base.load_state_dict(state["optimizer"])
         for parameter, saved in zip(own, state["weights"], strict=True):
             parameter.copy_(saved)
@@ -106,7 +113,10 @@ def load_optimizer_state(deepspeed_engine, state: Mapping) -> None:
 
 @contextmanager
 def _base(deepspeed_engine) -> Iterator[torch.optim.Optimizer]:
-    """The optimizer that was given, which ZeRO and mixed precision wrap. ZeRO 3 takes its weights out between steps."""
+    """Context manager that yields the optimizer inside DeepSpeed's wrappers (ZeRO, mixed precision) with its weights.
+
+    ZeRO 3 removes the weights from the optimizer between steps; the block puts them back.
+    """
     wrapper = deepspeed_engine.optimizer
     base = getattr(wrapper, "optimizer", wrapper)
     taken_out = getattr(wrapper, "fp32_partitioned_groups_flat", ())

@@ -1,4 +1,4 @@
-"""Weights that DeepSpeed's ZeRO 3 divided among the processes: each holds an equal piece of the flat, padded tensor."""
+"""Access to weights that ZeRO 3 divides among processes: each holds an equal part of the flat, padded tensor."""
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -9,12 +9,12 @@ from common.ranks import rank, world_size
 
 
 def own_part(parameter: nn.Parameter) -> Tensor:
-    """This process's piece of a weight, where it is in memory; the whole weight unless it is divided."""
+    """Return this process's part of a weight, sharing its memory; the whole weight if it is not divided."""
     return parameter.ds_tensor if _is_divided(parameter) else parameter.detach()
 
 
 def part_of(parameter: nn.Parameter, value: Tensor) -> Tensor:
-    """The piece of a whole `value` that this process would hold of the weight."""
+    """Return the part of a whole `value` for `parameter` that this process holds; all of it if it is not divided."""
     if not _is_divided(parameter):
         return value
     size, count = parameter.ds_tensor.numel(), world_size()
@@ -24,7 +24,7 @@ def part_of(parameter: nn.Parameter, value: Tensor) -> Tensor:
 
 
 def whole(parameter: nn.Parameter, part: Tensor) -> Tensor:
-    """The whole value of which each process has a `part`; called by all of them."""
+    """Return the whole value of which each process holds a `part`; called on all ranks."""
     if not _is_divided(parameter):
         return part
     parts = [torch.empty_like(part) for _ in range(world_size())]
@@ -33,7 +33,7 @@ def whole(parameter: nn.Parameter, part: Tensor) -> Tensor:
 
 
 def gathered(module: nn.Module) -> AbstractContextManager:
-    """The module has whole weights inside the block, to be read; entered by all processes."""
+    """Context manager that gives the module whole weights, for reading; entered on all ranks."""
     divided = [parameter for parameter in module.parameters() if _is_divided(parameter)]
     if not divided:
         return nullcontext()

@@ -1,9 +1,9 @@
-"""A run's folder: checkpoints of averaged weights to sample with, and beside each what an exact continuation needs.
+"""The run folder: checkpoints of averaged weights to sample with, and the state needed to resume from each.
 
-`<save>/<step>/` and `latest` are laid out as `checkpoint.save_checkpoint` says; `<save>/training/<step>_rank_NN.pt`
-holds each process's optimizer, and the first process's file all that they share. Every file is whole or absent, those
-of a step are on disk before `latest` names it, and what `latest` names is never removed: a process killed at any
-moment, or a disk that is full, leaves a run that can be sampled with and resumed.
+`<save>/<step>/` and `latest` have the layout of `checkpoint.save_checkpoint`; `<save>/training/<step>_rank_NN.pt` holds
+each process's optimizer state, and rank 0's file also holds the state that all ranks share. Every file is whole or
+absent, the files of a step are on disk before `latest` names it, and what `latest` names is never removed. A run whose
+process is killed at any moment, or whose disk fills up, can therefore still be sampled with and resumed.
 """
 import re
 import shutil
@@ -24,9 +24,9 @@ DIFFERENCES_SHOWN = 5
 
 
 def save(folder: Path, state: RunState, keep: int) -> None:
-    """Called by every process; the last `keep` checkpoints stay, and older ones go once this one is whole.
+    """Write a checkpoint and its state, then remove all but the last `keep`; called on all ranks.
 
-    Raises CheckpointError in every process where one of them could not write.
+    `keep` <= 0 removes none. Raises CheckpointError on every rank if any rank could not write.
     """
     own = vars(state) if is_main_process() else {"step": state.step, "optimizer": state.optimizer}
     _written(folder, state.step, lambda: _write(_state_file(folder, state.step, rank()), own))
@@ -37,18 +37,18 @@ def save(folder: Path, state: RunState, keep: int) -> None:
 
 
 def _written(folder: Path, step: int, write) -> None:
-    """Lets every process write its part, and tells all of them whether every one could."""
+    """Call `write` on every rank; raises CheckpointError on all of them if it failed on any."""
     problem = None
     try:
         write()
-    except (OSError, RuntimeError) as error:  # torch's writer of archives reports a full disk as the latter
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
         problem = error
     if any_of(problem is not None):
         reason = " ".join(str(problem or "another process could not write").split())[:120]
         before = _latest(folder)
-        kept = "nothing was saved before" if before is None else f"the checkpoint of step {before} is as it was"
-        raise CheckpointError(f"step {step} could not be saved in {folder} ({reason}); {kept}: make room there and go "
-                              "on with --resume") from problem
+        kept = "there is no earlier checkpoint" if before is None else f"the checkpoint of step {before} is intact"
+        raise CheckpointError(f"step {step} could not be saved in {folder} ({reason}); {kept}: free some disk space "
+                              "and continue with --resume") from problem
 
 
 def _write(path: Path, content: Mapping) -> None:
@@ -63,48 +63,49 @@ def _write_checkpoint(folder: Path, state: RunState) -> None:
 
 
 def read_latest(folder: Path, settings: Mapping) -> RunState | None:
-    """This process's state at the step that `latest` names; None where nothing was saved yet.
+    """Return this process's state at the step that `latest` names, or None if nothing has been saved yet.
 
-    Raises ConfigError that names what changed since, CheckpointError for files that are missing or damaged.
+    Raises ConfigError, naming the difference, if settings have changed, and CheckpointError if files are missing or
+    damaged.
     """
     step = _latest(folder)
     if step is None:
         return None
     file = _state_file(folder, step, 0)
     if not file.is_file():
-        raise CheckpointError(f"{folder}/latest names step {step}, but {file} is missing; start anew with args.load "
-                              "and another args.save")
+        raise CheckpointError(f"{folder}/latest names step {step}, but {file} is missing; start a new run with "
+                              "args.load and another args.save")
     state = RunState(**read_checkpoint(file))
     check_unchanged(folder, state.settings, settings)
     own = _state_file(folder, step, rank())
     if not own.is_file():
-        raise CheckpointError(f"{own}, which process {rank()} goes on from, is missing; start anew with args.load and "
-                              "another args.save")
+        raise CheckpointError(f"{own}, from which rank {rank()} resumes, is missing; start a new run with args.load "
+                              "and another args.save")
     if is_main_process():
         return state
     return RunState(**vars(state) | {"optimizer": read_checkpoint(own)["optimizer"]})
 
 
 def check_unchanged(folder: Path, saved: Mapping, given: Mapping) -> None:
-    """Raises ConfigError that names what differs between a run and its continuation."""
+    """Raise ConfigError, naming the differences, if the settings of a run have changed since it was saved."""
     changed = [key for key in sorted({*given, *saved}) if given.get(key) != saved.get(key)]
     if changed:
         listed = ", ".join(f"{key} from {saved.get(key)} to {given.get(key)}" for key in changed[:DIFFERENCES_SHOWN])
         more = len(changed) - DIFFERENCES_SHOWN
         raise ConfigError(f"the run in {folder} cannot be resumed with a changed configuration: {listed}"
-                          f"{f' and {more} more' if more > 0 else ''}; change it back, or start anew with args.load "
-                          "and another args.save")
+                          f"{f' and {more} more' if more > 0 else ''}; change it back, or start a new run with "
+                          "args.load and another args.save")
 
 
 def check_unused(folder: Path) -> None:
-    """Raises ConfigError where a new run would overwrite the checkpoints of another."""
+    """Raise ConfigError if the folder already holds the checkpoints of a run."""
     if (folder / "latest").exists():
-        raise ConfigError(f"args.save {folder} holds the checkpoints of a run already; continue it with --resume, or "
+        raise ConfigError(f"args.save {folder} holds the checkpoints of a run already; resume it with --resume, or "
                           "choose another folder")
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Removes what processes that were killed while they wrote have left; before the run's first save."""
+    """Remove the partial files of processes that were killed while writing; called on all ranks before any save."""
     if is_main_process():
         for path in [*folder.glob(".*.partial*"), *(folder / STATE).glob(".*.partial*")]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -1,6 +1,6 @@
-"""The state of a run: everything that an exact continuation needs, and the weights that it starts from.
+"""The state of a run, from which it resumes exactly, and the weights that a new run starts from.
 
-A run that trains a LoRA alone keeps nothing but that, and a digest of the weights under it.
+A run that trains only a LoRA stores the LoRA's weights and a digest of the model's weights.
 """
 import hashlib
 import json
@@ -20,28 +20,28 @@ from weights.sources import transformer_weights
 
 logger = logging.getLogger(__name__)
 
-# Keys of `args` that decide how training goes on.
+# Keys of `args` that a resumed run must not change.
 DECISIVE = ("seed", "train_iters", "warmup_iters", "lr_decay", "final_lr_share", "ema_decay")
-# Below `model`, what may differ: it decides samples alone, or memory alone.
+# Keys below `model` that may change, since they affect only samples or only memory.
 INDIFFERENT = ("model.sampler_config", "model.network_config.params.transformer_args.checkpoint_activations")
 PATCH_EMBEDDING = "mixins.patch_embed.proj.weight"
 
 
 @dataclass(frozen=True)
 class RunState:
-    """One process's state after `step` optimizer steps."""
+    """The state of one process after `step` optimizer steps."""
 
     step: int
-    network: Mapping[str, Tensor]  # as trained, not averaged; where a LoRA alone is trained, that alone
+    network: Mapping[str, Tensor]  # as trained, not averaged; if only a LoRA is trained, the LoRA alone
     average: Mapping[str, Tensor]
     optimizer: Mapping
     settings: Mapping
-    lora: Mapping | None = None  # where a LoRA alone is trained: what its checkpoint tells, and a digest of the rest
-    clips: tuple[int, ...] = ()  # of each bucket, which the order of clips depends on; empty in older files
+    lora: Mapping | None = None  # if only a LoRA is trained: its header, and a digest of the model's weights
+    clips: tuple[int, ...] = ()  # number in each bucket, which determines their order; empty in older files
 
 
 def settings_of(args: Arguments, processes: int) -> dict:
-    """What must not change between a run and its continuation, as flat `key: value`."""
+    """Return the settings that must not change when a run is resumed, as flat `key: value`."""
     given = {"seed": args.run.seed} | vars(args.training)
     flat = {f"args.{key}": given[key] for key in DECISIVE} | {"processes": processes}
     for section in ("model", "data", "deepspeed"):
@@ -50,33 +50,33 @@ def settings_of(args: Arguments, processes: int) -> dict:
 
 
 def weights_of(network: nn.Module) -> tuple[dict[str, Tensor], dict | None]:
-    """`network` and `lora` of a RunState."""
+    """Return `network` and `lora` of a RunState."""
     if trains_lora_alone(network):
         lora = lora_of(network)
         return dict(lora.matrices), header_of(lora) | {"base_digest": _digest_under_lora(network)}
-    # Own storage: DeepSpeed's weights are views of one flat tensor, which would be written whole for each.
+    # Copied, because DeepSpeed's weights are views of one flat tensor, and torch.save would write all of it for each.
     return {name: value.to("cpu", copy=True) for name, value in network.state_dict().items()}, None
 
 
 def restore(network: nn.Module, state: RunState) -> None:
-    """Loads the weights of a stopped run. Raises CheckpointError where those under its LoRA differ from what was."""
+    """Load the weights of a stopped run. Raises CheckpointError if its LoRA was trained on another model's weights."""
     if state.lora is not None and _digest_under_lora(network) != state.lora["base_digest"]:
-        raise CheckpointError("the run to be resumed trained a LoRA over other weights than those of args.load; give "
-                              "args.load as it was, or start anew with args.load_lora and another args.save")
+        raise CheckpointError("the run to be resumed trained a LoRA over other weights than those of args.load; set "
+                              "args.load as it was, or start a new run with args.load_lora and another args.save")
     network.load_state_dict(state.network, strict=state.lora is None)
 
 
 def check_clips(state: RunState, buckets: Sequence[Sized]) -> None:
-    """Raises ConfigError where a run would go on with other clips, whose order could not go on."""
+    """Raise ConfigError if the buckets do not have as many clips as in the stopped run, whose order depends on it."""
     given = tuple(map(len, buckets))
     if state.clips and state.clips != given:
         raise ConfigError(f"args.train_data had {' + '.join(map(str, state.clips))} clips when the run was stopped and "
-                          f"has {' + '.join(map(str, given))} now; give it what it had, or start anew with args.load "
-                          "and another args.save")
+                          f"has {' + '.join(map(str, given))} now; restore those clips, or start a new run with "
+                          "args.load and another args.save")
 
 
 def _digest_under_lora(network: nn.Module) -> str:
-    # Norms and biases are enough to tell models apart: any training moves them, and they are few.
+    # Norms and biases suffice to distinguish models: any training changes them, and they have few elements.
     digest = hashlib.sha256()
     for _, parameter in sorted(network.named_parameters()):
         if not parameter.requires_grad and parameter.ndim == 1:
@@ -85,18 +85,18 @@ def _digest_under_lora(network: nn.Module) -> str:
 
 
 def load_partly(network: nn.Module, path: str, grow_input: bool, lacking: bool = False) -> None:
-    """Starts from another model's weights.
+    """Load the weights of another model, from which training starts.
 
-    With `grow_input` it may have fewer input channels (text-to-video to image-to-video): the new channels come last and
-    their weights are zero, so the output is the old model's at first. If it is `lacking` tensors, those stay as they
-    are.
+    With `grow_input` that model may have fewer input channels (text-to-video to image-to-video): the new channels come
+    last and their weights are zero, so that the output is at first the old model's. With `lacking` it may lack tensors,
+    which keep their initial values. Raises CheckpointError if the weights do not fit.
     """
     state, own = transformer_weights(path).read(), network.state_dict()
     if grow_input:
         _grow(state, own[PATCH_EMBEDDING], path)
     if lacking:
         missing = [name for name in own if name not in state]
-        logger.info("%s lacks %d of %d tensors, which start as they are", path, len(missing), len(own))
+        logger.info("%s lacks %d of %d tensors, which keep their initial values", path, len(missing), len(own))
         state |= {name: own[name] for name in missing}
     load_module(network, state, path)
 
@@ -104,10 +104,12 @@ def load_partly(network: nn.Module, path: str, grow_input: bool, lacking: bool =
 def _grow(state: dict[str, Tensor], wanted: Tensor, path: str) -> None:
     given = state.get(PATCH_EMBEDDING)
     if given is None or given.ndim != wanted.ndim or given.shape[1] > wanted.shape[1]:
-        raise CheckpointError(f"args.grow_input: {path} has no {PATCH_EMBEDDING} of at most {wanted.shape[1]} inputs")
+        raise CheckpointError(f"args.grow_input: {path} has no {PATCH_EMBEDDING} of at most {wanted.shape[1]} input "
+                              "channels")
     state[PATCH_EMBEDDING] = torch.zeros(len(given), *wanted.shape[1:], dtype=given.dtype)
     state[PATCH_EMBEDDING][:, :given.shape[1]] = given
-    logger.info("started from %s, %d new inputs of the patch embedding at zero", path, wanted.shape[1] - given.shape[1])
+    logger.info("loaded %s; the weights of %d new input channels of the patch embedding are zero", path,
+                wanted.shape[1] - given.shape[1])
 
 
 def _plain(section):
@@ -119,7 +121,7 @@ def _plain(section):
 def _flatten(value, name: str, into: dict) -> None:
     if isinstance(value, dict):
         for key, item in value.items():
-            if key not in MODEL_PATHS:  # a folder may have moved
+            if key not in MODEL_PATHS:  # paths may change when folders move
                 _flatten(item, f"{name}.{key}", into)
     else:
         into[name] = value

@@ -1,4 +1,4 @@
-"""Videos made while training, to look at."""
+"""Samples written during training, for inspection."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,20 +14,22 @@ from media.videos import write_outputs
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """The same captions, first frames and noise each time. `images` (n, 3, H, W) where the model takes one."""
+    """The captions, first frames and noise of samples, the same after every step; `images` (n, 3, H, W) or None."""
 
     captions: Sequence[str]
     images: Tensor | None
     shape: tuple[int, int, int, int]  # latents (T, C, h, w), without padding latents
     fps: int
     seed: int
-    decode: bool = True  # False: the latents are written, to be decoded with args.input_type=latents
+    decode: bool = True  # False: write latents, which args.input_type=latents decodes later
 
 
 @torch.no_grad()
 def write_samples(engine: DiffusionEngine, request: SampleRequest, folder: Path) -> None:
-    """Samples with the weights that the engine has and writes `<folder>/<i>/` with mp4, contact sheet and caption; or
-    latents in place of the first two."""
+    """Sample with the engine's current weights; write mp4, contact sheet and caption of each to `<folder>/<i>/`.
+
+    Without `request.decode`, latents take the place of mp4 and contact sheet.
+    """
     count = len(request.captions)
     padding = -request.shape[0] % engine.patch_t
     shape = (request.shape[0] + padding, *request.shape[1:])

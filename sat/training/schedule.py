@@ -1,10 +1,10 @@
-"""The learning rate over a run."""
+"""The learning rate schedule of a run."""
 import math
 
 
 def learning_rate(step: int, total: int, peak: float, warmup: int = 0, decay: str = "cosine",
                   final_share: float = 0.0) -> float:
-    """Linear warm-up over `warmup` steps, then constant, or half a cosine down to `final_share` of the peak."""
+    """Return the rate of a step: linear warm-up, then constant or half a cosine down to `final_share` of the peak."""
     if step < warmup:
         return peak * (step + 1) / warmup
     if decay == "constant":

@@ -170,13 +170,13 @@ def test_a_start_from_part_of_a_model_keeps_the_rest(command, small_model, tmp_p
 
 
 @pytest.mark.parametrize("changes, said", [
-    (["args.split=0.9,0.1,0"], "args.split is 0.9,0.1,0; clips are not held out by share: .* as args.valid_data"),
+    (["args.split=0.9,0.1,0"], "args.split is 0.9,0.1,0; clips cannot be held out by fraction; .* set args.valid_data"),
     (["model.lr_scale=2"], "model.lr_scale: super-resolution .* not supported; leave it out"),
     (["args.model_parallel_size=2"], "args.model_parallel_size is 2; .*optimization.stage: 3 instead; set it to 1"),
     (["args.sample_interval=2", "deepspeed.zero_optimization.stage=3"], "args.sample_interval: no samples are made"),
     (["data.target=data_video.VideoDataset"], "data.target is VideoDataset; training needs data_video.SFTDataset"),
     (["data.params.video_size=[64,64]"], r"data.params.video_size \[64, 64\] with max_num_frames 17: .* exceeds"),
-    (["data.params.video_size=[[32,32],[32,20]]"], r"video_size \[32, 20\] with .*: sides must be multiples of 8"),
+    (["data.params.video_size=[[32,32],[32,20]]"], r"\[32, 20\] with .*: height and width must be multiples of 8"),
     (["data.params.max_num_frames=[17,33]"], r"with max_num_frames 33: video of .* exceeds"),
     (["data.params.max_num_frames=null"], "data.params.max_num_frames")])
 def test_what_is_not_supported_is_one_line(changes, said, command, tmp_path, capsys):

@@ -75,5 +75,5 @@ def test_grown_input_ignores_the_new_channels(tmp_path):
     load_partly(large, str(tmp_path), grow_input=True)
     x = torch.randn(3, 8)
     torch.testing.assert_close(large(x), small(x[:, :4]))
-    with pytest.raises(CheckpointError, match=f"{PATCH_EMBEDDING} of at most 2 inputs"):
+    with pytest.raises(CheckpointError, match=f"{PATCH_EMBEDDING} of at most 2 input channels"):
         load_partly(Patches(2), str(tmp_path), grow_input=True)

@@ -1,4 +1,4 @@
-"""Batches of training clips by number, each from one bucket, and the order of the numbers."""
+"""Batches of training clips, each from one bucket, and the order in which clips are used."""
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -13,21 +13,21 @@ from vae_modules.regularizers import DiagonalGaussian
 
 
 class Batches(Protocol):
-    """Clips of one size and length that the engine's training step takes."""
+    """One bucket: clips of one size and length, as batches for the engine's training step."""
 
     def __len__(self) -> int: ...
 
     def prepare(self, index: Tensor) -> None:
-        """Announces the batch that will be asked for next."""
+        """Announce the batch that will be requested next, so that it can be read ahead."""
 
     def batch(self, index: Tensor) -> dict: ...
 
 
 class ClipOrder:
-    """An endless sequence of clip numbers, shuffled anew each epoch, that depends on the seed alone.
+    """An endless sequence of clip numbers, reshuffled each epoch, that depends only on the seed.
 
-    Positions count from the start of training, so a resumed run, or one on another number of processes, goes on with
-    the clips that an uninterrupted one would see.
+    Positions count from the start of training, so a run that is resumed, or has another world size, sees the same clips
+    as an uninterrupted one.
     """
 
     def __init__(self, count: int, seed: int, name: str = "order"):
@@ -46,36 +46,37 @@ class ClipOrder:
 
 
 class BatchOrder:
-    """Which clips of which bucket make up each batch of a run; depends on the seed alone.
+    """The bucket and the clips of each batch of a run; depends only on the seed.
 
-    Buckets (of `sizes` clips) come as often as their clips are, in an order shuffled anew each epoch; within each the
-    clips follow its own `ClipOrder`. The last batch of a bucket's epoch is filled from its next.
+    Each epoch holds ceil(size / batch_size) batches of every bucket (of `sizes` clips), in an order that is reshuffled
+    each epoch. Within a bucket, clips follow its own `ClipOrder`; the last batch of an epoch is filled up with clips of
+    the bucket's next epoch.
     """
 
     def __init__(self, sizes: Sequence[int], batch_size: int, seed: int):
         self.batch_size = batch_size
         self.clips = [ClipOrder(size, seed) for size in sizes]
-        self.batches = torch.tensor([-(-size // batch_size) for size in sizes])  # of each bucket in an epoch
+        self.batches = torch.tensor([-(-size // batch_size) for size in sizes])  # per bucket in one epoch
         self.decks = ClipOrder(int(self.batches.sum()), seed, "buckets")
 
     def batch(self, number: int) -> tuple[int, Tensor]:
-        """The bucket of a batch and the numbers (n,) of its clips therein."""
+        """Return a batch's bucket, and the numbers (batch_size,) of its clips within the bucket."""
         epoch, position = divmod(number, self.decks.count)
-        owner = torch.repeat_interleave(torch.arange(len(self.batches)), self.batches)  # of each batch of an epoch
+        owner = torch.repeat_interleave(torch.arange(len(self.batches)), self.batches)  # by batch, unshuffled
         deck = owner[self.decks.epoch(epoch)]
         bucket = int(deck[position])
         before = epoch * int(self.batches[bucket]) + int((deck[:position] == bucket).sum())
         return bucket, self.clips[bucket].take(before * self.batch_size, self.batch_size)
 
     def in_order(self, number: int) -> tuple[int, Tensor]:
-        """The same without any shuffling, buckets taking turns: for validation."""
+        """Return the same without shuffling, with buckets taking turns; used in validation."""
         turn, bucket = divmod(number, len(self.clips))
         index = torch.arange(turn * self.batch_size, (turn + 1) * self.batch_size)
         return bucket, index % self.clips[bucket].count
 
 
 class CachedClips:
-    """Draws from the cached posteriors, with torch's global random state."""
+    """A bucket of cached clips; samples latents from their posteriors with torch's global random state."""
 
     def __init__(self, latents: CachedLatents, input_key: str):
         self.latents, self.input_key = latents, input_key
@@ -84,10 +85,10 @@ class CachedClips:
         return len(self.latents.captions)
 
     def prepare(self, index: Tensor) -> None:
-        """Nothing to do: the files are mapped."""
+        """Do nothing: the files are memory-mapped."""
 
     def batch(self, index: Tensor) -> dict:
-        """Latents (B, t, C, h, w), captions, and for image-to-video `image_latents` (B, 1, C, h, w)."""
+        """Return latents (B, t, C, h, w), captions, and for image-to-video `image_latents` (B, 1, C, h, w)."""
         batch = {self.input_key: _draw(self.latents.moments.take(index)).transpose(1, 2),
                  "txt": [self.latents.captions[i] for i in index.tolist()]}
         if self.latents.images is not None:
@@ -102,7 +103,10 @@ def _draw(moments: Tensor) -> Tensor:
 
 
 class LiveClips:
-    """Clips read from their files for every batch, ahead of it where there are `workers`; the engine encodes them."""
+    """A bucket of clips that are read from their files for every batch, and encoded by the engine.
+
+    With `workers`, announced clips are read ahead in threads.
+    """
 
     def __init__(self, dataset: Dataset, workers: int = 0):
         self.reader = Reader(dataset, workers)
@@ -115,5 +119,8 @@ class LiveClips:
 
     def batch(self, index: Tensor) -> dict:
         items = self.reader.take(index.tolist())
-        return {key: torch.stack([item[key] for item in items]) if isinstance(items[0][key], Tensor) else
-                [item[key] for item in items] for key in items[0]}
+        batch = {}
+        for key in items[0]:
+            values = [item[key] for item in items]
+            batch[key] = torch.stack(values) if isinstance(values[0], Tensor) else values
+        return batch

@@ -1,7 +1,7 @@
-"""Tensors computed once, in folders of safetensors files that say what they were made of.
+"""Caches: tensors computed once and stored in folders of safetensors files, with a description of their origin.
 
-`NAME.json` describes a part, and `NAME-NNNNN.safetensors` hold it, up to 256 items each. A folder made of something
-else is refused with what differs; an interrupted one is completed.
+`NAME.json` describes a part; `NAME-NNNNN.safetensors` hold it, up to 256 items each. A folder whose description differs
+is refused with a message that names the difference; an interrupted one is completed.
 """
 import json
 from bisect import bisect_right
@@ -22,11 +22,11 @@ from parallel import groups
 from weights.checkpoint import read_state_dict
 
 ITEMS_PER_FILE = 256
-DIGEST = 64  # hexadecimal digits: worth comparing, not showing
+DIGEST = 64  # hexadecimal digits of a digest, which messages leave out
 
 
 class Rows:
-    """Equally shaped tensors that lie in several files, memory-mapped: only what is taken is read."""
+    """Rows of one shape in several memory-mapped files; only the rows that are taken are read."""
 
     def __init__(self, parts: Sequence[Tensor]):
         self.parts = list(parts)
@@ -40,30 +40,30 @@ class Rows:
         return self.parts[part][number - self._ends[part]]
 
     def take(self, numbers: Tensor) -> Tensor:
-        """(n,) -> (n, ...)."""
+        """Return the rows (n, ...) with these numbers (n,)."""
         return torch.stack([self.row(number) for number in numbers.tolist()])
 
 
 @dataclass(frozen=True)
 class Part:
-    """One kind of file in a cache folder.
+    """A kind of tensor in a cache folder.
 
-    `encode` takes consecutive numbers below `items`, and gives those that could be had and their values (n, ...), or
-    None where none could.
+    `encode` takes consecutive item numbers below `items`. It returns the numbers that could be encoded and their values
+    (n, ...), or None in place of the values if no item could be encoded.
     """
 
     name: str
-    values: str  # the tensor's name in the files, beside the numbers in `index`
-    description: dict  # everything that decides the content
+    values: str  # name of the tensor in the files, which also hold the item numbers as `index`
+    description: dict  # everything that determines the values
     items: int
     encode: Callable[[Sequence[int]], tuple[list[int], Tensor | None]]
 
 
 def completed(folder: Path, part: Part) -> tuple[Rows, list[int]]:
-    """All rows of a part and the numbers of the items they belong to. Missing files are written first, each process its
-    share.
+    """Return all rows of a part and the item number of each row, after writing missing files.
 
-    Raises DataError for a folder that was made of something else, naming what differs.
+    The ranks divide the missing files among themselves. Raises DataError if the folder's description differs, naming
+    the difference, and if no item could be read.
     """
     _check_or_write_description(folder, part)
     files = [folder / f"{part.name}-{i:05d}.safetensors" for i in range(-(-part.items // ITEMS_PER_FILE))]
@@ -74,7 +74,7 @@ def completed(folder: Path, part: Part) -> tuple[Rows, list[int]]:
     wait_for_all()
     read = [tensors for tensors in map(read_state_dict, files) if part.values in tensors]
     if not read:
-        raise DataError(f"cache {folder} holds no clip: none of them could be read; replace them")
+        raise DataError(f"cache {folder} is empty because no clip could be read; replace the clips")
     return Rows([tensors[part.values] for tensors in read]), torch.cat([tensors["index"] for tensors in read]).tolist()
 
 
@@ -84,14 +84,14 @@ def _check_or_write_description(folder: Path, part: Part) -> None:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as problem:
-            raise DataError(f"cache {path} is damaged ({problem}): delete the folder") from problem
+            raise DataError(f"cache description {path} is damaged ({problem}); delete the folder") from problem
         wanted = part.description
         differing = [_difference(key, found.get(key), wanted.get(key)) for key in {**wanted, **found}
                      if found.get(key) != wanted.get(key)]
         if differing:
-            raise DataError(f"cache {folder} was made with another {', '.join(differing)}: delete the folder, or "
-                            "set args.latent_cache to another")
-    wait_for_all()  # nobody looks after another wrote
+            raise DataError(f"cache {folder} was made with another {', '.join(differing)}; delete the folder, or "
+                            "set args.latent_cache to another one")
+    wait_for_all()  # no rank writes the description before all have checked it
     if not path.is_file() and ranks.is_main_process():
         with whole_file(path) as unfinished:
             unfinished.write_text(json.dumps(part.description, indent=2) + "\n", encoding="utf-8")
@@ -109,8 +109,8 @@ def _write_file(path: Path, part: Part, numbers: Sequence[int]) -> None:
     tensors = {"index": torch.tensor(kept, dtype=torch.int64)}
     if values is not None:
         if not torch.isfinite(values).all():
-            raise DataError(f"{part.name} for cache {path.parent} came out not finite: check the weights that make "
-                            "them, or compute in a wider dtype")
+            raise DataError(f"{part.name} for cache {path.parent} are not finite; check the encoder's weights, or "
+                            "compute in a wider dtype")
         tensors[part.values] = values.contiguous()
     with whole_file(path) as unfinished:
         save_file(tensors, unfinished)

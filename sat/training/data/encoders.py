@@ -1,4 +1,4 @@
-"""What clips and captions go through before training: told apart by files, built only where a cache lacks them."""
+"""The autoencoder and text encoders that a cache is made with: described by their files, built only when needed."""
 import hashlib
 import json
 from collections.abc import Mapping
@@ -17,12 +17,12 @@ from engine.conditioner import GeneralConditioner
 from engine.first_stage import first_stage_weights
 from engine.text_encoder import T5Folder, check_t5_folder
 
-HEAD = 1 << 20  # bytes at each end of a file of weights by which it is known: all of T5 XXL takes a minute to read
+HEAD = 1 << 20  # bytes at each end of a file that its digest covers; reading all of T5 XXL takes a minute
 STAND_IN = "training.data.text_cache.EmbeddedText"
 
 
 class Encoders:
-    """The first stage and the text encoders of a configuration, on the run's device in its dtype."""
+    """The autoencoder and text encoders of a configuration, on the run's device in its dtype."""
 
     def __init__(self, args: Arguments):
         self.args = args
@@ -31,7 +31,7 @@ class Encoders:
 
     @cached_property
     def vae(self) -> nn.Module:
-        torch.manual_seed(self.args.run.seed)  # for one without weights of its own
+        torch.manual_seed(self.args.run.seed)  # for an autoencoder without stored weights
         codec = build_codec(self.args.of_engine())
         codec.save_memory(self.args.autoencoder)
         return codec.first_stage_model
@@ -42,34 +42,39 @@ class Encoders:
         return conditioner.to(device=self.args.run.device, dtype=self.dtype)
 
     def describe_vae(self) -> dict:
-        """What decides the latents of a clip, as plain values."""
+        """Return everything that determines the latents of a clip, as plain values."""
         args, stored = self.args, first_stage_weights(self.model["first_stage_config"])
-        weights = self.vae.encoder.state_dict() if stored is None else {
-            name.removeprefix("encoder."): value for name, value in stored.read().items()
-            if name.startswith("encoder.")}
+        if stored is None:
+            weights = self.vae.encoder.state_dict()
+        else:
+            weights = {name.removeprefix("encoder."): value for name, value in stored.read().items()
+                       if name.startswith("encoder.")}
         description = {"encoder": weights_digest(weights, self.dtype)} | self._precision()
         if args.autoencoder.vae_tiling:
             description["tiles"] = [args.autoencoder.vae_tile_size, args.autoencoder.vae_tile_overlap]
-        return description | ({"encoding": "in chunks"} if args.autoencoder.vae_encode_in_chunks else {})
+        if args.autoencoder.vae_encode_in_chunks:
+            description["encoding"] = "in chunks"
+        return description
 
     def frozen_text(self) -> list[int]:
-        """Which of `emb_models` give each caption the same embedding throughout training."""
+        """Return the indices in `emb_models` of the text encoders that are not trained."""
         models = self.model["conditioner_config"]["params"]["emb_models"]
         return [i for i, model in enumerate(models)
                 if model.get("input_key") == "txt" and not model.get("is_trainable")]
 
     def describe_text(self, number: int) -> dict:
-        """What decides an embedding of `emb_models[number]`, as plain values."""
+        """Return everything that determines a text embedding of `emb_models[number]`, as plain values."""
         model = self.model["conditioner_config"]["params"]["emb_models"][number]
         params = dict(model.get("params") or {})
         folder = params.pop("model_dir", None)
         params.pop("cache_dir", None)
         described = {"text encoder's parameters": json.dumps(params, sort_keys=True)} | self._precision()
-        return described if folder is None or not Path(folder).is_dir() else (
-            {"text encoder": _files_digest(check_t5_folder(folder))} | described)
+        if folder is None or not Path(folder).is_dir():
+            return described
+        return {"text encoder": _files_digest(check_t5_folder(folder))} | described
 
     def without(self) -> Arguments:
-        """The configuration of an engine that has neither: clips come as latents, captions are looked up."""
+        """Return the arguments for an engine without these encoders: it takes latents and looks text embeddings up."""
         model = json.loads(json.dumps(self.model))
         model["first_stage_config"] = {"target": "torch.nn.Identity"}
         for i in self.frozen_text():
@@ -82,7 +87,7 @@ class Encoders:
 
 
 def weights_digest(weights: Mapping[str, Tensor], dtype: torch.dtype) -> str:
-    """Of names and values as they are in `dtype`. The sign of a zero does not count: averaging weights loses it."""
+    """Return a SHA-256 of names and values rounded to `dtype`; ignores the sign of zero, which averaging can lose."""
     digest = hashlib.sha256()
     for name, value in sorted(weights.items()):
         rounded = value.detach().float().to(dtype).float() + 0.0
@@ -91,9 +96,9 @@ def weights_digest(weights: Mapping[str, Tensor], dtype: torch.dtype) -> str:
 
 
 def _files_digest(found: T5Folder) -> str:
-    """Of the names, sizes and ends of the files that an encoder is read from."""
+    """Return a SHA-256 of the names, sizes, first and last bytes of the files that a text encoder is read from."""
     digest = hashlib.sha256()
-    folders = dict.fromkeys((found.encoder, found.tokenizer))  # often the same
+    folders = dict.fromkeys((found.encoder, found.tokenizer))  # often the same folder
     for file in (file for folder in folders for file in sorted(folder.iterdir())):
         if file.is_file() and file.suffix in (".json", ".model", ".safetensors", ".bin"):
             size = file.stat().st_size

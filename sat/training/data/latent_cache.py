@@ -1,8 +1,9 @@
-"""Clips encoded once: the moments of each clip's latent posterior.
+"""The latent cache: the moments of each clip's latent posterior, encoded once.
 
-A cache folder (see `cache_files`) has the part `clips`, moments (n, 2 C, t, h, w) float16 of whole clips; and for
-image-to-video the part `images`, moments (n, variants, 2 C, h, w) of the first frame alone, under as many draws of the
-noise that conditioning images get in training. Text-to-video and image-to-video can share a folder.
+A cache folder (see `cache_files`) has the part `clips`, float16 moments (n, 2 C, t, h, w) of whole clips. For
+image-to-video it also has the part `images`, moments (n, variants, 2 C, h, w) of the first frame alone, each variant
+with its own draw of the noise that conditioning images get in training. Text-to-video and image-to-video can share a
+folder.
 """
 import hashlib
 from collections.abc import Callable, Sequence
@@ -20,12 +21,12 @@ from training.data.encoders import Encoders
 from training.data.reading import Reader
 
 CLIPS_AT_A_TIME = 8
-Batch = Sequence[tuple[int, Tensor]]  # numbers of clips, and their frames (T, 3, H, W)
+Batch = Sequence[tuple[int, Tensor]]  # (clip number, frames (T, 3, H, W))
 
 
 @dataclass(frozen=True)
 class FirstFrameNoise:
-    """Noise on conditioning images: log(sigma) ~ N(mean, deviation), a new draw for each variant."""
+    """The noise on conditioning images: log(sigma) ~ N(mean, deviation^2), drawn for each variant."""
 
     mean: float
     deviation: float
@@ -33,7 +34,7 @@ class FirstFrameNoise:
     seed: int
 
     def noised(self, image: Tensor, clip: int) -> Tensor:
-        """(3, H, W) -> (variants, 3, H, W); depends on the clip's number and the seed alone."""
+        """Return noised variants (variants, 3, H, W) of `image` (3, H, W); depends only on seed and clip number."""
         generator = generator_for(self.seed, "first frame", clip)
         sigma = (self.mean + self.deviation * torch.randn(self.variants, generator=generator)).exp()
         noise = torch.randn(self.variants, *image.shape, generator=generator)
@@ -42,7 +43,7 @@ class FirstFrameNoise:
 
 @dataclass(frozen=True)
 class CachedLatents:
-    """Rows of `moments` (2 C, t, h, w), of `images` (variants, 2 C, h, w) or None, and the captions."""
+    """The captions, `moments` (2 C, t, h, w) and, if any, `images` (variants, 2 C, h, w) of a cache's clips."""
 
     moments: Rows
     images: Rows | None
@@ -51,16 +52,17 @@ class CachedLatents:
 
 def cached_latents(folder: Path, dataset: SFTDataset, encoders: Encoders, noise: FirstFrameNoise | None,
                    workers: int = 0) -> CachedLatents:
-    """The cache in `folder`, first made or completed with `encoders.vae`, which a complete one does not build.
+    """Return the cache in `folder`, after creating or completing it; a complete one does not build `encoders.vae`.
 
-    Raises DataError for a cache that was made otherwise (another encoder, clips, size or noise).
+    Raises DataError for a cache that was made with another encoder, size or noise, or of other clips.
     """
     made_of = encoders.describe_vae() | describe_clips(dataset)
     reader = Reader(dataset, workers)
 
     def part(name: str, description: dict, moments: Callable[..., Tensor]) -> tuple[Rows, list[int]]:
-        return completed(folder, Part(name, "moments", description, len(dataset), lambda clips: _encoded(
-            reader, clips, lambda batch: moments(encoders.vae, batch))))
+        def encode(clips: Sequence[int]) -> tuple[list[int], Tensor | None]:
+            return _encoded(reader, clips, lambda batch: moments(encoders.vae, batch))
+        return completed(folder, Part(name, "moments", description, len(dataset), encode))
 
     rows, index = part("clips", made_of, clip_moments)
     images = None
@@ -71,7 +73,7 @@ def cached_latents(folder: Path, dataset: SFTDataset, encoders: Encoders, noise:
 
 
 def joined(parts: Sequence[CachedLatents]) -> CachedLatents:
-    """Several data folders as one."""
+    """Return the clips of several caches as one."""
     images = None if parts[0].images is None else Rows([rows for part in parts for rows in part.images.parts])
     return CachedLatents(Rows([rows for part in parts for rows in part.moments.parts]), images,
                          [caption for part in parts for caption in part.captions])
@@ -106,7 +108,7 @@ def _moments(vae: nn.Module, video: Tensor) -> Tensor:
 
 def _encoded(reader: Reader, clips: Sequence[int], encode: Callable[[Batch], Tensor]
              ) -> tuple[list[int], Tensor | None]:
-    """Clips that cannot be read are left out; the data set reports them."""
+    """Return the numbers and moments of the readable clips; the data set has reported the others."""
     kept, moments = [], []
     for start in range(0, len(clips), CLIPS_AT_A_TIME):
         numbers = clips[start:start + CLIPS_AT_A_TIME]

@@ -1,4 +1,4 @@
-"""Items of a data set, read and decoded ahead of their use."""
+"""Reading and decoding of a data set's items ahead of their use."""
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -6,9 +6,10 @@ from torch.utils.data import Dataset
 
 
 class Reader:
-    """Reads with `workers` threads what `prepare` announced; with none, what `take` asks for, in the caller's thread.
+    """A reader with `workers` threads, which start on items when `prepare` announces them.
 
-    Threads are enough, for the decoder works outside of Python's lock, and they share what is known of broken clips.
+    With no workers, `take` reads in the caller's thread. Threads suffice, because the decoder releases Python's global
+    interpreter lock, and they share the record of unreadable clips.
     """
 
     def __init__(self, dataset: Dataset, workers: int = 0):

@@ -1,4 +1,4 @@
-"""What a run trains on: its folders of clips, sorted into buckets, live or from a cache."""
+"""The training data of a run: folders of clips, sorted into buckets, read from their files or from a cache."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +22,14 @@ from training.data.latent_cache import FirstFrameNoise, cached_latents, joined
 from training.data.text_cache import cached_text
 from training.samples import SampleRequest
 
-FACTOR = 8  # of the first stage, in space
+FACTOR = 8  # spatial compression of the autoencoder
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Buckets of training clips and of held-out ones (maybe none), what samples are made from, and what is cached.
+    """The buckets of training clips and of held-out clips (possibly none), and the clips that samples start from.
 
-    `text`: for each frozen text encoder, by its number, the embedding of every caption; None without a cache.
+    `text` maps the index of each frozen text encoder to the text embedding of every caption; None without a cache.
     """
 
     train: list[Batches]
@@ -39,16 +39,16 @@ class Sources:
 
 
 def check_data(args: Arguments) -> None:
-    """Raises ConfigError for data of a kind that cannot be trained on, or of a size that the model cannot take."""
+    """Raise ConfigError if the class of the data cannot be trained on, or the model does not take its clip sizes."""
     require(args.data_config, "data", "target", "params")
     require(args.data_config.params, "data.params", "video_size", "fps", "max_num_frames")
     kind = get_obj_from_str(args.data_config.target, "data.target")
     if not issubclass(kind, SFTDataset):
-        raise ConfigError(f"data.target is {kind.__name__}; training needs data_video.SFTDataset, whose clips can be "
-                          "counted: unpack the shards into folders of videos/ and labels/")
+        raise ConfigError(f"data.target is {kind.__name__}; training needs data_video.SFTDataset, which knows how "
+                          "many clips it has; unpack the shards into folders of videos/ and labels/")
     if args.training.split.split(",")[0].strip() not in ("1", "1.0"):
-        raise ConfigError(f"args.split is {args.training.split}; clips are not held out by share: put them into a "
-                          "folder of their own, give it as args.valid_data, and leave split at 1,0,0")
+        raise ConfigError(f"args.split is {args.training.split}; clips cannot be held out by fraction; put them into a "
+                          "folder of their own, set args.valid_data to it, and leave args.split at 1,0,0")
     with torch.device("meta"):
         network = instantiate_from_config(args.model_config.network_config)
     for form in clip_forms(**args.data_config.params):
@@ -56,13 +56,13 @@ def check_data(args: Arguments) -> None:
 
 
 def _check_fits(network, form: ClipFormat) -> None:
-    """Asks the network for the positions of such a clip, which costs nothing."""
+    """Raise ConfigError if the network has no positions for a clip of this form; computes only on `meta` tensors."""
     (height, width), frames = form.video_size, (form.max_num_frames - 1) // 4 + 1
     frames += -frames % network.patch_size[0]
     positions = network.mixins["pos_embed"]
     try:
         if height % FACTOR or width % FACTOR:
-            raise ConfigError(f"sides must be multiples of {FACTOR}")
+            raise ConfigError(f"height and width must be multiples of {FACTOR}")
         x = torch.empty(1, frames, network.in_channels, height // FACTOR, width // FACTOR, device="meta")
         grid = patch_grid(x, network.patch_size)
         text = torch.empty(1, positions.text_length, 1, device="meta")
@@ -74,18 +74,20 @@ def _check_fits(network, form: ClipFormat) -> None:
 
 
 def read_sources(args: Arguments) -> Sources:
-    """Clips encoded once where there is `args.latent_cache`, each read when it is needed otherwise."""
-    train, valid = (_folders(args, folders or []) for folders in (args.training.train_data, args.training.valid_data))
+    """Return the run's data, from `args.latent_cache` if that is set (completing it), or else from the clips' files."""
+    train = _folders(args, args.training.train_data or [])
+    valid = _folders(args, args.training.valid_data or [])
     shown = (valid or train)[0][0]
     if args.training.latent_cache is None:
-        return Sources(*(_live(found, args.training.num_workers) for found in (train, valid)), shown)
+        return Sources(_live(train, args.training.num_workers), _live(valid, args.training.num_workers), shown)
     encoders, text = Encoders(args), {}
-    buckets = [_cached(args, encoders, found, name, text) for name, found in (("train", train), ("valid", valid))]
-    return Sources(*buckets, shown, text)
+    train_buckets = _cached(args, encoders, train, "train", text)
+    valid_buckets = _cached(args, encoders, valid, "valid", text)
+    return Sources(train_buckets, valid_buckets, shown, text)
 
 
 def _folders(args: Arguments, folders: Sequence[str]) -> list[list[SFTDataset]]:
-    """The buckets of each folder."""
+    """Return the buckets of each folder."""
     kind = get_obj_from_str(args.data_config.target, "data.target")
     return [kind.buckets(folder, **args.data_config.params) for folder in folders]
 
@@ -103,7 +105,7 @@ def _by_form(found: Sequence[Sequence[SFTDataset]]) -> dict[ClipFormat, list[SFT
 
 def _cached(args: Arguments, encoders: Encoders, found: Sequence[Sequence[SFTDataset]], name: str,
             text: dict[int, dict[str, Tensor]]) -> list[Batches]:
-    """The buckets of all folders; adds the embeddings of their captions to `text`."""
+    """Return the cached buckets of all folders; adds the text embeddings of their captions to `text`."""
     noise = None
     if args.model_config.get("noised_image_input"):
         noise = FirstFrameNoise(*FIRST_FRAME_NOISE, args.training.first_frame_variants, args.run.seed)
@@ -122,7 +124,10 @@ def _cached(args: Arguments, encoders: Encoders, found: Sequence[Sequence[SFTDat
 
 
 def sample_request(args: Arguments, dataset: SFTDataset) -> SampleRequest | None:
-    """Clips spread over the data set give the captions and first frames of samples; None where none are wanted."""
+    """Return a request for samples with captions and first frames of clips spread evenly over the data set.
+
+    Returns None without `args.sample_interval`.
+    """
     if not args.training.sample_interval:
         return None
     count = min(args.training.sample_count, len(dataset))

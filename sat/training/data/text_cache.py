@@ -1,4 +1,4 @@
-"""Captions embedded once: each distinct one of a folder, in the part `text` of its cache."""
+"""The text embeddings of a folder's distinct captions, computed once, in the part `text` of its cache."""
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,10 +14,10 @@ CAPTIONS_AT_A_TIME = 8
 
 
 def cached_text(folder: Path, captions: Sequence[str], encoders: Encoders, number: int) -> dict[str, Tensor]:
-    """The embedding (N, width) by `emb_models[number]` of each caption, memory-mapped from `folder`.
+    """Return each caption's text embedding (N, width) by `emb_models[number]`, memory-mapped from `folder`.
 
-    First made or completed with the embedder, which a complete cache does not build. Raises DataError for a cache of
-    other captions or another embedder.
+    Creates or completes the cache first; a complete one does not build the text encoder. Raises DataError for a cache
+    of other captions or another text encoder.
     """
     distinct = list(dict.fromkeys(captions))
 
@@ -34,7 +34,7 @@ def cached_text(folder: Path, captions: Sequence[str], encoders: Encoders, numbe
 
 
 class EmbeddedText(AbstractEmbModel):
-    """Stands in a conditioner for an embedder whose work is done: looks each caption up in `known`."""
+    """A replacement for a text encoder in a conditioner; looks up each caption's text embedding in `known`."""
 
     def __init__(self):
         super().__init__()

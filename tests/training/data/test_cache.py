@@ -93,7 +93,7 @@ def test_a_cache_made_otherwise_is_refused_with_what_differs(arguments, made, sm
         with pytest.raises(DataError, match=match):
             read_sources(arguments("t2v", *changes))
 
-    refused(r"another video size \(\[32, 32\], not \[32, 16\]\): delete the folder, or set args.latent_cache",
+    refused(r"another video size \(\[32, 32\], not \[32, 16\]\); delete the folder, or set args.latent_cache",
             "data.params.video_size=[32,16]")
     refused(r"another frames \(17, not 9\), fps \(8, not 4\)", "data.params.max_num_frames=9", "data.params.fps=4")
     refused(r"another encoder, precision \(None, not bfloat16\)", "deepspeed.bf16.enabled=true")
@@ -102,19 +102,19 @@ def test_a_cache_made_otherwise_is_refused_with_what_differs(arguments, made, sm
     other = tmp_path / "clips"
     shutil.copytree(clips, other)
     (other / "labels" / "0.txt").write_text("another caption")
-    refused("another clips: delete", f"args.train_data=[{other}]")
+    refused("another clips; delete", f"args.train_data=[{other}]")
 
     t5 = tmp_path / "t5"
     shutil.copytree(small_model / "t5", t5)
     with open(t5 / "model.safetensors", "rb+") as stream:
         stream.seek(-1, 2)
         stream.write(b"\x01")
-    refused("another text encoder: delete", f"model.conditioner_config.params.emb_models.0.params.model_dir={t5}")
+    refused("another text encoder; delete", f"model.conditioner_config.params.emb_models.0.params.model_dir={t5}")
 
     weights = torch.load(small_model / "3d-vae.pt")["state_dict"]
     weights["encoder.conv_in.conv.bias"] += 1
     torch.save({"state_dict": weights}, tmp_path / "vae.pt")
-    refused("another encoder: delete", f"model.first_stage_config.params.ckpt_path={tmp_path / 'vae.pt'}")
+    refused("another encoder; delete", f"model.first_stage_config.params.ckpt_path={tmp_path / 'vae.pt'}")
 
 
 def test_image_to_video_with_other_noise_is_refused(arguments, made):
