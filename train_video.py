@@ -101,7 +101,8 @@ def check_settings(args: Arguments) -> None:
                           "(deepspeed.zero_optimization.stage 3); set it to null and sample from the checkpoints")
     if args.run.load_lora is not None:
         configure_lora(args.model_config, args.run.load_lora)
-    if args.run.load is not None and (args.training.grow_input or args.training.force_train):  # these weights need not fit the network
+    partly = args.training.grow_input or args.training.force_train
+    if args.run.load is not None and partly:  # these weights need not fit the network
         transformer_weights(args.run.load)
     elif args.run.load is not None:
         check_network(args.model_config.network_config, args.run.load)

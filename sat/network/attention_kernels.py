@@ -78,17 +78,18 @@ def fastest(shape: Shape, dtype: torch.dtype, device: torch.device) -> str | Non
     usable = [kernel for kernel in COMPARED if _failure(kernel, shape[2], dtype, device) is None]
     if len(usable) < 2:
         return next(iter(usable), None)
-    qkv = [_drawn((1, *shape), seed, dtype, device) for seed in range(3)]
-    seconds, expected = {}, None
+    q, k, v = (_drawn((1, *shape), seed, dtype, device) for seed in range(3))
+    seconds: dict[str, float] = {}
+    expected = None
     for kernel in usable:
         with _only(kernel):
-            out = F.scaled_dot_product_attention(*qkv)
+            out = F.scaled_dot_product_attention(q, k, v)
             expected = out if expected is None else expected
             if _relative(out, expected) <= TOLERANCE[dtype]:  # false for NaN, too
-                seconds[kernel] = _median_seconds(lambda: F.scaled_dot_product_attention(*qkv), device)
+                seconds[kernel] = _median_seconds(lambda: F.scaled_dot_product_attention(q, k, v), device)
     told = ", ".join(f"{kernel} {1000 * spent:.3g} ms" for kernel, spent in seconds.items())
     logger.info("attention of %d tokens: %s", shape[1], told)
-    return min(seconds, key=seconds.get, default=None)
+    return min(seconds, key=lambda kernel: seconds[kernel], default=None)
 
 
 @cache

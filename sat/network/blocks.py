@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
+from typing import Any
 
 import torch
 from torch import nn
@@ -66,7 +67,7 @@ class LayerParts:
     layer, which drops the text tokens after its attention.
     """
     layer_id: int
-    layer: nn.Module
+    layer: Any  # SwissArmyTransformer's, which has no types
     modulation: nn.Linear
     norms: tuple[nn.Module, nn.Module] | None
     alone: bool
@@ -129,14 +130,15 @@ class AdaLNMixin(BaseMixin):
             self.key_layernorm_list = nn.ModuleList(norm() for _ in range(num_layers))
 
     def reinit(self, parent_model=None) -> None:
-        for _, linear in self.adaLN_modulations:  # gates of zero make every block start as the identity
+        for modulation in self.adaLN_modulations:  # gates of zero make every block start as the identity
+            linear = linear_of(modulation)
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
 
     def parts(self, layer_id: int, context: VideoContext) -> LayerParts:
         """Return the modules and settings of a layer."""
         norms = (self.query_layernorm_list[layer_id], self.key_layernorm_list[layer_id]) if self.qk_ln else None
-        return LayerParts(layer_id, self.transformer.layers[layer_id], self.adaLN_modulations[layer_id][1], norms,
+        return LayerParts(layer_id, self.transformer.layers[layer_id], linear_of(self.adaLN_modulations[layer_id]), norms,
                           layer_id in context.identity_attention, layer_id == len(self.adaLN_modulations) - 1)
 
     def modulations(self, parts: LayerParts, context: VideoContext) -> tuple[Experts, Experts]:
@@ -227,6 +229,12 @@ class SwiGLUMixin(BaseMixin):
         return mlp.dense_4h_to_h(gate * mlp.dense_h_to_4h(hidden_states))
 
 
+def linear_of(modulation: nn.Module) -> nn.Linear:
+    """Return the linear layer of a modulation, whose SiLU is applied once for all layers."""
+    assert isinstance(modulation, nn.Sequential) and isinstance(modulation[1], nn.Linear)
+    return modulation[1]
+
+
 class FinalLayerMixin(BaseMixin):
     """The final layer: modulated LayerNorm, linear layer, and tokens (B, S, D) to latents (B, T, C_out, H, W)."""
 
@@ -239,11 +247,11 @@ class FinalLayerMixin(BaseMixin):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(time_embed_dim, 2 * hidden_size))
 
     def reinit(self, parent_model=None) -> None:
-        for linear in (self.linear, self.adaLN_modulation[1]):  # the network starts by predicting zero
+        for linear in (self.linear, linear_of(self.adaLN_modulation)):  # the network starts by predicting zero
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
 
     def final_forward(self, logits, context: VideoContext, **hook) -> torch.Tensor:
-        shift, scale = self.adaLN_modulation[1](context.embedding)[:, None].chunk(2, dim=-1)
+        shift, scale = linear_of(self.adaLN_modulation)(context.embedding)[:, None].chunk(2, dim=-1)
         video = torch.addcmul(shift, self.norm_final(logits[:, -prod(context.grid):]), 1 + scale)
         return unpatchify(self.linear(video), context.grid, self.patch_size)

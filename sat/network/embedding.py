@@ -29,7 +29,7 @@ class SinusoidMLP(nn.Sequential):
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Return the embedding (n, out_dim) of values (n,); one value, (), gives (1, out_dim)."""
-        return super().forward(timestep_embedding(values, self.dim).to(self[0].weight.dtype))
+        return super().forward(timestep_embedding(values, self.dim).to(next(self.parameters()).dtype))
 
 
 class LabelLinear(nn.Linear):

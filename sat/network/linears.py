@@ -1,5 +1,6 @@
 """Plain linear layers in place of SwissArmyTransformer's parallel ones that hold their whole matrix."""
 import types
+from typing import Any
 
 import torch
 
@@ -25,5 +26,5 @@ def use_plain_linears(module: torch.nn.Module) -> None:
             layer.forward = types.MethodType(_whole_linear, layer)
 
 
-def _whole_linear(self: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+def _whole_linear(self: Any, x: torch.Tensor) -> torch.Tensor:
     return linear(x, self.weight, self.bias)

@@ -5,6 +5,7 @@ wraps, and which torch.compile cannot trace. Tensor names, shapes and results ar
 """
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,7 @@ class LoraLinear(nn.Module):
     unchanged at first. A state dict of the layer without LoRA, or a part of one, loads too and leaves A and B alone.
     """
 
-    def __init__(self, original: nn.Module, parts: int, r: int, alpha: float, dropout: float):
+    def __init__(self, original: Any, parts: int, r: int, alpha: float, dropout: float):
         super().__init__()
         self.original, self.scaling, self.dropout = original, alpha / r, dropout
         rows, columns = original.weight.shape

@@ -97,8 +97,9 @@ class Basic3DPositionEmbeddingMixin(PositionMixin):
         return t * h * w
 
     def _video_table(self, dim: int) -> torch.Tensor:
-        axes = (torch.arange(n, dtype=torch.float64) / i for n, i in zip(self.grid, self.interpolations, strict=True))
-        return sincos_video(*axes, dim)
+        times, rows, columns = (torch.arange(n, dtype=torch.float64) / i
+                                for n, i in zip(self.grid, self.interpolations, strict=True))
+        return sincos_video(times, rows, columns, dim)
 
     def reinit(self, parent_model=None) -> None:
         self.pos_embedding[0, :self.text_length] = 0

@@ -1,4 +1,6 @@
 """Wrappers between a denoiser and the network, which map conditioning to the network's arguments."""
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -13,7 +15,7 @@ class IdentityWrapper(nn.Module):
 
     def __init__(self, diffusion_model: nn.Module, compile_model: bool | str = False):
         super().__init__()
-        self.diffusion_model = diffusion_model
+        self.diffusion_model: Any = diffusion_model
         if compile_model == REGIONAL:
             diffusion_model.compile_layers()
         elif compile_model:

@@ -1,6 +1,7 @@
 """The training objective: the weighted error of the denoised estimate at a drawn noise level."""
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -44,12 +45,12 @@ class StandardDiffusionLoss:
         self.offset_noise_level = offset_noise_level
         self.batch2model_keys = (batch2model_keys,) if isinstance(batch2model_keys, str) else tuple(batch2model_keys)
 
-    def __call__(self, network: Callable, denoiser: Callable, conditioner: Callable, input: torch.Tensor,
+    def __call__(self, network: Callable, denoiser: Any, conditioner: Callable, input: torch.Tensor,
                  batch: Mapping, generator: torch.Generator | None = None) -> torch.Tensor:
         """Return the loss (B,) of latents `input` (B, T, C, H, W); see `terms`."""
         return self.terms(network, denoiser, conditioner, input, batch, generator).loss
 
-    def terms(self, network: Callable, denoiser: Callable, conditioner: Callable, input: torch.Tensor,
+    def terms(self, network: Callable, denoiser: Any, conditioner: Callable, input: torch.Tensor,
               batch: Mapping, generator: torch.Generator | None = None) -> LossTerms:
         """Return the loss of each row, with the levels and timesteps drawn for it.
 
@@ -75,7 +76,7 @@ class StandardDiffusionLoss:
     def alpha_sigma(self, level: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.ones_like(level), level
 
-    def weight(self, denoiser: Callable, level: torch.Tensor) -> torch.Tensor:
+    def weight(self, denoiser: Any, level: torch.Tensor) -> torch.Tensor:
         """Return the weight (B,) of the error in the denoised estimate."""
         return denoiser.w(level)
 
@@ -111,6 +112,6 @@ class VideoDiffusionLoss(StandardDiffusionLoss):
     def alpha_sigma(self, level: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return level, (1 - level**2).sqrt()
 
-    def weight(self, denoiser: Callable, level: torch.Tensor) -> torch.Tensor:
+    def weight(self, denoiser: Any, level: torch.Tensor) -> torch.Tensor:
         weight = 1 / (1 - level**2)
         return weight if self.min_snr_value is None else weight.clamp(max=self.min_snr_value)

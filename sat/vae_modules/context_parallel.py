@@ -5,6 +5,7 @@ every convolution. A process sends these on as soon as it has them, so that all 
 behind the process before it.
 """
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -26,7 +27,7 @@ class RelayedPast(Past):
         super().__init__(before)
         self.leading = self.leading and source is None
         self._source, self._target = source, target
-        self._sent: list[tuple[dist.Work, Tensor]] = []
+        self._sent: list[tuple[Any, Tensor]] = []
 
     def take(self, layer: nn.Module, like: Tensor) -> Tensor:
         if self._source is None:
@@ -53,7 +54,8 @@ def decode_together(decoder: nn.Module, chunks: Sequence[Tensor], processes: int
     if len(ranks) != processes:
         raise ConfigError(f"cp_size is {processes}, but {len(ranks)} process(es) share a video; start that many with "
                           "torchrun")
-    place, left = ranks.index(dist.get_rank()), {}
+    place = ranks.index(dist.get_rank())
+    left: dict[nn.Module, Tensor] = {}
     for start in range(0, len(chunks), processes):
         now = chunks[start:start + processes]
         frames = None
@@ -64,7 +66,9 @@ def decode_together(decoder: nn.Module, chunks: Sequence[Tensor], processes: int
             past.wait()
             left = past.after
         for owner, chunk in enumerate(now):
-            whole = frames if owner == place else _frames_like(chunk, decoder, opening=start + owner == 0)
+            whole = frames
+            if whole is None or owner != place:
+                whole = _frames_like(chunk, decoder, opening=start + owner == 0)
             dist.broadcast(whole, ranks[owner], group=group)
             yield whole
         if start + processes < len(chunks):
@@ -77,7 +81,7 @@ def _received(like: Tensor, source: int) -> Tensor:
     return in_memory_order(frames)  # as if computed here, so that the same kernels give bitwise equal results
 
 
-def _frames_like(chunk: Tensor, decoder: nn.Module, opening: bool) -> Tensor:
+def _frames_like(chunk: Tensor, decoder: Any, opening: bool) -> Tensor:
     batch, _, time, height, width = chunk.shape
     return chunk.new_empty(batch, decoder.conv_out.conv.out_channels, 4 * time - 3 * opening, 8 * height, 8 * width)
 

@@ -95,6 +95,7 @@ def convolve(conv: nn.Conv3d, front: Tensor, x: Tensor) -> Tensor:
 
 def applied(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
     """Compute conv(x) by `precision.convolution`."""
+    assert not isinstance(conv.padding, str)
     return convolution(x, conv.weight, conv.bias, conv.padding, conv.stride[0])
 
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -38,14 +39,14 @@ class ContextParallelEncoder3D(nn.Module):
         self.down = nn.ModuleList()
         before = ch
         for i, width in enumerate(widths):
-            level = nn.Module()
+            level: Any = nn.Module()
             level.block = nn.ModuleList(
                 ResnetBlock3D(before if j == 0 else width, width, dropout, norm_groups) for j in range(num_res_blocks))
             if i < len(widths) - 1:
                 level.downsample = Downsample3D(width, in_time=i < in_time)
             self.down.append(level)
             before = width
-        self.mid = nn.Module()
+        self.mid: Any = nn.Module()
         self.mid.block_1 = ResnetBlock3D(before, before, dropout, norm_groups)
         self.mid.block_2 = ResnetBlock3D(before, before, dropout, norm_groups)
         self.norm_out = make_norm(before, None, norm_groups)
@@ -55,6 +56,7 @@ class ContextParallelEncoder3D(nn.Module):
         """Return moments of a whole video, or of the chunk that follows `past`, whose `after` gets the new state."""
         past = past or Past()
         h = self.conv_in(in_memory_order(x), past)
+        level: Any
         for level in self.down:
             for block in level.block:
                 h = block(h, None, past)
@@ -79,12 +81,12 @@ class ContextParallelDecoder3D(nn.Module):
         widths = [ch * m for m in ch_mult]
         before = widths[-1]
         self.conv_in = CausalConv3d(z_channels, before, 3)
-        self.mid = nn.Module()
+        self.mid: Any = nn.Module()
         self.mid.block_1 = ResnetBlock3D(before, before, dropout, norm_groups, z_channels)
         self.mid.block_2 = ResnetBlock3D(before, before, dropout, norm_groups, z_channels)
         levels = []
         for i in reversed(range(len(widths))):
-            level = nn.Module()
+            level: Any = nn.Module()
             level.block = nn.ModuleList(
                 ResnetBlock3D(before if j == 0 else widths[i], widths[i], dropout, norm_groups, z_channels)
                 for j in range(num_res_blocks + 1))
@@ -101,6 +103,7 @@ class ContextParallelDecoder3D(nn.Module):
         past, z = past or Past(), in_memory_order(z)
         h = self.conv_in(z, past)
         h = self.mid.block_2(self.mid.block_1(h, z, past), z, past)
+        level: Any
         for level in reversed(self.up):
             for block in level.block:
                 h = block(h, z, past)

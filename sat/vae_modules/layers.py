@@ -63,7 +63,7 @@ class PlainNorm(nn.GroupNorm):
     def __init__(self, channels: int, groups: int):
         super().__init__(groups, channels, eps=1e-6)
 
-    def forward(self, f: Tensor, zq: None, past: Past) -> Tensor:
+    def forward(self, f: Tensor, zq: None = None, past: Past | None = None) -> Tensor:
         return super().forward(f)
 
 

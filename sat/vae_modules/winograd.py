@@ -34,7 +34,7 @@ def pays(x: Tensor, weight: Tensor) -> bool:
             and places * weight.numel() >= LEAST_PRODUCTS)
 
 
-def convolve(front: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def convolve(front: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Convolve x (B, C, T, H, W), preceded by frames `front` (B, C, 2, H, W), with `weight` (O, C, 3, 3, 3).
 
     Returns (B, O, T, H, W), with channels last in memory. Height and width are padded by zeros.
