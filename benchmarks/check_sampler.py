@@ -21,7 +21,8 @@ from common.console import run
 from common.errors import ConfigError, UserError
 from configuration.targets import allow_targets, get_obj_from_str, instantiate_from_config
 from sgm.discretizer import Discretization
-from sgm.noise_schedule import FLOW, VE, VP, NoiseSchedule, at_ratio
+from sgm.noise_schedule import NoiseSchedule
+from sgm.parameterization import FLOW, VE, VP, Parameterization
 from sgm.sampling import Sampler
 
 ALL = slice(None)  # rows of a batch
@@ -37,11 +38,11 @@ Check = tuple[str, Callable[[], tuple[bool, str]]]
 class AtRatios:
     """A discretization with the same signal-to-noise ratios in every parameterization."""
 
-    def __init__(self, parameterization: str):
+    def __init__(self, parameterization: Parameterization):
         self.parameterization = parameterization
 
     def schedule(self, n: int, device: str = "cpu") -> NoiseSchedule:
-        pairs = [at_ratio(20 * 0.002 ** (i / (n - 1)), self.parameterization) for i in range(n)]
+        pairs = [self.parameterization.at_ratio(20 * 0.002 ** (i / (n - 1))) for i in range(n)]
         alpha, sigma = torch.tensor([*pairs, (1.0, 0.0)], dtype=torch.float64).unbind(1)
         return NoiseSchedule(alpha, sigma, None, self.parameterization)
 

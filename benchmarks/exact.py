@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from common.tensors import append_dims
-from sgm.noise_schedule import VE, NoiseLevel, NoiseSchedule, alpha_sigma
+from sgm.noise_schedule import NoiseLevel, NoiseSchedule
+from sgm.parameterization import VE, Parameterization
 from sgm.sampling.base import Run, Sampler
 from sgm.sampling.guided import Guided
 
@@ -24,14 +25,14 @@ class Gaussian:
     `calls` counts its forward passes and `rows` its network evaluations.
     """
 
-    def __init__(self, parameterization: str = VE, d: float = 0.5):
+    def __init__(self, parameterization: Parameterization = VE, d: float = 0.5):
         self.parameterization, self.d = parameterization, d
         self.calls, self.rows = 0, 0
 
     def __call__(self, x, level, cond, idx=None, **inputs):
         self.calls, self.rows = self.calls + 1, self.rows + len(x)
         mean = append_dims(cond["crossattn"].mean(dim=(1, 2)).to(x), x.ndim)
-        alpha, sigma = (append_dims(v, x.ndim) for v in alpha_sigma(level, self.parameterization))
+        alpha, sigma = (append_dims(v, x.ndim) for v in self.parameterization.alpha_sigma(level))
         return mean + alpha * self.d**2 / (sigma**2 + alpha**2 * self.d**2) * (x - alpha * mean)
 
     def flow(self, x: torch.Tensor, start: NoiseLevel, end: NoiseLevel, mean: float = 0.0) -> torch.Tensor:
@@ -43,12 +44,12 @@ class Gaussian:
 class CorrelatedGaussian:
     """The exact denoiser E[x0 | x] of Gaussian data with channel mean (C,) and covariance (C, C)."""
 
-    def __init__(self, parameterization: str, mean: torch.Tensor, covariance: torch.Tensor):
+    def __init__(self, parameterization: Parameterization, mean: torch.Tensor, covariance: torch.Tensor):
         self.parameterization, self.mean = parameterization, mean.view(-1, 1, 1)
         self.variances, self.directions = torch.linalg.eigh(covariance)
 
     def __call__(self, x, level, cond, idx=None, **inputs):
-        alpha, sigma = (v[:, None] for v in alpha_sigma(level, self.parameterization))
+        alpha, sigma = (v[:, None] for v in self.parameterization.alpha_sigma(level))
         share = alpha * self.variances / (sigma**2 + alpha**2 * self.variances)
         apart = x - append_dims(alpha[:, 0], x.ndim) * self.mean
         along = torch.einsum("cv,btchw->btvhw", self.directions, apart) * share[:, None, :, None, None]
@@ -62,12 +63,12 @@ class FiniteData:
     half of the clips as its data, one with negative only the second half, one with 0 all of them.
     """
 
-    def __init__(self, parameterization: str, clips: torch.Tensor):
+    def __init__(self, parameterization: Parameterization, clips: torch.Tensor):
         self.parameterization, self.clips = parameterization, clips
 
     def __call__(self, x, level, cond, idx=None, **inputs):
         clips = self.clips.to(x).flatten(1)
-        alpha, sigma = (v.to(x)[:, None] for v in alpha_sigma(level, self.parameterization))
+        alpha, sigma = (v.to(x)[:, None] for v in self.parameterization.alpha_sigma(level))
         apart = (x.flatten(1)[:, None] - alpha[..., None] * clips).square().sum(-1)
         side = torch.where(torch.arange(len(clips)) < len(clips) / 2, 1.0, -1.0)
         asked = cond["crossattn"].mean(dim=(1, 2)).sign()[:, None]

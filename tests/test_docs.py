@@ -9,7 +9,8 @@ import torch
 import sgm.guiders
 import sgm.sampling_utils
 from sgm.guiders import Evaluation
-from sgm.noise_schedule import VE, NoiseLevel
+from sgm.noise_schedule import NoiseLevel
+from sgm.parameterization import VE
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

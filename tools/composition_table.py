@@ -40,7 +40,7 @@ from common.files import whole_file
 from configuration.targets import instantiate_from_config
 from diffusion_video import DiffusionEngine
 from sgm.guidance_scale import GuidanceScale
-from sgm.noise_schedule import VE, VP
+from sgm.parameterization import VE, VP
 from sgm.sampling import check_compatible
 from tests.small_model import write_model
 from weights.checkpoint import save_checkpoint

@@ -138,7 +138,8 @@ class AdaLNMixin(BaseMixin):
     def parts(self, layer_id: int, context: VideoContext) -> LayerParts:
         """Return the modules and settings of a layer."""
         norms = (self.query_layernorm_list[layer_id], self.key_layernorm_list[layer_id]) if self.qk_ln else None
-        return LayerParts(layer_id, self.transformer.layers[layer_id], linear_of(self.adaLN_modulations[layer_id]), norms,
+        modulation = linear_of(self.adaLN_modulations[layer_id])
+        return LayerParts(layer_id, self.transformer.layers[layer_id], modulation, norms,
                           layer_id in context.identity_attention, layer_id == len(self.adaLN_modulations) - 1)
 
     def modulations(self, parts: LayerParts, context: VideoContext) -> tuple[Experts, Experts]:

@@ -7,7 +7,7 @@ import torch
 from common.errors import ConfigError
 from common.tensors import append_dims
 from configuration.targets import instantiate_from_config
-from sgm.noise_schedule import VE, VP, alpha_sigma, at_ratio
+from sgm.parameterization import VE, VP, Parameterization
 
 UNIT_WEIGHTING = {"target": "sgm.denoiser_weighting.UnitWeighting"}
 
@@ -25,7 +25,7 @@ class Denoiser:
         self.sigma_max = sigma_max
 
     @property
-    def parameterization(self) -> str:
+    def parameterization(self) -> Parameterization:
         return self.scaling.parameterization
 
     def w(self, level: torch.Tensor) -> torch.Tensor:
@@ -38,8 +38,7 @@ class Denoiser:
 
     def timestep_at_ratio(self, ratio: float) -> float | None:
         """Return the training timestep at this sigma / alpha; None without a table of timesteps."""
-        alpha, sigma = at_ratio(self._reachable(ratio), self.parameterization)
-        level = alpha if self.parameterization == VP else sigma
+        level = self.parameterization.level(*self.parameterization.at_ratio(self._reachable(ratio)))
         timestep = self.timestep_at(torch.tensor([level], dtype=torch.float64))
         return None if timestep is None else float(timestep)
 
@@ -55,14 +54,14 @@ class Denoiser:
         c_skip, c_out, c_in = (append_dims(c, x.ndim) for c in (c_skip, c_out, c_in))
         return network(x * c_in, self._snap_noise(c_noise), cond, **network_inputs) * c_out + x * c_skip
 
-    def check_schedule(self, parameterization: str, timed: bool = True) -> None:
+    def check_schedule(self, parameterization: Parameterization, timed: bool = True) -> None:
         """Raise ConfigError if the network cannot be evaluated on a schedule; `timed`: the schedule has timesteps."""
         untimed = self.parameterization == VP and self.timestep_at(torch.ones(1)) is None
         if untimed and not (timed and parameterization == VP):
             raise ConfigError("denoiser_config: Denoiser with VideoScaling has no timesteps for the levels of such a "
                               "schedule; use DiscreteDenoiser, or a ZeroSNRDDPMDiscretization in the sampler")
 
-    def bind(self, network: Callable, parameterization: str) -> "BoundDenoiser":
+    def bind(self, network: Callable, parameterization: Parameterization) -> "BoundDenoiser":
         """Return this denoiser bound to a network, for a sampler whose schedule has this parameterization.
 
         Raises ConfigError like `check_schedule`.
@@ -72,9 +71,8 @@ class Denoiser:
 
     def level_of(self, alpha: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         """Return this denoiser's level (B,) with the signal-to-noise ratio of alpha and sigma (B,); see `sigma_max`."""
-        if self.parameterization == VE:
-            return (sigma / alpha).clamp(max=self.sigma_max)
-        return alpha / torch.hypot(alpha, sigma) if self.parameterization == VP else sigma / (alpha + sigma)
+        level = self.parameterization.equal_ratio(alpha, sigma)
+        return level.clamp(max=self.sigma_max) if self.parameterization == VE else level
 
     def _reachable(self, ratio: float) -> float:
         return min(ratio, self.sigma_max) if self.parameterization == VE else ratio
@@ -105,9 +103,8 @@ class DiscreteDenoiser(Denoiser):
         # Not a module's buffer, so that it stays float32 when the network's dtype changes.
         self.sigmas = discretization(num_idx, do_append_zero=do_append_zero, flip=flip)
         self.quantize_c_noise = quantize_c_noise
-        # The table as numbers that rise with the timestep: minus alphas_cumprod_sqrt, or sigma.
         table = discretization(num_idx, do_append_zero=False, flip=True).double()
-        self._rising = -table if self.parameterization == VP else table
+        self._rising = self.parameterization.rising(table)
         if self.parameterization == VE:
             self.sigma_max = float(table[-1])
 
@@ -119,7 +116,7 @@ class DiscreteDenoiser(Denoiser):
     def timestep_at(self, level: torch.Tensor) -> torch.Tensor:
         """Return the training timestep (B,), interpolated between entries and clamped to the table's ends."""
         rising = self._rising.to(level.device)
-        value = -level.double() if self.parameterization == VP else level.double()
+        value = self.parameterization.rising(level.double())
         value = value.clamp(rising[0], rising[-1])
         right = torch.searchsorted(rising, value).clamp(1, len(rising) - 1)
         low, high = rising[right - 1], rising[right]
@@ -143,7 +140,7 @@ class BoundDenoiser:
 
     denoiser: Denoiser
     network: Callable
-    parameterization: str
+    parameterization: Parameterization
 
     def __call__(self, x: torch.Tensor, level: torch.Tensor, cond: Mapping, idx: torch.Tensor | None = None,
                  **network_inputs) -> torch.Tensor:
@@ -158,7 +155,7 @@ class BoundDenoiser:
         return self.denoiser.timestep_at_ratio(ratio)
 
     def _translate(self, x: torch.Tensor, level: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        alpha, sigma = alpha_sigma(level, self.parameterization)
+        alpha, sigma = self.parameterization.alpha_sigma(level)
         asked = self.denoiser.level_of(alpha, sigma)  # at zero SNR, a VE network's highest level
-        scale = torch.hypot(*alpha_sigma(asked, self.denoiser.parameterization)) / torch.hypot(alpha, sigma)
+        scale = torch.hypot(*self.denoiser.parameterization.alpha_sigma(asked)) / torch.hypot(alpha, sigma)
         return x * append_dims(scale, x.ndim), asked

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from sgm.noise_schedule import FLOW, VE, VP
+from sgm.parameterization import FLOW, VE, VP
 
 
 class Coefficients(NamedTuple):

@@ -13,7 +13,8 @@ from common.errors import ConfigError
 from common.tensors import append_dims
 from configuration.targets import instantiate_from_config
 from sgm.guidance_scale import EVERYWHERE, GuidanceScale, Scale, check_numbers
-from sgm.noise_schedule import VE, NoiseLevel
+from sgm.noise_schedule import NoiseLevel
+from sgm.parameterization import VE
 from sgm.sampling_utils import rescaled
 
 NO_THRESHOLDING = {"target": "sgm.sampling_utils.NoDynamicThresholding"}

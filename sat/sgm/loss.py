@@ -8,7 +8,7 @@ import torch
 from common.errors import ConfigError
 from common.tensors import append_dims, at_least_float32, draw_noise
 from configuration.targets import instantiate_from_config
-from sgm.noise_schedule import VE, VP
+from sgm.parameterization import VE, VP, Parameterization
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class StandardDiffusionLoss:
     network as inputs, if the batch has them.
     """
 
-    parameterization = VE
+    parameterization: Parameterization = VE
 
     def __init__(self, sigma_sampler_config: Mapping, type: str = "l2", offset_noise_level: float = 0.0,
                  batch2model_keys: str | Sequence[str] = ("ofs",)):
@@ -73,9 +73,6 @@ class StandardDiffusionLoss:
         weight = self.weight(denoiser, level)
         return LossTerms(self._error(denoised.to(x.dtype), x, weight), weight, level, timesteps)
 
-    def alpha_sigma(self, level: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.ones_like(level), level
-
     def weight(self, denoiser: Any, level: torch.Tensor) -> torch.Tensor:
         """Return the weight (B,) of the error in the denoised estimate."""
         return denoiser.w(level)
@@ -84,7 +81,7 @@ class StandardDiffusionLoss:
         noise = draw_noise(x, generator)
         if self.offset_noise_level > 0:
             noise = noise + append_dims(self.offset_noise_level * draw_noise(level, generator), x.ndim)
-        alpha, sigma = (append_dims(v, x.ndim) for v in self.alpha_sigma(level))
+        alpha, sigma = (append_dims(v, x.ndim) for v in self.parameterization.alpha_sigma(level))
         return alpha * x + sigma * noise
 
     def _error(self, denoised: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -108,9 +105,6 @@ class VideoDiffusionLoss(StandardDiffusionLoss):
             raise ValueError(f"fixed_frames is {fixed_frames}: training with noise-free frames is not supported; "
                              "set it to 0")
         self.min_snr_value = min_snr_value
-
-    def alpha_sigma(self, level: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return level, (1 - level**2).sqrt()
 
     def weight(self, denoiser: Any, level: torch.Tensor) -> torch.Tensor:
         weight = 1 / (1 - level**2)

@@ -5,28 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-VE, VP, FLOW = "VE", "VP", "flow"
-
-
-def alpha_sigma(level: torch.Tensor, parameterization: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (alpha, sigma) for the levels that denoisers are given: sigma (VE, flow) or alphas_cumprod_sqrt (VP).
-
-    alpha is 1 on VE, alphas_cumprod_sqrt = sqrt(1 - sigma^2) on VP, 1 - sigma on flow (rectified flow, Liu et al. 2023,
-    eq. 1).
-    """
-    if parameterization == VE:
-        return torch.ones_like(level), level
-    return (level, (1 - level**2).sqrt()) if parameterization == VP else (1 - level, level)
-
-
-def at_ratio(ratio: float, parameterization: str) -> tuple[float, float]:
-    """Return the (alpha, sigma) with sigma / alpha = `ratio`, which must be finite on VE."""
-    if parameterization == VE:
-        return 1.0, ratio
-    if math.isinf(ratio):
-        return 0.0, 1.0
-    alpha = 1 / math.hypot(1.0, ratio) if parameterization == VP else 1 / (1 + ratio)
-    return alpha, ratio * alpha
+from sgm.parameterization import Parameterization
 
 
 @dataclass(frozen=True)
@@ -42,12 +21,12 @@ class NoiseLevel:
     timestep: float | None
     index: float
     num_steps: int
-    parameterization: str
+    parameterization: Parameterization
 
     @property
     def level(self) -> float:
         """The value passed to a denoiser: alphas_cumprod_sqrt (alpha) on a VP schedule, sigma on the others."""
-        return self.alpha if self.parameterization == VP else self.sigma
+        return self.parameterization.level(self.alpha, self.sigma)
 
     @property
     def ratio(self) -> float:
@@ -75,7 +54,7 @@ class NoiseSchedule:
     alpha: torch.Tensor
     sigma: torch.Tensor
     timesteps: torch.Tensor | None
-    parameterization: str
+    parameterization: Parameterization
     timestep_at: Callable[[float], float] | None = None
 
     @property
@@ -84,7 +63,7 @@ class NoiseSchedule:
 
     @property
     def level(self) -> torch.Tensor:
-        return self.alpha if self.parameterization == VP else self.sigma
+        return self.parameterization.level(self.alpha, self.sigma)
 
     def index_with_left(self, share: float) -> int:
         """Return the index of the level with `share` (0 to 1) of the steps, rounded down, left to the clean end."""
@@ -98,7 +77,7 @@ class NoiseSchedule:
     def at_ratio(self, ratio: float, index: float) -> NoiseLevel:
         """Return the level with this sigma / alpha, for solvers that evaluate between the steps."""
         timestep = None if self.timestep_at is None else self.timestep_at(ratio)
-        return self._level(*at_ratio(ratio, self.parameterization), timestep, index)
+        return self._level(*self.parameterization.at_ratio(ratio), timestep, index)
 
     def _level(self, alpha: float, sigma: float, timestep: float | None, index: float) -> NoiseLevel:
         return NoiseLevel(alpha, sigma, timestep, index, self.num_steps, self.parameterization)

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from sgm.guiders import PerturbedAttentionGuidance
-from sgm.noise_schedule import VE, NoiseLevel
+from sgm.noise_schedule import NoiseLevel
+from sgm.parameterization import VE
 from sgm.sampling.guided import Guided, PassPlan
 from tests.dit_models import ROTARY, SINCOS, build, inputs
 

@@ -10,6 +10,7 @@ from common.errors import ConfigError
 from configuration.targets import instantiate_from_config
 from sgm.denoiser import Denoiser
 from sgm.noise_schedule import NoiseLevel
+from sgm.parameterization import FLOW, VP
 from tests.sgm.problems import Gaussian, conditions, sampler_of, unit_noise
 
 TIMED = ("LegacyDDPMDiscretization", "ZeroSNRDDPMDiscretization", "VPDiscretization")
@@ -114,7 +115,7 @@ def test_a_vp_network_is_asked_at_its_own_timestep_of_equal_snr():
 
     sampler = sampler_of("EulerEDMSampler", {"target": "sgm.discretizer.VPDiscretization",
                                              "params": {"beta_schedule": "cosine"}}, 8)
-    sampler(denoiser.bind(network, "VP"), unit_noise(), {})
+    sampler(denoiser.bind(network, VP), unit_noise(), {})
     np.testing.assert_allclose(asked, sampler.schedule().alpha[:-1], atol=1e-4)
 
 
@@ -142,5 +143,5 @@ def test_schedules_that_cannot_be_are_refused_when_built(name, params, message):
 
 
 def test_a_level_knows_its_ratio_in_every_parameterization():
-    level = NoiseLevel(0.25, 0.75, None, 0, 1, "flow")
+    level = NoiseLevel(0.25, 0.75, None, 0, 1, FLOW)
     assert level.ratio == 3 and level.level == 0.75 and level.lamb == pytest.approx(-math.log(3))

@@ -5,7 +5,8 @@ import torch
 from common.errors import ConfigError
 from configuration.targets import instantiate_from_config
 from sgm.guiders import Evaluation
-from sgm.noise_schedule import VE, VP, NoiseLevel
+from sgm.noise_schedule import NoiseLevel
+from sgm.parameterization import VE, VP
 from sgm.sampling import PassPlan
 from sgm.sampling_utils import PercentileThresholding
 from tests.sgm.problems import EDM, SHAPE, ZERO_SNR, Gaussian, conditions, guider_config, sampler_of, unit_noise
@@ -44,7 +45,7 @@ def test_a_per_call_scale_replaces_the_configured_one_and_one_switches_off():
     assert per_row.tolist() == [3.0, 5.0]
 
 
-@pytest.mark.parametrize("discretization, parameterization", [(EDM, "VE"), (ZERO_SNR, "VP")])
+@pytest.mark.parametrize("discretization, parameterization", [(EDM, VE), (ZERO_SNR, VP)])
 def test_interval_skips_the_unconditional_pass_outside(discretization, parameterization):
     guider = guider_config("DynamicCFG", scale=5.0, schedule="interval", sigma_lo=0.3, sigma_hi=4.0)
     denoiser, sampler = Gaussian(parameterization), sampler_of("EulerEDMSampler", discretization, 20, guider)

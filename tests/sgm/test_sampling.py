@@ -8,6 +8,7 @@ import torch
 from common.errors import ConfigError, NumericalError
 from configuration.targets import instantiate_from_config
 from sgm.noise_schedule import NoiseSchedule
+from sgm.parameterization import VE, VP
 from sgm.sampling import check_compatible
 from tests.sgm.problems import (
     EDM,
@@ -43,7 +44,7 @@ def test_evaluations_per_step_are_the_declared_ones():
 
 
 def test_euler_on_a_vp_schedule_is_ddim():
-    denoiser, noise, (cond, _) = Gaussian("VP"), unit_noise(), conditions()
+    denoiser, noise, (cond, _) = Gaussian(VP), unit_noise(), conditions()
     euler = sampler_of("EulerEDMSampler", ZERO_SNR)(denoiser, noise, cond)
     x, schedule = noise, sampler_of("EulerEDMSampler", ZERO_SNR).schedule()
     for a, a_next in zip(schedule.alpha[:-1], schedule.alpha[1:], strict=True):
@@ -57,20 +58,20 @@ def test_euler_on_a_vp_schedule_is_ddim():
 def test_the_same_levels_as_ve_and_as_vp_give_the_same_latents():
     """Every deterministic and stochastic step, including churn, is one formula in (alpha, sigma)."""
     class AsVE:
-        parameterization = "VE"
+        parameterization = VE
 
         def schedule(self, n, device="cpu"):
             vp = sampler_of("EulerEDMSampler", ZERO_SNR).schedule(n + 1)
             ratio = (vp.sigma / vp.alpha)[1:]
-            return NoiseSchedule(torch.ones_like(ratio), ratio, None, "VE")
+            return NoiseSchedule(torch.ones_like(ratio), ratio, None, VE)
 
     class AsVP(AsVE):
-        parameterization = "VP"
+        parameterization = VP
 
         def schedule(self, n, device="cpu"):
             ratio = super().schedule(n).sigma
             alpha = 1 / (1 + ratio**2).sqrt()
-            return NoiseSchedule(alpha, ratio * alpha, None, "VP")
+            return NoiseSchedule(alpha, ratio * alpha, None, VP)
 
     for name in SAMPLERS:
         params = {"s_churn": 3.0} if "EDM" in name else {}
@@ -121,7 +122,7 @@ def test_a_network_trained_on_vp_sees_over_edm_levels_what_it_was_trained_on():
         denoised = a * d**2 / (1 - a**2 + a**2 * d**2) * x
         return (a * x - denoised) / (1 - a**2).sqrt()
 
-    bound = denoiser.bind(network, "VE")
+    bound = denoiser.bind(network, VE)
     for sigma in (0.1, 1.0, 7.0, 80.0):
         level = torch.full((2,), sigma)
         noisy = x * math.sqrt(sigma**2 + d**2)
@@ -143,7 +144,7 @@ def test_a_row_does_not_depend_on_its_neighbours(name):
 def test_guidance_of_scale_one_is_the_conditional_run(name):
     guided, alone = sampler_of(name, ZERO_SNR, guider=guider_config(scale=1.0)), sampler_of(name, ZERO_SNR)
     cond, uc = conditions()
-    one, other = (sampler(Gaussian("VP"), unit_noise(), cond, given, generator=torch.Generator().manual_seed(2))
+    one, other = (sampler(Gaussian(VP), unit_noise(), cond, given, generator=torch.Generator().manual_seed(2))
                   for sampler, given in ((guided, uc), (alone, None)))
     assert torch.equal(one, other)
 
@@ -152,7 +153,7 @@ def test_guidance_of_scale_one_is_the_conditional_run(name):
 def test_the_input_is_left_as_it_is_and_seeds_reproduce(name):
     sampler, noise = sampler_of(name, ZERO_SNR), unit_noise(dtype=torch.float32)
     before = noise.clone()
-    outs = [sampler(Gaussian("VP"), noise, conditions()[0], generator=torch.Generator().manual_seed(3))
+    outs = [sampler(Gaussian(VP), noise, conditions()[0], generator=torch.Generator().manual_seed(3))
             for _ in range(2)]
     assert torch.equal(noise, before) and torch.equal(*outs)
 
@@ -166,7 +167,7 @@ def test_the_callback_sees_every_step_and_the_scale_used():
     steps = []
     guider = guider_config("DynamicCFG", scale=6.0, schedule="decreasing")
     sampler_of("HeunEDMSampler", ZERO_SNR, 10, guider)(
-        Gaussian("VP"), unit_noise(), *conditions(), num_steps=7, callback=steps.append)
+        Gaussian(VP), unit_noise(), *conditions(), num_steps=7, callback=steps.append)
     assert [s.index for s in steps] == list(range(7)) and {s.num_steps for s in steps} == {7}
     scales = [s.scale for s in steps]
     assert scales == sorted(scales, reverse=True) and scales[0] > 6.9 and scales[-1] == 1.0
@@ -177,12 +178,12 @@ def test_fixed_frames_come_out_as_they_went_in():
     noise = unit_noise(dtype=torch.float32)
     for sdedit in (False, True):
         sampler = sampler_of("VPSDEDPMPP2MSampler", ZERO_SNR, fixed_frames=1, sdedit=sdedit)
-        assert torch.equal(sampler(Gaussian("VP"), noise, conditions()[0])[:, :1], noise[:, :1])
+        assert torch.equal(sampler(Gaussian(VP), noise, conditions()[0])[:, :1], noise[:, :1])
 
 
 def test_sdedit_with_little_noise_stays_near_the_clip():
     clip, noise = torch.full((2, 3, 2, 2, 2), 0.7), unit_noise(dtype=torch.float32)
-    for discretization, parameterization in ((EDM, "VE"), (ZERO_SNR, "VP")):
+    for discretization, parameterization in ((EDM, VE), (ZERO_SNR, VP)):
         sampler = sampler_of("SdeditEDMSampler", discretization, 50, edit_ratio=0.98)
         out = sampler(Gaussian(parameterization, d=5.0), clip, noise, conditions(0.0)[0])
         assert float((out - clip).abs().max()) < 0.6

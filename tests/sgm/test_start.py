@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from common.errors import ConfigError
+from sgm.parameterization import VE, VP
 from sgm.sampling import FromClip, invert
 from tests.sgm.problems import EDM, SAMPLERS, ZERO_SNR, Gaussian, conditions, guider_config, sampler_of, unit_noise
 
-SCHEDULES = ((EDM, "VE"), (ZERO_SNR, "VP"))
+SCHEDULES = ((EDM, VE), (ZERO_SNR, VP))
 
 
 def clip(scale=0.6):
@@ -28,7 +29,7 @@ def exact_flow(x, level, mean=1.0, d=0.5):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_all_of_the_steps_from_zero_snr_leave_nothing_of_the_clip(name):
     sampler = sampler_of(name, ZERO_SNR, guider=guider_config(scale=3.0))
-    from_noise, from_clip = (sampler(Gaussian("VP"), unit_noise(), *conditions(), generator=generator(), start=start)
+    from_noise, from_clip = (sampler(Gaussian(VP), unit_noise(), *conditions(), generator=generator(), start=start)
                              for start in (None, FromClip(clip(), 1.0)))
     assert torch.equal(from_noise, from_clip)
 
@@ -91,7 +92,7 @@ def test_inversion_follows_the_flow_to_its_noise(discretization, parameterizatio
 def test_inversion_stops_where_something_of_the_clip_is_left():
     cond, steps = conditions()[0], []
     zero_snr, edm = sampler_of("EulerEDMSampler", ZERO_SNR), sampler_of("EulerEDMSampler", EDM)
-    assert invert(zero_snr, Gaussian("VP"), clip(), cond, callback=steps.append).first == 1
+    assert invert(zero_snr, Gaussian(VP), clip(), cond, callback=steps.append).first == 1
     assert [(s.index, s.num_steps, s.sigma > 0) for s in steps] == [(i, 9, i > 0) for i in range(9)]
     assert invert(edm, Gaussian(), clip(), cond).first == 0
     half = invert(edm, Gaussian(), clip(), cond, strength=0.5)

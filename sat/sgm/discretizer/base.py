@@ -3,13 +3,20 @@ import numpy as np
 import torch
 
 from common.errors import ConfigError
-from sgm.noise_schedule import VE, VP, NoiseSchedule, alpha_sigma
+from sgm.noise_schedule import NoiseSchedule
+from sgm.parameterization import VE, Parameterization, named
 
 
 class Discretization:
     """Base of the discretizations, whose levels are alphas_cumprod_sqrt if `parameterization` is VP, else sigma."""
 
-    parameterization = VE
+    parameterization: Parameterization = VE
+
+    def __init_subclass__(cls, **options):
+        """Let a subclass name its parameterization."""
+        super().__init_subclass__(**options)
+        if isinstance(cls.parameterization, str):
+            cls.parameterization = named(cls.parameterization)
 
     def levels(self, n: int) -> np.ndarray:
         """Return n >= 1 levels (n,) in float64, noisiest first."""
@@ -44,18 +51,17 @@ class Discretization:
     def schedule(self, n: int, device: torch.device | str = "cpu") -> NoiseSchedule:
         """Return the schedule of n steps: n + 1 pairs (alpha, sigma) in float64. Raises ConfigError if not valid."""
         levels = self._levels(n).to(device)
-        alpha, sigma = alpha_sigma(levels, self.parameterization)
-        falling = -levels if self.parameterization == VP else levels
-        if not (falling.diff() < 0).all():
+        alpha, sigma = self.parameterization.alpha_sigma(levels)
+        if not (self.parameterization.rising(levels).diff() < 0).all():
             raise ConfigError(f"{type(self).__name__}: noise does not fall from step to step for {n} steps; "
                               "change its parameters")
         if levels.shape != (n,) or not ((alpha >= 0) & (sigma > 0) & levels.isfinite()).all():
             raise ConfigError(f"{type(self).__name__}: {n} steps need {n} {self.parameterization} levels with "
                               "alpha >= 0 and sigma > 0; change its parameters")
-        timesteps = self.timesteps(n)
-        if timesteps is not None:
-            falling_steps = torch.tensor(timesteps[::-1].copy(), dtype=torch.float64, device=device)
-            timesteps = torch.cat([falling_steps, falling_steps.new_zeros(1)])
+        ascending, timesteps = self.timesteps(n), None
+        if ascending is not None:
+            descending = torch.tensor(ascending[::-1].copy(), dtype=torch.float64, device=device)
+            timesteps = torch.cat([descending, descending.new_zeros(1)])
         return NoiseSchedule(torch.cat([alpha, alpha.new_ones(1)]), torch.cat([sigma, sigma.new_zeros(1)]), timesteps,
                              self.parameterization, None if timesteps is None else self.timestep_at)
 

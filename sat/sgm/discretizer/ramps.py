@@ -6,7 +6,7 @@ import numpy as np
 
 from common.errors import ConfigError
 from sgm.discretizer.base import Discretization
-from sgm.noise_schedule import FLOW, VP
+from sgm.parameterization import FLOW, VP
 
 # Align Your Steps (Sabour et al. 2024, table 3): the sigmas of 10 steps optimized for a model.
 ALIGN_YOUR_STEPS = {

@@ -5,7 +5,7 @@ import numpy as np
 
 from common.errors import ConfigError
 from sgm.discretizer.base import Discretization
-from sgm.noise_schedule import VE, VP
+from sgm.parameterization import VP
 
 RELEASED = "released"
 SPACINGS = (RELEASED, "trailing", "leading", "linspace")
@@ -58,14 +58,13 @@ class TableDiscretization(Discretization):
         return spaced(self.spacing, n, self.num_timesteps)
 
     def timestep_at(self, ratio: float) -> float:
-        level = ratio if self.parameterization == VE else -1 / np.hypot(1, ratio)
-        return float(np.interp(level, self._rising, np.arange(self.num_timesteps)))
+        level = self.parameterization.level(*self.parameterization.at_ratio(ratio))
+        return float(np.interp(self.parameterization.rising(level), self._rising, np.arange(self.num_timesteps)))
 
     @cached_property
     def _rising(self) -> np.ndarray:
         """The whole table by timestep, as numbers that rise with the noise."""
-        table = self.levels(self.num_timesteps)[::-1]
-        return table if self.parameterization == VE else -table
+        return self.parameterization.rising(self.levels(self.num_timesteps)[::-1])
 
 
 class LegacyDDPMDiscretization(TableDiscretization):

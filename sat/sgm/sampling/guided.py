@@ -8,7 +8,8 @@ import torch
 
 from sgm.guidance_scale import Scale, is_unguided
 from sgm.guiders import COND, Evaluation, Pass
-from sgm.noise_schedule import VP, NoiseLevel
+from sgm.noise_schedule import NoiseLevel
+from sgm.parameterization import VP
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import torch
 
 from benchmarks.exact import WithoutLastJump
 from common.errors import ConfigError, NumericalError
+from sgm.parameterization import VP
 from tests.sgm.problems import EDM, ZERO_SNR, Gaussian, conditions, guider_config, sampler_of, unit_noise
 
 RAMP = {"target": "sgm.discretizer.VPRampDiscretization"}
@@ -14,7 +15,7 @@ RAMP = {"target": "sgm.discretizer.VPRampDiscretization"}
 def error_and_calls(tolerance, num_steps=2, d=0.5):
     sampler = sampler_of("AdaptiveSampler", RAMP, num_steps, rtol=tolerance, atol=tolerance)
     sampler.discretization = WithoutLastJump(sampler.discretization)
-    levels, denoiser, noise = sampler.schedule().levels(), Gaussian("VP", d), unit_noise()
+    levels, denoiser, noise = sampler.schedule().levels(), Gaussian(VP, d), unit_noise()
     out = sampler(denoiser, noise, conditions(0.0)[0])
     return float((out - denoiser.flow(noise, levels[0], levels[-1])).abs().max()), denoiser.calls / len(noise)
 

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from benchmarks.exact import FiniteData
 from configuration.targets import instantiate_from_config
 from diffusion_video import DiffusionEngine
-from sgm.noise_schedule import VP
+from sgm.parameterization import VP
 from tests.sgm.problems import SAMPLERS, guider_config, sampler_of
 
 SHAPE = (2, 4, 2, 2)

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from benchmarks.exact import WithoutLastJump, flow_error, measured_order, moments
+from sgm.parameterization import VP as VP_LEVELS
 from tests.sgm.problems import ZERO_SNR, Gaussian, conditions, sampler_of, unit_noise
 
 RAMP = {"target": "sgm.discretizer.EDMDiscretization"}
@@ -66,7 +67,7 @@ def test_after_the_ramp_to_fixed_noise_the_last_estimate_converges_too():
     sampler = sampler_of("RungeKutta3Sampler", FROM_ZERO_SNR)
     assert flow_error(sampler, 200) < 1e-5
     heun = sampler_of("HeunEDMSampler", FROM_ZERO_SNR)
-    outs = [heun(Gaussian("VP"), unit_noise(), conditions(0.0)[0], num_steps=n) for n in (50, 100, 1000)]
+    outs = [heun(Gaussian(VP_LEVELS), unit_noise(), conditions(0.0)[0], num_steps=n) for n in (50, 100, 1000)]
     errors = [float((out - outs[-1]).norm()) for out in outs[:2]]
     assert errors[0] / errors[1] == pytest.approx(4, abs=0.6)
 

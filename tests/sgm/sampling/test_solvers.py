@@ -6,13 +6,15 @@ import torch
 
 from common.errors import ConfigError
 from sgm.noise_schedule import NoiseSchedule
+from sgm.parameterization import FLOW as FLOW_LEVELS
+from sgm.parameterization import VE, VP
 from sgm.sampling.adams import Node
 from tests.sgm.problems import EDM, ZERO_SNR, Gaussian, conditions, sampler_of, unit_noise
 
 FLOW = {"target": "sgm.discretizer.RectifiedFlowDiscretization", "params": {"shift": 3.0}}
 
 
-def run(name, discretization=EDM, num_steps=10, parameterization="VE", seed=1, **params):
+def run(name, discretization=EDM, num_steps=10, parameterization=VE, seed=1, **params):
     return sampler_of(name, discretization, num_steps, **params)(
         Gaussian(parameterization), unit_noise(), conditions()[0], generator=torch.Generator().manual_seed(seed))
 
@@ -28,14 +30,14 @@ def run(name, discretization=EDM, num_steps=10, parameterization="VE", seed=1, *
     ("LinearMultistepSampler", {"order": 1}, "EulerEDMSampler", {}),
 ])
 def test_one_is_another_in_a_limit(name, params, same, same_params):
-    for discretization, parameterization in ((EDM, "VE"), (ZERO_SNR, "VP"), (FLOW, "flow")):
+    for discretization, parameterization in ((EDM, VE), (ZERO_SNR, VP), (FLOW, FLOW_LEVELS)):
         one, other = (run(n, discretization, 10, parameterization, **p)
                       for n, p in ((name, params), (same, same_params)))
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
 def test_euler_over_a_rectified_flow_is_flow_matching():
-    denoiser, noise, (cond, _) = Gaussian("flow"), unit_noise(), conditions()
+    denoiser, noise, (cond, _) = Gaussian(FLOW_LEVELS), unit_noise(), conditions()
     sampler, x = sampler_of("EulerEDMSampler", FLOW), noise
     times = sampler.schedule().sigma
     for s, s_next in zip(times[:-1], times[1:], strict=True):
@@ -46,26 +48,26 @@ def test_euler_over_a_rectified_flow_is_flow_matching():
 
 def test_dpmpp_1s_is_ddim():
     """The first-order DPM-Solver++, x' = (sigma'/sigma) x - alpha' (exp(-h) - 1) denoised, on zero-SNR steps."""
-    denoiser, (cond, _), x = Gaussian("VP"), conditions(), unit_noise()
+    denoiser, (cond, _), x = Gaussian(VP), conditions(), unit_noise()
     for now, then in zip(*(iter(sampler_of("VideoDDIMSampler", ZERO_SNR).schedule().levels()[i:]) for i in (0, 1)),
                          strict=False):
         shrink = 0.0 if then.clean else math.exp(now.lamb - then.lamb)
         denoised = denoiser(x, x.new_full((len(x),), now.level), cond)
         x = then.sigma / now.sigma * x + then.alpha * (1 - shrink) * denoised
-    torch.testing.assert_close(run("VideoDDIMSampler", ZERO_SNR, parameterization="VP"), x, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(run("VideoDDIMSampler", ZERO_SNR, parameterization=VP), x, rtol=1e-12, atol=1e-12)
 
 
 class Given:
     """A schedule of VP noise levels from a diffusers scheduler, which stores sigma / alpha."""
 
-    parameterization = "VP"
+    parameterization = VP
 
     def __init__(self, ratios):
         self.ratios = ratios
 
     def schedule(self, n, device="cpu"):
         alpha = 1 / (1 + self.ratios**2).sqrt()
-        return NoiseSchedule(alpha, alpha * self.ratios, None, "VP")
+        return NoiseSchedule(alpha, alpha * self.ratios, None, VP)
 
 
 @pytest.mark.parametrize("order", [2, 3])
@@ -74,7 +76,7 @@ def test_unipc_is_that_of_diffusers(diffusers, order):
                                         lower_order_final=False, final_sigmas_type="zero")
     scheduler.set_timesteps(12)
     scheduler.sigmas = torch.linspace(2.5, -3.0, 13, dtype=torch.float64).exp()
-    sampler, denoiser, (cond, _) = sampler_of("UniPCSampler", order=order), Gaussian("VP"), conditions()
+    sampler, denoiser, (cond, _) = sampler_of("UniPCSampler", order=order), Gaussian(VP), conditions()
     sampler.discretization = Given(scheduler.sigmas)
     x = unit_noise()
     for timestep, level in zip(scheduler.timesteps, sampler.schedule(12).levels(), strict=False):
