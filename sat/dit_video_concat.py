@@ -19,14 +19,13 @@ from network import linears
 from network.blocks import AdaLNMixin, FinalLayerMixin, ImagePatchEmbeddingMixin, MLPMixin, SwiGLUMixin
 from network.context import VideoContext
 from network.embedding import SinusoidMLP, label_embedding
+from network.layer_runner import AllLayers, LayerRunner
 from network.positions import (
     Basic2DPositionEmbeddingMixin,
     Basic3DPositionEmbeddingMixin,
     Rotary3DPositionEmbeddingMixin,
 )
 from network.stack import VideoTransformer, read_transformer_args
-from network.step_cache import Reuse
-from network.token_division import run_divided
 from parallel import groups
 from weights.released_layout import modernize
 
@@ -70,7 +69,7 @@ class DiffusionTransformer(BaseModel):
             activation=F.silu if use_SwiGLU else gelu_tanh, dtype=DTYPES.get(dtype, dtype)))
         self.patch_size = parse_patch_size(patch_size)
         self.in_channels, self.hidden_size = in_channels, hidden_size
-        self.token_group = groups.ALONE  # the processes that divide the tokens of every forward pass
+        self.layer_runner: LayerRunner = AllLayers()  # unless a forward pass is given another
         self._build_embeddings(time_embed_dim or hidden_size, ofs_embed_dim, num_classes, adm_in_channels)
 
         head_dim = hidden_size // num_attention_heads
@@ -130,28 +129,25 @@ class DiffusionTransformer(BaseModel):
         return self.time_embed[0].weight.dtype
 
     def forward(self, x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor, y: torch.Tensor | None = None,
-                ofs: torch.Tensor | None = None, identity_attention: Sequence[int] = (), reuse: Reuse | None = None
-                ) -> torch.Tensor:
+                ofs: torch.Tensor | None = None, identity_attention: Sequence[int] = (),
+                layer_runner: LayerRunner | None = None) -> torch.Tensor:
         """Predict from noisy latents x (B, T, C_in, H, W); returns (B, T, C_out, H, W) in x's dtype.
 
         timesteps: (B,), or (1,) if all rows share one, which is then embedded and modulated once; fractions are
         allowed. context: text (B or 1, N, text width). y: labels, for a model with num_classes. ofs: (B,) or (1,), for
         a model with ofs_embed_dim; others ignore it. identity_attention: layers in which every token attends to itself
-        alone. reuse: runs the layers with the results of earlier forward passes (step_cache). Raises ConfigError for
-        latents that do not fit the model.
+        alone. layer_runner: runs the layers in place of the network's own. Raises ConfigError for latents that do not
+        fit the model.
         """
         if x.shape[2] != self.in_channels:
             raise ConfigError(f"latents of {x.shape[2]} channels, but the transformer's in_channels is "
                               f"{self.in_channels}; only an image-to-video model takes an image latent, and needs it")
         grid = patch_grid(x, self.patch_size)
         rotary = self.mixins["pos_embed"].rotary(grid, context.shape[1], x.device)
-        if reuse is None and len(self.token_group[1]) > 1:
-            reuse = partial(run_divided, self.token_group)
-        run = None if reuse is None else partial(reuse, self)
         embedding = F.silu(self.embed(timesteps, y, ofs))
-        out = super().forward(VideoContext(x.to(self.dtype), context.to(self.dtype), embedding, grid, rotary,
-                                           tuple(identity_attention), run))
-        return out.to(x.dtype)
+        batch = VideoContext(x.to(self.dtype), context.to(self.dtype), embedding, grid, rotary,
+                             tuple(identity_attention))
+        return super().forward(self, batch, layer_runner or self.layer_runner).to(x.dtype)
 
     def compile_layers(self, backend: str = "inductor") -> None:
         """Compile the layers, but nothing else, with torch.compile; equal layers share the compiled code."""

@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from common.errors import ConfigError
 from common.swiss_army import BaseTransformer
 from network.context import VideoContext
+from network.layer_runner import LayerRunner
 
 DEFAULTS = dict(layernorm_order="pre", layernorm_epsilon=1e-5, inner_hidden_size=None, hidden_dropout=0.0,
                 attention_dropout=0.0, checkpoint_activations=False, skip_init=False, model_parallel_size=1)
@@ -54,11 +55,12 @@ class VideoTransformer(BaseTransformer):
             skip_init=args["skip_init"], params_dtype=dtype, device=torch.get_default_device())
         del self.word_embeddings, self.position_embeddings
 
-    def forward(self, context: VideoContext) -> torch.Tensor:
+    def forward(self, network: nn.Module, context: VideoContext, run: LayerRunner) -> torch.Tensor:
+        """Return what the final layer makes of the tokens that `run` took through the layers of `network`."""
         x = self.hooks["word_embedding_forward"](None, context=context)
         positions = self.hooks["position_embedding_forward"](None, context=context)
         x = self.embedding_dropout(x if positions is None else x + positions)
-        x = (context.run or self.run_layers)(x, context)
+        x = run(network, x, context)
         return self.hooks["final_forward"](self.final_layernorm(x), context=context)
 
     def run_layers(self, x: torch.Tensor, context: VideoContext, first: int = 0, end: int | None = None

@@ -91,6 +91,10 @@ class Sampler:
         """Step from x at `now` to `then`; return (x, the denoised estimate at `now`, history for the next step)."""
         raise NotImplementedError
 
+    def branches_evaluated(self, run: Run, history) -> int:
+        """Return the branches evaluated for the batch since the run began, after a step that returned `history`."""
+        return run.predict.passes
+
     def schedule(self, num_steps: int | None = None, device: torch.device | str = "cpu") -> NoiseSchedule:
         """Return the schedule of a run; `num_steps` replaces the configured count. Raises ConfigError if not valid."""
         num_steps = self.num_steps if num_steps is None else num_steps
@@ -125,7 +129,8 @@ class Sampler:
             check_finite(x, f"sampling step {now.index + 1} of {now.num_steps}")
             if callback is not None:
                 callback(StepInfo(now.index, now.num_steps, before, denoised, now.alpha, now.sigma,
-                                  guided.timestep(now), guided.scale_at(now), guided.passes, guided.skipped))
+                                  guided.timestep(now), guided.scale_at(now), self.branches_evaluated(run, history),
+                                  guided.skipped))
         return torch.cat([prefix, x[:, prefix.shape[1]:]], dim=1)
 
     def _hold(self, x: torch.Tensor, prefix: torch.Tensor, now: NoiseLevel, generator: Generators) -> torch.Tensor:

@@ -16,9 +16,9 @@ from sgm.parameterization import VP
 class PassPlan:
     """The way in which branches are evaluated, which samplers and guiders need not know.
 
-    `reuse` is the step cache's memory of earlier branches (`step_cache.RunMemory`, new for each run), None without a
-    step cache. `sharing` distributes branches over several processes (`guidance_parallel.SharedPasses`), None if each
-    evaluates them all. `one_by_one`: never two branches in one batch.
+    `reuse` is the step cache's state (`network.step_cache.RunState`, new for each run), None without a step cache.
+    `sharing` distributes branches over several processes (`parallel.guidance.SharedPasses`), None if each evaluates
+    them all. `one_by_one`: never two branches in one batch.
     """
 
     reuse: Any = None
@@ -103,7 +103,7 @@ class Guided:
                 inputs["idx"] = rows.new_full((len(rows),), noise.timestep)
             if self.plan.reuse is not None:
                 numbers = [self.guider.passes.index(one) for one in group]
-                inputs["reuse"] = self.plan.reuse.of(numbers, last=noise.index >= noise.num_steps - 1)
+                inputs["layer_runner"] = self.plan.reuse.runner(numbers, last=noise.index >= noise.num_steps - 1)
             answers = self.denoiser(rows, level, _joined(conditions), **inputs, **group[0].inputs).to(x.dtype)
             estimates += answers.chunk(copies)
         return estimates

@@ -118,8 +118,10 @@ class AdaptiveSampler(Sampler):
         rows = [self._advance(row[None] / (now.alpha + now.sigma), flow, control)
                 for row, flow, control in zip(x, flows, controls, strict=True)]
         z, denoised, controls = zip(*rows, strict=True)
-        run.predict.passes = max(control.predict.passes for control in controls)
         return torch.cat(z) * (then.alpha + then.sigma), torch.cat(denoised), list(controls)
+
+    def branches_evaluated(self, run, history):
+        return max(control.predict.passes for control in history)
 
     def _advance(self, z: torch.Tensor, flow: Flow, control: Control):
         s, (predict, width, used) = flow.start, control
