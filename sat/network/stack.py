@@ -1,5 +1,4 @@
 """SwissArmyTransformer's stack of layers, run with a `VideoContext`, and its configuration."""
-import difflib
 from collections.abc import Callable, Mapping
 
 import torch
@@ -7,6 +6,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from common.errors import ConfigError
+from common.suggestions import nearest
 from common.swiss_army import BaseTransformer
 from network.context import VideoContext
 from network.layer_runner import LayerRunner
@@ -25,8 +25,7 @@ def read_transformer_args(given: Mapping | None) -> dict:
     known = (*DEFAULTS, *WITHOUT_MEANING)
     for key in given:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            raise ConfigError(f"transformer_args.{key}: unknown key" + (f"; did you mean {near[0]}?" if near else ""))
+            raise ConfigError(f"transformer_args.{key}: unknown key{nearest(key, known)}")
     if given.get("is_decoder"):
         raise ConfigError("transformer_args.is_decoder: this transformer has no cross attention; set it to false")
     args = DEFAULTS | {key: value for key, value in given.items() if key in DEFAULTS}

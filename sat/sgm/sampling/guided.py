@@ -94,7 +94,7 @@ class Guided:
         """Evaluate these branches in this process; return their estimates in the same order."""
         estimates = []
         for group in self._calls(passes):
-            conditions = [self.uc if one.unconditional else self.cond for one in group]
+            conditions = [self._conditioning(one) for one in group]
             copies = len(conditions)
             rows = _stacked([x] * copies)
             level = rows.new_full((len(rows),), noise.level)
@@ -107,6 +107,12 @@ class Guided:
             answers = self.denoiser(rows, level, _joined(conditions), **inputs, **group[0].inputs).to(x.dtype)
             estimates += answers.chunk(copies)
         return estimates
+
+    def _conditioning(self, branch: Pass) -> Mapping[str, torch.Tensor]:
+        if not branch.unconditional:
+            return self.cond
+        assert self.uc is not None, "without it every step is unguided"
+        return self.uc
 
     def _calls(self, passes: Sequence[Pass]) -> list[list[Pass]]:
         """Group the branches by forward pass: neighbours with the same additional inputs share one."""
@@ -130,5 +136,5 @@ def _per_row(value, rows: int) -> bool:
     return isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) == rows
 
 
-def _stacked(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+def _stacked(tensors: list[torch.Tensor]) -> torch.Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
