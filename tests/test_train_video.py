@@ -94,8 +94,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(model, changes, small_model, 
             raise Stopped
         return step(self)
 
-    step = train_video.Trainer.train_step
-    monkeypatch.setattr(train_video.Trainer, "train_step", stop)
+    step = train_video.TransformerTrainer.train_step
+    monkeypatch.setattr(train_video.TransformerTrainer, "train_step", stop)
     with pytest.raises(Stopped):
         train_video.train_video(recipe(yaml, tmp_path / "parts", *changes))
     monkeypatch.undo()
