@@ -157,6 +157,12 @@ def test_interpolation_in_either_place():
         build(inside, height_interpolation=2.0)
 
 
+def test_rotation_of_values_is_refused():
+    with pytest.raises(ConfigError, match="pos_embed_config.params.rot_v is true"):
+        build({**ROTARY, "params": {**ROTARY["params"], "rot_v": True}})
+    build({**ROTARY, "params": {**ROTARY["params"], "rot_v": False}})
+
+
 def test_2d_positions_repeat_over_frames():
     mixin = Basic2DPositionEmbeddingMixin(3, 4, 2, 32, text_length=1)
     mixin.reinit()
