@@ -6,6 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "sat"
+TESTS = ROOT / "tests"
 COMMANDS = ("sample_video.py", "train_video.py", "train_vae.py")
 
 

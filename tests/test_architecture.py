@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.source_tree import SOURCE, is_package, modules, nodes, place
+from tests.source_tree import SOURCE, TESTS, is_package, modules, nodes, parse, place
 
 # The packages and single modules directly below sat/, the lowest first. Each may import itself and those before it.
 ROOMS = ("common", "configuration", "parallel", "media", "weights", "sgm", "network", "dit_video_concat", "vae_modules",
@@ -128,3 +128,16 @@ def test_the_library_prints_nothing():
 def test_no_kind_of_accelerator_is_named():
     found = [str(path) for path in SOURCE.rglob("*.py") if "cuda" in path.read_text(encoding="utf-8").lower()]
     assert not found, f"ask torch.accelerator: {found}"
+
+
+@pytest.mark.parametrize("name", [name for name in ROOMS if is_package(name)])
+def test_every_room_has_quick_tests(name):
+    assert any(quick_tests(parse(path)) for path in (TESTS / name).rglob("test_*.py"))
+
+
+def quick_tests(file: ast.Module) -> list[str]:
+    """The tests of a file that neither they nor the file mark as slow."""
+    if any(isinstance(node, ast.Assign) and ast.unparse(node) == "pytestmark = pytest.mark.slow" for node in file.body):
+        return []
+    return [node.name for node in file.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+            and "pytest.mark.slow" not in map(ast.unparse, node.decorator_list)]

@@ -251,6 +251,7 @@ def test_recomputed_activations_give_the_same_gradients():
         torch.testing.assert_close(recomputed[name], grad, msg=name)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_traced_for_compilation_in_one_graph():
     model = build()
@@ -258,6 +259,7 @@ def test_traced_for_compilation_in_one_graph():
     torch.testing.assert_close(compiled(*inputs()), model(*inputs()), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("layers, positions", [(5, ROTARY), (3, SINCOS)])
 def test_layers_are_compiled_once_for_all(layers, positions):
@@ -271,6 +273,7 @@ def test_layers_are_compiled_once_for_all(layers, positions):
     assert list(model.state_dict()) == keys
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 def test_compiled_layers_compute_the_same():
@@ -339,6 +342,7 @@ def released(hidden, layers, patch, text, sincos=False, learned=False, **params)
     return tree
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name,tree,count", [
     ("2b", released(1920, 30, 2, 226, sincos=True), 1_693_783_872),
     ("5b", released(3072, 42, 2, 226), 5_570_283_072),

@@ -11,6 +11,8 @@ from tests.vae_modules.small_vae import build, config, latent, video
 from tools import make_shapes
 from weights.checkpoint import read_checkpoint
 
+pytestmark = pytest.mark.slow
+
 PRESET = Path(train_vae.__file__).parent / "configs" / "tiny_vae.yaml"
 
 
