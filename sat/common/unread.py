@@ -3,7 +3,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from common.ranks import first_process
+from common.ranks import is_main_process
 
 logger = logging.getLogger(__name__)
 
@@ -26,5 +26,5 @@ def warn_unread(given: Mapping, unread: Mapping[str, Unread], where: str) -> Non
         inside = given
         for name in outer:
             inside = inside.get(name) or {}
-        if last in inside and inside[last] not in entry.released and first_process():
+        if last in inside and inside[last] not in entry.released and is_main_process():
             logger.warning("%s.%s: %s has no effect: %s", where, key, inside[last], entry.reason)

@@ -13,7 +13,7 @@ from common.unread import Unread, warn_unread
 from configuration import unread
 from configuration.model import UNREAD as MODEL
 from configuration.model import ModelConfig
-from configuration.settings import KEYS
+from configuration.settings import GROUPS, KEYS
 from configuration.targets import check_config
 from network import stack
 from tests.source_tree import COMMANDS, ROOT, modules, parse
@@ -86,7 +86,8 @@ def pairs(node: ast.Assign) -> Iterator[tuple[ast.expr, ast.expr]]:
 def unread_parameters(module: str, node: ast.ClassDef) -> set[str]:
     """The constructor parameters of a class that nothing in the project reads."""
     if module == SETTINGS:
-        read = read_everywhere() - OF_LIBRARIES | read_attributes(*modules().values(), *commands(), owner="args")
+        owned = (read_attributes(*modules().values(), *commands(), owner=owner) for owner in ("args", "self", *GROUPS))
+        read = read_everywhere() - OF_LIBRARIES | set().union(*owned)
     else:
         read = read_everywhere() - OF_TENSORS | read_attributes(*family(node.name), owner="self")
     return {parameter for parameter, held in parameters(node).items() if held is not None and not held & read}
