@@ -13,6 +13,8 @@ from tools import make_shapes
 from training.autoencoder import AutoencoderTrainer
 from weights.checkpoint import read_checkpoint
 
+pytestmark = pytest.mark.slow
+
 PRESET = Path(train_vae.__file__).parent / "configs" / "tiny_vae.yaml"
 
 
@@ -119,7 +121,7 @@ def test_a_run_is_neither_overwritten_nor_resumed_with_other_settings_or_clips(c
     command = recipe(clips, tmp_path)
     train_vae.main(command)
     weights = (tmp_path / "3d-vae.pt").read_bytes()
-    with pytest.raises(ConfigError, match="holds the checkpoints of a run already; continue it with --resume"):
+    with pytest.raises(ConfigError, match="holds the checkpoints of a run already; resume it with --resume"):
         train_vae.main(command)
     with pytest.raises(ConfigError, match="optimizer.params.lr from 0.001 to 0.5"):
         train_vae.main([*command, "--resume", "deepspeed.optimizer.params.lr=0.5"])

@@ -23,6 +23,8 @@ from weights.checkpoint import NETWORK_PREFIX, read_state_dict, save_checkpoint
 from weights.network import load_network
 from weights.sources import materialize
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

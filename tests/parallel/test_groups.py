@@ -70,6 +70,7 @@ def test_missing_swissarmytransformer_is_named(monkeypatch):
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
+@pytest.mark.slow
 def test_the_library_starts_up_when_it_is_asked_for():
     code = ("import sys; sys.path.insert(0, sys.argv[1]); from common import swiss_army\n"
             "assert not {'deepspeed', 'datasets', 'transformers'} & set(sys.modules)\n"
@@ -102,6 +103,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_share_one_transformer(tmp_path):
     model, out = build(use_SwiGLU=True), tmp_path / "out.pt"
     torch.save(model.state_dict(), f"{out}.weights")

@@ -75,6 +75,7 @@ def dies_at(number, monkeypatch):
         monkeypatch.setattr(owner, name, deadly(getattr(owner, name)))
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_of_a_save_the_last_or_the_new_one_is_whole(tmp_path, monkeypatch):
     run_files.save(tmp_path / "start", state(1), keep=1)
     steps, number, ended = [], 0, signal.SIGKILL
