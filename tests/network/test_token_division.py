@@ -9,7 +9,7 @@ import torch
 from sgm.guiders import PerturbedAttentionGuidance
 from sgm.noise_schedule import NoiseLevel
 from sgm.parameterization import VE
-from sgm.sampling.guided import Guided, PassPlan
+from sgm.sampling.guided import Guided, PassPlan, StepState
 from tests.dit_models import ROTARY, SINCOS, build, inputs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,7 +40,8 @@ def run_guidance(sharing=None):
     guided = Guided(lambda x, level, c, **own: network(x, level, c["text"], **own), PAG, cond, uc, None, {},
                     PassPlan(sharing=sharing))
     with torch.no_grad():
-        return torch.stack([guided(x, LEVEL), guided(x * 2, LEVEL)])
+        first, state = guided(x, LEVEL, StepState())
+        return torch.stack([first, guided(x * 2, LEVEL, state)[0]])
 
 
 WORKER = """
