@@ -30,6 +30,8 @@ from benchmarks.speed_parts import Setting
 from common import ranks
 from common.console import run
 from common.errors import ConfigError
+from network.layer_runner import AllLayers, LayerRunner
+from network.token_division import DividedLayers
 from parallel import groups, launch
 from parallel.groups import GroupSizes
 from parallel.guidance import SharedPasses
@@ -49,15 +51,14 @@ def step(setting: Setting) -> Ways:
     def passes(rows: Sequence[int]) -> list[Tensor]:
         return [network(x[i:i + 1], times, text[i:i + 1]) for i in rows]
 
-    def with_tokens_of(processes: groups.Group) -> Tensor:
-        network.token_group = processes
-        return network(x, times, text)
+    def with_layers_by(runner: LayerRunner) -> Tensor:
+        return network(x, times, text, layer_runner=runner)
 
     def divided_passes() -> Tensor:
-        network.token_group = groups.ALONE
         return torch.cat(shared.estimates([0, 1], passes, like=x[:1]))
 
-    return {ALONE: lambda: with_tokens_of(groups.ALONE), "tokens divided": lambda: with_tokens_of(group),
+    return {ALONE: lambda: with_layers_by(AllLayers()),
+            "tokens divided": lambda: with_layers_by(DividedLayers(*group)),
             "passes divided": divided_passes}
 
 

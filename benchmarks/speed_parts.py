@@ -13,6 +13,7 @@ from transformers import T5Config, T5EncoderModel
 from benchmarks.random_models import SCALE, Size, our_engine, our_network, our_vae
 from benchmarks.speed_measure import Pair
 from benchmarks.speed_models import rotary, their_network, their_vae
+from common.compression import SPACE, video_frames
 from common.files import from_repository
 from diffusion_video import DiffusionEngine
 from engine.text_encoder import FrozenT5Embedder
@@ -118,7 +119,8 @@ def _sampled(setting: Setting, ours: DiffusionEngine, theirs: CogVideoXPipeline,
         t, _, h, w = size.latent
         latents = theirs(
             prompt_embeds=text, negative_prompt_embeds=zeros, latents=noise.to(setting.dtype), guidance_scale=SCALE,
-            num_inference_steps=steps, num_frames=4 * t - 3, height=8 * h, width=8 * w, output_type="latent").frames
+            num_inference_steps=steps, num_frames=video_frames(t), height=SPACE * h, width=SPACE * w,
+            output_type="latent").frames
         return theirs.decode_latents(latents[:, size.padding:]) if decoded else latents
 
     return Pair(our_run, their_run)
@@ -141,7 +143,7 @@ def encode(setting: Setting) -> Pair:
     """Compare encoding frames to the posterior's moments, eight frames at a time."""
     ours, theirs, z = _codecs(setting)
     t, h, w = z.shape[2:]
-    video = setting.noise(1, 3, 4 * t - 3, 8 * h, 8 * w, seed=3)
+    video = setting.noise(1, 3, video_frames(t), SPACE * h, SPACE * w, seed=3)
     return Pair(lambda: ours.encode(video, unregularized=True), lambda: theirs.encode(video).latent_dist.parameters)
 
 

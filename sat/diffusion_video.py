@@ -19,6 +19,8 @@ from engine.first_stage import LatentCodec
 from engine.weak_network import build_weak
 from memory.offload import Offload
 from network.attention_kernels import attention_by, attention_shape
+from network.layer_runner import AllLayers
+from network.token_division import DividedLayers
 from parallel import groups
 from parallel.guidance import SharedPasses
 from sgm.sampling import FromLevel, PassPlan, Sampler, Start, StepInfo, invert
@@ -98,7 +100,9 @@ class DiffusionEngine(LatentCodec):
         self.sharing = None if group is None or len(ranks) == 1 else SharedPasses(group, ranks)
         for model in (self.model, self.weak_model):
             if model is not None:
-                model.diffusion_model.token_group = groups.sequence_group()
+                token_group = groups.sequence_group()
+                divided = len(token_group[1]) > 1
+                model.diffusion_model.layer_runner = DividedLayers(*token_group) if divided else AllLayers()
 
     def predict(self, x: Tensor, timesteps: Tensor, cond: Mapping[str, Tensor], weak: bool = False, **inputs) -> Tensor:
         """Run the network on x in the network's dtype and return its output in x's; adds `ofs` if the model has it.

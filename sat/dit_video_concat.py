@@ -2,7 +2,6 @@
 
 CogVideoX (Yang et al. 2024). Latents are (B, T, C, H, W), with an image latent already concatenated along the channels.
 """
-import difflib
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -10,23 +9,24 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from common.compression import latent_frames
 from common.cpu_operations import gelu_tanh
 from common.errors import ConfigError
 from common.patches import Grid, parse_patch_size, patch_grid
+from common.suggestions import nearest
 from common.swiss_army import BaseModel, RMSNorm
 from configuration.targets import instantiate_from_config
 from network import linears
 from network.blocks import AdaLNMixin, FinalLayerMixin, ImagePatchEmbeddingMixin, MLPMixin, SwiGLUMixin
 from network.context import VideoContext
 from network.embedding import SinusoidMLP, label_embedding
+from network.layer_runner import AllLayers, LayerRunner
 from network.positions import (
     Basic2DPositionEmbeddingMixin,
     Basic3DPositionEmbeddingMixin,
     Rotary3DPositionEmbeddingMixin,
 )
 from network.stack import VideoTransformer, read_transformer_args
-from network.step_cache import Reuse
-from network.token_division import run_divided
 from parallel import groups
 from weights.released_layout import modernize
 
@@ -62,21 +62,22 @@ class DiffusionTransformer(BaseModel):
                  width_interpolation: float | None = None, time_interpolation: float | None = None,
                  use_SwiGLU: bool = False, use_RMSNorm: bool = False, dtype: str | torch.dtype = "fp32"):
         args = read_transformer_args(transformer_args)
+        weights_dtype = DTYPES[dtype] if isinstance(dtype, str) else dtype
         _check_values(hidden_size, num_attention_heads, input_time, modules)
         groups.initialize(max(args["model_parallel_size"], groups.model_parallel_size()))
         super().__init__(None, VideoTransformer(
             num_layers, hidden_size, num_attention_heads, args, parallel_output=parallel_output,
             layernorm=RMSNorm if use_RMSNorm else partial(nn.LayerNorm, elementwise_affine=elementwise_affine),
-            activation=F.silu if use_SwiGLU else gelu_tanh, dtype=DTYPES.get(dtype, dtype)))
+            activation=F.silu if use_SwiGLU else gelu_tanh, dtype=weights_dtype))
         self.patch_size = parse_patch_size(patch_size)
         self.in_channels, self.hidden_size = in_channels, hidden_size
-        self.token_group = groups.ALONE  # the processes that divide the tokens of every forward pass
+        self.layer_runner: LayerRunner = AllLayers()  # unless a forward pass is given another
         self._build_embeddings(time_embed_dim or hidden_size, ofs_embed_dim, num_classes, adm_in_channels)
 
         head_dim = hidden_size // num_attention_heads
         shared = dict(hidden_size=hidden_size, time_embed_dim=time_embed_dim or hidden_size,
                       elementwise_affine=elementwise_affine)
-        frames = (num_frames - 1) // time_compressed_rate + 1
+        frames = latent_frames(num_frames, time_compressed_rate)
         self._add_positions(modules, (frames, latent_height, latent_width), head_dim, dict(
             height_interpolation=height_interpolation, width_interpolation=width_interpolation,
             time_interpolation=time_interpolation))
@@ -91,7 +92,7 @@ class DiffusionTransformer(BaseModel):
         if "lora_config" in modules:
             self._add("lora", modules, layer_num=num_layers)
         linears.use_plain_linears(self)
-        self.to(DTYPES.get(dtype, dtype))
+        self.to(weights_dtype)
         self.register_load_state_dict_pre_hook(_modernize_before_loading)
 
     def _build_embeddings(self, time_dim: int, ofs_dim: int | None, num_classes: int | str | None,
@@ -127,31 +128,28 @@ class DiffusionTransformer(BaseModel):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.time_embed[0].weight.dtype
+        return next(self.time_embed.parameters()).dtype
 
     def forward(self, x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor, y: torch.Tensor | None = None,
-                ofs: torch.Tensor | None = None, identity_attention: Sequence[int] = (), reuse: Reuse | None = None
-                ) -> torch.Tensor:
+                ofs: torch.Tensor | None = None, identity_attention: Sequence[int] = (),
+                layer_runner: LayerRunner | None = None) -> torch.Tensor:
         """Predict from noisy latents x (B, T, C_in, H, W); returns (B, T, C_out, H, W) in x's dtype.
 
         timesteps: (B,), or (1,) if all rows share one, which is then embedded and modulated once; fractions are
         allowed. context: text (B or 1, N, text width). y: labels, for a model with num_classes. ofs: (B,) or (1,), for
         a model with ofs_embed_dim; others ignore it. identity_attention: layers in which every token attends to itself
-        alone. reuse: runs the layers with the results of earlier forward passes (step_cache). Raises ConfigError for
-        latents that do not fit the model.
+        alone. layer_runner: runs the layers in place of the network's own. Raises ConfigError for latents that do not
+        fit the model.
         """
         if x.shape[2] != self.in_channels:
             raise ConfigError(f"latents of {x.shape[2]} channels, but the transformer's in_channels is "
                               f"{self.in_channels}; only an image-to-video model takes an image latent, and needs it")
         grid = patch_grid(x, self.patch_size)
         rotary = self.mixins["pos_embed"].rotary(grid, context.shape[1], x.device)
-        if reuse is None and len(self.token_group[1]) > 1:
-            reuse = partial(run_divided, self.token_group)
-        run = None if reuse is None else partial(reuse, self)
         embedding = F.silu(self.embed(timesteps, y, ofs))
-        out = super().forward(VideoContext(x.to(self.dtype), context.to(self.dtype), embedding, grid, rotary,
-                                           tuple(identity_attention), run))
-        return out.to(x.dtype)
+        batch = VideoContext(x.to(self.dtype), context.to(self.dtype), embedding, grid, rotary,
+                             tuple(identity_attention))
+        return super().forward(self, batch, layer_runner or self.layer_runner).to(x.dtype)
 
     def compile_layers(self, backend: str = "inductor") -> None:
         """Compile the layers, but nothing else, with torch.compile; equal layers share the compiled code."""
@@ -166,7 +164,7 @@ class DiffusionTransformer(BaseModel):
             raise ValueError(f"labels y {'missing' if y is None else 'given'}: a model with num_classes needs them, "
                              "others take none")
         embedding = self.time_embed(timesteps)
-        if y is not None:
+        if y is not None and self.label_emb is not None:
             embedding = embedding + self.label_emb(y)
         if self.ofs_embed is not None:
             if ofs is None:
@@ -185,5 +183,4 @@ def _check_values(hidden_size: int, num_attention_heads: int, input_time: str, m
             raise ConfigError(f"modules.{name} is missing")
     for name in modules:
         if name not in PARTS + OPTIONAL_PARTS:
-            near = difflib.get_close_matches(name, PARTS + OPTIONAL_PARTS, n=1)
-            raise ConfigError(f"modules.{name}: unknown module" + (f"; did you mean {near[0]}?" if near else ""))
+            raise ConfigError(f"modules.{name}: unknown module{nearest(name, PARTS + OPTIONAL_PARTS)}")

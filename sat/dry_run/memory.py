@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from common.compression import SPACE, video_frames
 from configuration.model import ModelConfig
 from configuration.settings import Arguments
 from configuration.targets import instantiate_from_config
@@ -191,7 +192,7 @@ def decoding(vae: VideoAutoencodingEngine, latents: Tensor, device: torch.device
 def _frames(latents: Tensor) -> int:
     """Return the bytes of the frames that are decoded from latents."""
     height, width = latents.shape[-2:]
-    return 3 * (4 * latents.shape[2] - 3) * 8 * height * 8 * width * latents.element_size()
+    return 3 * video_frames(latents.shape[2]) * SPACE * height * SPACE * width * latents.element_size()
 
 
 def weights_of(module: nn.Module, matrix: int | None = None) -> int:
@@ -202,8 +203,8 @@ def weights_of(module: nn.Module, matrix: int | None = None) -> int:
     """
     total = 0
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-        quantized = matrix and tensor.dim() == 2 and name.endswith("weight")
-        total += tensor.numel() * (matrix if quantized else tensor.element_size())
+        is_matrix = tensor.dim() == 2 and name.endswith("weight")
+        total += tensor.numel() * (matrix if matrix and is_matrix else tensor.element_size())
     return total
 
 

@@ -3,6 +3,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from common.compression import latent_frames
 from common.errors import ConfigError
 from common.patches import parse_patch_size
 from configuration.settings import SamplingSettings
@@ -33,7 +34,7 @@ class ModelLimits:
     fixed_table: bool  # positions are a flat table, valid only for the size it was made for
 
     def real_latents(self, frames: int) -> int:
-        return (frames - 1) // self.time_factor + 1
+        return latent_frames(frames, self.time_factor)
 
     def pad_latents(self, frames: int) -> int:
         """Return how many latent frames are sampled in front, and later dropped, so that patches divide the time."""

@@ -125,7 +125,7 @@ def _only(kernel: str) -> Iterator[None]:
 
 
 def _median_seconds(run: Callable[[], object], device: torch.device) -> float:
-    spent: Sequence[float] = []
+    spent: list[float] = []
     for _ in range(ROUNDS):
         _wait(device)
         start = time.perf_counter()

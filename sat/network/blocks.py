@@ -85,8 +85,9 @@ def joint_addcmul(text: Terms, video: Terms, into: torch.Tensor | None = None) -
     n = text[1].shape[1]
     batch, _, width = torch.broadcast_shapes(*(x.shape for x in video))
     dtype = torch.promote_types(video[0].dtype, torch.promote_types(video[1].dtype, video[2].dtype))
-    fits = into is not None and into.dtype == dtype
-    out = into if fits else video[1].new_empty(batch, n + video[1].shape[1], width, dtype=dtype)
+    out = into
+    if out is None or out.dtype != dtype:
+        out = video[1].new_empty(batch, n + video[1].shape[1], width, dtype=dtype)
     torch.addcmul(*text, out=out[:, :n])
     torch.addcmul(*video, out=out[:, n:])
     return out
@@ -155,7 +156,7 @@ class AdaLNMixin(BaseMixin):
 
     def compile_layers(self, backend: str = "inductor") -> None:
         """Compile `run_layer` with torch.compile: once for all layers but the last, which drops the text tokens."""
-        self.run_layer = torch.compile(self.run_layer, backend=backend)
+        self.run_layer: Callable = torch.compile(self.run_layer, backend=backend)  # type: ignore[method-assign]
 
     def run_layer(self, x: torch.Tensor, parts: LayerParts, context: VideoContext) -> torch.Tensor:
         """Return tokens x (B, S, D) after one layer; after the last layer, only the video tokens."""

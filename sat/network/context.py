@@ -18,9 +18,7 @@ class VideoContext:
     grid: patches along time, height and width.
     rotary: cosines and sines for the tokens [text, video], (N + t·h·w, head dim / 2) each; None: no rotation.
     identity_attention: indices of the layers in which every token attends to itself alone.
-    run: called instead of running all layers (see step_cache), with tokens (B, S, D) and this context; returns
-        video tokens (B, t·h·w, D).
-    attend: `dit_attention.attention`, or its replacement where tokens are divided among processes.
+    attend: `attention.attention`, or its replacement where tokens are divided among processes.
     """
     latents: torch.Tensor
     text: torch.Tensor
@@ -28,7 +26,6 @@ class VideoContext:
     grid: Grid
     rotary: tuple[torch.Tensor, torch.Tensor] | None = None
     identity_attention: tuple[int, ...] = ()
-    run: Callable[[torch.Tensor, "VideoContext"], torch.Tensor] | None = None
     attend: Callable[..., torch.Tensor] = attention
 
     @property

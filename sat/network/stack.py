@@ -1,5 +1,4 @@
 """SwissArmyTransformer's stack of layers, run with a `VideoContext`, and its configuration."""
-import difflib
 from collections.abc import Callable, Mapping
 
 import torch
@@ -7,8 +6,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from common.errors import ConfigError
+from common.suggestions import nearest
 from common.swiss_army import BaseTransformer
 from network.context import VideoContext
+from network.layer_runner import LayerRunner
 
 DEFAULTS = dict(layernorm_order="pre", layernorm_epsilon=1e-5, inner_hidden_size=None, hidden_dropout=0.0,
                 attention_dropout=0.0, checkpoint_activations=False, skip_init=False, model_parallel_size=1)
@@ -24,8 +25,7 @@ def read_transformer_args(given: Mapping | None) -> dict:
     known = (*DEFAULTS, *WITHOUT_MEANING)
     for key in given:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            raise ConfigError(f"transformer_args.{key}: unknown key" + (f"; did you mean {near[0]}?" if near else ""))
+            raise ConfigError(f"transformer_args.{key}: unknown key{nearest(key, known)}")
     if given.get("is_decoder"):
         raise ConfigError("transformer_args.is_decoder: this transformer has no cross attention; set it to false")
     args = DEFAULTS | {key: value for key, value in given.items() if key in DEFAULTS}
@@ -54,11 +54,12 @@ class VideoTransformer(BaseTransformer):
             skip_init=args["skip_init"], params_dtype=dtype, device=torch.get_default_device())
         del self.word_embeddings, self.position_embeddings
 
-    def forward(self, context: VideoContext) -> torch.Tensor:
+    def forward(self, network: nn.Module, context: VideoContext, run: LayerRunner) -> torch.Tensor:
+        """Return what the final layer makes of the tokens that `run` took through the layers of `network`."""
         x = self.hooks["word_embedding_forward"](None, context=context)
         positions = self.hooks["position_embedding_forward"](None, context=context)
         x = self.embedding_dropout(x if positions is None else x + positions)
-        x = (context.run or self.run_layers)(x, context)
+        x = run(network, x, context)
         return self.hooks["final_forward"](self.final_layernorm(x), context=context)
 
     def run_layers(self, x: torch.Tensor, context: VideoContext, first: int = 0, end: int | None = None

@@ -7,9 +7,9 @@ does not depend on the others in its batch. Rows whose layers must run go throug
 """
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import MutableMapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,11 +17,9 @@ from torch import Tensor
 from common.errors import ConfigError
 from network.context import VideoContext
 
-Reuse = Callable[..., Tensor]
 
-
-@dataclass
-class RowMemory:
+@dataclass(frozen=True)
+class RowState:
     """The state of one row in one branch.
 
     signal: (S - N, D), what changes are measured from. residual: (S - N, D), what the layers added when they last ran.
@@ -36,28 +34,48 @@ class RowMemory:
 
 
 @dataclass(frozen=True)
-class RunMemory:
-    """The state of one sampling run: for each row of the batch, a RowMemory per branch, keyed by its index."""
+class RunState:
+    """The state of one sampling run: for each row of the batch, a RowState per branch, keyed by its index.
+
+    This is the one place where a step cache's state is kept from forward pass to forward pass.
+    """
 
     cache: "StepCache"
-    rows: Sequence[Mapping[int, RowMemory]]
+    rows: Sequence[MutableMapping[int, RowState]]
 
-    def row(self, i: int) -> "RunMemory":
+    def row(self, i: int) -> "RunState":
         """Return the state of row i alone, which is shared, not copied."""
-        return RunMemory(self.cache, self.rows[i:i + 1])
+        return RunState(self.cache, self.rows[i:i + 1])
 
-    def of(self, passes: Sequence[int], last: bool) -> Reuse:
-        """Return what a forward pass over these branches (indices) runs in place of the layers.
+    def runner(self, branches: Sequence[int], last: bool) -> "CachedLayers":
+        """Return the layer runner of a forward pass over these branches (indices).
 
         Its batch holds all rows once per branch. In the `last` step no row is skipped.
         """
-        return partial(self.cache.layers, [row[number] for number in passes for row in self.rows], last)
+        return CachedLayers(self, branches, last)
 
     @property
     def skipped(self) -> tuple[float, ...]:
         """The fraction of each row's network evaluations in which layers were skipped so far."""
         return tuple(sum(m.skipped for m in row.values()) / max(1, sum(m.asked for m in row.values()))
                      for row in self.rows)
+
+
+@dataclass(frozen=True)
+class CachedLayers:
+    """Layer runner that skips the layers where a step cache allows it, and keeps the cache's new state in `run`."""
+
+    run: RunState
+    branches: Sequence[int]
+    last: bool
+
+    def __call__(self, network: Any, x: Tensor, context: VideoContext) -> Tensor:
+        places = [(row, branch) for branch in self.branches for row in self.run.rows]
+        states = [row[branch] for row, branch in places]
+        tokens, states = self.run.cache.layers(states, self.last, network, x, context)
+        for (row, branch), state in zip(places, states, strict=True):
+            row[branch] = state
+        return tokens
 
 
 @dataclass(kw_only=True)
@@ -74,45 +92,52 @@ class StepCache:
         if self.threshold < 0:
             raise ConfigError(f"step_cache_config.params.threshold is {self.threshold}; it must be 0 or more")
 
-    def begin(self, rows: int) -> RunMemory:
+    def begin(self, rows: int) -> RunState:
         """Return the empty state of a run of that many rows."""
-        return RunMemory(self, [defaultdict(RowMemory) for _ in range(rows)])
+        return RunState(self, [defaultdict(RowState) for _ in range(rows)])
 
     def signal(self, network, x: Tensor, context: VideoContext) -> tuple[Tensor, Tensor, int]:
         """Return the signal (B, S - N, D) of tokens x (B, S, D), x after the layers it needed, and their number."""
         raise NotImplementedError
 
-    def change(self, row: RowMemory, signal: Tensor) -> float:
-        """Return the row's change, given its new signal (S - N, D)."""
+    def compared(self, row: RowState, signal: Tensor) -> RowState:
+        """Return the row's state with the change that its new signal (S - N, D) brings."""
         raise NotImplementedError
 
-    def layers(self, rows: Sequence[RowMemory], last: bool, network, x: Tensor, context: VideoContext) -> Tensor:
-        """Return video tokens (B, S - N, D) for tokens x (B, S, D), running the layers where `rows` require it."""
+    def layers(self, rows: Sequence[RowState], last: bool, network, x: Tensor, context: VideoContext
+               ) -> tuple[Tensor, list[RowState]]:
+        """Return video tokens (B, S - N, D) for tokens x (B, S, D), and the new states of the rows.
+
+        The layers run for those rows whose state requires it.
+        """
         signals, x, done = self.signal(network, x, context)
         video = x[:, -signals.shape[1]:]
-        chosen = [i for i, row in enumerate(rows) if self._runs(row, signals[i], last)]
-        every = len(chosen) == len(rows)
+        states = [self._counted(row, signal, last) for row, signal in zip(rows, signals, strict=True)]
+        chosen = [i for i, state in enumerate(states) if state.residual is None]
         if not chosen:
-            return video + torch.stack([row.residual for row in rows])
+            return video + torch.stack([_residual(state) for state in states]), states
+        every = len(chosen) == len(states)
         tokens, own = (x, context) if every else (x[chosen], context.rows(chosen))
         computed = network.transformer.run_layers(tokens, own, done)
         for i, result in zip(chosen, computed, strict=True):
-            rows[i].residual = result - video[i]
+            states[i] = replace(states[i], residual=result - video[i])
         if every:
-            return computed
+            return computed, states
         results = dict(zip(chosen, computed, strict=True))
-        return torch.stack([results[i] if i in results else video[i] + row.residual for i, row in enumerate(rows)])
+        whole = [results[i] if i in results else video[i] + _residual(state) for i, state in enumerate(states)]
+        return torch.stack(whole), states
 
-    def _runs(self, row: RowMemory, signal: Tensor, last: bool) -> bool:
-        """Return True if the row's layers must run, and count it; changes are then measured from this signal."""
-        row.asked += 1
+    def _counted(self, row: RowState, signal: Tensor, last: bool) -> RowState:
+        """Return the row's state after a request; without a residual its layers must run.
+
+        Later changes are then measured from this signal.
+        """
+        row = replace(row, asked=row.asked + 1)
         if row.residual is not None:
-            row.change = self.change(row, signal)
+            row = self.compared(row, signal)
             if not last and row.change < self.threshold:  # false for NaN
-                row.skipped += 1
-                return False
-        row.signal, row.change = signal, 0.0
-        return True
+                return replace(row, skipped=row.skipped + 1)
+        return replace(row, signal=signal, change=0.0, residual=None)
 
 
 @dataclass(kw_only=True)
@@ -138,12 +163,11 @@ class TeaCache(StepCache):
         normed = parts.layer.input_layernorm(x[:, context.text_length:])
         return around_attention.of_video().modulate(normed), x, 0
 
-    def change(self, row, signal):
+    def compared(self, row, signal):
         step = 0.0
         for factor in self.polynomial:  # Horner's scheme
             step = step * relative_change(signal, row.signal) + factor
-        row.signal = signal
-        return row.change + max(step, 0.0)
+        return replace(row, signal=signal, change=row.change + max(step, 0.0))
 
 
 @dataclass(kw_only=True)
@@ -158,8 +182,13 @@ class FirstBlockCache(StepCache):
         videos = (tokens[:, context.text_length - x.shape[1]:] for tokens in (after, x))
         return torch.sub(*videos), after, 1
 
-    def change(self, row, signal):
-        return relative_change(signal, row.signal)
+    def compared(self, row, signal):
+        return replace(row, change=relative_change(signal, row.signal))
+
+
+def _residual(state: RowState) -> Tensor:
+    assert state.residual is not None
+    return state.residual
 
 
 def relative_change(now: Tensor, before: Tensor) -> float:

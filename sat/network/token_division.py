@@ -8,6 +8,7 @@ length, n = ceil(N / P) and v = ceil(V / P); the last ones are padded with zeros
 """
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -23,7 +24,7 @@ from network.context import VideoContext
 class Division:
     """The division of N + V tokens (`text`, `video`) among the processes of a group with these global ranks."""
 
-    group: dist.ProcessGroup
+    group: dist.ProcessGroup | None
     ranks: Sequence[int]
     text: int
     video: int
@@ -88,9 +89,19 @@ class Division:
         return received
 
 
-def run_divided(group: tuple[dist.ProcessGroup, Sequence[int]], network, x: Tensor, context: VideoContext) -> Tensor:
-    """Run all layers of a DiffusionTransformer on tokens x (B, N + V, D) divided among a group; return (B, V, D)."""
-    division = Division(*group, context.text_length, x.shape[1] - context.text_length)
-    rotary = context.rotary and tuple(division.own(table[None])[0] for table in context.rotary)
-    own = replace(context, text=division.share(context.text), rotary=rotary, attend=division.attend)
-    return division.whole_video(network.transformer.run_layers(division.own(x), own))
+@dataclass(frozen=True)
+class DividedLayers:
+    """Layer runner of a group of processes, each of which takes its share of the tokens through all layers."""
+
+    group: dist.ProcessGroup | None
+    ranks: Sequence[int]
+
+    def __call__(self, network: Any, x: Tensor, context: VideoContext) -> Tensor:
+        """Return the video tokens (B, V, D) after the last layer, on every process, for tokens x (B, N + V, D)."""
+        division = Division(self.group, self.ranks, context.text_length, x.shape[1] - context.text_length)
+        rotary = None
+        if context.rotary is not None:
+            cos, sin = (division.own(table[None])[0] for table in context.rotary)
+            rotary = cos, sin
+        own = replace(context, text=division.share(context.text), rotary=rotary, attend=division.attend)
+        return division.whole_video(network.transformer.run_layers(division.own(x), own))

@@ -13,9 +13,9 @@ class IdentityWrapper(nn.Module):
     State dict keys stay the same. "regional" compiles only the layer that the network repeats, once.
     """
 
-    def __init__(self, diffusion_model: nn.Module, compile_model: bool | str = False):
+    def __init__(self, diffusion_model: Any, compile_model: bool | str = False):
         super().__init__()
-        self.diffusion_model: Any = diffusion_model
+        self.diffusion_model = diffusion_model
         if compile_model == REGIONAL:
             diffusion_model.compile_layers()
         elif compile_model:

@@ -70,7 +70,9 @@ class GuidanceScale:
 
     def scale_at(self, noise: NoiseLevel, scale: Scale | None = None) -> Scale:
         """Return the scale at this level; `scale`, a number or one per row, replaces the configured one (1: none)."""
-        if (scale is not None and is_unguided(scale)) or not self.sigma_lo < noise.ratio <= self.sigma_hi:
+        low, high = self.sigma_lo, self.sigma_hi
+        assert low is not None and high is not None  # set by __post_init__
+        if (scale is not None and is_unguided(scale)) or not low < noise.ratio <= high:
             return 1.0
         scale = self.scale if scale is None else scale
         return scale if self.schedule == "constant" else 1 + scale * self._weight(noise)
@@ -78,10 +80,12 @@ class GuidanceScale:
     def _weight(self, noise: NoiseLevel) -> float:
         if self.schedule == "interval":
             return 1.0
-        if self.schedule == "release" and noise.timestep is None:
-            raise ConfigError("guider_config: the schedule release needs timesteps, which neither the sampler's "
-                              "discretization nor the denoiser has; choose another schedule")
-        k = noise.num_steps - noise.timestep if self.schedule == "release" else noise.index + 1
+        k = noise.index + 1
+        if self.schedule == "release":
+            if noise.timestep is None:
+                raise ConfigError("guider_config: the schedule release needs timesteps, which neither the sampler's "
+                                  "discretization nor the denoiser has; choose another schedule")
+            k = noise.num_steps - noise.timestep
         rising = (1 - math.cos(math.pi * (k / noise.num_steps) ** self.exp)) / 2
         return 1 - rising if self.schedule == "decreasing" else rising
 

@@ -8,11 +8,12 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
+import numpy as np
 import torch
 
 from common.errors import ConfigError
 
-Number = TypeVar("Number", float, torch.Tensor)
+Number = TypeVar("Number", float, torch.Tensor, np.ndarray)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
+from common.compression import SPACE, is_compressible
 from configuration.targets import instantiate_from_config
 from vae_modules.context_parallel import decode_together
 from vae_modules.convolution import Past
@@ -123,7 +124,7 @@ class VideoAutoencodingEngine(nn.Module):
     @staticmethod
     def _check_size(x: Tensor) -> None:
         frames, height, width = x.shape[2:]
-        if (frames - 1) % 4 or height % 8 or width % 8:
+        if not is_compressible(frames) or height % SPACE or width % SPACE:
             raise ValueError(f"a video of {frames} frames of {height} x {width} cannot be encoded: "
                              "it needs 4 k + 1 frames and sides in multiples of 8")
 

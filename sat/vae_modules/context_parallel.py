@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from common.compression import SPACE, TIME, video_frames
 from common.errors import ConfigError
 from parallel import groups
 from vae_modules.convolution import Past
@@ -83,7 +84,8 @@ def _received(like: Tensor, source: int) -> Tensor:
 
 def _frames_like(chunk: Tensor, decoder: Any, opening: bool) -> Tensor:
     batch, _, time, height, width = chunk.shape
-    return chunk.new_empty(batch, decoder.conv_out.conv.out_channels, 4 * time - 3 * opening, 8 * height, 8 * width)
+    frames = video_frames(time) if opening else TIME * time
+    return chunk.new_empty(batch, decoder.conv_out.conv.out_channels, frames, SPACE * height, SPACE * width)
 
 
 def _hand_over(left: dict[nn.Module, Tensor], ranks: Sequence[int], place: int) -> None:

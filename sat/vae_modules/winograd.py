@@ -59,7 +59,7 @@ def _strips(x: Tensor) -> list[range]:
     return [range(top, min(top + rows, height)) for top in range(0, height, rows)]
 
 
-def _four_frames(frames: Sequence[Tensor], rows: range, kernels: Tensor, bias: Tensor, out: Tensor) -> None:
+def _four_frames(frames: Sequence[Tensor], rows: range, kernels: Tensor, bias: Tensor | None, out: Tensor) -> None:
     """Compute these rows of four output frames from six frames (B, C, H, W), into `out` (B, O, 4, rows, W)."""
     # The second point has weight 1 in every output, so its product can include the bias.
     zero, one, minus_one, two, minus_two, infinity = (

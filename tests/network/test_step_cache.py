@@ -121,7 +121,7 @@ class Given(TeaCache):
 
 
 class GivenFirstBlock(Given):
-    change = FirstBlockCache.change
+    compared = FirstBlockCache.compared
 
 
 class Counting:
@@ -144,7 +144,7 @@ def test_when_the_layers_run_again(kind, signals, ran):
     memory, before, runs = cache.begin(1), 0, []
     for i in range(len(signals)):
         x = torch.full((1, 3, 2), float(i))
-        assert torch.equal(memory.of([0], last=False)(network, x, None), x + 1)
+        assert torch.equal(memory.runner([0], last=False)(network, x, None), x + 1)
         runs.append(network.runs - before)
         before = network.runs
     assert runs == ran and memory.skipped == (ran.count(0) / len(ran),)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from network.token_division import DividedLayers
 from sgm.guiders import PerturbedAttentionGuidance
 from sgm.noise_schedule import NoiseLevel
 from sgm.parameterization import VE
@@ -27,7 +28,7 @@ def run_case(name, group=None):
     model, latent, text, extra = CASES[name]
     network = build(**model)
     if group is not None:
-        network.token_group = group
+        network.layer_runner = DividedLayers(*group)
     x, times, context = inputs(latent=latent)
     with torch.no_grad():
         return network(x, times, context[:, :text], **extra)

@@ -91,7 +91,7 @@ class ExponentialAdamsSampler(AdamsSampler):
     tau: ClassVar[float] = 0.0
 
     @property
-    def convergence_order(self) -> int | None:
+    def convergence_order(self) -> int | None:  # type: ignore[override]  # depends on the parameters
         return None if self.tau > 0 else self.order + self.always_corrects
 
     def fresh_noise(self, then, run):
@@ -124,7 +124,7 @@ class SASolverSampler(ExponentialAdamsSampler):
     """
 
     always_corrects = True
-    tau: float = 1.0
+    tau: float = 1.0  # type: ignore[misc]  # a parameter here, a constant of the class elsewhere
 
     def __post_init__(self):
         if self.tau < 0:
@@ -171,7 +171,7 @@ class DEISSampler(AdamsSampler):
     order: int = 3
 
     @property
-    def convergence_order(self) -> int:
+    def convergence_order(self) -> int:  # type: ignore[override]  # depends on the order
         return self.order
 
     def move(self, x, now, then, nodes, fresh):

@@ -128,7 +128,7 @@ class Sampler:
             x, denoised, state = self.step(x, now, then, run, state)
             check_finite(x, f"sampling step {now.index + 1} of {now.num_steps}")
             if callback is not None:
-                callback(StepInfo(now.index, now.num_steps, before, denoised, now.alpha, now.sigma,
+                callback(StepInfo(int(now.index), now.num_steps, before, denoised, now.alpha, now.sigma,
                                   guided.timestep(now), guided.scale_at(now), state.passes, guided.skipped))
         return torch.cat([prefix, x[:, prefix.shape[1]:]], dim=1)
 

@@ -16,9 +16,9 @@ from sgm.parameterization import VP
 class PassPlan:
     """The way in which branches are evaluated, which samplers and guiders need not know.
 
-    `reuse` is the step cache's memory of earlier branches (`step_cache.RunMemory`, new for each run), None without a
-    step cache. `sharing` distributes branches over several processes (`guidance_parallel.SharedPasses`), None if each
-    evaluates them all. `one_by_one`: never two branches in one batch.
+    `reuse` is the step cache's state (`network.step_cache.RunState`, new for each run), None without a step cache.
+    `sharing` distributes branches over several processes (`parallel.guidance.SharedPasses`), None if each evaluates
+    them all. `one_by_one`: never two branches in one batch.
     """
 
     reuse: Any = None
@@ -47,7 +47,8 @@ class StepState:
 class Guided:
     """The guided estimate of x0; if `uc` is None, always the conditional branch alone.
 
-    A call with (x, noise, state) returns the estimate and the state after it.
+    A call with (x, noise, state) returns the estimate and the state after it. It changes nothing else, except that a
+    step cache keeps its own state in `plan.reuse`.
     """
 
     denoiser: Callable
@@ -109,7 +110,7 @@ class Guided:
         """Evaluate these branches in this process; return their estimates in the same order."""
         estimates = []
         for group in self._calls(passes):
-            conditions = [self.uc if one.unconditional else self.cond for one in group]
+            conditions = [self._conditioning(one) for one in group]
             copies = len(conditions)
             rows = _stacked([x] * copies)
             level = rows.new_full((len(rows),), noise.level)
@@ -118,10 +119,16 @@ class Guided:
                 inputs["idx"] = rows.new_full((len(rows),), noise.timestep)
             if self.plan.reuse is not None:
                 numbers = [self.guider.passes.index(one) for one in group]
-                inputs["reuse"] = self.plan.reuse.of(numbers, last=noise.index >= noise.num_steps - 1)
+                inputs["layer_runner"] = self.plan.reuse.runner(numbers, last=noise.index >= noise.num_steps - 1)
             answers = self.denoiser(rows, level, _joined(conditions), **inputs, **group[0].inputs).to(x.dtype)
             estimates += answers.chunk(copies)
         return estimates
+
+    def _conditioning(self, branch: Pass) -> Mapping[str, torch.Tensor]:
+        if not branch.unconditional:
+            return self.cond
+        assert self.uc is not None, "without it every step is unguided"
+        return self.uc
 
     def _calls(self, passes: Sequence[Pass]) -> list[list[Pass]]:
         """Group the branches by forward pass: neighbours with the same additional inputs share one."""
@@ -145,5 +152,5 @@ def _per_row(value, rows: int) -> bool:
     return isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) == rows
 
 
-def _stacked(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+def _stacked(tensors: list[torch.Tensor]) -> torch.Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors)

@@ -36,7 +36,7 @@ def invert(sampler: Sampler, denoiser: Callable, latents: torch.Tensor, cond: Ma
     check_strength(strength)
     schedule = sampler.schedule(num_steps)
     levels = schedule.levels()
-    noisiest = next(level.index for level in levels if not math.isinf(level.ratio))
+    noisiest = next(int(level.index) for level in levels if not math.isinf(level.ratio))
     last = max(noisiest, schedule.index_with_left(strength))
     predict, state = Guided(denoiser, sampler.guider, cond, None, None, model_inputs), StepState()
     x = at_least_float32(latents)
@@ -50,6 +50,7 @@ def invert(sampler: Sampler, denoiser: Callable, latents: torch.Tensor, cond: Ma
         x = guess
         check_finite(x, f"inversion step {now.num_steps - then.index} of {now.num_steps - last}")
         if callback is not None:
-            callback(StepInfo(now.num_steps - now.index, now.num_steps - last, before, denoised, now.alpha, now.sigma,
+            done, steps = now.num_steps - int(now.index), now.num_steps - last
+            callback(StepInfo(done, steps, before, denoised, now.alpha, now.sigma,
                               predict.timestep(now), predict.scale_at(now), state.passes))
     return FromLevel(x, last)

@@ -34,7 +34,8 @@ class Interval:
         if not arrivals:
             raise ConfigError(f"sampler_config.params.intervals: none of the {schedule.num_steps} steps arrives at a "
                               f"noise level below high {self.high}; raise high or num_steps")
-        return min(arrivals, key=lambda level: abs(level.lamb + math.log(self.low))).index
+        nearest = min(arrivals, key=lambda level: abs(level.lamb + math.log(self.low)))
+        return int(nearest.index)
 
 
 @dataclass(kw_only=True)
@@ -46,7 +47,7 @@ class RestartSampler(HeunEDMSampler):
     times. A repeat costs 2 * `steps` evaluations; without repeats this is Heun's method.
     """
 
-    convergence_order, nfe = None, None
+    convergence_order, nfe = None, None  # type: ignore[assignment]  # neither is one number
     intervals: Sequence[Mapping] = field(default_factory=lambda: [{"low": 0.1, "high": 2.0, "repeats": 2, "steps": 4}])
 
     def __post_init__(self):

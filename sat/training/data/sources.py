@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset
 
+from common.compression import SPACE, latent_frames
 from common.errors import ConfigError
 from common.patches import patch_grid
 from configuration.settings import Arguments
@@ -21,8 +22,6 @@ from training.data.encoders import Encoders
 from training.data.latent_cache import FirstFrameNoise, cached_latents, joined
 from training.data.text_cache import cached_text
 from training.samples import SampleRequest
-
-FACTOR = 8  # spatial compression of the autoencoder
 
 
 @dataclass(frozen=True)
@@ -57,13 +56,13 @@ def check_data(args: Arguments) -> None:
 
 def _check_fits(network, form: ClipFormat) -> None:
     """Raise ConfigError if the network has no positions for a clip of this form; computes only on `meta` tensors."""
-    (height, width), frames = form.video_size, (form.max_num_frames - 1) // 4 + 1
+    (height, width), frames = form.video_size, latent_frames(form.max_num_frames)
     frames += -frames % network.patch_size[0]
     positions = network.mixins["pos_embed"]
     try:
-        if height % FACTOR or width % FACTOR:
-            raise ConfigError(f"height and width must be multiples of {FACTOR}")
-        x = torch.empty(1, frames, network.in_channels, height // FACTOR, width // FACTOR, device="meta")
+        if height % SPACE or width % SPACE:
+            raise ConfigError(f"height and width must be multiples of {SPACE}")
+        x = torch.empty(1, frames, network.in_channels, height // SPACE, width // SPACE, device="meta")
         grid = patch_grid(x, network.patch_size)
         text = torch.empty(1, positions.text_length, 1, device="meta")
         rotary = positions.rotary(grid, positions.text_length, x.device)
@@ -133,8 +132,8 @@ def sample_request(args: Arguments, dataset: SFTDataset) -> SampleRequest | None
     count = min(args.training.sample_count, len(dataset))
     items = [dataset[i * len(dataset) // count] for i in range(count)]
     form = dataset.form
-    height, width = (side // FACTOR for side in form.video_size)
-    shape = ((form.max_num_frames - 1) // 4 + 1, args.sampling.latent_channels, height, width)
+    height, width = (side // SPACE for side in form.video_size)
+    shape = (latent_frames(form.max_num_frames), args.sampling.latent_channels, height, width)
     with_images = args.model_config.get("noised_image_input")
     images = torch.stack([item["mp4"][0] for item in items]) if with_images else None
     return SampleRequest([item["txt"] for item in items], images, shape, round(form.fps), args.run.seed,
