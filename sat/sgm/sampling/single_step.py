@@ -156,10 +156,10 @@ class SdeditEDMSampler(EulerEDMSampler):
     starts_from_image = True
     edit_ratio: float = 0.5
 
-    def __call__(self, denoiser: Callable, image: torch.Tensor, x: torch.Tensor, cond: Mapping,  # type: ignore[override]
-                 uc: Mapping | None = None, num_steps: int | None = None, scale=None, generator: Generators = None,
-                 callback: Callable[[StepInfo], None] | None = None, edit_ratio: float | None = None,
-                 **model_inputs) -> torch.Tensor:
+    def __call__(self, denoiser: Callable, image: torch.Tensor, x: torch.Tensor,  # type: ignore[override]
+                 cond: Mapping, uc: Mapping | None = None, num_steps: int | None = None, scale=None,
+                 generator: Generators = None, callback: Callable[[StepInfo], None] | None = None,
+                 edit_ratio: float | None = None, **model_inputs) -> torch.Tensor:
         """Sample latents from the latent `image` and unit noise x, both (B, T, C, H, W); otherwise as in Sampler.
 
         Raises ConfigError for an `edit_ratio` outside [0, 1).
