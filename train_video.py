@@ -31,8 +31,8 @@ from parallel import launch
 from training import run_files, run_state
 from training.data.encoders import Encoders
 from training.data.sources import check_data, read_sources, sample_request
-from training.loop import Data, Trainer
 from training.samples import write_samples
+from training.transformer import Data, TransformerTrainer
 from weights.lora import configure_lora, load_lora, trains_lora_alone
 from weights.network import build_network, check_network
 from weights.sources import transformer_weights
@@ -45,20 +45,16 @@ logger = logging.getLogger("train_video")
 def train_video(argv: Sequence[str] | None = None) -> None:
     args = get_args(argv, __doc__.splitlines()[0])
     check_settings(args)
-    with launch.launched(args.run.device, deepspeed=True) as args.run.device:
+    with launch.launched(args.run.device, deepspeed=True) as device:
+        args.run.device = device
         if dist.get_rank():
             logging.getLogger().setLevel(logging.WARNING)
         build_trainer(args).run()
 
 
-def build_trainer(args: Arguments) -> Trainer:
-    folder, state = Path(args.training.save), None
-    if args.training.resume:
-        state = run_files.read_latest(folder, run_state.settings_of(args, dist.get_world_size()))
-        logger.info("%s: %s", folder, "no checkpoint yet" if state is None else f"resuming at step {state.step}")
-    else:
-        run_files.check_unused(folder)
-    run_files.clear_unfinished(folder)
+def build_trainer(args: Arguments) -> TransformerTrainer:
+    folder = args.training.folder
+    state = run_files.begin(folder, args.training.resume, run_state.settings_of(args, dist.get_world_size()))
     sources = read_sources(args)
     if state is not None:
         run_state.check_clips(state, sources.train)
@@ -67,9 +63,11 @@ def build_trainer(args: Arguments) -> Trainer:
     request = sample_request(args, sources.shown)
 
     def write(step: int) -> None:
+        assert request is not None
         write_samples(engine, request, folder / "samples" / f"{step:06d}")
 
-    trainer = Trainer(args, engine, Data(sources.train, sources.valid, None if request is None else write), state)
+    data = Data(sources.train, sources.valid, None if request is None else write)
+    trainer = TransformerTrainer(args, engine, data, state)
     logger.info("%d clips in %d bucket(s); %.2f M trained parameters; %d steps of %d clips",
                 sum(map(len, sources.train)), len(sources.train), trained, args.training.train_iters,
                 trainer.deepspeed.train_batch_size())

@@ -4,6 +4,7 @@ CogVideoX (Yang et al. 2024). Latents are (B, T, C, H, W), with an image latent 
 """
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,7 @@ from network.positions import (
     Basic3DPositionEmbeddingMixin,
     Rotary3DPositionEmbeddingMixin,
 )
-from network.stack import VideoTransformer, read_transformer_args
+from network.stack import UNREAD, VideoTransformer, read_transformer_args
 from parallel import groups
 from weights.released_layout import modernize
 
@@ -52,6 +53,8 @@ class DiffusionTransformer(BaseModel):
     The interpolations of sin-cos positions can be set here or in pos_embed_config's params. dtype: of the weights.
     Raises ConfigError for values that do not fit together.
     """
+
+    UNREAD: ClassVar = {f"transformer_args.{key}": entry for key, entry in UNREAD.items()}
 
     def __init__(self, transformer_args: Mapping, num_frames: int, time_compressed_rate: int, latent_width: int,
                  latent_height: int, patch_size: int | list[int], in_channels: int, out_channels: int, hidden_size: int,

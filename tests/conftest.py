@@ -1,7 +1,19 @@
 """Fixtures that several test files share."""
 import os
+from pathlib import Path
 
 import pytest
+
+TESTS = Path(__file__).parent
+COMMANDS = ("benchmarks", "tools")  # folders of tests that are of no room of sat/, and mostly slow
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark as quick what is neither marked as slow nor of a command: `bash tests/run.sh -m quick`."""
+    for item in items:
+        if item.path.relative_to(TESTS).parts[0] not in COMMANDS and item.get_closest_marker("slow") is None:
+            item.add_marker("quick")
 
 
 @pytest.fixture(scope="session")

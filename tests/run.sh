@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs the tests. Arguments go to pytest (bash tests/run.sh -k vae). The first run sets up .venv.
+# Runs the tests. Arguments go to pytest: -m quick (under a minute), tests/network (one room), -k vae. The first run sets
+# up .venv.
 set -euo pipefail
 more_requirements=requirements-test.txt
 source "$(dirname -- "${BASH_SOURCE[0]}")/../tools/setup_env.sh"

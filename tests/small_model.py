@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 WORDS = "a red green blue circle square triangle moves left right up down grows shrinks on black background".split()
 TEXT_LENGTH, TEXT_WIDTH = 12, 16
-VAE = {"double_z": True, "z_channels": 4, "resolution": 32, "in_channels": 3, "out_ch": 3, "ch": 32,
+VAE = {"double_z": True, "z_channels": 4, "in_channels": 3, "out_ch": 3, "ch": 32,
        "ch_mult": [1, 1, 1, 1], "attn_resolutions": [], "num_res_blocks": 1, "dropout": 0.0, "gather_norm": False}
 TABLE = {"target": "sgm.modules.diffusionmodules.discretizer.ZeroSNRDDPMDiscretization", "params": {"shift_scale": 1.0}}
 

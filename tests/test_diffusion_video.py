@@ -93,6 +93,7 @@ def test_decoding_in_chunks_is_decoding(engine):
     assert [c.shape[2] for c in engine.decode_chunks(z)] == [9, 8]
 
 
+@pytest.mark.slow
 def test_guidance_goes_pass_by_pass_when_asked(small_model):
     rows = {}
     for asked in (False, True):
@@ -103,6 +104,7 @@ def test_guidance_goes_pass_by_pass_when_asked(small_model):
     assert set(rows[True]) == {2} and 4 in rows[False] and sum(rows[True]) == sum(rows[False])
 
 
+@pytest.mark.slow
 def test_the_first_stage_is_compiled_when_asked(small_model):
     for asked in (False, True):
         first_stage = build(config_of(small_model, compile_first_stage=asked)).first_stage_model

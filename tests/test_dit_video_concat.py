@@ -157,6 +157,12 @@ def test_interpolation_in_either_place():
         build(inside, height_interpolation=2.0)
 
 
+def test_rotation_of_values_is_refused():
+    with pytest.raises(ConfigError, match="pos_embed_config.params.rot_v is true"):
+        build({**ROTARY, "params": {**ROTARY["params"], "rot_v": True}})
+    build({**ROTARY, "params": {**ROTARY["params"], "rot_v": False}})
+
+
 def test_2d_positions_repeat_over_frames():
     mixin = Basic2DPositionEmbeddingMixin(3, 4, 2, 32, text_length=1)
     mixin.reinit()
@@ -245,6 +251,7 @@ def test_recomputed_activations_give_the_same_gradients():
         torch.testing.assert_close(recomputed[name], grad, msg=name)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_traced_for_compilation_in_one_graph():
     model = build()
@@ -252,6 +259,7 @@ def test_traced_for_compilation_in_one_graph():
     torch.testing.assert_close(compiled(*inputs()), model(*inputs()), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("layers, positions", [(5, ROTARY), (3, SINCOS)])
 def test_layers_are_compiled_once_for_all(layers, positions):
@@ -265,6 +273,7 @@ def test_layers_are_compiled_once_for_all(layers, positions):
     assert list(model.state_dict()) == keys
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 def test_compiled_layers_compute_the_same():
@@ -333,6 +342,7 @@ def released(hidden, layers, patch, text, sincos=False, learned=False, **params)
     return tree
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name,tree,count", [
     ("2b", released(1920, 30, 2, 226, sincos=True), 1_693_783_872),
     ("5b", released(3072, 42, 2, 226), 5_570_283_072),

@@ -11,6 +11,8 @@ from common.files import REPOSITORY
 from inference.filmstrip import MARGIN
 from sample_video import main
 
+pytestmark = pytest.mark.slow
+
 SHARED = str(REPOSITORY / "configs" / "inference.yaml")
 
 

@@ -7,9 +7,13 @@ from omegaconf import OmegaConf
 
 import train_vae
 from common.errors import ConfigError, NumericalError
+from tests.test_train_video import same
 from tests.vae_modules.small_vae import build, config, latent, video
 from tools import make_shapes
+from training.autoencoder import AutoencoderTrainer
 from weights.checkpoint import read_checkpoint
+
+pytestmark = pytest.mark.slow
 
 PRESET = Path(train_vae.__file__).parent / "configs" / "tiny_vae.yaml"
 
@@ -40,34 +44,39 @@ def recipe(clips: Path, save: Path, **changes) -> list[str]:
 
 
 def log_of(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    """Return what a run logged, but for the seconds that steps took."""
+    records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in record.items() if key != "seconds_per_step"} for record in records]
+
+
+def state_of(folder: Path, step: int) -> dict:
+    return read_checkpoint(folder / "training" / f"{step}_rank_00.pt")
 
 
 def test_a_run_that_was_stopped_ends_like_one_that_was_not(clips, tmp_path, monkeypatch):
     train_vae.main(recipe(clips, tmp_path / "whole"))
-    train_step, steps = train_vae.train_step, []
+    train_step = AutoencoderTrainer.train_step
 
-    def stopping(*args):
-        if len(steps) == 3:
+    def stopping(self):
+        if self.step == 3:
             raise KeyboardInterrupt
-        steps.append(1)
-        return train_step(*args)
+        return train_step(self)
 
-    monkeypatch.setattr(train_vae, "train_step", stopping)
+    monkeypatch.setattr(AutoencoderTrainer, "train_step", stopping)
     command = recipe(clips, tmp_path / "stopped")
     with pytest.raises(KeyboardInterrupt):
         train_vae.main(command)
-    monkeypatch.setattr(train_vae, "train_step", train_step)
+    monkeypatch.undo()
+    assert (tmp_path / "stopped" / "latest").read_text() == "2"
     train_vae.main([*command, "--resume"])
 
-    whole, stopped = (read_checkpoint(tmp_path / run / "state.pt") for run in ("whole", "stopped"))
-    assert whole["step"] == stopped["step"] == 4
-    for part in ("model", "average"):
-        for name, value in whole[part].items():
-            assert torch.equal(value, stopped[part][name]), name
-    assert log_of(tmp_path / "whole")[-1] == log_of(tmp_path / "stopped")[-1]
-    assert [record["frames"] for record in log_of(tmp_path / "whole")] == [1, 1, 9, 9]
-    assert log_of(tmp_path / "whole")[-1]["psnr"] > 0
+    whole, stopped = (state_of(tmp_path / run, 4) for run in ("whole", "stopped"))
+    assert same(whole, stopped)
+    log = log_of(tmp_path / "whole")
+    assert log[-2:] == log_of(tmp_path / "stopped")[-2:]
+    assert [record["frames"] for record in log if "loss" in record] == [1, 1, 9, 9]
+    assert log[-1]["step"] == 4 and log[-1]["psnr"] > 0
+    assert sorted(path.name for path in (tmp_path / "whole" / "training").iterdir()) == ["4_rank_00.pt"]
 
     weights = tmp_path / "whole" / "3d-vae.pt"
     assert {v.dtype for v in read_checkpoint(weights)["state_dict"].values()} == {torch.float16}
@@ -97,29 +106,50 @@ def test_a_smaller_decoder_learns_the_latents_of_a_trained_encoder(clips, tmp_pa
     assert torch.isfinite(build(decoder={"num_res_blocks": 0}, ckpt_path=str(small)).decode(latent(3))).all()
 
 
-def test_noise_on_latents_has_a_size_of_its_own_for_each_clip():
-    seen = []
-    for tau in (0.0, 0.5):
-        model = build(loss=True)
-        decode = model.decode
-        model.decode = lambda z, decode=decode: (seen.append(z), decode(z))[1]
-        progress = train_vae.Progress(model, build(loss=True), torch.optim.SGD(model.parameters()),
-                                      torch.Generator().manual_seed(0))
-        train_vae.train_step(progress, video(1, batch=64), 0.0, tau)
-    sizes = (seen[1] - seen[0]).detach().square().mean((1, 2, 3, 4)).sqrt()
-    assert sizes.mean().item() == pytest.approx(0.5 * (2 / torch.pi) ** 0.5, rel=0.2)  # mean of |N(0, 0.5^2)|
-    assert sizes.min() < 0.1 and sizes.max() > 0.8
-
-
-def test_a_loss_that_is_not_finite_names_the_iteration(clips, tmp_path):
+def test_a_loss_that_is_not_finite_names_the_step(clips, tmp_path):
     loss = "model.first_stage_config.params.loss_config.params.l1_weight"
-    with pytest.raises(NumericalError, match="iteration 0; lower deepspeed.optimizer.params.lr"):
+    with pytest.raises(NumericalError, match="at step 0; lower deepspeed.optimizer.params.lr$"):
         train_vae.main(recipe(clips, tmp_path, **{loss: float("nan")}))
 
 
 def test_training_without_stages_is_refused(clips, tmp_path):
     with pytest.raises(ConfigError, match="data.stages"):
         train_vae.main(recipe(clips, tmp_path, **{"data.stages": []}))
+
+
+def test_a_run_is_neither_overwritten_nor_resumed_with_other_settings_or_clips(clips, tmp_path):
+    command = recipe(clips, tmp_path)
+    train_vae.main(command)
+    weights = (tmp_path / "3d-vae.pt").read_bytes()
+    with pytest.raises(ConfigError, match="holds the checkpoints of a run already; resume it with --resume"):
+        train_vae.main(command)
+    with pytest.raises(ConfigError, match="optimizer.params.lr from 0.001 to 0.5"):
+        train_vae.main([*command, "--resume", "deepspeed.optimizer.params.lr=0.5"])
+    with pytest.raises(ConfigError, match="args.train_data had 4 clips when the run was stopped and has 8 now"):
+        train_vae.main([*command, "--resume", f"args.train_data=[{clips},{clips}]"])
+    (tmp_path / "latest").unlink()  # as earlier versions left a run's folder
+    with pytest.raises(ConfigError, match="holds the checkpoints of a run already"):
+        train_vae.main(command)
+    assert (tmp_path / "3d-vae.pt").read_bytes() == weights
+
+
+def test_a_state_of_an_earlier_version_is_resumed(clips, tmp_path):
+    train_vae.main(recipe(clips, tmp_path / "whole"))
+    train_vae.main([*recipe(clips, tmp_path / "start"), "data.stages=[{iters: 2, frames: 1, batch_size: 2}]"])
+    saved, earlier = state_of(tmp_path / "start", 2), tmp_path / "earlier"
+    command = recipe(clips, earlier)
+    torch.save({"model": saved["network"], "average": saved["network"] | saved["average"], "step": 2,
+                "optimizer": saved["optimizer"], "generator": saved["generator"]}, earlier / "state.pt")
+    train_vae.main([*command, "--resume"])
+    found, whole = (state_of(folder, 4) for folder in (earlier, tmp_path / "whole"))
+    assert [record["step"] for record in log_of(earlier) if "loss" in record] == [3, 4]
+    assert not (earlier / "state.pt").exists()
+    assert same(found["network"], whole["network"]) and same(found["average"], whole["average"])
+
+
+def test_held_out_clips_are_seen_at_the_end_without_an_interval(clips, tmp_path):
+    train_vae.main([*recipe(clips, tmp_path), "args.eval_interval=null"])
+    assert [record["step"] for record in log_of(tmp_path) if "psnr" in record] == [4]
 
 
 def test_the_preset_halves_what_released_models_halve():
@@ -129,8 +159,3 @@ def test_the_preset_halves_what_released_models_halve():
         vae = instantiate_from_config(OmegaConf.load(PRESET).model.first_stage_config)
         z = vae.encode(torch.empty(1, 3, 17, 64, 64), sample_posterior=False)
         assert z.shape == (1, 16, 5, 8, 8) and vae.decode(z).shape == (1, 3, 17, 64, 64)
-
-
-def test_learning_rate_warms_up_and_falls():
-    rates = [train_vae.learning_rate(step, 1000, 1.0) for step in (0, 49, 50, 525, 1000)]
-    assert rates == pytest.approx([0.02, 1.0, 1.0, 0.505, 0.01])

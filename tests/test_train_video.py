@@ -23,6 +23,8 @@ from weights.checkpoint import NETWORK_PREFIX, read_state_dict, save_checkpoint
 from weights.network import load_network
 from weights.sources import materialize
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -94,8 +96,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(model, changes, small_model, 
             raise Stopped
         return step(self)
 
-    step = train_video.Trainer.train_step
-    monkeypatch.setattr(train_video.Trainer, "train_step", stop)
+    step = train_video.TransformerTrainer.train_step
+    monkeypatch.setattr(train_video.TransformerTrainer, "train_step", stop)
     with pytest.raises(Stopped):
         train_video.train_video(recipe(yaml, tmp_path / "parts", *changes))
     monkeypatch.undo()

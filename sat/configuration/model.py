@@ -5,12 +5,21 @@ from typing import get_args
 
 from common.errors import ConfigError
 from common.suggestions import nearest
+from common.unread import Unread
 from configuration.yaml_files import plain, require
 
 NO_SAMPLER = "model.sampler_config is missing; give the sampler's target and params"
 REGIONAL = "regional"  # of compile_model: the repeated layer alone is compiled
 FASTEST = "fastest"  # of attention_kernel: measured on the device
 KERNELS = ("flash", "cudnn", "efficient", "math", "flash3", "flash4")  # see network.attention_kernels
+
+UNREAD = {
+    "log_keys": Unread("samples made while training are written with their captions alone", ((), [], ["txt"])),
+    "lr_scale": Unread("super-resolution from a smaller video is not supported", (None,)),  # other values are refused
+    "lora_train": Unread("a LoRA is trained where modules of network_config have a lora_config", (False,)),
+    "use_pd": Unread("progressive distillation is not part of training", (False,)),
+    "augmentation_dropout": Unread("clips are not augmented", (0.0,)),
+}
 
 
 @dataclass(frozen=True)
@@ -40,8 +49,8 @@ class ModelConfig:
     attention_kernel: str | None = None  # in sampling: a name in attention_kernels.KERNELS, or "fastest", measured
     guidance_one_by_one: bool = False  # one forward pass per branch instead of one batch: less memory
     step_cache_config: Mapping | None = None  # reuse of layer outputs of earlier steps: step_cache
-    log_keys: Sequence[str] = ()  # entries of a batch to log with samples
-    # No effect: accepted because released configurations have them.
+    # No effect, see UNREAD.
+    log_keys: Sequence[str] = ()
     lr_scale: None = None
     lora_train: bool = False
     use_pd: bool = False

@@ -5,6 +5,7 @@ The command line and the files know the keys without their groups (`--num-frames
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
+from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -130,6 +131,13 @@ class TrainingSettings:
     only_log_video_latents: bool = _key(False, "bool", "write samples made during training as latents, not videos")
     wandb: bool = _key(False, "bool", "log to Weights & Biases as well")
     wandb_project_name: str = _key("cogvideox", "str", "project in Weights & Biases")
+
+    @property
+    def folder(self) -> Path:
+        """The run folder. Raises ConfigError if there is none."""
+        if self.save is None:
+            raise ConfigError("args.save is missing; give the folder for checkpoints")
+        return Path(self.save)
 
 
 GROUPS: Mapping[str, type] = {"run": RunSettings, "sampling": SamplingSettings, "autoencoder": AutoencoderSettings,

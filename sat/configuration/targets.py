@@ -8,6 +8,7 @@ from typing import Any
 
 from common.errors import ConfigError
 from common.suggestions import nearest
+from common.unread import warn_unread
 from configuration.yaml_files import plain
 
 SOURCE_ROOT = Path(__file__).resolve().parents[1]
@@ -30,8 +31,8 @@ FORMER_PATHS = (
     ("dit_lora.", "network.lora."),
     ("step_cache.", "network.step_cache."),
 )
-# Keys that the configuration of an embedder may have beside `target` and `params`.
-SIBLING_KEYS = ("is_trainable", "ucg_rate", "input_key", "input_keys", "legacy_ucg_value")
+# Keys that the configuration of an embedder may have beside `target` and `params`: attributes of its class.
+SIBLING_KEYS = ("is_trainable", "ucg_rate", "input_key")
 
 _opened: set[str] = set()
 
@@ -87,10 +88,10 @@ def instantiate_from_config(config: Mapping | None, **extra) -> Any:
 
 
 def check_config(config, where: str = "model") -> None:
-    """Check every `{target, params}` in a tree without building anything.
+    """Check every `{target, params}` in a tree without building anything; warn of parameters that nothing reads.
 
-    Raises ConfigError with the position in the tree if a target does not resolve or is not allowed, or if its class
-    has no such parameter.
+    A class declares those as `UNREAD`, see common.unread. Raises ConfigError with the position in the tree if a target
+    does not resolve or is not allowed, or if its class has no such parameter.
     """
     config = plain(config)
     if isinstance(config, Mapping):
@@ -105,7 +106,7 @@ def check_config(config, where: str = "model") -> None:
 
 def _check_target(config: Mapping, where: str) -> None:
     cls = _target_class(config, where)
-    known = ("target", "params", *SIBLING_KEYS)
+    known = ("target", "params", *(key for key in SIBLING_KEYS if hasattr(cls, key)))
     for key in config:
         if key not in known:
             raise ConfigError(f"{where}.{key}: unknown key beside target and params{nearest(key, known)}")
@@ -113,6 +114,7 @@ def _check_target(config: Mapping, where: str) -> None:
     if params is not None and not isinstance(params, Mapping):
         raise ConfigError(f"{where}.params: must be a mapping of parameter names to values, not {params!r}")
     _check_names(cls, params or {}, f"{where}.params")
+    warn_unread(params or {}, getattr(cls, "UNREAD", {}), f"{where}.params")
 
 
 def _target_class(config, where: str) -> type:

@@ -5,7 +5,8 @@ import shutil
 import torch
 
 from common.errors import ConfigError
-from configuration.model import ModelConfig
+from common.unread import warn_unread
+from configuration.model import UNREAD, ModelConfig
 from configuration.targets import check_config, instantiate_from_config
 from configuration.yaml_files import require
 from engine.first_stage import first_stage_weights
@@ -22,6 +23,7 @@ def check_model(config) -> ModelConfig:
     """
     model = ModelConfig.read(config)
     check_config({k: v for k, v in vars(model).items() if k.endswith("_config")}, "model")
+    warn_unread(vars(model), UNREAD, "model")
     for embedder in t5_configs(model):
         check_t5_folder(**t5_folder(embedder))
     first_stage_weights(model.first_stage_config)

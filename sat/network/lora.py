@@ -5,7 +5,7 @@ wraps, and which torch.compile cannot trace. Tensor names, shapes and results ar
 """
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from torch import nn
 from common.cpu_operations import linear
 from common.errors import ConfigError
 from common.swiss_army import BaseMixin, BaseModel
+from common.unread import Unread
 from parallel import groups
 from weights.lora_names import MATRICES, PARTS
 
@@ -62,9 +63,11 @@ def _take_plain_layer(layer: LoraLinear, state_dict: dict, prefix: str, *rest) -
 class LoraMixin(BaseMixin):
     """LoRA of rank r on query, key, value and output projections of the layers in `layer_range` (None: all layers).
 
-    `cross_attention` has no effect: the transformer has none. Raises ConfigError for an invalid LoRA rank or layers
-    that do not exist, for 4-bit weights (`qlora`), and where several processes share one transformer.
+    Raises ConfigError for an invalid LoRA rank or layers that do not exist, for 4-bit weights (`qlora`), and where
+    several processes share one transformer.
     """
+
+    UNREAD: ClassVar = {"cross_attention": Unread("the network has no cross attention", (True, False))}
 
     def __init__(self, layer_num: int, r: int, lora_alpha: float = 1.0, lora_dropout: float = 0.0,
                  layer_range: Iterable[int] | None = None, qlora: bool = False, cross_attention: bool = True):

@@ -141,9 +141,12 @@ class Rotary3DPositionEmbeddingMixin(PositionMixin):
         super().__init__((compressed_num_frames, height, width), text_length)
         if hidden_size_head % 16:
             raise ConfigError(f"hidden_size_head {hidden_size_head} is not a multiple of 16, which 3D rotation needs")
+        if rot_v:
+            raise ConfigError("pos_embed_config.params.rot_v is true, but rotary positions turn queries and keys, "
+                              "never values; set it to false or leave it out")
         if (height_interpolation, width_interpolation, time_interpolation) != (1.0, 1.0, 1.0):
             logger.warning("rotary positions are not interpolated; height_, width_, time_interpolation have no effect")
-        self.hidden_size_head, self.theta, self.rot_v = hidden_size_head, theta, rot_v
+        self.hidden_size_head, self.theta = hidden_size_head, theta
         rows = text_length + compressed_num_frames * height * width
         self.pos_embedding = nn.Parameter(torch.zeros(1, rows, hidden_size)) if learnable_pos_embed else None
 

@@ -8,13 +8,17 @@ from torch.utils.checkpoint import checkpoint
 from common.errors import ConfigError
 from common.suggestions import nearest
 from common.swiss_army import BaseTransformer
+from common.unread import Unread
 from network.context import VideoContext
 from network.layer_runner import LayerRunner
 
 DEFAULTS = dict(layernorm_order="pre", layernorm_epsilon=1e-5, inner_hidden_size=None, hidden_dropout=0.0,
                 attention_dropout=0.0, checkpoint_activations=False, skip_init=False, model_parallel_size=1)
-# Keys of the released configurations without effect here: there are no word embeddings, and positions are mixins.
-WITHOUT_MEANING = ("vocab_size", "max_sequence_length", "is_decoder")
+UNREAD = {
+    "vocab_size": Unread("the network embeds no words", (1,)),
+    "max_sequence_length": Unread("positions come from pos_embed_config", (64,)),
+    "is_decoder": Unread("the network has no cross attention", (False,)),  # true is refused
+}
 
 
 def read_transformer_args(given: Mapping | None) -> dict:
@@ -22,7 +26,7 @@ def read_transformer_args(given: Mapping | None) -> dict:
     if not isinstance(given, Mapping):
         given = vars(given) if given else {}
     given = dict(given)
-    known = (*DEFAULTS, *WITHOUT_MEANING)
+    known = (*DEFAULTS, *UNREAD)
     for key in given:
         if key not in known:
             raise ConfigError(f"transformer_args.{key}: unknown key{nearest(key, known)}")

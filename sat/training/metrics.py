@@ -4,14 +4,16 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, TextIO
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
 from common.errors import ConfigError
 from common.ranks import summed
 from configuration.settings import TrainingSettings
+from configuration.yaml_files import plain
 
 logger = logging.getLogger(__name__)
 
@@ -57,10 +59,10 @@ def start_wandb(settings: TrainingSettings, config: DictConfig):
     except ImportError as error:
         raise ConfigError("args.wandb needs the package wandb, which is not installed: pip install wandb") from error
     try:
-        run_id = hashlib.sha256(str(Path(settings.save).resolve()).encode()).hexdigest()[:16]
-        return wandb.init(project=settings.wandb_project_name, name=settings.experiment_name, dir=settings.save,
+        run_id = hashlib.sha256(str(settings.folder.resolve()).encode()).hexdigest()[:16]
+        return wandb.init(project=settings.wandb_project_name, name=settings.experiment_name, dir=str(settings.folder),
                           resume="allow", id=run_id,
-                          config=OmegaConf.to_container(config, resolve=True))
+                          config=plain(config))
     except wandb.errors.Error as error:
         raise ConfigError(f"args.wandb: {' '.join(str(error).split())[:160]}; run `wandb login`, or set "
                           "WANDB_MODE=offline") from error
@@ -73,7 +75,8 @@ class Log:
     """
 
     def __init__(self, folder: Path | None, wandb=None):
-        self.stream = self.board = None
+        self.stream: TextIO | None = None
+        self.board: Any = None
         self.wandb = wandb
         if folder is not None:
             from torch.utils.tensorboard import SummaryWriter

@@ -2,6 +2,7 @@
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +21,7 @@ SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 class TrainingStep(nn.Module):
     """The engine's training loss as the `forward` of a module, as DeepSpeed requires."""
 
-    def __init__(self, engine: nn.Module):
+    def __init__(self, engine: Any):
         super().__init__()
         self.engine = engine
 

@@ -1,13 +1,15 @@
 """The run folder: checkpoints of averaged weights to sample with, and the state needed to resume from each.
 
-`<save>/<step>/` and `latest` have the layout of `checkpoint.save_checkpoint`; `<save>/training/<step>_rank_NN.pt` holds
-each process's optimizer state, and rank 0's file also holds the state that all ranks share. Every file is whole or
-absent, the files of a step are on disk before `latest` names it, and what `latest` names is never removed. A run whose
-process is killed at any moment, or whose disk fills up, can therefore still be sampled with and resumed.
+`latest` names the last saved step. The transformer's checkpoints are `<save>/<step>/`, in the layout of
+`checkpoint.save_checkpoint`; the autoencoder's is `<save>/3d-vae.pt`. `<save>/training/<step>_rank_NN.pt` holds each
+process's optimizer state, and rank 0's file also holds the state that all ranks share. Every file is whole or absent,
+the files of a step are on disk before `latest` names it, and what `latest` names is never removed. A run whose process
+is killed at any moment, or whose disk fills up, can therefore still be sampled with and resumed.
 """
+import logging
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -16,21 +18,55 @@ from common.errors import CheckpointError, ConfigError
 from common.files import whole_file
 from common.ranks import any_of, is_main_process, rank, wait_for_all
 from training.run_state import RunState
-from weights.checkpoint import NETWORK_PREFIX, read_checkpoint, save_checkpoint
+from weights.checkpoint import NETWORK_PREFIX, name_latest, read_checkpoint, save_checkpoint
 from weights.lora import HEADER
 
+logger = logging.getLogger(__name__)
+
 STATE = "training"
+AUTOENCODER = "3d-vae.pt"
 DIFFERENCES_SHOWN = 5
 
 
-def save(folder: Path, state: RunState, keep: int) -> None:
+def begin(folder: Path, resume: bool, settings: Mapping) -> RunState | None:
+    """Return the state to resume from, or None for a new run; called on all ranks before anything is written.
+
+    Raises ConfigError if a new run would overwrite another, or a resumed one has other settings; CheckpointError if
+    files are missing or damaged.
+    """
+    state = None
+    if resume:
+        state = read_latest(folder, settings)
+        logger.info("%s: %s", folder, "no checkpoint yet" if state is None else f"resuming at step {state.step}")
+    else:
+        check_unused(folder)
+    clear_unfinished(folder)
+    return state
+
+
+def write_transformer(folder: Path, state: RunState) -> None:
+    """Write the averaged weights as a checkpoint of the transformer, and have `latest` name it."""
+    module = {NETWORK_PREFIX + name: value for name, value in {**state.network, **state.average}.items()}
+    header = {} if state.lora is None else {HEADER: state.lora}
+    save_checkpoint(folder, state.step, {"module": module, "iteration": state.step} | header)
+
+
+def write_autoencoder(folder: Path, state: RunState) -> None:
+    """Write the averaged weights in float16 as released autoencoders are stored, and have `latest` name the step."""
+    weights = {name: value.half() for name, value in {**state.network, **state.average}.items()}
+    _write(folder / AUTOENCODER, {"state_dict": weights})
+    name_latest(folder, state.step)
+
+
+def save(folder: Path, state: RunState, keep: int,
+         write_checkpoint: Callable[[Path, RunState], None] = write_transformer) -> None:
     """Write a checkpoint and its state, then remove all but the last `keep`; called on all ranks.
 
     `keep` <= 0 removes none. Raises CheckpointError on every rank if any rank could not write.
     """
     own = vars(state) if is_main_process() else {"step": state.step, "optimizer": state.optimizer}
     _written(folder, state.step, lambda: _write(_state_file(folder, state.step, rank()), own))
-    _written(folder, state.step, lambda: is_main_process() and _write_checkpoint(folder, state))
+    _written(folder, state.step, lambda: write_checkpoint(folder, state) if is_main_process() else None)
     if is_main_process():
         _remove_old(folder, state.step, keep)
     wait_for_all()
@@ -54,12 +90,6 @@ def _written(folder: Path, step: int, write) -> None:
 def _write(path: Path, content: Mapping) -> None:
     with whole_file(path) as unfinished:
         torch.save(dict(content), unfinished)
-
-
-def _write_checkpoint(folder: Path, state: RunState) -> None:
-    module = {NETWORK_PREFIX + name: value for name, value in {**state.network, **state.average}.items()}
-    header = {} if state.lora is None else {HEADER: state.lora}
-    save_checkpoint(folder, state.step, {"module": module, "iteration": state.step} | header)
 
 
 def read_latest(folder: Path, settings: Mapping) -> RunState | None:
@@ -99,7 +129,7 @@ def check_unchanged(folder: Path, saved: Mapping, given: Mapping) -> None:
 
 def check_unused(folder: Path) -> None:
     """Raise ConfigError if the folder already holds the checkpoints of a run."""
-    if (folder / "latest").exists():
+    if any((folder / name).exists() for name in ("latest", AUTOENCODER)):
         raise ConfigError(f"args.save {folder} holds the checkpoints of a run already; resume it with --resume, or "
                           "choose another folder")
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from common.errors import CheckpointError, ConfigError
 from configuration.settings import Arguments
-from configuration.yaml_files import MODEL_PATHS
+from configuration.yaml_files import MODEL_PATHS, plain
 from weights.checkpoint import load_module
 from weights.lora import header_of, lora_of, trains_lora_alone
 from weights.sources import transformer_weights
@@ -38,6 +38,7 @@ class RunState:
     settings: Mapping
     lora: Mapping | None = None  # if only a LoRA is trained: its header, and a digest of the model's weights
     clips: tuple[int, ...] = ()  # number in each bucket, which determines their order; empty in older files
+    generator: Tensor | None = None  # state of the generator, for a run whose draws all come from one
 
 
 def settings_of(args: Arguments, processes: int) -> dict:
@@ -45,7 +46,7 @@ def settings_of(args: Arguments, processes: int) -> dict:
     given = {"seed": args.run.seed} | vars(args.training)
     flat = {f"args.{key}": given[key] for key in DECISIVE} | {"processes": processes}
     for section in ("model", "data", "deepspeed"):
-        _flatten(json.loads(json.dumps(_plain(args.config[section]))), section, flat)
+        _flatten(json.loads(json.dumps(plain(args.config[section]))), section, flat)
     return {key: value for key, value in flat.items() if not key.startswith(INDIFFERENT)}
 
 
@@ -110,12 +111,6 @@ def _grow(state: dict[str, Tensor], wanted: Tensor, path: str) -> None:
     state[PATCH_EMBEDDING][:, :given.shape[1]] = given
     logger.info("loaded %s; the weights of %d new input channels of the patch embedding are zero", path,
                 wanted.shape[1] - given.shape[1])
-
-
-def _plain(section):
-    from omegaconf import OmegaConf
-
-    return OmegaConf.to_container(section, resolve=True) if OmegaConf.is_config(section) else section
 
 
 def _flatten(value, name: str, into: dict) -> None:

@@ -2,13 +2,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from common.unread import Unread
 from vae_modules.convolution import CausalConv3d, Past
 from vae_modules.layers import Downsample3D, ResnetBlock3D, Upsample3D, make_norm, swish
 from vae_modules.memory_order import in_memory_order
+
+# Released files give one set of parameters to encoder and decoder alike.
+ANY_SIZE = Unread("the autoencoder takes videos of any size", (256,))
+SAME_NORMS = Unread("processes that decode a video together compute what one does", (True, False))
 
 
 def _check(ch: int, groups: int, attn_resolutions: Sequence[int], temporal_compress_times: int,
@@ -27,6 +32,9 @@ def _check(ch: int, groups: int, attn_resolutions: Sequence[int], temporal_compr
 
 class ContextParallelEncoder3D(nn.Module):
     """The encoder: video (B, 3, 4 k + 1, H, W) to moments (B, 2 z, k + 1, H / 8, W / 8), mean then log-variance."""
+
+    UNREAD: ClassVar = {"out_ch": Unread("an encoder makes latents, which z_channels counts", (3,)),
+                        "resolution": ANY_SIZE, "gather_norm": SAME_NORMS}
 
     def __init__(self, *, ch: int, z_channels: int, num_res_blocks: int, ch_mult: Sequence[int] = (1, 2, 2, 4),
                  in_channels: int = 3, out_ch: int = 3, double_z: bool = True, dropout: float = 0.0,
@@ -71,6 +79,10 @@ class ContextParallelDecoder3D(nn.Module):
 
     T is 4 (t - 1) + 1 for the first chunk and 4 t for later ones.
     """
+
+    UNREAD: ClassVar = {"in_channels": Unread("a decoder takes latents, which z_channels counts", (3,)),
+                        "double_z": Unread("a decoder takes latents, not moments", (True, False)),
+                        "resolution": ANY_SIZE, "gather_norm": SAME_NORMS}
 
     def __init__(self, *, ch: int, z_channels: int, num_res_blocks: int, ch_mult: Sequence[int] = (1, 2, 2, 4),
                  in_channels: int = 3, out_ch: int = 3, double_z: bool = True, dropout: float = 0.0,

@@ -168,9 +168,14 @@ def save_checkpoint(folder: str | Path, iteration: int | str, content: Mapping) 
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     sync_folder(folder)
+    name_latest(folder, iteration)
+    return final / STATES
+
+
+def name_latest(folder: Path, iteration: int | str) -> None:
+    """Have `latest` name an iteration, whose files are on disk already."""
     with whole_file(folder / "latest") as latest:
         latest.write_text(str(iteration))
-    return final / STATES
 
 
 def open_safetensors(file: Path):

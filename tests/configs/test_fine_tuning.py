@@ -36,6 +36,7 @@ def arguments(t5, tmp_path):
     return read
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, kind", RUNS)
 def test_training_accepts_it_and_its_network_is_the_models(name, kind, arguments):
     args = arguments(name, kind)
@@ -51,6 +52,7 @@ def test_training_accepts_it_and_its_network_is_the_models(name, kind, arguments
     assert network.transformer.checkpoint_activations
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, kind", RUNS)
 def test_clips_and_precision_are_the_models(name, kind, arguments):
     args = arguments(name, kind)

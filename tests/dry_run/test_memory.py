@@ -16,6 +16,8 @@ from tests.small_model import write_model
 from tests.vae_modules.small_vae import build
 from vae_modules.tiling import Tiling
 
+pytestmark = pytest.mark.slow
+
 
 def estimated(path, *words, rows=2, device="cpu", **changes):
     args = get_args(["--base", str(path), *words]).changed(device=torch.device(device), **changes)

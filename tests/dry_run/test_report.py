@@ -37,6 +37,7 @@ def test_small_model(caplog):
     assert "will not fit" not in said and "model load" not in said
 
 
+@pytest.mark.slow
 def test_padding_crop_and_images_of_a_long_video_of_a_released_model_without_its_files(caplog):
     caplog.set_level(logging.INFO)
     words = ["--base", str(CONFIGS / "cogvideox1.5_5b_i2v.yaml"), "--plan", "--device", "cpu", "--num-frames", "161"]
@@ -49,6 +50,7 @@ def test_padding_crop_and_images_of_a_long_video_of_a_released_model_without_its
     assert said["images"] == "resized to a short side of 768; the video takes their shape"
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_told_with_what_would(monkeypatch):
     args = args_of("tiny_t2v").changed(device=torch.device("meta"))
     model = ModelConfig.read(args.model_config)
@@ -69,6 +71,7 @@ def test_passes_are_those_of_the_sampler(words, expected):
     assert network_calls(args, ModelConfig.read(args.model_config)) == {TRANSFORMER: expected, WEAK: []}
 
 
+@pytest.mark.slow
 def test_a_lora_and_a_weaker_network_count(tmp_path):
     plain = args_of("tiny_t2v")
     network_config = plain.model_config.network_config

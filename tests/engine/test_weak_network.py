@@ -99,6 +99,7 @@ def test_guidance_that_cannot_be_is_refused_without_building(config, name, param
         check_model(guided(config, name, **params))
 
 
+@pytest.mark.slow
 def test_a_weaker_checkpoint_that_does_not_fit_is_refused_without_building(config, weak):
     with pytest.raises(CheckpointError, match="does not fit"):
         check_model(guided(config, "Autoguidance", ckpt_path=weak["ckpt_path"]))

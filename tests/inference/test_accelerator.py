@@ -9,6 +9,8 @@ import pytest
 
 from tests.pretend_accelerator import WAYS
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parents[1] / "pretend_accelerator.py"
 
 

@@ -17,6 +17,8 @@ from engine.process_checks import check_sequence_parallel, check_shared, settle_
 from media.records import LATENTS, RECORD, load_latents
 from sample_video import launched, main
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = str(REPOSITORY / "sample_video.py")
 SHARED = str(REPOSITORY / "configs" / "inference.yaml")
 

@@ -33,6 +33,7 @@ def latents_of(folder):
     return load_latents(folder / "latents.safetensors")[0]
 
 
+@pytest.mark.slow
 def test_strength_leads_from_the_clip_to_text_to_video(run):
     code, _, folder = run("--strength", "0", out="clip")
     clip = latents_of(folder)
@@ -47,6 +48,7 @@ def test_strength_leads_from_the_clip_to_text_to_video(run):
     assert (latents_of(run("--strength", "1", out="whole")[2]) == alone).all()
 
 
+@pytest.mark.slow
 def test_inversion_writes_the_noise_and_samples_from_it_without_guidance(run):
     code, _, folder = run("--invert")
     record = json.loads((folder / "metadata.json").read_text())
@@ -56,6 +58,7 @@ def test_inversion_writes_the_noise_and_samples_from_it_without_guidance(run):
     assert len(record["noise"]) == 2 and record["noise"][0]["alpha"] > 0, "from the noisiest level of finite SNR"
 
 
+@pytest.mark.slow
 def test_an_image_model_sees_the_clips_first_frame(run):
     code, _, folder = run("--strength", "0.5", model="i2v")
     assert code == 0 and latents_of(folder).shape == (5, 4, 4, 4)

@@ -99,6 +99,7 @@ def make_engine(small_model, **model):
     return DiffusionEngine(OmegaConf.create({"model_config": config, "fp16": False, "bf16": False, "device": "cpu"}))
 
 
+@pytest.mark.slow
 def test_an_engine_samples_and_inverts_by_its_kernel(small_model, monkeypatch):
     asked = []
     check = attention_kernels.check_kernel

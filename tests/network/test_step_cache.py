@@ -99,6 +99,7 @@ def test_passes_are_kept_apart(engine, kind):
         assert one[1] == two[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["HeunEDMSampler", "DPMPP2SAncestralSampler", "UniPCSampler", "VPSDEDPMPP2MSampler",
                                      "RestartSampler", "RungeKutta3Sampler", "AdaptiveSampler"])
 def test_every_kind_of_sampler_row_by_row(engine, sampler):
@@ -170,6 +171,7 @@ def test_what_cannot_be_is_refused_without_building(small_model, cache, says):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_the_share_skipped_stands_beside_the_video(small_model, tmp_path):
     (tmp_path / "prompts.txt").write_text("a red circle\na blue square\n")
     words = ["--base", str(small_model / "t2v.yaml"), str(REPOSITORY / "configs" / "inference.yaml"),

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from network.token_division import DividedLayers
@@ -12,6 +13,8 @@ from sgm.noise_schedule import NoiseLevel
 from sgm.parameterization import VE
 from sgm.sampling.guided import Guided, PassPlan, StepState
 from tests.dit_models import ROTARY, SINCOS, build, inputs
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 LEARNED = {**ROTARY, "params": {**ROTARY["params"], "learnable_pos_embed": True}}

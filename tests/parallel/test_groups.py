@@ -41,6 +41,7 @@ def test_which_processes_divide_tokens_and_passes(monkeypatch):
         groups.initialize_groups(groups.GroupSizes(context=2, sequence=2, guidance=2))
         found.append((groups.sequence_group()[1], groups.guidance_group()[1], groups.data_rank_and_size(),
                       groups.leads_its_copy()))
+        assert list(groups.own_share(range(5))) == ([0, 2, 4] if rank < 4 else [1, 3])
     assert found == [([0, 1], [0, 2], (0, 2), True), ([0, 1], [1, 3], (0, 2), False),
                      ([2, 3], [0, 2], (0, 2), False), ([2, 3], [1, 3], (0, 2), False),
                      ([4, 5], [4, 6], (1, 2), True), ([4, 5], [5, 7], (1, 2), False),
@@ -69,6 +70,7 @@ def test_missing_swissarmytransformer_is_named(monkeypatch):
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
+@pytest.mark.slow
 def test_the_library_starts_up_when_it_is_asked_for():
     code = ("import sys; sys.path.insert(0, sys.argv[1]); from common import swiss_army\n"
             "assert not {'deepspeed', 'datasets', 'transformers'} & set(sys.modules)\n"
@@ -101,6 +103,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_share_one_transformer(tmp_path):
     model, out = build(use_SwiGLU=True), tmp_path / "out.pt"
     torch.save(model.state_dict(), f"{out}.weights")

@@ -71,6 +71,7 @@ def round_trip(sampler, parameterization, num_steps, **options):
     return float((out - clip()).abs().max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("discretization, parameterization", SCHEDULES)
 @pytest.mark.parametrize("name", ["EulerEDMSampler", "VideoDDIMSampler"])
 def test_the_error_of_a_round_trip_falls_with_steps_and_rounds(name, discretization, parameterization):

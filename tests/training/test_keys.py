@@ -63,6 +63,7 @@ def seen(monkeypatch):
     return shapes
 
 
+@pytest.mark.slow
 def test_buckets_train_live_with_threads_and_from_a_cache_alike(command, seen, tmp_path):
     train_video.train_video(command(tmp_path / "live", "args.num_workers=2"))
     live, cached = list(seen), f"args.latent_cache={tmp_path / 'cache'}"
@@ -79,6 +80,7 @@ def test_buckets_train_live_with_threads_and_from_a_cache_alike(command, seen, t
         train_video.train_video(command(tmp_path / "cached", cached, "--resume", "data.params.max_num_frames=9"))
 
 
+@pytest.mark.slow
 def test_wandb_gets_what_the_log_gets(command, tmp_path, monkeypatch):
     class Run:
         logged, finished = [], False
@@ -109,6 +111,7 @@ def test_wandb_gets_what_the_log_gets(command, tmp_path, monkeypatch):
         start_wandb(checked(argv).training, checked(argv).config)
 
 
+@pytest.mark.slow
 def test_the_warm_up_bounds_steps_and_resuming_without_random_states_draws_anew(command, small_model, tmp_path):
     common = (f"args.latent_cache={tmp_path / 'cache'}", "args.train_iters=2", "args.save_interval=1",
               "args.eval_interval=null", "data.params.video_size=[16,32]", "data.params.max_num_frames=9",
@@ -131,6 +134,7 @@ def test_the_warm_up_bounds_steps_and_resuming_without_random_states_draws_anew(
     assert torch.equal(weights(2), uninterrupted)
 
 
+@pytest.mark.slow
 def test_samples_may_stay_latents_which_needs_no_vae(command, tmp_path, monkeypatch):
     argv = command(tmp_path, "args.sample_interval=8", "args.only_log_video_latents=true", "args.sample_count=1",
                    f"args.latent_cache={tmp_path / 'cache'}", "data.params.video_size=[32,32]",
@@ -145,6 +149,7 @@ def test_samples_may_stay_latents_which_needs_no_vae(command, tmp_path, monkeypa
     assert sorted(path.name for path in (tmp_path / "samples" / "0").iterdir()) == ["latents.safetensors", "prompt.txt"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recompute, calls", [("false", 1), ("true", 2)])
 def test_activations_are_computed_again_on_request(recompute, calls, command, tmp_path):
     args = checked(command(tmp_path, f"args.checkpoint_activations={recompute}"))
@@ -156,6 +161,7 @@ def test_activations_are_computed_again_on_request(recompute, calls, command, tm
     assert len(counted) == calls
 
 
+@pytest.mark.slow
 def test_a_start_from_part_of_a_model_keeps_the_rest(command, small_model, tmp_path):
     content = torch.load(small_model / "t2v" / "7" / "mp_rank_00_model_states.pt")
     missing = "model.diffusion_model.mixins.final_layer.linear.bias"
@@ -169,6 +175,7 @@ def test_a_start_from_part_of_a_model_keeps_the_rest(command, small_model, tmp_p
         train_video.build_engine(checked(argv), fresh=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes, said", [
     (["args.split=0.9,0.1,0"], "args.split is 0.9,0.1,0; clips cannot be held out by fraction; .* set args.valid_data"),
     (["model.lr_scale=2"], "model.lr_scale: super-resolution .* not supported; leave it out"),

@@ -15,6 +15,8 @@ from weights.checkpoint import STATES, read_checkpoint, read_state_dict, save_ch
 from weights.lora import read_lora
 from weights.lora_names import is_matrix, without_lora
 
+pytestmark = pytest.mark.slow
+
 LORA = {"target": "sat.model.finetune.lora2.LoraMixin", "params": {"r": 2, "lora_alpha": 4}}
 
 

@@ -17,6 +17,8 @@ from training.data.latent_cache import describe_clips
 from training.data.sources import read_sources
 from weights.checkpoint import read_state_dict
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def command(small_model, tmp_path_factory):

@@ -75,6 +75,7 @@ def dies_at(number, monkeypatch):
         monkeypatch.setattr(owner, name, deadly(getattr(owner, name)))
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_of_a_save_the_last_or_the_new_one_is_whole(tmp_path, monkeypatch):
     run_files.save(tmp_path / "start", state(1), keep=1)
     steps, number, ended = [], 0, signal.SIGKILL
@@ -151,3 +152,19 @@ def test_a_missing_state_is_an_error(tmp_path):
     (tmp_path / "training" / "1_rank_00.pt").unlink()
     with pytest.raises(CheckpointError, match="latest names step 1, but .*1_rank_00.pt is missing"):
         run_files.read_latest(tmp_path, {"args.seed": 1})
+
+
+def test_an_autoencoder_is_one_file_and_a_failed_save_leaves_it_and_latest_as_they_were(tmp_path, monkeypatch):
+    run_files.save(tmp_path, state(1), 1, run_files.write_autoencoder)
+    save = torch.save
+    monkeypatch.setattr(torch, "save", lambda content, file: save(content, file) if "3d-vae" not in Path(file).name
+                        else (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(CheckpointError, match="step 2 could not be saved .*; the checkpoint of step 1 is as it was"):
+        run_files.save(tmp_path, state(2), 1, run_files.write_autoencoder)
+    monkeypatch.undo()
+    weights = read_checkpoint(tmp_path / "3d-vae.pt")["state_dict"]
+    assert all(torch.equal(value, torch.ones(PARTS[name]).half()) for name, value in weights.items())
+    assert run_files.read_latest(tmp_path, {"args.seed": 1}).step == 1
+    run_files.save(tmp_path, state(3), 1, run_files.write_autoencoder)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["3d-vae.pt", "latest", "training"]
+    assert [path.name for path in (tmp_path / "training").iterdir()] == ["3_rank_00.pt"]

@@ -20,6 +20,8 @@ from weights.checkpoint import NETWORK_PREFIX, read_state_dict
 from weights.lora import read_lora
 from weights.lora_names import is_matrix
 
+pytestmark = pytest.mark.slow
+
 LORA = {"target": "sat.model.finetune.lora2.LoraMixin", "params": {"r": 2, "lora_alpha": 2}}
 SIZES = dict(num_frames=17, latent_width=4, latent_height=4)
 CHANNELS, LATENTS = 4, 5  # latent frames of 17 frames; patches of two in time add one in front

@@ -11,6 +11,8 @@ from training.run_state import PATCH_EMBEDDING, load_partly
 from training.schedule import learning_rate
 from weights.checkpoint import save_checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 def test_every_epoch_shows_each_clip_once_in_another_order():
     order = ClipOrder(10, seed=1)

@@ -50,6 +50,7 @@ def test_videos_that_do_not_divide_are_refused(vae, frames, height):
         vae.encode(video(frames, height))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_compiled_it_is_a_graph_for_the_first_chunk_and_one_for_all_others():
     vae, compiled, x, z = build(), CompileCounter(), video(17), latent(7)
@@ -89,6 +90,7 @@ def test_a_state_that_may_be_overwritten_takes_no_new_memory(vae):
     assert torch.equal(torch.cat(list(vae.decode_chunks(z)), 2)[:, :, 9:17], expected)
 
 
+@pytest.mark.slow
 def test_decoding_a_longer_video_needs_no_more_memory():
     with torch.device("meta"):
         vae, short, long = build().requires_grad_(False), *(torch.empty(1, 4, t, 4, 4) for t in (5, 13))
@@ -97,6 +99,7 @@ def test_decoding_a_longer_video_needs_no_more_memory():
     assert peaks[0] > 0 and peaks[1] <= 1.05 * peaks[0]
 
 
+@pytest.mark.slow
 def test_a_full_size_video_is_decoded_in_what_memory_a_transformer_leaves_on_an_accelerator():
     """CogVideoX-5B in bfloat16: 20 GB in all, of which the transformer takes 11.2 GB."""
     size = SIZES["5b"]

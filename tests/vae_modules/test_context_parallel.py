@@ -9,6 +9,8 @@ import torch
 
 from tests.vae_modules.small_vae import build, latent
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 LENGTHS = (1, 3, 5, 7, 11)  # latent frames, in 1, 1, 2, 3 and 5 chunks
 

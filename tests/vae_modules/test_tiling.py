@@ -48,6 +48,7 @@ def test_one_tile_fades_into_the_next():
     assert seam.tolist() == [[0, 0, 0, 0.125, 0.375, 0.625, 0.875, 1, 1, 1]], "the last tile ends with the video"
 
 
+@pytest.mark.slow
 def test_one_tile_is_the_whole_bit_for_bit(vae):
     z, x = latent(), video(9, 64, 80)
     frames, mean = list(vae.decode_chunks(z)), vae.encode(x, sample_posterior=False)
@@ -68,6 +69,7 @@ def test_every_tile_goes_through_time_with_its_own_state(vae):
     torch.testing.assert_close(frames[..., 32:, 40:], alone, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_without_norms_tiles_with_enough_overlap_are_the_whole_inside(vae, monkeypatch):
     """The only difference is at the edges of tiles, and vanishes away from them."""
     monkeypatch.setattr(PlainNorm, "forward", lambda self, f, zq, past: f)

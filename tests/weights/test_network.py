@@ -19,6 +19,7 @@ def test_a_misfit_names_the_preset_that_fits(small_model, monkeypatch):
         check_network(config, small_model / "t2v")
 
 
+@pytest.mark.slow
 def test_presets_are_compared_without_memory():
     preset = REPOSITORY / "configs" / "tiny_t2v.yaml"
     with torch.device("meta"):

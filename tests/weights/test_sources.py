@@ -58,6 +58,7 @@ def test_diffusers_own_folder_computes_the_same_here(structure, diffusers, tmp_p
     assert_same(mine, theirs)
 
 
+@pytest.mark.slow
 def test_diffusers_own_vae_computes_the_same_here(diffusers, tmp_path):
     config = first_stage()
     other = redraw(diffusers.AutoencoderKLCogVideoX.from_config(vae_config(model_config("5b"))))
@@ -150,6 +151,7 @@ def sample(small_model, tmp_path, capfd, caplog):
     return call
 
 
+@pytest.mark.slow
 def test_a_pipeline_folder_is_a_whole_model(pipeline, sample, small_model):
     _, _, expected = sample(base=small_model / "t2v.yaml")
     code, said, videos = sample("--load", str(pipeline))
@@ -157,6 +159,7 @@ def test_a_pipeline_folder_is_a_whole_model(pipeline, sample, small_model):
     assert f"the autoencoder is loaded from {pipeline}, because nowhere/3d-vae.pt does not exist" in said
 
 
+@pytest.mark.slow
 def test_files_of_the_configuration_and_typed_ones_come_first(pipeline, sample, small_model):
     shutil.rmtree(pipeline / "vae")
     shutil.rmtree(pipeline / "text_encoder")
@@ -166,6 +169,7 @@ def test_files_of_the_configuration_and_typed_ones_come_first(pipeline, sample, 
     assert code == 2 and "typo.pt does not exist" in said.splitlines()[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost, says", [
     ("transformer", "has no transformer/"), ("vae", "has no vae/"), ("text_encoder", "text_encoder has no config.json"),
     ("tokenizer", "tokenizer has no spiece.model"), ("transformer/config.json", "transformer has no config.json"),
@@ -225,6 +229,7 @@ def test_a_whole_t5_is_taken_without_its_decoder(small_model, tmp_path):
     assert check_t5_folder(str(tmp_path / "t5")).encoder == tmp_path / "t5"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["diffusers", "sat"])
 def test_peak_memory_is_the_model_and_little_more(layout, tmp_path, peak_memory):
     config = model_config("5b")["network_config"]

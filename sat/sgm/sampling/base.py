@@ -8,6 +8,7 @@ import torch
 
 from common.errors import ConfigError, NumericalError
 from common.tensors import Generators, at_least_float32, draw_noise, row_rms
+from common.unread import Unread
 from configuration.targets import instantiate_from_config
 from sgm.noise_schedule import NoiseLevel, NoiseSchedule
 from sgm.sampling.guided import Guided, PassPlan, StepState
@@ -65,14 +66,17 @@ class Sampler:
     It declares `convergence_order` (without noise, for a smooth estimate; None if the method always adds noise), `nfe`,
     the evaluations of the guided estimate per step (None if that depends on the step), and `adaptive`, True if it
     chooses steps of its own between the levels. `fixed_frames` keeps the first latent frames of the given x, which are
-    clean, in place; with `sdedit` they are noised to each level. `verbose` and `device` of the released configurations
-    are accepted and ignored.
+    clean, in place; with `sdedit` they are noised to each level.
     """
 
     convergence_order: ClassVar[int | None]
     nfe: ClassVar[int | None]
     starts_from_image: ClassVar[bool] = False
     adaptive: ClassVar[bool] = False
+    UNREAD: ClassVar[Mapping[str, Unread]] = {
+        "verbose": Unread("progress is reported by the caller, a step at a time", (False,)),
+        "device": Unread("sampling runs where its noise is; see args.device", ("cpu",)),
+    }
 
     discretization_config: Mapping
     num_steps: int | None = None

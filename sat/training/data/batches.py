@@ -1,10 +1,9 @@
 """Batches of training clips, each from one bucket, and the order in which clips are used."""
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from common.seeds import generator_for
 from training.data.latent_cache import CachedLatents
@@ -108,7 +107,7 @@ class LiveClips:
     With `workers`, announced clips are read ahead in threads.
     """
 
-    def __init__(self, dataset: Dataset, workers: int = 0):
+    def __init__(self, dataset: Any, workers: int = 0):
         self.reader = Reader(dataset, workers)
 
     def __len__(self) -> int:

@@ -67,9 +67,9 @@ def completed(folder: Path, part: Part) -> tuple[Rows, list[int]]:
     """
     _check_or_write_description(folder, part)
     files = [folder / f"{part.name}-{i:05d}.safetensors" for i in range(-(-part.items // ITEMS_PER_FILE))]
-    rank, size = groups.data_rank_and_size()
-    missing = [i for i in range(rank, len(files), size) if not files[i].is_file()]
-    for i in tqdm(missing, f"{part.name} of {folder.name}", unit="file", disable=rank > 0 or not missing):
+    missing = [i for i in groups.own_share(range(len(files))) if not files[i].is_file()]
+    quiet = groups.data_rank_and_size()[0] > 0 or not missing
+    for i in tqdm(missing, f"{part.name} of {folder.name}", unit="file", disable=quiet):
         _write_file(files[i], part, range(i * ITEMS_PER_FILE, min((i + 1) * ITEMS_PER_FILE, part.items)))
     wait_for_all()
     read = [tensors for tensors in map(read_state_dict, files) if part.values in tensors]

@@ -5,13 +5,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from torch import Tensor, nn
+from torch import Tensor
 
 from configuration.settings import Arguments
 from configuration.targets import instantiate_from_config
+from configuration.yaml_files import plain
 from diffusion_video import build_codec
 from engine.conditioner import GeneralConditioner
 from engine.first_stage import first_stage_weights
@@ -27,10 +29,10 @@ class Encoders:
     def __init__(self, args: Arguments):
         self.args = args
         self.dtype = args.run.dtype
-        self.model = OmegaConf.to_container(args.model_config, resolve=True)
+        self.model = plain(args.model_config)
 
     @cached_property
-    def vae(self) -> nn.Module:
+    def vae(self) -> Any:
         torch.manual_seed(self.args.run.seed)  # for an autoencoder without stored weights
         codec = build_codec(self.args.of_engine())
         codec.save_memory(self.args.autoencoder)
@@ -80,7 +82,8 @@ class Encoders:
         for i in self.frozen_text():
             embedder = model["conditioner_config"]["params"]["emb_models"][i]
             embedder["target"], embedder["params"] = STAND_IN, {}
-        return replace(self.args, config=OmegaConf.merge(self.args.config, {"model": None}, {"model": model}))
+        config: Any = OmegaConf.merge(self.args.config, {"model": None}, {"model": model})
+        return replace(self.args, config=config)
 
     def _precision(self) -> dict:
         return {} if self.dtype == torch.float32 else {"precision": str(self.dtype).removeprefix("torch.")}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +75,8 @@ def cached_latents(folder: Path, dataset: SFTDataset, encoders: Encoders, noise:
 
 def joined(parts: Sequence[CachedLatents]) -> CachedLatents:
     """Return the clips of several caches as one."""
-    images = None if parts[0].images is None else Rows([rows for part in parts for rows in part.images.parts])
+    stored = [rows for part in parts if part.images is not None for rows in part.images.parts]
+    images = Rows(stored) if stored else None
     return CachedLatents(Rows([rows for part in parts for rows in part.moments.parts]), images,
                          [caption for part in parts for caption in part.captions])
 
@@ -102,7 +104,7 @@ def image_moments(noise: FirstFrameNoise, vae: nn.Module, batch: Batch) -> Tenso
 
 
 @torch.no_grad()
-def _moments(vae: nn.Module, video: Tensor) -> Tensor:
+def _moments(vae: Any, video: Tensor) -> Tensor:
     return vae.encode(video.to(next(vae.parameters())), unregularized=True).to("cpu", torch.float16)
 
 

@@ -1,8 +1,7 @@
 """Reading and decoding of a data set's items ahead of their use."""
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-
-from torch.utils.data import Dataset
+from typing import Any
 
 
 class Reader:
@@ -12,7 +11,7 @@ class Reader:
     interpreter lock, and they share the record of unreadable clips.
     """
 
-    def __init__(self, dataset: Dataset, workers: int = 0):
+    def __init__(self, dataset: Any, workers: int = 0):
         self.dataset = dataset
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="clips") if workers else None
         self._pending: dict[int, Future] = {}

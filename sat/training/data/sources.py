@@ -2,6 +2,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,6 +40,15 @@ class Sources:
 
 def check_data(args: Arguments) -> None:
     """Raise ConfigError if the class of the data cannot be trained on, or the model does not take its clip sizes."""
+    check_clip_data(args)
+    with torch.device("meta"):
+        network = instantiate_from_config(args.model_config.network_config)
+    for form in clip_forms(**args.data_config.params):
+        _check_fits(network, form)
+
+
+def check_clip_data(args: Arguments) -> None:
+    """Raise ConfigError if section `data` does not describe folders of clips that can be counted."""
     require(args.data_config, "data", "target", "params")
     require(args.data_config.params, "data.params", "video_size", "fps", "max_num_frames")
     kind = get_obj_from_str(args.data_config.target, "data.target")
@@ -48,10 +58,6 @@ def check_data(args: Arguments) -> None:
     if args.training.split.split(",")[0].strip() not in ("1", "1.0"):
         raise ConfigError(f"args.split is {args.training.split}; clips cannot be held out by fraction; put them into a "
                           "folder of their own, set args.valid_data to it, and leave args.split at 1,0,0")
-    with torch.device("meta"):
-        network = instantiate_from_config(args.model_config.network_config)
-    for form in clip_forms(**args.data_config.params):
-        _check_fits(network, form)
 
 
 def _check_fits(network, form: ClipFormat) -> None:
@@ -79,7 +85,8 @@ def read_sources(args: Arguments) -> Sources:
     shown = (valid or train)[0][0]
     if args.training.latent_cache is None:
         return Sources(_live(train, args.training.num_workers), _live(valid, args.training.num_workers), shown)
-    encoders, text = Encoders(args), {}
+    encoders = Encoders(args)
+    text: dict[int, dict[str, Tensor]] = {}
     train_buckets = _cached(args, encoders, train, "train", text)
     valid_buckets = _cached(args, encoders, valid, "valid", text)
     return Sources(train_buckets, valid_buckets, shown, text)
@@ -87,7 +94,7 @@ def read_sources(args: Arguments) -> Sources:
 
 def _folders(args: Arguments, folders: Sequence[str]) -> list[list[SFTDataset]]:
     """Return the buckets of each folder."""
-    kind = get_obj_from_str(args.data_config.target, "data.target")
+    kind: Any = get_obj_from_str(args.data_config.target, "data.target")
     return [kind.buckets(folder, **args.data_config.params) for folder in folders]
 
 
@@ -110,6 +117,7 @@ def _cached(args: Arguments, encoders: Encoders, found: Sequence[Sequence[SFTDat
         noise = FirstFrameNoise(*FIRST_FRAME_NOISE, args.training.first_frame_variants, args.run.seed)
     one_form = len(clip_forms(**args.data_config.params)) == 1
     parts: dict[ClipFormat, list] = {}
+    assert args.training.latent_cache is not None
     for i, datasets in enumerate(found):
         folder = Path(args.training.latent_cache) / f"{name}-{i}"
         for dataset in datasets:

@@ -39,6 +39,7 @@ class EmbeddedText(AbstractEmbModel):
     def __init__(self):
         super().__init__()
         self.known: Mapping[str, Tensor] = {}
+        self.place: Tensor
         self.register_buffer("place", torch.empty(0), persistent=False)  # follows the model's device and dtype
 
     def forward(self, texts: Sequence[str]) -> Tensor:

@@ -69,6 +69,7 @@ def test_every_sampler_ends_at_a_clip_that_was_asked_for(engine, name, schedule)
     assert (which < 3).tolist() == [True, False]
 
 
+@pytest.mark.slow
 def test_solvers_find_the_clip_to_which_the_flow_leads(engine):
     sides = [0.0] * 6
     expected, _ = nearest(sample(engine, "RungeKutta3Sampler", "ramp", sides, 50, scale=1.0))

@@ -51,6 +51,7 @@ def test_solvers_with_noise_declare_no_order():
         assert sampler_of(name, **params).convergence_order is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, order", FROM_ZERO_SNR_ORDERS)
 def test_on_the_released_steps_the_last_jump_hides_the_order_and_a_ramp_to_fixed_noise_does_not(name, order):
     steps = (64, 96, 144, 216)
@@ -72,6 +73,7 @@ def test_after_the_ramp_to_fixed_noise_the_last_estimate_converges_too():
     assert errors[0] / errors[1] == pytest.approx(4, abs=0.6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, params, near", NOISY)
 @pytest.mark.parametrize("discretization", [RAMP, ZERO_SNR, FROM_ZERO_SNR], ids=["edm", "released", "vp"])
 def test_solvers_with_noise_converge_to_the_mean_and_covariance_of_the_data(name, params, near, discretization):

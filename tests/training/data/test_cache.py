@@ -16,6 +16,8 @@ from training.data.encoders import weights_digest
 from training.data.sources import read_sources
 from vae_modules.autoencoder import VideoAutoencoderInferenceWrapper
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):

@@ -1,0 +1,149 @@
+"""Training of the autoencoder, in one process, on clips held in memory."""
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from common.ranks import world_size
+from configuration.settings import Arguments
+from configuration.targets import instantiate_from_config
+from training import run_files, run_state
+from training.data.memory_clips import MemoryClips, Stage, stage_at
+from training.optimization import build_optimizer
+from training.run_state import RunState
+from training.schedule import Course
+from training.trainer import Trainer
+from vae_modules.autoencoder import VideoAutoencodingEngine
+from weights.checkpoint import load_module, read_checkpoint, read_state_dict
+
+WARMUP = 50  # steps
+FINAL_SHARE = 0.01  # of the peak learning rate
+EMA_DECAY = 0.998
+GRADIENT_NORM = 1.0  # the most that a step's gradient may have
+EARLIER_STATE = "state.pt"
+
+
+class AutoencoderTrainer(Trainer):
+    """A training run of the autoencoder. One generator makes all draws, and its state is saved with the run."""
+
+    def __init__(self, args: Arguments, model: VideoAutoencodingEngine, stages: list[Stage], train: MemoryClips,
+                 valid: MemoryClips | None = None, state: RunState | None = None):
+        self.model, self.stages, self.train, self.valid = model, stages, train, valid
+        self.latent_noise = args.model_config.get("latent_noise", 0.0)
+        self.generator = torch.Generator().manual_seed(args.run.seed)
+        if state is not None:
+            load_module(model, state.network, args.training.folder)
+            assert state.generator is not None
+            self.generator.set_state(state.generator)
+        optimizer = build_optimizer(args.deepspeed_config.get("optimizer"), model)
+        super().__init__(args, course_of(args, stages), model, optimizer, state)
+        if state is not None:
+            self.optimizer.load_state_dict(dict(state.optimizer))
+        # Held-out clips are always reconstructed after the last step.
+        self.eval_interval = args.training.eval_interval or self.course.steps
+        self.last: dict[str, Tensor] = {}
+
+    def update_weights(self) -> None:
+        """Take one optimizer step on a batch of the stage that the run is in."""
+        stage = stage_at(self.stages, self.step)
+        video = self.train.draw(stage.batch_size, stage.frames, self.generator).to(self.args.run.device)
+        loss, terms = reconstruction_loss(self.model, video, self.generator, self.latent_noise)
+        self.check_finite(loss)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_NORM)
+        self.optimizer.step()
+        self.last = {"loss": loss.detach(), **terms, "grad_norm": norm}
+
+    def report(self) -> dict[str, float]:
+        """Return the loss of the last batch, its terms, the norm of its gradient, and its frames."""
+        frames = stage_at(self.stages, self.step - 1).frames
+        return {name: value.item() for name, value in self.last.items()} | {"frames": frames}
+
+    def validate(self) -> dict[str, float]:
+        """Return the PSNR of the averaged weights on held-out clips; empty without such clips."""
+        if self.valid is None:
+            return {}
+        self.model.eval()
+        with self.average.applied():
+            found = psnr(self.model, self.valid, self.args.run.device)
+        self.model.train()
+        return {"psnr": found}
+
+    def save(self) -> None:
+        """Write `3d-vae.pt` and the state to resume from."""
+        network, _ = run_state.weights_of(self.model)
+        state = RunState(self.step, network, self.average.whole(), self.optimizer.state_dict(), settings_of(self.args),
+                         clips=(len(self.train),), generator=self.generator.get_state())
+        run_files.save(self.folder, state, keep=1, write_checkpoint=run_files.write_autoencoder)
+
+
+def build_model(args: Arguments) -> VideoAutoencodingEngine:
+    """Build the autoencoder with initial weights: those of `args.load`, or random ones from the seed."""
+    torch.manual_seed(args.run.seed)
+    model = instantiate_from_config(args.model_config.first_stage_config).to(args.run.device)
+    if args.run.load:
+        load_module(model, _initial_weights(model, args), args.run.load)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not _named(name, args, "not_trainable_prefixes"))
+    return model
+
+
+def _initial_weights(model: VideoAutoencodingEngine, args: Arguments) -> dict[str, Tensor]:
+    """Return the weights of `args.load`, with the model's own weights for the parts in `model.fresh_prefixes`."""
+    loaded = read_state_dict(args.run.weights)
+    fresh = {name: value for name, value in model.state_dict().items() if _named(name, args, "fresh_prefixes")}
+    return {name: value for name, value in loaded.items() if not _named(name, args, "fresh_prefixes")} | fresh
+
+
+def _named(name: str, args: Arguments, key: str) -> bool:
+    """Return True if a tensor's name starts with one of the prefixes in `model.<key>`."""
+    return f"first_stage_model.{name}".startswith(tuple(args.model_config.get(key, ())))
+
+
+def settings_of(args: Arguments) -> dict:
+    """Return what must not change between a run and its continuation."""
+    return run_state.settings_of(args, world_size())
+
+
+def course_of(args: Arguments, stages: list[Stage]) -> Course:
+    """Return the course of all stages."""
+    return Course(sum(stage.iters for stage in stages), args.deepspeed_config.optimizer.params.lr, EMA_DECAY, WARMUP,
+                  final_share=FINAL_SHARE)
+
+
+def reconstruction_loss(model: VideoAutoencodingEngine, video: Tensor, generator: torch.Generator,
+                        latent_noise: float = 0.0) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the loss of a video's reconstruction from a draw of its latent, and the terms of the loss.
+
+    `latent_noise` is tau of noise-augmented decoding (arXiv 2510.11690), which makes the decoder robust to latents that
+    a diffusion model sampled: z + |n| e, n ~ N(0, tau^2) per clip, e ~ N(0, 1).
+    """
+    z, posterior = model.regularization(model.encode(video, unregularized=True), generator)
+    if latent_noise:
+        size = latent_noise * torch.randn(len(z), 1, 1, 1, 1, generator=generator).abs()
+        z = z + (size * torch.randn(z.shape, generator=generator)).to(z)
+    return model.loss(video, model.decode(z), posterior)
+
+
+@torch.no_grad()
+def psnr(model: VideoAutoencodingEngine, clips: MemoryClips, device: torch.device) -> float:
+    """Return the mean PSNR of the clips' reconstructions from the posterior's mean, in dB, for values in [0, 255]."""
+    total = 0.0
+    for number in range(len(clips)):
+        video = clips.batch(torch.tensor([number]), 0, clips.frames).to(device)
+        frames = model.decode(model.encode(video, sample_posterior=False)).clamp(-1, 1)
+        total += -10 * math.log10(((frames - video) / 2).square().mean().item())
+    return total / len(clips)
+
+
+def convert_earlier_state(folder: Path, settings: dict) -> None:
+    """Make a run of `state.pt`, which earlier versions wrote, one that can be resumed."""
+    earlier = folder / EARLIER_STATE
+    if earlier.is_file() and not (folder / "latest").exists():
+        found = read_checkpoint(earlier)
+        state = RunState(found["step"], found["model"], found["average"], found["optimizer"], settings,
+                         generator=found["generator"])
+        run_files.save(folder, state, keep=1, write_checkpoint=run_files.write_autoencoder)
+        earlier.unlink()

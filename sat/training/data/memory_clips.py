@@ -1,0 +1,85 @@
+"""Clips held in memory as bytes, and the stages in which the autoencoder's training takes batches of them."""
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from common.errors import ConfigError
+from configuration.targets import get_obj_from_str
+from media.clips import clip_forms
+
+
+@dataclass(frozen=True)
+class MemoryClips:
+    """Clips in memory as bytes, `videos` (N, 3, T, H, W); meant for small data sets."""
+
+    videos: Tensor
+
+    @classmethod
+    def read(cls, data_config: DictConfig, folders: Sequence[str]) -> "MemoryClips":
+        """Return all clips of the folders."""
+        kind: Any = get_obj_from_str(data_config.target, "data.target")
+        make = kind.create_dataset_function
+        clips = (clip for folder in folders for clip in _clips(make(folder, None, **data_config.params)))
+        return cls(torch.stack([((v + 1) * 127.5).round().byte() for v in clips]).transpose(1, 2).contiguous())
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    @property
+    def frames(self) -> int:
+        return self.videos.shape[2]
+
+    def batch(self, index: Tensor, start: int, frames: int) -> Tensor:
+        """Return `frames` frames from `start` on of the clips in `index`, (B, 3, frames, H, W) in [-1, 1]."""
+        return self.videos[index, :, start:start + frames].float() / 127.5 - 1
+
+    def draw(self, batch_size: int, frames: int, generator: torch.Generator) -> Tensor:
+        """Return a random batch: clips drawn with replacement, all from the same frame on."""
+        index = torch.randint(len(self), (batch_size,), generator=generator)
+        start = int(torch.randint(self.frames - frames + 1, (), generator=generator))
+        return self.batch(index, start, frames)
+
+
+def _clips(dataset) -> Iterator[Tensor]:
+    for number in range(len(dataset)):
+        yield dataset[number]["mp4"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of training, with batches of one size."""
+
+    iters: int
+    frames: int
+    batch_size: int
+
+
+def read_stages(data_config: DictConfig) -> list[Stage]:
+    """Return the stages of section `data`; raises ConfigError if clips have several sizes or do not fill a stage."""
+    forms = clip_forms(**data_config.params)
+    if len(forms) > 1:
+        raise ConfigError("data.params: the autoencoder trains on clips of one size and length; give one video_size "
+                          "and one max_num_frames")
+    keys, longest = {field.name for field in fields(Stage)}, forms[0].max_num_frames
+    for number, stage in enumerate(data_config.get("stages") or ()):
+        where = f"data.stages[{number}]"
+        if not isinstance(stage, Mapping) or set(stage) != keys or not all(
+                isinstance(value, int) and value > 0 for value in stage.values()):
+            raise ConfigError(f"{where} is {stage}; give it {', '.join(sorted(keys))}, each 1 or more")
+        if stage["frames"] > longest or stage["frames"] % 4 != 1:
+            raise ConfigError(f"{where}.frames is {stage['frames']}; it must be 4k + 1, and at most "
+                              f"data.params.max_num_frames, {longest}")
+    return [Stage(**stage) for stage in data_config.get("stages") or ()]
+
+
+def stage_at(stages: Sequence[Stage], step: int) -> Stage:
+    """Return the stage of the step that follows `step` steps."""
+    for stage in stages:
+        if step < stage.iters:
+            return stage
+        step -= stage.iters
+    return stages[-1]

@@ -1,0 +1,45 @@
+"""Clips in memory, and the stages that take batches of them."""
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from common.errors import ConfigError
+from training.data.memory_clips import MemoryClips, Stage, read_stages, stage_at
+
+PARAMS = {"video_size": [16, 16], "fps": 8, "max_num_frames": 9}
+
+
+def section(*stages, **params):
+    return OmegaConf.create({"params": PARAMS | params, "stages": list(stages)})
+
+
+def test_a_batch_is_a_stretch_of_clips_drawn_from_the_generator():
+    clips = MemoryClips(torch.arange(4 * 9, dtype=torch.uint8).view(4, 1, 9, 1, 1).expand(4, 3, 9, 2, 2))
+    drawn, again = (clips.draw(6, 5, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert drawn.shape == (6, 3, 5, 2, 2) and torch.equal(drawn, again)
+    numbers = ((drawn + 1) * 127.5).round().long()[:, 0, :, 0, 0]
+    assert torch.equal(numbers.diff(dim=1), torch.ones(6, 4, dtype=torch.long))
+    assert len(set((numbers[:, 0] % 9).tolist())) == 1 and len(set((numbers[:, 0] // 9).tolist())) > 1
+
+
+def test_stages_follow_one_another_and_the_last_goes_on():
+    first, second = {"iters": 2, "frames": 1, "batch_size": 4}, {"iters": 1, "frames": 9, "batch_size": 1}
+    stages = read_stages(section(first, second))
+    assert stages == [Stage(2, 1, 4), Stage(1, 9, 1)]
+    assert [stage_at(stages, step).frames for step in range(4)] == [1, 1, 9, 9]
+
+
+@pytest.mark.parametrize("stage, message", [
+    ({"iters": 2, "frames": 1}, r"data.stages\[0\] is .*; give it batch_size, frames, iters, each 1 or more"),
+    ({"iters": 0, "frames": 1, "batch_size": 1}, "each 1 or more"),
+    ({"iters": 2, "frames": 10, "batch_size": 1}, r"data.stages\[0\].frames is 10; it must be 4k \+ 1"),
+    ({"iters": 2, "frames": 13, "batch_size": 1}, "at most data.params.max_num_frames, 9"),
+])
+def test_a_stage_that_cannot_be_is_refused(stage, message):
+    with pytest.raises(ConfigError, match=message):
+        read_stages(section(stage))
+
+
+def test_clips_of_several_lengths_are_refused():
+    with pytest.raises(ConfigError, match="the autoencoder trains on clips of one size and length"):
+        read_stages(section(max_num_frames=[9, 17]))
