@@ -14,7 +14,7 @@ from common.tensors import append_dims
 from sgm.noise_schedule import NoiseLevel, NoiseSchedule
 from sgm.parameterization import VE, Parameterization
 from sgm.sampling.base import Run, Sampler
-from sgm.sampling.guided import Guided
+from sgm.sampling.guided import Guided, StepState
 
 SHAPE = (2, 3, 2, 2, 2)
 
@@ -145,7 +145,7 @@ def count_draws(sampler: Sampler, num_steps: int) -> int:
 
 
 def _run(sampler: Sampler, schedule: NoiseSchedule, x: torch.Tensor, denoiser, draw) -> torch.Tensor:
-    run, history = Run(schedule, Guided(denoiser, sampler.guider, {}, None, None, {}), draw), None
+    run, state = Run(schedule, Guided(denoiser, sampler.guider, {}, None, None, {}), draw), StepState()
     for now, then in pairwise(schedule.levels()):
-        x, _, history = sampler.step(x, now, then, run, history)
+        x, _, state = sampler.step(x, now, then, run, state)
     return x

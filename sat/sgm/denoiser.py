@@ -7,7 +7,7 @@ import torch
 from common.errors import ConfigError
 from common.tensors import append_dims
 from configuration.targets import instantiate_from_config
-from sgm.parameterization import VE, VP, Parameterization
+from sgm.parameterization import VE, VP, Parameterization, named
 
 UNIT_WEIGHTING = {"target": "sgm.denoiser_weighting.UnitWeighting"}
 
@@ -26,7 +26,7 @@ class Denoiser:
 
     @property
     def parameterization(self) -> Parameterization:
-        return self.scaling.parameterization
+        return named(self.scaling.parameterization)
 
     def w(self, level: torch.Tensor) -> torch.Tensor:
         """Return the loss weight (B,) at these levels."""
@@ -54,20 +54,20 @@ class Denoiser:
         c_skip, c_out, c_in = (append_dims(c, x.ndim) for c in (c_skip, c_out, c_in))
         return network(x * c_in, self._snap_noise(c_noise), cond, **network_inputs) * c_out + x * c_skip
 
-    def check_schedule(self, parameterization: Parameterization, timed: bool = True) -> None:
+    def check_schedule(self, parameterization: str | Parameterization, timed: bool = True) -> None:
         """Raise ConfigError if the network cannot be evaluated on a schedule; `timed`: the schedule has timesteps."""
         untimed = self.parameterization == VP and self.timestep_at(torch.ones(1)) is None
-        if untimed and not (timed and parameterization == VP):
+        if untimed and not (timed and named(parameterization) == VP):
             raise ConfigError("denoiser_config: Denoiser with VideoScaling has no timesteps for the levels of such a "
                               "schedule; use DiscreteDenoiser, or a ZeroSNRDDPMDiscretization in the sampler")
 
-    def bind(self, network: Callable, parameterization: Parameterization) -> "BoundDenoiser":
+    def bind(self, network: Callable, parameterization: str | Parameterization) -> "BoundDenoiser":
         """Return this denoiser bound to a network, for a sampler whose schedule has this parameterization.
 
         Raises ConfigError like `check_schedule`.
         """
         self.check_schedule(parameterization)
-        return BoundDenoiser(self, network, parameterization)
+        return BoundDenoiser(self, network, named(parameterization))
 
     def level_of(self, alpha: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         """Return this denoiser's level (B,) with the signal-to-noise ratio of alpha and sigma (B,); see `sigma_max`."""

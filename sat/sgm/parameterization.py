@@ -112,9 +112,9 @@ class RectifiedFlow(Parameterization):
 VE, VP, FLOW = VarianceExploding(), VariancePreserving(), RectifiedFlow()
 
 
-def named(name: str) -> Parameterization:
-    """Return the parameterization called VE, VP or flow. Raises ConfigError for another name."""
+def named(name: str | Parameterization) -> Parameterization:
+    """Return the parameterization called VE, VP or flow, or the given one. Raises ConfigError for another name."""
     for known in (VE, VP, FLOW):
-        if known.name == name:
+        if name in (known, known.name):
             return known
     raise ConfigError(f"parameterization is {name!r}; it must be VE, VP or flow")

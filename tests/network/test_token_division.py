@@ -11,7 +11,7 @@ from network.token_division import DividedLayers
 from sgm.guiders import PerturbedAttentionGuidance
 from sgm.noise_schedule import NoiseLevel
 from sgm.parameterization import VE
-from sgm.sampling.guided import Guided, PassPlan
+from sgm.sampling.guided import Guided, PassPlan, StepState
 from tests.dit_models import ROTARY, SINCOS, build, inputs
 
 pytestmark = pytest.mark.slow
@@ -44,7 +44,8 @@ def run_guidance(sharing=None):
     guided = Guided(lambda x, level, c, **own: network(x, level, c["text"], **own), PAG, cond, uc, None, {},
                     PassPlan(sharing=sharing))
     with torch.no_grad():
-        return torch.stack([guided(x, LEVEL), guided(x * 2, LEVEL)])
+        first, state = guided(x, LEVEL, StepState())
+        return torch.stack([first, guided(x * 2, LEVEL, state)[0]])
 
 
 WORKER = """

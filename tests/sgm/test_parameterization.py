@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from common.errors import ConfigError
+from sgm.denoiser import Denoiser
 from sgm.discretizer.base import Discretization
 from sgm.parameterization import FLOW, VE, VP, named
 
@@ -46,3 +47,12 @@ def test_a_discretization_may_name_its_parameterization():
     assert Named.parameterization is VP is named("VP")
     with pytest.raises(ConfigError, match="parameterization is 'vp'; it must be VE, VP or flow"):
         named("vp")
+
+
+def test_a_scaling_may_name_its_parameterization():
+    denoiser = Denoiser({"target": "sgm.denoiser_scaling.FlowScaling"})
+    level, x = torch.tensor([0.4]), torch.ones(1, 1, 1, 1, 1)
+    expected = denoiser.bind(lambda x, t, cond: 0 * x, VP)(x, level, {})
+    denoiser.scaling.parameterization = "flow"
+    assert denoiser.parameterization is FLOW
+    assert torch.equal(denoiser.bind(lambda x, t, cond: 0 * x, "VP")(x, level, {}), expected)

@@ -15,8 +15,7 @@ class Discretization:
     def __init_subclass__(cls, **options):
         """Let a subclass name its parameterization."""
         super().__init_subclass__(**options)
-        if isinstance(cls.parameterization, str):
-            cls.parameterization = named(cls.parameterization)
+        cls.parameterization = named(cls.parameterization)
 
     def levels(self, n: int) -> np.ndarray:
         """Return n >= 1 levels (n,) in float64, noisiest first."""

@@ -2,7 +2,7 @@
 from sgm.sampling.adams import DEISSampler, DPMPP3MSampler, SASolverSampler, SDEDPMPP3MSampler, UniPCSampler
 from sgm.sampling.base import Sampler, StepInfo
 from sgm.sampling.compatibility import check_compatible
-from sgm.sampling.guided import PassPlan
+from sgm.sampling.guided import PassPlan, StepState
 from sgm.sampling.inversion import invert, undoes_inversion
 from sgm.sampling.multistep import (
     DPMPP2MSampler,
@@ -31,6 +31,6 @@ __all__ = [
     "DPMPP3MSampler", "EulerAncestralSampler", "EulerEDMSampler", "FromClip", "FromLevel", "HeunEDMSampler",
     "Image2VideoDDIMSampler", "LinearMultistepSampler", "PassPlan", "RestartSampler", "RungeKutta3Sampler",
     "SASolverSampler", "SDEDPMPP2MSampler", "SDEDPMPP3MSampler", "Sampler", "SdeditEDMSampler", "Start", "StepInfo",
-    "UniPCSampler", "VPODEDPMPP2MSampler", "VPSDEDPMPP2MSampler", "VideoDDIMSampler", "VideoDDPMSampler",
-    "check_compatible", "invert", "undoes_inversion",
+    "StepState", "UniPCSampler", "VPODEDPMPP2MSampler", "VPSDEDPMPP2MSampler", "VideoDDIMSampler",
+    "VideoDDPMSampler", "check_compatible", "invert", "undoes_inversion",
 ]

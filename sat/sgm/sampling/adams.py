@@ -68,16 +68,16 @@ class AdamsSampler(Sampler):
         """Return the unit noise that a step to `then` adds, or None."""
         return None
 
-    def step(self, x, now, then, run, history):
-        node = Node(now, x, run.predict(x, now))
-        nodes = []
+    def step(self, x, now, then, run, state):
+        denoised, state = run.predict(x, now, state)
+        node, history, nodes = Node(now, x, denoised), state.history, []
         if history is not None:
             if self.always_corrects or len(history.nodes) < self.order - 1:
                 x = self.move(history.x, history.start, now, [*history.nodes, node], history.fresh)
             nodes = [old for old in history.nodes if not math.isinf(old.level.ratio)]  # lambda is infinite at zero SNR
         nodes = [*nodes, node][-self.order:]
         fresh = None if then.clean else self.fresh_noise(then, run)
-        return self.move(x, now, then, nodes, fresh), node.denoised, Taken(x, now, fresh, nodes)
+        return self.move(x, now, then, nodes, fresh), denoised, state.with_history(Taken(x, now, fresh, nodes))
 
 
 @dataclass(kw_only=True)

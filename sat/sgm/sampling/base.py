@@ -11,7 +11,7 @@ from common.tensors import Generators, at_least_float32, draw_noise, row_rms
 from common.unread import Unread
 from configuration.targets import instantiate_from_config
 from sgm.noise_schedule import NoiseLevel, NoiseSchedule
-from sgm.sampling.guided import Guided, PassPlan
+from sgm.sampling.guided import Guided, PassPlan, StepState
 from sgm.sampling.start import Beginning, FromNoise, Start
 
 NO_GUIDANCE = {"target": "sgm.guiders.IdentityGuider"}
@@ -49,7 +49,10 @@ class StepInfo:
 
 @dataclass(frozen=True)
 class Run:
-    """The inputs of a step: `predict(x, noise)` returns the guided estimate of x0, `draw()` noise shaped like x."""
+    """The inputs of a step, which no step changes.
+
+    `predict(x, noise, state)` returns the guided estimate of x0 and the state after it, `draw()` noise shaped like x.
+    """
 
     schedule: NoiseSchedule
     predict: Guided
@@ -91,13 +94,10 @@ class Sampler:
         if self.num_steps is not None:
             self.schedule(self.num_steps)
 
-    def step(self, x: torch.Tensor, now: NoiseLevel, then: NoiseLevel, run: Run, history):
-        """Step from x at `now` to `then`; return (x, the denoised estimate at `now`, history for the next step)."""
+    def step(self, x: torch.Tensor, now: NoiseLevel, then: NoiseLevel, run: Run, state: StepState
+             ) -> tuple[torch.Tensor, torch.Tensor, StepState]:
+        """Step from x at `now` to `then`; return (x, the denoised estimate at `now`, state for the next step)."""
         raise NotImplementedError
-
-    def branches_evaluated(self, run: Run, history) -> int:
-        """Return the branches evaluated for the batch since the run began, after a step that returned `history`."""
-        return run.predict.passes
 
     def schedule(self, num_steps: int | None = None, device: torch.device | str = "cpu") -> NoiseSchedule:
         """Return the schedule of a run; `num_steps` replaces the configured count. Raises ConfigError if not valid."""
@@ -124,17 +124,16 @@ class Sampler:
     def _solve(self, beginning: Beginning, schedule: NoiseSchedule, guided: Guided, generator: Generators,
                callback: Callable | None) -> torch.Tensor:
         x, first, held = beginning
-        prefix, history = held[:, :self.fixed_frames], None
+        prefix, state = held[:, :self.fixed_frames], StepState()
         run = Run(schedule, guided, lambda: draw_noise(x, generator))
         for now, then in list(pairwise(schedule.levels()))[first:]:
             x = self._hold(x, prefix, now, generator)
             before = x
-            x, denoised, history = self.step(x, now, then, run, history)
+            x, denoised, state = self.step(x, now, then, run, state)
             check_finite(x, f"sampling step {now.index + 1} of {now.num_steps}")
             if callback is not None:
                 callback(StepInfo(int(now.index), now.num_steps, before, denoised, now.alpha, now.sigma,
-                                  guided.timestep(now), guided.scale_at(now), self.branches_evaluated(run, history),
-                                  guided.skipped))
+                                  guided.timestep(now), guided.scale_at(now), state.passes, guided.skipped))
         return torch.cat([prefix, x[:, prefix.shape[1]:]], dim=1)
 
     def _hold(self, x: torch.Tensor, prefix: torch.Tensor, now: NoiseLevel, generator: Generators) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """The guided estimate of x0 at a noise level, evaluating no more branches than the guidance needs."""
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -26,12 +26,29 @@ class PassPlan:
     one_by_one: bool = False
 
 
-@dataclass
-class Guided:
-    """The guided estimate of x0 as a function of (x, noise); if `uc` is None, always the conditional branch alone.
+@dataclass(frozen=True)
+class StepState:
+    """The state of a run between evaluations: an evaluation or a step takes one and returns the next.
 
-    Made anew for each run: it holds the guider's `memory` from evaluation to evaluation, and in `passes` the number of
-    branches evaluated for the batch.
+    `passes` is the number of branches evaluated for the batch, `memory` what the guider keeps for its next estimate,
+    `history` what the sampler keeps for its next step; both are None at first.
+    """
+
+    passes: int = 0
+    memory: Any = None
+    history: Any = None
+
+    def with_history(self, history: Any) -> "StepState":
+        """Return this state with another history."""
+        return replace(self, history=history)
+
+
+@dataclass(frozen=True)
+class Guided:
+    """The guided estimate of x0; if `uc` is None, always the conditional branch alone.
+
+    A call with (x, noise, state) returns the estimate and the state after it. It changes nothing else, except that a
+    step cache keeps its own state in `plan.reuse`.
     """
 
     denoiser: Callable
@@ -41,16 +58,16 @@ class Guided:
     scale: Scale | None
     model_inputs: Mapping
     plan: PassPlan = PassPlan()
-    memory: Any = field(default=None, init=False)
-    passes: int = field(default=0, init=False)
 
-    def __call__(self, x: torch.Tensor, noise: NoiseLevel) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, noise: NoiseLevel, state: StepState) -> tuple[torch.Tensor, StepState]:
         scale = self.scale_at(noise)
+        passes = (COND,) if is_unguided(scale) else self.guider.passes
+        estimates = self._estimates(passes, x, noise)
+        state = replace(state, passes=state.passes + len(passes))
         if is_unguided(scale):
-            return self._estimates((COND,), x, noise)[0]
-        estimates = self._estimates(self.guider.passes, x, noise)
-        guided, self.memory = self.guider.guide(estimates, Evaluation(x, noise, scale), self.memory)
-        return guided
+            return estimates[0], state
+        guided, memory = self.guider.guide(estimates, Evaluation(x, noise, scale), state.memory)
+        return guided, replace(state, memory=memory)
 
     def scale_at(self, noise: NoiseLevel) -> Scale:
         """Return the guidance scale used at this level."""
@@ -66,7 +83,7 @@ class Guided:
         return timestep_at(noise.ratio)
 
     def row(self, i: int, rows: int) -> "Guided":
-        """Return a copy for row i of `rows` alone, as at the start of a run."""
+        """Return the guided estimate of row i of `rows` alone."""
         def of(value):
             return value[i:i + 1] if _per_row(value, rows) else value
 
@@ -84,7 +101,6 @@ class Guided:
 
     def _estimates(self, passes: Sequence[Pass], x: torch.Tensor, noise: NoiseLevel) -> list[torch.Tensor]:
         """Return one estimate (B, ...) per branch."""
-        self.passes += len(passes)
         if self.plan.sharing is None:
             return self._ask(passes, x, noise)
         numbers = [self.guider.passes.index(one) for one in passes]

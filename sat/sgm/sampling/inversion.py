@@ -7,7 +7,7 @@ import torch
 
 from common.tensors import at_least_float32
 from sgm.sampling.base import Sampler, StepInfo, check_finite
-from sgm.sampling.guided import Guided
+from sgm.sampling.guided import Guided, StepState
 from sgm.sampling.single_step import EulerEDMSampler, Image2VideoDDIMSampler, VideoDDIMSampler
 from sgm.sampling.start import FromLevel, check_strength
 
@@ -38,13 +38,13 @@ def invert(sampler: Sampler, denoiser: Callable, latents: torch.Tensor, cond: Ma
     levels = schedule.levels()
     noisiest = next(int(level.index) for level in levels if not math.isinf(level.ratio))
     last = max(noisiest, schedule.index_with_left(strength))
-    predict = Guided(denoiser, sampler.guider, cond, None, None, model_inputs)
+    predict, state = Guided(denoiser, sampler.guider, cond, None, None, model_inputs), StepState()
     x = at_least_float32(latents)
     from_clean = levels[last:][::-1]
     for now, then in pairwise(from_clean):
         before = guess = x
         for _ in range(rounds):
-            denoised = predict(guess, then)
+            denoised, state = predict(guess, then, state)
             noise = (guess - then.alpha * denoised) / then.sigma
             guess = then.alpha / now.alpha * (x - now.sigma * noise) + then.sigma * noise
         x = guess
@@ -52,5 +52,5 @@ def invert(sampler: Sampler, denoiser: Callable, latents: torch.Tensor, cond: Ma
         if callback is not None:
             done, steps = now.num_steps - int(now.index), now.num_steps - last
             callback(StepInfo(done, steps, before, denoised, now.alpha, now.sigma,
-                              predict.timestep(now), predict.scale_at(now), predict.passes))
+                              predict.timestep(now), predict.scale_at(now), state.passes))
     return FromLevel(x, last)

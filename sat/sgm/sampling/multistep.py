@@ -13,10 +13,10 @@ class DPMPP2MSampler(Sampler):
 
     convergence_order, nfe = 2, 1
 
-    def step(self, x, now, then, run, history):
-        denoised = run.predict(x, now)
-        x = euler(x, now, then, second_order(denoised, history, now, then))
-        return x, denoised, (denoised, now.lamb)
+    def step(self, x, now, then, run, state):
+        denoised, state = run.predict(x, now, state)
+        x = euler(x, now, then, second_order(denoised, state.history, now, then))
+        return x, denoised, state.with_history((denoised, now.lamb))
 
 
 @dataclass(kw_only=True)
@@ -29,15 +29,15 @@ class SDEDPMPP2MSampler(Sampler):
 
     convergence_order, nfe = None, 1
 
-    def step(self, x, now, then, run, history):
-        denoised = run.predict(x, now)
+    def step(self, x, now, then, run, state):
+        denoised, state = run.predict(x, now, state)
         if then.clean:
-            return denoised, denoised, None
+            return denoised, denoised, state
         noise = run.draw()
-        if history is not None:
+        if state.history is not None:
             noise = run.draw()
-        x = stochastic(x, now, then, second_order(denoised, history, now, then), 1.0, noise)
-        return x, denoised, (denoised, now.lamb)
+        x = stochastic(x, now, then, second_order(denoised, state.history, now, then), 1.0, noise)
+        return x, denoised, state.with_history((denoised, now.lamb))
 
 
 @dataclass(kw_only=True)
@@ -66,11 +66,11 @@ class LinearMultistepSampler(Sampler):
             raise ConfigError(f"sampler_config.params.order: {self.order} must be at least 1")
         super().__post_init__()
 
-    def step(self, x, now, then, run, history):
-        denoised = run.predict(x, now)
+    def step(self, x, now, then, run, state):
+        denoised, state = run.predict(x, now, state)
         if math.isinf(now.ratio):
-            return euler(x, now, then, denoised), denoised, []
-        history = [*(history or []), (now.ratio, (x - now.alpha * denoised) / now.sigma)][-self.order:]
+            return euler(x, now, then, denoised), denoised, state
+        history = [*(state.history or []), (now.ratio, (x - now.alpha * denoised) / now.sigma)][-self.order:]
         weights = lagrange_integrals([ratio for ratio, _ in history], now.ratio, then.ratio, len(history))
         moved = sum(weight * noise for weight, (_, noise) in zip(weights, history, strict=True))
-        return then.alpha * (x / now.alpha + moved), denoised, history
+        return then.alpha * (x / now.alpha + moved), denoised, state.with_history(history)

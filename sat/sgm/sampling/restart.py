@@ -8,6 +8,8 @@ import torch
 from common.errors import ConfigError
 from sgm.discretizer import EDMDiscretization
 from sgm.noise_schedule import NoiseLevel, NoiseSchedule
+from sgm.sampling.base import Run
+from sgm.sampling.guided import StepState
 from sgm.sampling.single_step import HeunEDMSampler
 from sgm.sampling.steps import churn
 
@@ -58,19 +60,21 @@ class RestartSampler(HeunEDMSampler):
             interval.index(schedule)
         return schedule
 
-    def step(self, x, now, then, run, history):
-        x, denoised, history = super().step(x, now, then, run, history)
+    def step(self, x, now, then, run, state):
+        x, denoised, state = super().step(x, now, then, run, state)
         for interval in self._intervals:
             if interval.index(run.schedule) == then.index:
                 for _ in range(interval.repeats):
-                    x = self._restarted(x, then, interval, run)
-        return x, denoised, history
+                    x, state = self._restarted(x, then, interval, run, state)
+        return x, denoised, state
 
-    def _restarted(self, x: torch.Tensor, low: NoiseLevel, interval: Interval, run) -> torch.Tensor:
+    def _restarted(self, x: torch.Tensor, low: NoiseLevel, interval: Interval, run: Run, state: StepState
+                   ) -> tuple[torch.Tensor, StepState]:
+        """Raise x from `low` to the interval's highest level by noise, and step it down to `low` again."""
         x, now = churn(x, low, interval.high / low.ratio - 1, self.s_noise * run.draw(), run.schedule)
         ratios = EDMDiscretization(low.ratio, interval.high).levels(interval.steps + 1)[1:-1]
         between = [run.schedule.at_ratio(ratio, low.index) for ratio in ratios.tolist()]
         for then in [*between, low]:
-            x, _, _ = super().step(x, now, then, run, None)
+            x, _, state = super().step(x, now, then, run, state)
             now = then
-        return x
+        return x, state

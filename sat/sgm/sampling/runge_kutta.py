@@ -5,7 +5,6 @@ s = sigma / (alpha + sigma). There Euler's step is exact for a constant estimate
 level. So is the clean end (s = 0), because the method does not evaluate at the end of a step.
 """
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ import torch
 from common.errors import ConfigError
 from sgm.noise_schedule import NoiseLevel, NoiseSchedule
 from sgm.sampling.base import Sampler
-from sgm.sampling.guided import Guided
+from sgm.sampling.guided import Guided, StepState
 
 # Below this share of a schedule step's first s, the clean end is reached in one unchecked step. A network that was not
 # trained there may disagree with its input, so that no step would be small enough.
@@ -25,7 +24,7 @@ CLEAN = 1e-4
 class Flow:
     """The rectified flow between two levels of a schedule."""
 
-    predict: Callable[[torch.Tensor, NoiseLevel], torch.Tensor]
+    predict: Guided
     schedule: NoiseSchedule
     now: NoiseLevel
     then: NoiseLevel
@@ -38,18 +37,23 @@ class Flow:
     def end(self) -> float:
         return self.then.sigma / (self.then.alpha + self.then.sigma)
 
-    def velocity(self, z: torch.Tensor, s: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return dz/ds = (z - denoised) / s at a time s above `end`, and the denoised estimate it is made from."""
+    def velocity(self, z: torch.Tensor, s: float, state: StepState) -> tuple[torch.Tensor, torch.Tensor, StepState]:
+        """Return dz/ds = (z - denoised) / s at a time s above `end`, the denoised estimate in it, and the new state."""
         level = self._level(s)
-        denoised = self.predict(z * (level.alpha + level.sigma), level)
-        return (z - denoised) / s, denoised
+        denoised, state = self.predict(z * (level.alpha + level.sigma), level, state)
+        return (z - denoised) / s, denoised, state
 
-    def ralston(self, z: torch.Tensor, first: torch.Tensor, s: float, end: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return z at `end` and its difference from the midpoint rule; `first` is the velocity at s (Ralston 1962)."""
+    def ralston(self, z: torch.Tensor, first: torch.Tensor, s: float, end: float, state: StepState
+                ) -> tuple[torch.Tensor, torch.Tensor, StepState]:
+        """Return z at `end`, its difference from the midpoint rule, and the new state (Ralston 1962).
+
+        `first` is the velocity at s.
+        """
         h = end - s
-        second, _ = self.velocity(z + h / 2 * first, s + h / 2)
-        third, _ = self.velocity(z + 3 * h / 4 * second, s + 3 * h / 4)
-        return z + h * (2 * first + 3 * second + 4 * third) / 9, h * (2 * first - 6 * second + 4 * third) / 9
+        second, _, state = self.velocity(z + h / 2 * first, s + h / 2, state)
+        third, _, state = self.velocity(z + 3 * h / 4 * second, s + 3 * h / 4, state)
+        after = z + h * (2 * first + 3 * second + 4 * third) / 9
+        return after, h * (2 * first - 6 * second + 4 * third) / 9, state
 
     def _level(self, s: float) -> NoiseLevel:
         if s == self.start:
@@ -68,20 +72,20 @@ class RungeKutta3Sampler(Sampler):
 
     convergence_order, nfe = 3, 3
 
-    def step(self, x, now, then, run, history):
+    def step(self, x, now, then, run, state):
         flow = Flow(run.predict, run.schedule, now, then)
         z = x / (now.alpha + now.sigma)
-        velocity, denoised = flow.velocity(z, flow.start)
-        z, _ = flow.ralston(z, velocity, flow.start, flow.end)
-        return z * (then.alpha + then.sigma), denoised, None
+        velocity, denoised, state = flow.velocity(z, flow.start, state)
+        z, _, state = flow.ralston(z, velocity, flow.start, flow.end, state)
+        return z * (then.alpha + then.sigma), denoised, state
 
 
-class Control(NamedTuple):
-    """The state of a row between steps: its guided estimate, the width of its next step in s, evaluations so far."""
+class RowControl(NamedTuple):
+    """A row between steps: the state of its own evaluations, their number, and the width of its next step in s."""
 
-    predict: Guided
-    width: float
-    used: int
+    state: StepState = StepState()
+    used: int = 0
+    width: float = math.inf
 
 
 @dataclass(kw_only=True)
@@ -112,26 +116,26 @@ class AdaptiveSampler(Sampler):
                               f"{schedule.num_steps} steps of at least 3 each; raise it, or lower num_steps")
         return schedule
 
-    def step(self, x, now, then, run, history):
-        controls = history or [Control(run.predict.row(i, len(x)), math.inf, 0) for i in range(len(x))]
-        flows = [Flow(control.predict, run.schedule, now, then) for control in controls]
+    def step(self, x, now, then, run, state):
+        controls = state.history or [RowControl()] * len(x)
+        flows = [Flow(run.predict.row(i, len(x)), run.schedule, now, then) for i in range(len(x))]
         rows = [self._advance(row[None] / (now.alpha + now.sigma), flow, control)
                 for row, flow, control in zip(x, flows, controls, strict=True)]
         z, denoised, controls = zip(*rows, strict=True)
-        return torch.cat(z) * (then.alpha + then.sigma), torch.cat(denoised), list(controls)
+        state = StepState(passes=max(control.state.passes for control in controls), history=controls)
+        return torch.cat(z) * (then.alpha + then.sigma), torch.cat(denoised), state
 
-    def branches_evaluated(self, run, history):
-        return max(control.predict.passes for control in history)
-
-    def _advance(self, z: torch.Tensor, flow: Flow, control: Control):
-        s, (predict, width, used) = flow.start, control
-        velocity, denoised = flow.velocity(z, s)
+    def _advance(self, z: torch.Tensor, flow: Flow, control: RowControl
+                 ) -> tuple[torch.Tensor, torch.Tensor, RowControl]:
+        """Step a row from the flow's start to its end; return z there, the estimate at its start, the new control."""
+        s, (state, used, width) = flow.start, control
+        velocity, denoised, state = flow.velocity(z, s, state)
         used += 1
         while s > flow.end:
             self._check_budget(used + 2, flow.now)
             near = flow.end == 0 and s <= CLEAN * flow.start
             end = flow.end if near else max(flow.end, s - width)
-            after, difference = flow.ralston(z, velocity, s, end)
+            after, difference, state = flow.ralston(z, velocity, s, end, state)
             error = 0.0 if near else self._error(z, after, difference)
             best = (s - end) * min(5.0, max(0.2, 0.9 * max(error, 1e-9) ** (-1 / 3)))
             width = max(width, best) if error <= 1 and s - end < width else best
@@ -139,8 +143,9 @@ class AdaptiveSampler(Sampler):
             if error <= 1:
                 z, s = after, end
                 if s > flow.end:
-                    velocity, used = flow.velocity(z, s)[0], used + 1
-        return z, denoised, Control(predict, width, used)
+                    velocity, _, state = flow.velocity(z, s, state)
+                    used += 1
+        return z, denoised, RowControl(state, used, width)
 
     def _error(self, z: torch.Tensor, after: torch.Tensor, difference: torch.Tensor) -> float:
         """Return the error relative to the tolerance; 0 if it is not finite, so that the run itself reports that."""

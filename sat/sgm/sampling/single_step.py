@@ -32,10 +32,10 @@ class EulerEDMSampler(Sampler):
         gamma = min(self.s_churn / now.num_steps, math.sqrt(2) - 1)
         return churn(x, now, gamma, self.s_noise * run.draw(), run.schedule)
 
-    def step(self, x, now, then, run, history):
+    def step(self, x, now, then, run, state):
         x, hat = self.churned(x, now, run)
-        denoised = run.predict(x, hat)
-        return euler(x, hat, then, denoised), denoised, None
+        denoised, state = run.predict(x, hat, state)
+        return euler(x, hat, then, denoised), denoised, state
 
 
 @dataclass(kw_only=True)
@@ -48,14 +48,15 @@ class HeunEDMSampler(EulerEDMSampler):
 
     convergence_order, nfe = 2, 2
 
-    def step(self, x, now, then, run, history):
+    def step(self, x, now, then, run, state):
         x, hat = self.churned(x, now, run)
-        denoised = run.predict(x, hat)
+        denoised, state = run.predict(x, hat, state)
         x_euler = euler(x, hat, then, denoised)
         if then.clean or math.isinf(hat.ratio):
-            return x_euler, denoised, None
-        corrected = denoised + (run.predict(x_euler, then) - denoised) * hat.ratio / (2 * then.ratio)
-        return euler(x, hat, then, corrected), denoised, None
+            return x_euler, denoised, state
+        after, state = run.predict(x_euler, then, state)
+        corrected = denoised + (after - denoised) * hat.ratio / (2 * then.ratio)
+        return euler(x, hat, then, corrected), denoised, state
 
 
 @dataclass(kw_only=True)
@@ -77,10 +78,10 @@ class EulerAncestralSampler(Sampler):
         down, up = ancestral_split(now, then, self.eta)
         return replace(then, sigma=then.alpha * down), up
 
-    def step(self, x, now, then, run, history):
-        denoised = run.predict(x, now)
+    def step(self, x, now, then, run, state):
+        denoised, state = run.predict(x, now, state)
         below, up = self.below(now, then)
-        return self.add_noise(euler(x, now, below, denoised), then, up, run), denoised, None
+        return self.add_noise(euler(x, now, below, denoised), then, up, run), denoised, state
 
 
 @dataclass(kw_only=True)
@@ -92,14 +93,14 @@ class DPMPP2SAncestralSampler(EulerAncestralSampler):
 
     convergence_order, nfe = 2, 2
 
-    def step(self, x, now, then, run, history):
-        denoised = run.predict(x, now)
+    def step(self, x, now, then, run, state):
+        denoised, state = run.predict(x, now, state)
         below, up = self.below(now, then)
         estimate = denoised
         if not (below.clean or math.isinf(now.ratio)):
             middle = run.schedule.at_ratio(math.sqrt(now.ratio * below.ratio), now.index + 0.5)
-            estimate = run.predict(euler(x, now, middle, denoised), middle)
-        return self.add_noise(euler(x, now, below, estimate), then, up, run), denoised, None
+            estimate, state = run.predict(euler(x, now, middle, denoised), middle, state)
+        return self.add_noise(euler(x, now, below, estimate), then, up, run), denoised, state
 
 
 @dataclass(kw_only=True)
@@ -114,12 +115,12 @@ class DDIMSampler(Sampler):
             raise ConfigError(f"sampler_config.params.s_noise: {self.s_noise} must be between 0 and 1")
         super().__post_init__()
 
-    def step(self, x, now, then, run, history):
-        denoised = run.predict(x, now)
+    def step(self, x, now, then, run, state):
+        denoised, state = run.predict(x, now, state)
         x = euler(x, now, replace(then, sigma=then.sigma * math.sqrt(1 - self.s_noise**2)), denoised)
         if not then.clean and self.s_noise > 0:
             x = x + self.s_noise * then.sigma * run.draw()
-        return x, denoised, None
+        return x, denoised, state
 
 
 @dataclass(kw_only=True)
@@ -128,9 +129,9 @@ class VideoDDIMSampler(Sampler):
 
     convergence_order, nfe = 1, 1
 
-    def step(self, x, now, then, run, history):
-        denoised = run.predict(x, now)
-        return euler(x, now, then, denoised), denoised, None
+    def step(self, x, now, then, run, state):
+        denoised, state = run.predict(x, now, state)
+        return euler(x, now, then, denoised), denoised, state
 
 
 @dataclass(kw_only=True)
@@ -155,10 +156,10 @@ class SdeditEDMSampler(EulerEDMSampler):
     starts_from_image = True
     edit_ratio: float = 0.5
 
-    def __call__(self, denoiser: Callable, image: torch.Tensor, x: torch.Tensor, cond: Mapping,  # type: ignore[override]
-                 uc: Mapping | None = None, num_steps: int | None = None, scale=None, generator: Generators = None,
-                 callback: Callable[[StepInfo], None] | None = None, edit_ratio: float | None = None,
-                 **model_inputs) -> torch.Tensor:
+    def __call__(self, denoiser: Callable, image: torch.Tensor, x: torch.Tensor,  # type: ignore[override]
+                 cond: Mapping, uc: Mapping | None = None, num_steps: int | None = None, scale=None,
+                 generator: Generators = None, callback: Callable[[StepInfo], None] | None = None,
+                 edit_ratio: float | None = None, **model_inputs) -> torch.Tensor:
         """Sample latents from the latent `image` and unit noise x, both (B, T, C, H, W); otherwise as in Sampler.
 
         Raises ConfigError for an `edit_ratio` outside [0, 1).
