@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy._core.multiarray import _reconstruct  # type: ignore[attr-defined]  # numpy's own pickles name it
+from numpy._core.multiarray import _reconstruct  # numpy's own pickles name it
 from torch import Tensor, nn
 
 from common.errors import CheckpointError

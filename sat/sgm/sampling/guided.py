@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from common.errors import ConfigError
 from sgm.guidance_scale import Scale, is_unguided
 from sgm.guiders import COND, Evaluation, Pass
 from sgm.noise_schedule import NoiseLevel
@@ -59,7 +60,11 @@ class Guided:
     model_inputs: Mapping
     plan: PassPlan = PassPlan()
 
-    def __call__(self, x: torch.Tensor, noise: NoiseLevel, state: StepState) -> tuple[torch.Tensor, StepState]:
+    def __call__(self, x: torch.Tensor, noise: NoiseLevel, state: StepState | None = None
+                 ) -> tuple[torch.Tensor, StepState]:
+        if not isinstance(state, StepState):
+            raise ConfigError("the sampler calls run.predict without the step's state; write denoised, state = "
+                              "run.predict(x, now, state), see docs/samplers.md")
         scale = self.scale_at(noise)
         passes = (COND,) if is_unguided(scale) else self.guider.passes
         estimates = self._estimates(passes, x, noise)
