@@ -1,12 +1,14 @@
 """The plan of `sat/`: its rooms in order, imports that go down, and what no module may do."""
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 
 import pytest
 
-from tests.source_tree import SOURCE, TESTS, is_package, modules, nodes, parse, place
+from tests.source_tree import ROOT, SOURCE, TESTS, is_package, modules, nodes, parse, place
 
+DOCUMENT = ROOT / "docs/architecture.md"
 # The packages and single modules directly below sat/, the lowest first. Each may import itself and those before it.
 ROOMS = ("common", "configuration", "parallel", "media", "weights", "sgm", "network", "dit_video_concat", "vae_modules",
          "memory", "engine", "diffusion_video", "arguments", "inference", "dry_run", "data_video", "training")
@@ -39,6 +41,21 @@ def room(module: str) -> str:
 
 def test_every_file_is_in_a_room():
     assert {room(module) for module in modules()} == set(ROOMS)
+
+
+def test_the_document_lists_the_rooms_in_this_order():
+    table = DOCUMENT.read_text(encoding="utf-8").partition("## Rooms")[2]
+    assert tuple(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == ROOMS
+
+
+def test_what_the_document_places_in_a_file_is_there():
+    text = " ".join(DOCUMENT.read_text(encoding="utf-8").split())
+    placed = re.findall(r"`([A-Za-z_.]+)` (?:in|of) `(sat/[\w/]+\.py)`", text)
+    assert len(placed) > 10
+    missing = [f"{name} in {path}" for name, path in placed
+               if not set(name.split(".")) <= {node.name for node in ast.walk(parse(ROOT / path))
+                                               if isinstance(node, ast.ClassDef | ast.FunctionDef)}]
+    assert not missing, missing
 
 
 def test_imports_go_down():

@@ -26,7 +26,7 @@ def test_the_tests_that_hold_each_quirk_exist():
     assert missing == []
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/fidelity.md"])
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/fidelity.md"])
 def test_the_files_that_documents_name_exist(document):
     text = (REPOSITORY / document).read_text(encoding="utf-8")
     named = re.findall(r"(?<![\w/.-])(?:sat|configs|docs|tests|tools|benchmarks|checkpoints)/[\w/.*-]*[\w/*]", text)
