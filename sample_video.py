@@ -116,7 +116,7 @@ def make_videos(engine: DiffusionEngine, jobs: Sequence[Job], conditions: Condit
                 save(engine, job, latents[row], args.sampling.only_save_latents)
                 if filmstrip is not None:
                     filmstrip.write(job.folder / FILMSTRIP, engine, row, job.plan.pad_latents)
-            if groups.leads_its_copy():
+            if groups.leads_copy():
                 seconds = steps.seconds | {"diffusion sampling": sampling.seconds, "decode and save": saving.seconds}
                 record = record_of(job, args, engine.device, trace.of_row(row))
                 write_record(job.folder, record | {"seconds": seconds})

@@ -26,14 +26,14 @@ from configuration.settings import Arguments
 from configuration.targets import check_config
 from diffusion_video import DiffusionEngine
 from engine.checks import check_device, check_model
-from engine.process_checks import settle_size
+from engine.process_checks import merge_size_keys
 from parallel import launch
 from training import run_files, run_state
 from training.data.encoders import Encoders
 from training.data.sources import check_data, read_sources, sample_request
 from training.samples import write_samples
 from training.transformer import Data, TransformerTrainer
-from weights.lora import configure_lora, load_lora, trains_lora_alone
+from weights.lora import configure_lora, load_lora, trains_only_lora
 from weights.network import build_network, check_network
 from weights.sources import transformer_weights
 
@@ -83,7 +83,7 @@ def check_settings(args: Arguments) -> None:
         raise ConfigError("training needs args.train_data, args.train_iters and section deepspeed; "
                           "see configs/tiny_t2v_train.yaml")
     check_config(args.data_config, "data")
-    settle_size(args)
+    merge_size_keys(args)
     if args.run.model_parallel_size > 1:
         raise ConfigError(f"args.model_parallel_size is {args.run.model_parallel_size}; training divides weights with "
                           "deepspeed.zero_optimization.stage: 3 instead; set it to 1")
@@ -123,8 +123,8 @@ def build_engine(args: Arguments, fresh: bool, text: Mapping | None = None) -> D
         network = build_network(args.model_config.network_config, args.run.load, dtype, args.run.device)
     engine = DiffusionEngine(args.of_engine(), network) if text is None else without_encoders(args, text, network)
     engine.disable_untrainable_params()
-    if args.run.load is not None and partly and (fresh or trains_lora_alone(engine.network)):
-        run_state.load_partly(engine.network, args.run.load, args.training.grow_input, args.training.force_train)
+    if args.run.load is not None and partly and (fresh or trains_only_lora(engine.network)):
+        run_state.load_partial(engine.network, args.run.load, args.training.grow_input, args.training.force_train)
     if args.run.load_lora is not None and fresh:
         load_lora(engine.network, args.run.load_lora)
     return engine

@@ -34,7 +34,7 @@ from network.layer_runner import AllLayers, LayerRunner
 from network.token_division import DividedLayers
 from parallel import groups, launch
 from parallel.groups import GroupSizes
-from parallel.guidance import SharedPasses
+from parallel.guidance import SharedBranches
 
 ALONE = "one process"
 Ways = Mapping[str, Callable[[], Tensor]]
@@ -46,7 +46,7 @@ def step(setting: Setting) -> Ways:
     x, text = setting.noise(2, *setting.size.latent), setting.text(2)
     times = torch.full((1,), 500.0, device=setting.device)
     group = groups.sequence_group()
-    shared = SharedPasses(*group)
+    shared = SharedBranches(*group)
 
     def passes(rows: Sequence[int]) -> list[Tensor]:
         return [network(x[i:i + 1], times, text[i:i + 1]) for i in rows]

@@ -17,7 +17,7 @@ from common.compression import SPACE, video_frames
 from common.files import from_repository
 from diffusion_video import DiffusionEngine
 from engine.text_encoder import FrozenT5Embedder
-from network.attention_kernels import Shape, attention_by, attention_shape
+from network.attention_kernels import Shape, attention_shape, use_attention_kernel
 from sgm.sampling.start import FromLevel
 
 T5_XXL = {"d_model": 4096, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "d_kv": 64, "vocab_size": 32128,
@@ -50,7 +50,7 @@ class Setting:
     def attending(self, shape: Shape) -> AbstractContextManager[None]:
         """Return a context manager in which our attention runs by the chosen kernel."""
         return nullcontext() if self.attention is None else (
-            attention_by(self.attention, shape, self.dtype, self.device))
+            use_attention_kernel(self.attention, shape, self.dtype, self.device))
 
     def noise(self, *shape: int, seed: int = 1) -> Tensor:
         generator = torch.Generator().manual_seed(seed)

@@ -10,26 +10,28 @@ from omegaconf import DictConfig, OmegaConf
 from common.errors import ConfigError
 from common.files import REPOSITORY
 from common.suggestions import nearest
+from common.unread import warn_unread
 from configuration.settings import KEYS, Arguments, resolve_device, resolve_dtype
 from configuration.targets import allow_targets
+from configuration.unread import SETTINGS
 from configuration.yaml_files import (
     SECTIONS,
-    anchor_model_paths,
     existing_path,
+    make_model_paths_absolute,
     merge,
     parse_override,
     read_file,
     resolved,
     set_key,
 )
-from weights.diffusers_folder import borrow_parts, is_pipeline
+from weights.diffusers_folder import is_pipeline, use_pipeline_parts
 
 DATA_KEYS = ("target", "params", "stages")
 OVERRIDE = re.compile(rf"({'|'.join(SECTIONS)})([.\[][^\s=]*)?=")
 GUIDER = "model.sampler_config.params.guider_config"
 STEPS = "model.sampler_config.params.num_steps"
 # Flags that set keys below `model`: name -> (type, keys, help). A key in parentheses is set only where it exists.
-MODEL_KNOBS = {
+MODEL_FLAGS = {
     "num_inference_steps": (int, (STEPS, f"({GUIDER}.params.num_steps)"), "sampling steps (presets: 50)"),
     "guidance_scale": (float, (f"{GUIDER}.params.scale",), "classifier-free guidance (presets: 6.0)"),
 }
@@ -52,12 +54,13 @@ def get_args(argv: Sequence[str] | None = None, description: str = "") -> Argume
     typed = [parse_override(text) for text in overrides]
     load = dict(typed).get("args.load", config.args.get("load"))
     if isinstance(load, str) and is_pipeline(existing_path(load, Path.cwd(), REPOSITORY)):
-        borrow_parts(config.model, existing_path(load, Path.cwd(), REPOSITORY))  # overrides come after it and win
+        use_pipeline_parts(config.model, existing_path(load, Path.cwd(), REPOSITORY))  # overrides come after it and win
     for key, value in typed:
         set_key(config, key, value)
     _check_keys(config.args, "command line")
     _anchor(config, Path.cwd(), REPOSITORY)
     plain = resolved(config)
+    warn_unread(plain["args"], SETTINGS, "args")
     for key in plain["data"]:
         if key not in DATA_KEYS:
             raise ConfigError(f"unknown key data.{key}{nearest(key, DATA_KEYS)}; what to read goes below data.params")
@@ -84,7 +87,7 @@ def _read_command_line(argv: Sequence[str] | None, description: str) -> tuple[di
     parser.add_argument("--use-dynamic-cfg", action="store_true",
                         help="guidance scale that changes from step to step (presets: on)")
     parser.add_argument("--no-dynamic-cfg", dest="use_dynamic_cfg", action="store_false", help="constant scale")
-    for name, (kind, _, text) in MODEL_KNOBS.items():
+    for name, (kind, _, text) in MODEL_FLAGS.items():
         parser.add_argument(_flag(name), type=kind, help=text)
     for name, key in KEYS.items():
         parser.add_argument(_flag(name), help=f"{key.metadata['help']} (default: {key.default})", **_option_kind(key))
@@ -122,8 +125,8 @@ def _apply_options(config: DictConfig, options: Mapping) -> None:
     for name, value in options.items():
         if name == "use_dynamic_cfg":
             _switch_guider(config, value)
-        elif name in MODEL_KNOBS:
-            for key in MODEL_KNOBS[name][1]:
+        elif name in MODEL_FLAGS:
+            for key in MODEL_FLAGS[name][1]:
                 _set_model_key(config, _flag(name), key, value)
         else:
             kind = KEYS[name].metadata["kind"]
@@ -169,7 +172,7 @@ def _anchor(config: DictConfig, first: Path, second: Path) -> None:
 
     Inputs are looked for below `first`, then below `second`; outputs are placed below `first`.
     """
-    anchor_model_paths(config.get("model"), first, second)
+    make_model_paths_absolute(config.get("model"), first, second)
     section = config.get("args")
     for key in section or ():
         if not OmegaConf.is_interpolation(section, key):

@@ -18,11 +18,11 @@ from engine.checks import check_fit
 from engine.first_stage import LatentCodec
 from engine.weak_network import build_weak
 from memory.offload import Offload
-from network.attention_kernels import attention_by, attention_shape
+from network.attention_kernels import attention_shape, use_attention_kernel
 from network.layer_runner import AllLayers
 from network.token_division import DividedLayers
 from parallel import groups
-from parallel.guidance import SharedPasses
+from parallel.guidance import SharedBranches
 from sgm.sampling import FromLevel, PassPlan, Sampler, Start, StepInfo, invert
 from weights.lora_names import MATRICES
 
@@ -45,7 +45,7 @@ class DiffusionEngine(LatentCodec):
 
     `args.fp16` and `args.bf16` set the dtype of all weights, `args.device` their device. State-dict prefixes:
     `model.diffusion_model.`, `conditioner.`, `first_stage_model.`. `network` may be one that is built and loaded
-    already (`network_weights.build_network`); None builds one. Raises ConfigError for parts that do not fit each other.
+    already (`weights.network.build_network`); None builds one. Raises ConfigError for parts that do not fit each other.
     """
 
     def __init__(self, args: Namespace, network: nn.Module | None = None):
@@ -55,7 +55,7 @@ class DiffusionEngine(LatentCodec):
                          config.en_and_decode_n_samples_a_time, config.compile_first_stage)
         self.config = config
         self.offload: Offload | None = None
-        self.sharing: SharedPasses | None = None  # processes that share the branches of guidance
+        self.sharing: SharedBranches | None = None  # processes that share the branches of guidance
         if network is None:
             network = instantiate_from_config(config.network_config)
         wrapper = get_obj_from_str(config.network_wrapper or "sgm.wrappers.OpenAIWrapper", "model.network_wrapper")
@@ -94,10 +94,10 @@ class DiffusionEngine(LatentCodec):
             return self.config.image_latent_scale
         return 1.0 if self.patch_t > 1 else self.scale_factor
 
-    def share_work(self) -> None:
+    def divide_among_processes(self) -> None:
         """Divide branches and their tokens among processes, by the groups that `parallel.launched` made."""
         group, ranks = groups.guidance_group()
-        self.sharing = None if group is None or len(ranks) == 1 else SharedPasses(group, ranks)
+        self.sharing = None if group is None or len(ranks) == 1 else SharedBranches(group, ranks)
         for model in (self.model, self.weak_model):
             if model is not None:
                 token_group = groups.sequence_group()
@@ -148,7 +148,7 @@ class DiffusionEngine(LatentCodec):
         if self.config.attention_kernel is None:
             return nullcontext()
         shape = attention_shape(self.config.network_config, latents, cond["crossattn"].shape[1])
-        return attention_by(self.config.attention_kernel, shape, self.dtype, latents.device)
+        return use_attention_kernel(self.config.attention_kernel, shape, self.dtype, latents.device)
 
     @property
     def _sampler(self) -> Sampler:
@@ -169,7 +169,7 @@ class DiffusionEngine(LatentCodec):
         The image latent is in the first latent frame, with zeros after it, or in all frames: `noised_image_all_concat`.
         """
         latent = self.encode_first_stage(image[:, :, None], generator) / self.scale_factor * self.image_latent_scale
-        return self._spread(latent.transpose(1, 2), latent_frames)
+        return self._over_frames(latent.transpose(1, 2), latent_frames)
 
     def shared_step(self, batch: Mapping) -> tuple[Tensor, dict[str, Tensor | None]]:
         """Return a batch's training loss and a dict to log: `loss`, `loss_per_sample` (B,), `timesteps` (B,).
@@ -190,7 +190,7 @@ class DiffusionEngine(LatentCodec):
             latents = self.encode_first_stage(video.transpose(1, 2)).transpose(1, 2)
         latents = self._padded(latents.float())
         if image is not None:
-            batch["concat_images"] = self._dropped(self._spread(image, latents.shape[1]))
+            batch["concat_images"] = self._dropped(self._over_frames(image, latents.shape[1]))
         terms = self.loss_fn.terms(self.predict, self.denoiser, self.conditioner, latents, batch)
         loss = terms.loss.mean()
         return loss, {"loss": loss.detach(), "loss_per_sample": terms.loss.detach(), "timesteps": terms.timesteps}
@@ -219,7 +219,7 @@ class DiffusionEngine(LatentCodec):
         image = image + sigma.view(-1, 1, 1, 1, 1) * torch.randn_like(image)
         return (self.encode_first_stage(image) / self.scale_factor * self.image_latent_scale).transpose(1, 2)
 
-    def _spread(self, image: Tensor, latent_frames: int) -> Tensor:
+    def _over_frames(self, image: Tensor, latent_frames: int) -> Tensor:
         if self.config.noised_image_all_concat:
             return image.repeat(1, latent_frames, 1, 1, 1)
         rest = image.new_zeros(image.shape[0], latent_frames - 1, *image.shape[2:])

@@ -11,7 +11,7 @@ from torch._dynamo.testing import CompileCounter
 from common.errors import ConfigError
 from common.patches import parse_patch_size, patchify, unpatchify
 from configuration.targets import check_config, instantiate_from_config
-from network.attention import QUERY_PIECE, _attention_by_pieces, attention, rotate
+from network.attention import QUERIES_PER_BLOCK, _attention_in_blocks, attention, rotate
 from network.blocks import joint_addcmul
 from network.embedding import timestep_embedding
 from network.positions import (
@@ -223,11 +223,11 @@ def test_uneven_latents_name_the_nearest_size():
 @pytest.mark.parametrize("dtype,tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
 @torch.no_grad()
 def test_attention_equals_its_definition(dtype, tolerance):
-    q, k, v = torch.randn(3, 1, 2, QUERY_PIECE + 70, HEAD, generator=torch.Generator().manual_seed(0)).to(dtype)
+    q, k, v = torch.randn(3, 1, 2, QUERIES_PER_BLOCK + 70, HEAD, generator=torch.Generator().manual_seed(0)).to(dtype)
     scores = torch.einsum("bhqd,bhkd->bhqk", q.double(), k.double()) / HEAD ** 0.5
     expected = torch.einsum("bhqk,bhkd->bqhd", scores.softmax(-1), v.double()).flatten(2)
     torch.testing.assert_close(attention(q, k, v).double(), expected, atol=tolerance, rtol=tolerance)
-    pieces = _attention_by_pieces(q, k, v).transpose(1, 2).flatten(2)
+    pieces = _attention_in_blocks(q, k, v).transpose(1, 2).flatten(2)
     torch.testing.assert_close(pieces.double(), expected, atol=tolerance, rtol=tolerance)
 
 

@@ -12,7 +12,7 @@ _CAPABILITIES = torch.cpu.get_capabilities()
 # Without these instructions a bfloat16 product is emulated, several times slower than one in float32.
 CPU_HAS_BFLOAT16 = any(_CAPABILITIES.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 HAS_ONEDNN = torch.backends.mkldnn.is_available()
-FEW = 2**19  # elements that stay in a core's cache
+CACHED_ELEMENTS = 2**19  # elements that stay in a core's cache
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -31,7 +31,7 @@ def gelu_tanh(x: torch.Tensor) -> torch.Tensor:
     x sigmoid(2 u), since torch's tanh takes nearly twice as long. A tensor too large for the processor's cache is left
     to torch, which goes through it once.
     """
-    if recorded() or x.device.type != "cpu" or x.dtype != torch.float32 or x.numel() > FEW:
+    if recorded() or x.device.type != "cpu" or x.dtype != torch.float32 or x.numel() > CACHED_ELEMENTS:
         return F.gelu(x, approximate="tanh")
     slope = 2 * (2 / pi) ** 0.5
     return torch.square(x).mul_(0.044715 * slope).add_(slope).mul_(x).sigmoid_().mul_(x)

@@ -14,7 +14,8 @@ from configuration.yaml_files import plain
 SOURCE_ROOT = Path(__file__).resolve().parents[1]
 LIBRARIES = ("sat", "torch", "transformers")
 # Modules with classes that start processes or unpickle files when they are built; no model needs them.
-NEVER = ("torch.distributed", "torch.multiprocessing", "torch.package", "torch.hub", "torch.utils.cpp_extension")
+FORBIDDEN_MODULES = ("torch.distributed", "torch.multiprocessing", "torch.package", "torch.hub",
+                     "torch.utils.cpp_extension")
 # Paths of released configurations, and of this project's earlier ones. The longest that fits comes first; everything
 # else is a real module path.
 FORMER_PATHS = (
@@ -52,7 +53,7 @@ def get_obj_from_str(path: str, where: str = "target") -> type:
         raise ConfigError(f"{where}: {path!r} is not a dotted path to a class, such as torch.nn.Identity")
     real = _real_path(path)
     if not _allowed(real):
-        raise ConfigError(f"{where}: {path} may not be named; {_who_may()}")
+        raise ConfigError(f"{where}: {path} may not be named; {_allowed_text()}")
     module_path, name = real.rsplit(".", 1)
     try:
         module = importlib.import_module(module_path)
@@ -64,7 +65,7 @@ def get_obj_from_str(path: str, where: str = "target") -> type:
         classes = [n for n, o in vars(module).items() if isinstance(o, type)]
         raise ConfigError(f"{where}: {path} does not resolve, {module_path} has no {name}{nearest(name, classes)}")
     if not isinstance(obj, type) or not _allowed(obj.__module__):
-        raise ConfigError(f"{where}: {path} may not be named; {_who_may()}")
+        raise ConfigError(f"{where}: {path} may not be named; {_allowed_text()}")
     return obj
 
 
@@ -157,8 +158,8 @@ def _allowed(path: str) -> bool:
     def below(prefix: str) -> bool:
         return path == prefix or path.startswith(prefix + ".")
     return any(map(below, _opened)) or (
-        path.split(".")[0] in _project_modules().union(LIBRARIES) and not any(map(below, NEVER)))
+        path.split(".")[0] in _project_modules().union(LIBRARIES) and not any(map(below, FORBIDDEN_MODULES)))
 
 
-def _who_may() -> str:
+def _allowed_text() -> str:
     return "only classes of this project, SwissArmyTransformer, torch and transformers may be targets"

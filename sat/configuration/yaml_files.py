@@ -114,18 +114,18 @@ def existing_path(path: str, *bases: Path) -> str:
     return str(path)
 
 
-def anchor_model_paths(model, *bases: Path) -> None:
+def make_model_paths_absolute(model, *bases: Path) -> None:
     """Make the paths named below `model` (keys in MODEL_PATHS) absolute, in place, as `existing_path` does."""
     if OmegaConf.is_list(model):
         for item in model:
-            anchor_model_paths(item, *bases)
+            make_model_paths_absolute(item, *bases)
     if not OmegaConf.is_dict(model):
         return
     for key in model:
         value = None if OmegaConf.is_missing(model, key) else model[key]
         if key in MODEL_PATHS and isinstance(value, str):
             model[key] = existing_path(value, *bases)
-        anchor_model_paths(value, *bases)
+        make_model_paths_absolute(value, *bases)
 
 
 def _first_line(error: Exception) -> str:

@@ -154,7 +154,7 @@ def autoencoder_costs(args: Arguments, model: ModelConfig, plan: VideoPlan, dtyp
     config = {**model.first_stage_config, "params": {**model.first_stage_config["params"], "ckpt_path": None}}
     with META:
         codec = LatentCodec(config, model.scale_factor).to(dtype)
-        codec.save_memory(args.autoencoder)
+        codec.configure_memory(args.autoencoder)
         latents = torch.empty(1, plan.channels, plan.latent_frames - plan.pad_latents, plan.latent_height,
                               plan.latent_width, dtype=dtype)
         from_clip = args.sampling.strength is not None or args.sampling.invert

@@ -8,7 +8,7 @@ from common.errors import ConfigError
 from configuration.targets import instantiate_from_config
 from engine.text_encoder import AbstractEmbModel
 
-KEY_OF_RANK = {2: "vector", 3: "crossattn", 4: "concat", 5: "concat"}
+KEY_OF_NDIM = {2: "vector", 3: "crossattn", 4: "concat", 5: "concat"}
 AXIS_OF_KEY = {"vector": 1, "crossattn": 2, "concat": 1}  # axis on which outputs with the same key are concatenated
 
 
@@ -64,14 +64,14 @@ class GeneralConditioner(nn.Module):
             with torch.set_grad_enabled(torch.is_grad_enabled() and embedder.is_trainable):
                 embedded = embedder(batch[embedder.input_key])
             for emb in embedded if isinstance(embedded, list | tuple) else [embedded]:
-                if emb.dim() not in KEY_OF_RANK:
+                if emb.dim() not in KEY_OF_NDIM:
                     raise ValueError(f"{type(embedder).__name__} returned a {emb.dim()}-dimensional tensor; "
-                                     f"supported dimensions are {sorted(KEY_OF_RANK)}")
+                                     f"supported dimensions are {sorted(KEY_OF_NDIM)}")
                 if drop and embedder.ucg_rate > 0:
                     emb = _drop_examples(emb, embedder.ucg_rate)
                 if embedder.input_key in zeroed:
                     emb = torch.zeros_like(emb)
-                key = KEY_OF_RANK[emb.dim()]
+                key = KEY_OF_NDIM[emb.dim()]
                 output[key] = torch.cat((output[key], emb), AXIS_OF_KEY[key]) if key in output else emb
         return output
 

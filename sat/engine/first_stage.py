@@ -11,7 +11,7 @@ from vae_modules.tiling import TILE_SIZE, Tiling
 from weights.sources import Weights
 
 
-def tiling_of(settings: AutoencoderSettings) -> Tiling | None:
+def make_tiling(settings: AutoencoderSettings) -> Tiling | None:
     """Return the tiles that the settings ask for, or None. Raises ConfigError for an impossible size or overlap."""
     if not settings.vae_tiling:
         return None
@@ -48,9 +48,9 @@ class LatentCodec(nn.Module):
         self.disable_autocast = disable_autocast
         self.samples_at_a_time = samples_at_a_time
 
-    def save_memory(self, settings: AutoencoderSettings) -> None:
+    def configure_memory(self, settings: AutoencoderSettings) -> None:
         """Make the first stage work in tiles and chunks, as `args.vae_tiling` and `args.vae_encode_in_chunks` ask."""
-        self.first_stage_model.tiling = tiling_of(settings)
+        self.first_stage_model.tiling = make_tiling(settings)
         self.first_stage_model.encode_in_chunks = settings.vae_encode_in_chunks
 
     def train(self, mode: bool = True) -> "LatentCodec":

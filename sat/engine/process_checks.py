@@ -8,7 +8,7 @@ SIZE = "model_parallel_size"
 NETWORK = "model.network_config.params"
 
 
-def settle_size(args: Arguments) -> None:
+def merge_size_keys(args: Arguments) -> None:
     """Merge the two keys that set how many processes share a transformer into `args.model_parallel_size`.
 
     The network's own key becomes 1: before the processes are started the network is built whole, so that its tensors

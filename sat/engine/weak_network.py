@@ -18,7 +18,7 @@ def check_guidance(guider, network_config: Mapping) -> None:
     if guider.weak is None:
         return
     config = weak_config(guider, network_config)
-    ours, theirs = _faces(network_config), _faces(config)
+    ours, theirs = _interface_sizes(network_config), _interface_sizes(config)
     for key, size in ours.items():
         if theirs[key] != size:
             raise ConfigError(f"guider_config.params.network_config: {key} is {theirs[key]}, but it is {size} in "
@@ -47,7 +47,7 @@ def weak_config(guider, network_config: Mapping) -> Mapping:
     return {**network_config, "params": {**params, "modules": modules}}
 
 
-def _faces(network_config: Mapping) -> dict:
+def _interface_sizes(network_config: Mapping) -> dict:
     """Return the sizes of a network's inputs and outputs, which two networks must share."""
     params = network_config.get("params") or {}
     modules = params.get("modules") or {}

@@ -5,8 +5,8 @@ from configuration.model import ModelConfig
 from configuration.settings import Arguments
 from configuration.targets import check_config
 from engine.checks import check_device, check_model
-from engine.first_stage import tiling_of
-from engine.process_checks import check_sequence_parallel, check_shared, settle_size
+from engine.first_stage import make_tiling
+from engine.process_checks import check_sequence_parallel, check_shared, merge_size_keys
 from inference.prompts import Source
 from inference.sizes import ModelLimits, extend_positions, model_limits, plan_video
 from inference.starting_clips import check_clips, starts_from_clips
@@ -17,7 +17,7 @@ from weights.network import check_network
 
 def check_division(args: Arguments) -> None:
     """Raise ConfigError if the model cannot be divided among processes as the settings ask."""
-    settle_size(args)
+    merge_size_keys(args)
     check_shared(args)
     check_sequence_parallel(args)
 
@@ -40,7 +40,7 @@ def check_run(args: Arguments) -> ModelLimits:
     check_network(args.model_config.network_config, weights)
     check_clips(args.sampling, sampler)
     check_quantization(args.memory, args.run.device)
-    tiling_of(args.autoencoder)
+    make_tiling(args.autoencoder)
     if args.sampling.input_type == "cli" and ranks.world_size() > 1:
         raise ConfigError("args.input_type is cli, but several processes cannot share a keyboard; give the prompts in "
                           "a file, args.input_type=txt")

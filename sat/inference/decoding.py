@@ -28,14 +28,14 @@ def save(codec: LatentCodec, job: Job, latents: Tensor, latents_only: bool) -> N
     """Write the video of latents (T, C, h, w) with its contact sheet, or the latents alone."""
     if not latents_only:
         decode(codec, latents, job.folder, job.plan.fps)
-    elif groups.leads_its_copy():
+    elif groups.leads_copy():
         save_latents(job.folder / LATENTS, latents, job.plan.fps)
 
 
 def decode(codec: LatentCodec, latents: Tensor, folder: Path, fps: int) -> None:
     """Decode latents (T, C, h, w) chunk by chunk and write each chunk while the next is computed."""
     chunks = codec.decode_chunks(latents[None].transpose(1, 2))
-    if groups.leads_its_copy():
+    if groups.leads_copy():
         shown = console.progress(chunks, "decode", unit="chunk", leave=False)
         write_outputs(folder, (chunk[0] for chunk in shown), fps)
     elif len(groups.context_group()[1]) > 1:
@@ -61,7 +61,7 @@ def decode_saved_latents(args: Arguments, device: torch.device) -> None:
     found = find_latents(args.sampling.input_file)
     check_writable(args.sampling.output_dir)
     codec = build_codec(args.of_engine(device)).eval()
-    codec.save_memory(args.autoencoder)
+    codec.configure_memory(args.autoencoder)
     for path, relative in console.progress(groups.own_share(found), "videos"):
         latents, fps = load_latents(path)
         if latents.dim() != 4 or latents.shape[1] != limits.channels or latents.shape[0] % 2 == 0:
@@ -69,7 +69,7 @@ def decode_saved_latents(args: Arguments, device: torch.device) -> None:
                             f"(odd frames, {limits.channels}, height, width)")
         folder = Path(args.sampling.output_dir) / relative
         decode(codec, latents.to(device), folder, fps)
-        if groups.leads_its_copy():
+        if groups.leads_copy():
             write_record(folder, _record_beside(path) | {"decoded_from": str(path)})
     logger.info("%d video(s) in %s", len(found), args.sampling.output_dir)
 

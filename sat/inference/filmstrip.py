@@ -42,7 +42,7 @@ class Filmstrip:
         draw = ImageDraw.Draw(picture)
         for i, (number, _) in enumerate(self.kept):
             draw.text((4, 2 + i * (lines[0].shape[1] + 2)), str(number), fill="black")
-        if groups.leads_its_copy():
+        if groups.leads_copy():
             with whole_file(path) as partial:
                 picture.save(partial)
 

@@ -31,11 +31,11 @@ def load_engine(args: Arguments, device: torch.device | None = None) -> Diffusio
     engine = DiffusionEngine(args.of_engine(at_first), network).eval()
     if args.run.load_lora is not None:
         load_lora(engine.network, args.run.load_lora)
-    engine.save_memory(args.autoencoder)
+    engine.configure_memory(args.autoencoder)
     quantize_engine(engine, args.memory)
     if args.memory.offload is not None:
         offload_engine(engine, args.memory.offload, device)
-    engine.share_work()
+    engine.divide_among_processes()
     return engine
 
 
@@ -88,7 +88,7 @@ def sample_latents(engine: DiffusionEngine, batch: Sequence[Job], conditions: Co
     if images:
         cond["concat"] = uncond["concat"] = torch.cat(images)
     start = find_start(engine, batch, cond, args.sampling)
-    if isinstance(start, FromLevel) and groups.leads_its_copy():  # found by inversion
+    if isinstance(start, FromLevel) and groups.leads_copy():  # found by inversion
         for job, noise in zip(batch, start.latents, strict=True):
             save_latents(job.folder / NOISE, noise, plan.fps)
     trace = Trace()

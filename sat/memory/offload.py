@@ -16,7 +16,7 @@ from common.errors import ConfigError
 TEXT = "text encoder"
 
 
-class Travelling:
+class OffloadedWeights:
     """The parameters and buffers of some modules, kept on the CPU and copied to the device on demand.
 
     `often`: they will be copied many times, so they are pinned at the first time.
@@ -92,17 +92,17 @@ class Offload:
 
     def __init__(self, parts: Mapping[str, Sequence[nn.Module]], device: torch.device, by_layer: Collection[str] = ()):
         self.device = device
-        self._parts: dict[str, Travelling] = {}
-        self._layers: dict[str, list[Travelling]] = {}
+        self._parts: dict[str, OffloadedWeights] = {}
+        self._layers: dict[str, list[OffloadedWeights]] = {}
         for name, called in parts.items():
             modules = dict.fromkeys(m for root in called for m in root.modules())
             layers = {}
             if name in by_layer:
                 layers = dict.fromkeys(m for m in modules if _is_layer(m))
-            self._parts[name] = Travelling([m for m in modules if m not in layers], device)
+            self._parts[name] = OffloadedWeights([m for m in modules if m not in layers], device)
             for root in called:
                 root.register_forward_pre_hook(lambda module, args, name=name: self.bring(name))
-            self._layers[name] = [_come_and_go(layer, device, often=name != TEXT) for layer in layers]
+            self._layers[name] = [_offload_layer(layer, device, often=name != TEXT) for layer in layers]
 
     def bring(self, name: str) -> None:
         """Copy a part to the device after freeing every other part there."""
@@ -121,9 +121,9 @@ def _is_layer(module: nn.Module) -> bool:
     return isinstance(getattr(module, "weight", None), nn.Parameter) and not isinstance(module, nn.Embedding)
 
 
-def _come_and_go(layer: nn.Module, device: torch.device, often: bool) -> Travelling:
+def _offload_layer(layer: nn.Module, device: torch.device, often: bool) -> OffloadedWeights:
     """Hook a layer so that its weights are on the device only during its forward pass."""
-    weights = Travelling([layer], device, often)
+    weights = OffloadedWeights([layer], device, often)
     layer.register_forward_pre_hook(lambda module, args: weights.bring())
     layer.register_forward_hook(lambda module, args, output: weights.release(), always_call=True)
     return weights

@@ -49,7 +49,7 @@ def heads_of(network_config: Mapping) -> tuple[int, int]:
 
 
 @contextmanager
-def attention_by(kernel: str, shape: Shape, dtype: torch.dtype, device: torch.device) -> Iterator[None]:
+def use_attention_kernel(kernel: str, shape: Shape, dtype: torch.dtype, device: torch.device) -> Iterator[None]:
     """Context manager in which attention of this shape is computed by `kernel`, one of KERNELS or FASTEST.
 
     Code that torch.compile makes inside it keeps that kernel. Raises ConfigError as `check_kernel` does.

@@ -172,7 +172,7 @@ class AdaLNMixin(BaseMixin):
         x = around_attention.add_gated(x, layer.third_layernorm(branch) if sandwich else branch)
 
         normed = around_mlp.modulate(layer.post_attention_layernorm(x))
-        branch = by_pieces(partial(layer.mlp, parts=parts, context=context), normed)
+        branch = in_token_blocks(partial(layer.mlp, parts=parts, context=context), normed)
         return around_mlp.add_gated(x, layer.fourth_layernorm(branch) if sandwich else branch)
 
     def attention_forward(self, hidden_states, mask, parts: LayerParts, context: VideoContext, **hook) -> torch.Tensor:
@@ -194,7 +194,7 @@ class AdaLNMixin(BaseMixin):
         return layer.output_dropout(layer.dense(out))
 
 
-def by_pieces(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+def in_token_blocks(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
     """Return run(x) for a `run` that treats each token of x (B, S, D) independently.
 
     In float32 on a CPU without gradients, a few tokens are computed at a time and x is overwritten, so that the wide

@@ -9,7 +9,7 @@ from common.swiss_army import mpu
 
 
 def use_plain_linears(module: torch.nn.Module) -> None:
-    """Make every linear layer in `module` that holds its whole matrix compute `precision.linear`.
+    """Make every linear layer in `module` that holds its whole matrix compute `cpu_operations.linear`.
 
     SwissArmyTransformer's parallel layers then give the same results without autograd functions around a collective
     that does nothing, with the bias inside the matrix product, and in a form that torch.compile can trace. Layers

@@ -51,7 +51,7 @@ class Division:
         return torch.cat(shares, dim=1)[:, :self.video]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
-        """Return `dit_attention.attention` over all tokens, for this process's share of the queries.
+        """Return `attention.attention` over all tokens, for this process's share of the queries.
 
         Shares of queries (B, h, n + v or v, d), keys and values (B, h, n + v, d). Raises ConfigError if the number of
         processes does not divide the heads.

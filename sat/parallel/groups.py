@@ -138,7 +138,7 @@ def guidance_group() -> Group:
     return _groups.get("guidance", ALONE)
 
 
-def copy_size() -> int:
+def processes_per_copy() -> int:
     """Return how many processes share one copy of the whole model."""
     return max(model_parallel_size(), len(context_group()[1]), len(sequence_group()[1]) * len(guidance_group()[1]))
 
@@ -147,7 +147,7 @@ def data_rank_and_size() -> tuple[int, int]:
     """Return the index of this process's copy of the model, and the number of copies; (0, 1) on one process."""
     if not dist.is_initialized():
         return 0, 1
-    return dist.get_rank() // copy_size(), dist.get_world_size() // copy_size()
+    return dist.get_rank() // processes_per_copy(), dist.get_world_size() // processes_per_copy()
 
 
 def own_share(items: Sequence[T]) -> Sequence[T]:
@@ -156,6 +156,6 @@ def own_share(items: Sequence[T]) -> Sequence[T]:
     return items[rank::size]
 
 
-def leads_its_copy() -> bool:
+def leads_copy() -> bool:
     """Return True on the first rank of each copy of the model, which writes what that copy makes."""
-    return not dist.is_initialized() or dist.get_rank() % copy_size() == 0
+    return not dist.is_initialized() or dist.get_rank() % processes_per_copy() == 0

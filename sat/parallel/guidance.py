@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class SharedPasses:
+class SharedBranches:
     """The division of branches, by their indices, among the processes of a group, all of which must take part.
 
     A branch is always computed by the same process, which holds the step cache's state of it.

@@ -15,15 +15,15 @@ from common.errors import CheckpointError, ConfigError
 from configuration.settings import Arguments
 from configuration.yaml_files import MODEL_PATHS, plain
 from weights.checkpoint import load_module
-from weights.lora import header_of, lora_of, trains_lora_alone
+from weights.lora import header_of, lora_of, trains_only_lora
 from weights.sources import transformer_weights
 
 logger = logging.getLogger(__name__)
 
 # Keys of `args` that a resumed run must not change.
-DECISIVE = ("seed", "train_iters", "warmup_iters", "lr_decay", "final_lr_share", "ema_decay")
+FIXED_KEYS = ("seed", "train_iters", "warmup_iters", "lr_decay", "final_lr_share", "ema_decay")
 # Keys below `model` that may change, since they affect only samples or only memory.
-INDIFFERENT = ("model.sampler_config", "model.network_config.params.transformer_args.checkpoint_activations")
+CHANGEABLE_KEYS = ("model.sampler_config", "model.network_config.params.transformer_args.checkpoint_activations")
 PATCH_EMBEDDING = "mixins.patch_embed.proj.weight"
 
 
@@ -44,15 +44,15 @@ class RunState:
 def settings_of(args: Arguments, processes: int) -> dict:
     """Return the settings that must not change when a run is resumed, as flat `key: value`."""
     given = {"seed": args.run.seed} | vars(args.training)
-    flat = {f"args.{key}": given[key] for key in DECISIVE} | {"processes": processes}
+    flat = {f"args.{key}": given[key] for key in FIXED_KEYS} | {"processes": processes}
     for section in ("model", "data", "deepspeed"):
         _flatten(json.loads(json.dumps(plain(args.config[section]))), section, flat)
-    return {key: value for key, value in flat.items() if not key.startswith(INDIFFERENT)}
+    return {key: value for key, value in flat.items() if not key.startswith(CHANGEABLE_KEYS)}
 
 
 def weights_of(network: nn.Module) -> tuple[dict[str, Tensor], dict | None]:
     """Return `network` and `lora` of a RunState."""
-    if trains_lora_alone(network):
+    if trains_only_lora(network):
         lora = lora_of(network)
         return dict(lora.matrices), header_of(lora) | {"base_digest": _digest_under_lora(network)}
     # Copied, because DeepSpeed's weights are views of one flat tensor, and torch.save would write all of it for each.
@@ -85,7 +85,7 @@ def _digest_under_lora(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def load_partly(network: nn.Module, path: str, grow_input: bool, lacking: bool = False) -> None:
+def load_partial(network: nn.Module, path: str, grow_input: bool, lacking: bool = False) -> None:
     """Load the weights of another model, from which training starts.
 
     With `grow_input` that model may have fewer input channels (text-to-video to image-to-video): the new channels come

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from common.compression import SPACE, is_compressible
 from configuration.targets import instantiate_from_config
-from vae_modules.context_parallel import decode_together
-from vae_modules.convolution import Past
+from vae_modules.context_parallel import decode_parallel
+from vae_modules.convolution import CausalState
 from vae_modules.tiling import Tiling, by_tiles
 from weights.checkpoint import check_shapes
 from weights.sources import Weights, autoencoder_weights, materialize
@@ -119,7 +119,7 @@ class VideoAutoencodingEngine(nn.Module):
         chunks = z.split(decode_schedule(z.shape[2]), dim=2)
         if self.cp_size == 1:
             return _in_turn(self.decoder, chunks)
-        return decode_together(self.decoder, chunks, self.cp_size)
+        return decode_parallel(self.decoder, chunks, self.cp_size)
 
     @staticmethod
     def _check_size(x: Tensor) -> None:
@@ -135,9 +135,9 @@ def _in_turn(network: nn.Module, chunks: Sequence[Tensor], ends: bool = False) -
     With `ends`, the last chunk leaves no state, so that a single chunk needs no memory for one; without, many chunks
     need no more memory than two.
     """
-    past = Past()
+    past = CausalState()
     for index, chunk in enumerate(chunks):
-        past = Past(past.after, closing=ends and index == len(chunks) - 1, overwrites=True)
+        past = CausalState(past.after, closing=ends and index == len(chunks) - 1, overwrites=True)
         yield network(chunk, past)
 
 

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from common.compression import SPACE, TIME, video_frames
 from common.errors import ConfigError
 from parallel import groups
-from vae_modules.convolution import Past
+from vae_modules.convolution import CausalState
 from vae_modules.memory_order import in_memory_order
 
 
-class RelayedPast(Past):
+class RelayedState(CausalState):
     """A Past that receives frames from the rank with the chunk before (`source`) and sends to that after (`target`).
 
     Without a `source`, frames come from `before`, left by the round before. Frames for the next round stay in `after`.
@@ -46,7 +46,7 @@ class RelayedPast(Past):
             work.wait()
 
 
-def decode_together(decoder: nn.Module, chunks: Sequence[Tensor], processes: int) -> Iterator[Tensor]:
+def decode_parallel(decoder: nn.Module, chunks: Sequence[Tensor], processes: int) -> Iterator[Tensor]:
     """Yield the frames of every chunk in order, on every process of the context group; all must iterate.
 
     Raises ConfigError if the group does not have that many processes.
@@ -61,7 +61,7 @@ def decode_together(decoder: nn.Module, chunks: Sequence[Tensor], processes: int
         now = chunks[start:start + processes]
         frames = None
         if place < len(now):
-            past = RelayedPast(left if place == 0 else {}, ranks[place - 1] if place else None,
+            past = RelayedState(left if place == 0 else {}, ranks[place - 1] if place else None,
                                ranks[place + 1] if place + 1 < len(now) else None)
             frames = decoder(now[place], past).contiguous()
             past.wait()

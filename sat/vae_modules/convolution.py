@@ -1,7 +1,7 @@
 """Causal convolutions of the VAE, chunk by chunk and in strips. Tensors are (B, C, T, H, W).
 
 Time is causal: a convolution sees its own frame and the two before it. The frames before a chunk are held in a
-`Past`, which is handed down through every layer, so that decoding chunk by chunk equals decoding all at once.
+`CausalState`, which is handed down through every layer, so that decoding chunk by chunk equals decoding all at once.
 """
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,10 @@ from vae_modules.memory_order import has_channels_last, room
 
 # Elements to compute at a time where that saves memory, and the fewest rows of a strip, so that the neighbouring rows
 # computed with it cost little.
-AT_A_TIME, MIN_ROWS = 2**27, 16
+ELEMENTS_AT_A_TIME, MIN_ROWS = 2**27, 16
 
 
-class Past:
+class CausalState:
     """The last input frames of every causal convolution: read from the chunk before, written for the next.
 
     It serves one chunk: `before` is what the chunk before left (empty for the first), and `after` collects what this
@@ -50,14 +50,14 @@ class Past:
 
 
 class CausalConv3d(nn.Module):
-    """A 3D convolution that never looks ahead: time is padded in front, by the first frame or those of the `Past`."""
+    """A 3D convolution that never looks ahead: time is padded in front, by the first frame or by those of `past`."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
         super().__init__()
         self.conv = nn.Conv3d(in_channels, out_channels, kernel_size, padding=(0, kernel_size // 2, kernel_size // 2))
         self.lookback = kernel_size - 1
 
-    def forward(self, x: Tensor, past: Past) -> Tensor:
+    def forward(self, x: Tensor, past: CausalState) -> Tensor:
         if self.lookback == 0:
             return pointwise(self.conv, x)
         front = x[:, :, :1].expand(-1, -1, self.lookback, -1, -1)
@@ -82,7 +82,7 @@ def convolve(conv: nn.Conv3d, front: Tensor, x: Tensor) -> Tensor:
     neighbouring rows, whose own results are dropped.
     """
     height = x.shape[3]
-    rows = max(AT_A_TIME // (front[:, :, :, 0].numel() + x[:, :, :, 0].numel()), MIN_ROWS)
+    rows = max(ELEMENTS_AT_A_TIME // (front[:, :, :, 0].numel() + x[:, :, :, 0].numel()), MIN_ROWS)
     if rows >= height or recorded():
         return applied(conv, torch.cat((front, x), dim=2))
     out = room(x, conv.out_channels, *x.shape[2:])
@@ -94,7 +94,7 @@ def convolve(conv: nn.Conv3d, front: Tensor, x: Tensor) -> Tensor:
 
 
 def applied(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
-    """Compute conv(x) by `precision.convolution`."""
+    """Compute conv(x) by `cpu_operations.convolution`."""
     assert not isinstance(conv.padding, str)
     return convolution(x, conv.weight, conv.bias, conv.padding, conv.stride[0])
 

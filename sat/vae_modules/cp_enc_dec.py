@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from common.unread import Unread
-from vae_modules.convolution import CausalConv3d, Past
+from vae_modules.convolution import CausalConv3d, CausalState
 from vae_modules.layers import Downsample3D, ResnetBlock3D, Upsample3D, make_norm, swish
 from vae_modules.memory_order import in_memory_order
 
@@ -60,9 +60,9 @@ class ContextParallelEncoder3D(nn.Module):
         self.norm_out = make_norm(before, None, norm_groups)
         self.conv_out = CausalConv3d(before, 2 * z_channels if double_z else z_channels, 3)
 
-    def forward(self, x: Tensor, past: Past | None = None) -> Tensor:
+    def forward(self, x: Tensor, past: CausalState | None = None) -> Tensor:
         """Return moments of a whole video, or of the chunk that follows `past`, whose `after` gets the new state."""
-        past = past or Past()
+        past = past or CausalState()
         h = self.conv_in(in_memory_order(x), past)
         level: Any
         for level in self.down:
@@ -110,9 +110,9 @@ class ContextParallelDecoder3D(nn.Module):
         self.norm_out = make_norm(before, z_channels, norm_groups)
         self.conv_out = CausalConv3d(before, out_ch, 3)
 
-    def forward(self, z: Tensor, past: Past | None = None) -> Tensor:
+    def forward(self, z: Tensor, past: CausalState | None = None) -> Tensor:
         """Return frames of the first chunk, or of the chunk that follows `past`, whose `after` gets the new state."""
-        past, z = past or Past(), in_memory_order(z)
+        past, z = past or CausalState(), in_memory_order(z)
         h = self.conv_in(z, past)
         h = self.mid.block_2(self.mid.block_1(h, z, past), z, past)
         level: Any

@@ -1,10 +1,6 @@
 """Layers of the causal 3D VAE. Tensors are (B, C, T, H, W).
 
-Time is causal: a convolution sees its own frame and the two before it. Those before a chunk are held in a `Past`,
-passed through every layer, so that decoding chunk by chunk equals decoding with those frames present.
-
-On a CPU, without gradients, tensors have their channels last in memory: frames are then contiguous and can be used
-without a copy, and a 1 x 1 x 1 convolution is a matrix product.
+The convolutions in them are causal (see `convolution`), and tensors keep the order of `memory_order`.
 """
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +11,7 @@ from torch import Tensor, nn
 
 from common.cpu_operations import convolution
 from common.tensors import recorded
-from vae_modules.convolution import AT_A_TIME, CausalConv3d, Past, applied, pointwise
+from vae_modules.convolution import ELEMENTS_AT_A_TIME, CausalConv3d, CausalState, applied, pointwise
 from vae_modules.memory_order import in_memory_order, room
 
 
@@ -36,7 +32,7 @@ class SpatialNorm(nn.Module):
         self.conv_y = CausalConv3d(zq_channels, channels, 1)
         self.conv_b = CausalConv3d(zq_channels, channels, 1)
 
-    def forward(self, f: Tensor, zq: Tensor, past: Past) -> Tensor:
+    def forward(self, f: Tensor, zq: Tensor, past: CausalState) -> Tensor:
         f, y, b = self.norm_layer(f), self.conv_y(zq, past), self.conv_b(zq, past)
         if not past.leading or zq.shape[2] == 1:
             return modulate(f, y, b)
@@ -63,7 +59,7 @@ class PlainNorm(nn.GroupNorm):
     def __init__(self, channels: int, groups: int):
         super().__init__(groups, channels, eps=1e-6)
 
-    def forward(self, f: Tensor, zq: None = None, past: Past | None = None) -> Tensor:
+    def forward(self, f: Tensor, zq: None = None, past: CausalState | None = None) -> Tensor:
         return super().forward(f)
 
 
@@ -81,7 +77,7 @@ class ResnetBlock3D(nn.Module):
         if in_channels != out_channels:
             self.nin_shortcut = nn.Conv3d(in_channels, out_channels, 1)
 
-    def forward(self, x: Tensor, zq: Tensor | None, past: Past) -> Tensor:
+    def forward(self, x: Tensor, zq: Tensor | None, past: CausalState) -> Tensor:
         h = swish(self.norm1(x, zq, past))  # one name for all, so that no result is held longer than needed
         h = self.conv1(h, past)
         h = swish(self.norm2(h, zq, past))
@@ -131,7 +127,7 @@ class Upsample3D(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.in_time = in_time
 
-    def forward(self, x: Tensor, past: Past) -> Tensor:
+    def forward(self, x: Tensor, past: CausalState) -> Tensor:
         x = self._larger(x)
         if not self.in_time:
             return x
@@ -141,8 +137,8 @@ class Upsample3D(nn.Module):
     def _larger(self, x: Tensor) -> Tensor:
         """Double height and width and convolve, a few frames at a time if they are large, as in `convolve`."""
         exact = x.dtype == torch.float32 and not torch.is_grad_enabled()  # half precision would round the summed kernel
-        double = partial(doubled_by_phases if exact else doubled, self.conv)
-        frames = max(AT_A_TIME // (4 * x[:, :, 0].numel()), 1)
+        double = partial(upsample_conv_by_phase if exact else doubled, self.conv)
+        frames = max(ELEMENTS_AT_A_TIME // (4 * x[:, :, 0].numel()), 1)
         if frames >= x.shape[2] or recorded():
             return per_frame(double, x)
         t, height, width = x.shape[2:]
@@ -157,7 +153,7 @@ def doubled(conv: nn.Conv2d, x: Tensor) -> Tensor:
     return applied(conv, F.interpolate(x, scale_factor=2, mode="nearest"))
 
 
-def doubled_by_phases(conv: nn.Conv2d, x: Tensor) -> Tensor:
+def upsample_conv_by_phase(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """Compute `doubled` with 4 multiplications per pixel in place of 9.
 
     Each output pixel depends on just two rows and two columns of x, in one of four ways: its row and column are even

@@ -27,7 +27,7 @@ STATES = "mp_rank_00_model_states.pt"
 NETWORK_PREFIX = "model.diffusion_model."
 WRAPPERS = ("module", "state_dict")
 # SwissArmyTransformer also stores numpy's random state and its own arguments. Unpickling these types runs no code.
-HARMLESS: list[Any] = [
+SAFE_TYPES: list[Any] = [
     Namespace, np.ndarray, np.dtype, _reconstruct,
     (_reconstruct, "numpy.core.multiarray._reconstruct"),
     *{type(np.dtype(t)) for t in (np.uint32, np.int64, np.float32, np.float64)},
@@ -81,7 +81,7 @@ def read_checkpoint(path: str | Path, names: Container[str] | None = None) -> di
     if file.suffix == ".safetensors":
         return _read_safetensors(file, names)
     try:
-        with torch.serialization.safe_globals(HARMLESS):
+        with torch.serialization.safe_globals(SAFE_TYPES):
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"checkpoint {file} is refused: {_refusal(error)}") from error
@@ -114,11 +114,11 @@ def load_module(module: nn.Module, state: Mapping[str, Tensor], source: str | Pa
 
     Raises CheckpointError unless every name and shape fits. If `state` has no LoRA, that of the module stays as it is.
     """
-    check_shapes(own_tensors(module, state), state, source)
+    check_shapes(required_tensors(module, state), state, source)
     module.load_state_dict(state, strict=False)  # names were checked above
 
 
-def own_tensors(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def required_tensors(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the module's tensors that `state` must hold.
 
     Computed tables (buffers) are optional. If `state` has no LoRA, the names are those of a module without LoRA.
@@ -130,12 +130,12 @@ def own_tensors(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Ten
 
 def check_shapes(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str | Path) -> None:
     """Raise CheckpointError, naming the tensors at fault, unless a module's state dict and a checkpoint's match."""
-    faults = misfits(own, state)
+    faults = describe_mismatches(own, state)
     if faults:
         raise CheckpointError(f"checkpoint {source} does not fit the configuration; {faults}")
 
 
-def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+def describe_mismatches(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
     """Describe which tensors of `state` have other shapes than in `own`, are missing, or extra; "" if all fit."""
     different = [f"{k} is {_shape(state[k])}, wanted {_shape(v)}" for k, v in own.items()
                  if k in state and state[k].shape != v.shape]

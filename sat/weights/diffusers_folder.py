@@ -43,7 +43,7 @@ def check_part(folder: Path, part: str) -> None:
         raise CheckpointError(f"diffusers folder {folder} holds a {found}; a {CLASSES[part]} is needed")
 
 
-def borrow_parts(model: MutableMapping, folder: str | Path) -> None:
+def use_pipeline_parts(model: MutableMapping, folder: str | Path) -> None:
     """Make first stage and text encoder of a `model` section use a pipeline folder, in place, where their own files
     do not exist."""
     owners = [("the autoencoder", "ckpt_path", (model.get("first_stage_config") or {}).get("params"))]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from common.errors import CheckpointError, ConfigError
 from configuration.targets import instantiate_from_config
-from weights.checkpoint import NETWORK_PREFIX, find_checkpoint, misfits, open_safetensors, read_checkpoint
+from weights.checkpoint import NETWORK_PREFIX, describe_mismatches, find_checkpoint, open_safetensors, read_checkpoint
 from weights.diffusers_layout import TABLE
 from weights.lora_names import PARTS, Lora, is_matrix, matrix_names, without_lora
 from weights.lora_peft import FILE, from_peft, is_peft
@@ -87,10 +87,10 @@ def check_fits(lora: Lora, base: Mapping[str, Tensor], path: str | Path) -> None
         # The position table may be computed for the size of the video, so it does not identify the model.
         given = {name: value for name, value in base.items() if name != TABLE}
         trained = {name: value for name, value in lora.base.items() if name != TABLE}
-        faults = misfits(given, trained)
+        faults = describe_mismatches(given, trained)
         if faults:
             raise CheckpointError(f"LoRA {path} was trained for another model; {faults}; {preset_hint(lora.base)}")
-    faults = misfits(_expected(lora, base), lora.matrices)
+    faults = describe_mismatches(_expected(lora, base), lora.matrices)
     if faults:
         raise CheckpointError(f"LoRA {path} does not fit the model; {faults}")
 
@@ -118,7 +118,7 @@ def load_lora(network: nn.Module, path: str | Path) -> None:
     logger.info("loaded a LoRA of rank %d from %s", lora.rank, path)
 
 
-def trains_lora_alone(network: nn.Module) -> bool:
+def trains_only_lora(network: nn.Module) -> bool:
     trained = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
     return bool(trained) and all(map(is_matrix, trained))
 

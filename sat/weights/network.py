@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from common.errors import CheckpointError
 from common.files import REPOSITORY
 from configuration.targets import instantiate_from_config
-from weights.checkpoint import misfits, own_tensors
+from weights.checkpoint import describe_mismatches, required_tensors
 from weights.division import own_part
 from weights.lora_names import is_matrix, without_lora
 from weights.sources import materialize, transformer_weights
@@ -78,13 +78,13 @@ def preset_hint(state: Mapping[str, Tensor]) -> str:
 
 
 def _check_preset(network: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
-    own = own_tensors(network, state)
+    own = required_tensors(network, state)
     if all(map(is_matrix, state)):
         raise CheckpointError(f"checkpoint {file} holds a LoRA alone; give it as args.load_lora, and as args.load the "
                               "weights of the model that it was trained for")
     if any(map(is_matrix, state)) and not any(map(is_matrix, own)):
         raise CheckpointError(f"checkpoint {file} holds a LoRA beside the model's weights; separate or merge them with "
                               "tools/convert_lora.py, or give the model the lora_config that it was trained with")
-    faults = misfits(own, state)
+    faults = describe_mismatches(own, state)
     if faults:  # presets take time to build, so only on failure
         raise CheckpointError(f"checkpoint {file} does not fit the configuration; {faults}; {preset_hint(state)}")

@@ -19,7 +19,7 @@ from weights.links import Link
 from weights.released_layout import _itself, _released_links
 from weights.shards import NAMES, read_shards, shard_files
 
-PIECES = 16  # portions of a copy; more of them need less memory beside the model, but each maps the files again
+COPY_PORTIONS = 16  # portions of a copy; more of them need less memory beside the model, but each maps the files again
 SHARED = ("shared.weight", "encoder.embed_tokens.weight")
 
 
@@ -52,7 +52,7 @@ class Weights:
             del tensors
 
     def _pieces(self) -> Iterator[list[Link]]:
-        most = sum(shape.nbytes for shape in self.shapes.values()) / PIECES
+        most = sum(shape.nbytes for shape in self.shapes.values()) / COPY_PORTIONS
         piece: list[Link] = []
         filled = 0
         for name, link in self.links.items():

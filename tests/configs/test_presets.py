@@ -1,6 +1,5 @@
 """Tests of the released models' presets on the meta device: structure, parameter counts and sizes."""
 import re
-from dataclasses import replace
 from functools import cache
 from math import prod
 
@@ -115,7 +114,7 @@ def test_sizes_as_released(name):
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if "1.5" in name])
 def test_newer_models_reach_161_frames(name):
-    args = replace(preset(name), num_frames=161)
+    args = preset(name).changed(num_frames=161)
     plan = plan_video(model_limits(args.model_config), args.sampling)
     assert (plan.latent_frames, plan.pad_latents) == (42, 1)
     model = OmegaConf.create(OmegaConf.to_container(args.model_config))

@@ -13,7 +13,7 @@ from arguments import get_args
 from common.errors import ConfigError
 from common.files import REPOSITORY
 from configuration.targets import instantiate_from_config
-from engine.process_checks import check_sequence_parallel, check_shared, settle_size
+from engine.process_checks import check_sequence_parallel, check_shared, merge_size_keys
 from media.records import LATENTS, RECORD, load_latents
 from sample_video import launched, main
 
@@ -132,7 +132,7 @@ def test_two_processes_share_one_transformer(small_model, words, tmp_path, share
 def test_a_transformer_that_cannot_be_shared_is_told(changes, says, words):
     with pytest.raises(ConfigError, match=says):
         args = get_args([*words, *changes])
-        settle_size(args)
+        merge_size_keys(args)
         check_shared(args)
         check_sequence_parallel(args)
         with launched(args):

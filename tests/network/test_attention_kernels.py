@@ -8,7 +8,7 @@ from common.errors import ConfigError
 from configuration.model import FASTEST, KERNELS
 from diffusion_video import DiffusionEngine
 from network import attention_kernels
-from network.attention_kernels import attention_by, attention_shape, check_kernel, fastest
+from network.attention_kernels import attention_shape, check_kernel, fastest, use_attention_kernel
 from tests.small_model import TEXT_LENGTH, TEXT_WIDTH
 
 CPU = torch.device("cpu")
@@ -36,7 +36,7 @@ def attend():
 
 @pytest.mark.parametrize("kernel", ["flash", "math"])
 def test_attention_runs_by_the_kernel_that_is_named(kernel):
-    with attention_by(kernel, *HEADS):
+    with use_attention_kernel(kernel, *HEADS):
         assert ran_by(attend) == {kernel}
     assert ran_by(attend) == {"flash"}, "afterwards torch chooses again"
 
@@ -90,7 +90,7 @@ def test_with_one_kernel_it_is_taken_and_with_none_torch_chooses(monkeypatch):
     assert fastest(*HEADS) == "flash"
     monkeypatch.setattr(attention_kernels, "COMPARED", ("cudnn",))
     fastest.cache_clear()
-    with attention_by(FASTEST, *HEADS):
+    with use_attention_kernel(FASTEST, *HEADS):
         assert ran_by(attend) == {"flash"}
 
 

@@ -40,7 +40,7 @@ def test_which_processes_divide_tokens_and_passes(monkeypatch):
         monkeypatch.setattr(groups, "_groups", {})
         groups.initialize_groups(groups.GroupSizes(context=2, sequence=2, guidance=2))
         found.append((groups.sequence_group()[1], groups.guidance_group()[1], groups.data_rank_and_size(),
-                      groups.leads_its_copy()))
+                      groups.leads_copy()))
         assert list(groups.own_share(range(5))) == ([0, 2, 4] if rank < 4 else [1, 3])
     assert found == [([0, 1], [0, 2], (0, 2), True), ([0, 1], [1, 3], (0, 2), False),
                      ([2, 3], [0, 2], (0, 2), False), ([2, 3], [1, 3], (0, 2), False),

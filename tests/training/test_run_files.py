@@ -159,7 +159,7 @@ def test_an_autoencoder_is_one_file_and_a_failed_save_leaves_it_and_latest_as_th
     save = torch.save
     monkeypatch.setattr(torch, "save", lambda content, file: save(content, file) if "3d-vae" not in Path(file).name
                         else (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(CheckpointError, match="step 2 could not be saved .*; the checkpoint of step 1 is as it was"):
+    with pytest.raises(CheckpointError, match="step 2 could not be saved .*; the checkpoint of step 1 is intact"):
         run_files.save(tmp_path, state(2), 1, run_files.write_autoencoder)
     monkeypatch.undo()
     weights = read_checkpoint(tmp_path / "3d-vae.pt")["state_dict"]

@@ -7,7 +7,7 @@ from common.errors import CheckpointError, ConfigError
 from training.average import WeightAverage
 from training.data.batches import ClipOrder
 from training.optimization import build_optimizer, start_deepspeed
-from training.run_state import PATCH_EMBEDDING, load_partly
+from training.run_state import PATCH_EMBEDDING, load_partial
 from training.schedule import learning_rate
 from weights.checkpoint import save_checkpoint
 
@@ -74,8 +74,8 @@ class Patches(nn.Module):
 def test_grown_input_ignores_the_new_channels(tmp_path):
     small, large = Patches(4), Patches(8)
     save_checkpoint(tmp_path, 1, {"module": {f"model.diffusion_model.{k}": v for k, v in small.state_dict().items()}})
-    load_partly(large, str(tmp_path), grow_input=True)
+    load_partial(large, str(tmp_path), grow_input=True)
     x = torch.randn(3, 8)
     torch.testing.assert_close(large(x), small(x[:, :4]))
     with pytest.raises(CheckpointError, match=f"{PATCH_EMBEDDING} of at most 2 input channels"):
-        load_partly(Patches(2), str(tmp_path), grow_input=True)
+        load_partial(Patches(2), str(tmp_path), grow_input=True)

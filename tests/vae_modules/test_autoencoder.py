@@ -11,7 +11,7 @@ from configuration.targets import instantiate_from_config
 from dry_run.meter import measure
 from tests.vae_modules.small_vae import build, latent, video
 from vae_modules.autoencoder import decode_schedule
-from vae_modules.convolution import Past
+from vae_modules.convolution import CausalState
 from vae_modules.layers import PlainNorm
 from vae_modules.losses import ReconstructionLoss
 from vae_modules.regularizers import DiagonalGaussian, DiagonalGaussianRegularizer
@@ -65,25 +65,25 @@ def test_compiled_it_is_a_graph_for_the_first_chunk_and_one_for_all_others():
 
 
 def test_chunks_hand_on_their_state(vae):
-    z, first = latent(7), Past()
+    z, first = latent(7), CausalState()
     opening = vae.decoder(z[:, :, :3], first)
-    second = Past(first.after)
+    second = CausalState(first.after)
     middle = vae.decoder(z[:, :, 3:5], second)
-    closing = vae.decoder(z[:, :, 5:], Past(second.after))
+    closing = vae.decoder(z[:, :, 5:], CausalState(second.after))
     chunks = list(vae.decode_chunks(z))
     assert [chunk.shape[2] for chunk in chunks] == [9, 8, 8]
     torch.testing.assert_close(torch.cat([opening, middle, closing], 2), torch.cat(chunks, 2), rtol=0, atol=0)
     torch.testing.assert_close(vae.decode(z), torch.cat(chunks, 2), rtol=0, atol=0)
-    again = vae.decoder(z[:, :, 3:5], Past(first.after))
+    again = vae.decoder(z[:, :, 3:5], CausalState(first.after))
     assert torch.equal(again, middle), "a state is not used up"
     assert not torch.equal(vae.decoder(z[:, :, 3:5])[:, :, -8:], middle), "the state matters"
 
 
 @torch.no_grad()
 def test_a_state_that_may_be_overwritten_takes_no_new_memory(vae):
-    z, first = latent(7), Past()
+    z, first = latent(7), CausalState()
     vae.decoder(z[:, :, :3], first)
-    expected, second = vae.decoder(z[:, :, 3:5], Past(first.after)), Past(first.after, overwrites=True)
+    expected, second = vae.decoder(z[:, :, 3:5], CausalState(first.after)), CausalState(first.after, overwrites=True)
     assert torch.equal(vae.decoder(z[:, :, 3:5], second), expected)
     places = [[frames.data_ptr() for frames in past.after.values()] for past in (first, second)]
     assert places[0] == places[1]

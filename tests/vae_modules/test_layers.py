@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from vae_modules import convolution, winograd
-from vae_modules.convolution import CausalConv3d, Past
+from vae_modules.convolution import CausalConv3d, CausalState
 from vae_modules.layers import Downsample3D, SpatialNorm, Upsample3D
 from vae_modules.memory_order import in_memory_order
 
@@ -17,11 +17,11 @@ def frames(*shape, seed=0):
 def test_convolution_in_chunks_equals_the_whole():
     torch.manual_seed(0)
     conv, x = CausalConv3d(2, 3, 3).requires_grad_(False), frames(1, 2, 7, 4, 4)
-    whole = conv(x, Past())
-    past, pieces = Past(), []
+    whole = conv(x, CausalState())
+    past, pieces = CausalState(), []
     for chunk in x.split([1, 3, 1, 2], dim=2):
         pieces.append(conv(chunk, past))
-        past = Past(past.after)
+        past = CausalState(past.after)
     torch.testing.assert_close(torch.cat(pieces, 2), whole)
 
 
@@ -30,7 +30,7 @@ def test_convolution_never_looks_ahead():
     conv, x = CausalConv3d(2, 3, 3).requires_grad_(False), frames(1, 2, 6, 4, 4)
     changed = x.clone()
     changed[:, :, 4:] = 9
-    a, b = conv(x, Past()), conv(changed, Past())
+    a, b = conv(x, CausalState()), conv(changed, CausalState())
     torch.testing.assert_close(a[:, :, :4], b[:, :, :4])
     assert not torch.isclose(a[:, :, 4], b[:, :, 4]).any()
 
@@ -38,17 +38,17 @@ def test_convolution_never_looks_ahead():
 def test_before_the_first_frame_it_stands_still():
     torch.manual_seed(0)
     conv, first = CausalConv3d(2, 3, 3).requires_grad_(False), frames(1, 2, 1, 4, 4)
-    still = conv(first.expand(-1, -1, 5, -1, -1), Past())
-    torch.testing.assert_close(conv(first, Past()), still[:, :, -1:])
+    still = conv(first.expand(-1, -1, 5, -1, -1), CausalState())
+    torch.testing.assert_close(conv(first, CausalState()), still[:, :, -1:])
 
 
 def test_the_past_of_a_chunk_stays_as_it_is():
     torch.manual_seed(0)
     conv = CausalConv3d(2, 2, 3).requires_grad_(False)
-    opening = Past()
+    opening = CausalState()
     conv(frames(1, 2, 3, 4, 4), opening)
     kept = opening.after[conv].clone()
-    following = Past(opening.after)
+    following = CausalState(opening.after)
     conv(frames(1, 2, 2, 4, 4, seed=1), following)
     assert torch.equal(opening.after[conv], kept) and not torch.equal(following.after[conv], kept)
     assert opening.leading and not following.leading
@@ -65,8 +65,8 @@ def test_time_is_halved_and_doubled_around_the_first_frame():
     up = Upsample3D(1, in_time=True)
     up.conv.weight.data.zero_()[..., 1, 1] = 1
     up.conv.bias.data.zero_()
-    assert up(halved, Past())[0, 0, :, 0, 0].tolist() == [0, 1.5, 1.5, 3.5, 3.5]
-    later = up(halved, Past({up: halved}))
+    assert up(halved, CausalState())[0, 0, :, 0, 0].tolist() == [0, 1.5, 1.5, 3.5, 3.5]
+    later = up(halved, CausalState({up: halved}))
     assert later.shape == (1, 1, 6, 4, 4), "later chunks have no frame that stands alone"
 
 
@@ -80,7 +80,7 @@ def test_upsampling_is_nearest_neighbour_then_a_convolution(leading, grad):
     large = F.interpolate(x[:, :, times], scale_factor=(1, 2, 2), mode="nearest")
     expected = torch.stack([up.conv(frame) for frame in large.unbind(2)], dim=2)
     with torch.set_grad_enabled(grad):
-        torch.testing.assert_close(up(x, Past() if leading else Past({up: x})), expected)
+        torch.testing.assert_close(up(x, CausalState() if leading else CausalState({up: x})), expected)
 
 
 @pytest.mark.parametrize("grad", [True, False])
@@ -94,7 +94,7 @@ def test_the_norm_is_conditioned_where_the_latent_is(leading, grad):
     large = F.interpolate(zq[:, :, times], scale_factor=(1, 2, 2), mode="nearest")
     expected = norm.norm_layer(f) * norm.conv_y.conv(large) + norm.conv_b.conv(large)
     with torch.set_grad_enabled(grad):
-        torch.testing.assert_close(norm(f, zq, Past() if leading else Past({norm: f})), expected)
+        torch.testing.assert_close(norm(f, zq, CausalState() if leading else CausalState({norm: f})), expected)
 
 
 @pytest.mark.parametrize("at_a_time", [0, 1500, 2500])  # rows: 2, 3 and 5 of 11; doubled frames: 1, 1 and 2 of 3
@@ -104,7 +104,7 @@ def test_large_frames_go_strip_by_strip_to_the_same_numbers(monkeypatch, at_a_ti
     x = frames(2, 6, 3, 11, 7).double()
 
     def run():
-        return up(conv(x, Past()), Past())
+        return up(conv(x, CausalState()), CausalState())
     with torch.no_grad():
         expected = run()
         monkeypatch.setattr(convolution, "AT_A_TIME", at_a_time)
@@ -145,17 +145,17 @@ def test_transformed_convolution_goes_strip_by_strip(monkeypatch):
 
 
 def test_what_is_left_to_the_next_chunk_holds_no_more_than_its_frames():
-    past, conv = Past(), CausalConv3d(2, 3, 3)
+    past, conv = CausalState(), CausalConv3d(2, 3, 3)
     conv(frames(1, 2, 8, 4, 4), past)
     assert past.after[conv].untyped_storage().nbytes() == 2 * 2 * 4 * 4 * 4
 
 
 def test_a_chunk_keeps_only_frames_that_are_still_to_be_read():
     """The last chunk keeps nothing, and what a chunk takes over is released unless its giver still holds it."""
-    conv, left = CausalConv3d(2, 3, 3), Past()
+    conv, left = CausalConv3d(2, 3, 3), CausalState()
     conv(frames(1, 2, 4, 4, 4), left)
     kept, reference = dict(left.after), weakref.ref(left.after[conv])
-    closing = Past(left.after, closing=True)
+    closing = CausalState(left.after, closing=True)
     conv(frames(1, 2, 4, 4, 4), closing)
     assert not closing.after and left.after.keys() == kept.keys()
     del left, kept

@@ -8,7 +8,7 @@ from configuration.targets import instantiate_from_config
 from tests.dit_models import build, config, inputs
 from weights import checkpoint, network
 from weights.checkpoint import NETWORK_PREFIX, save_checkpoint
-from weights.lora import checkpoint_of, configure_lora, load_lora, lora_of, merge, read_lora, trains_lora_alone
+from weights.lora import checkpoint_of, configure_lora, load_lora, lora_of, merge, read_lora, trains_only_lora
 from weights.lora_names import is_matrix, without_lora
 from weights.network import load_network
 
@@ -124,10 +124,10 @@ def test_model_and_lora_in_each_others_place_are_told(tuned, folder, tmp_path):
 
 
 def test_whether_nothing_else_is_trained(tuned):
-    assert not trains_lora_alone(tuned)
+    assert not trains_only_lora(tuned)
     for name, parameter in tuned.named_parameters():
         parameter.requires_grad_(is_matrix(name))
-    assert trains_lora_alone(tuned)
+    assert trains_only_lora(tuned)
     for parameter in tuned.parameters():
         parameter.requires_grad_(False)
-    assert not trains_lora_alone(tuned)
+    assert not trains_only_lora(tuned)

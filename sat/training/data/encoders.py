@@ -35,7 +35,7 @@ class Encoders:
     def vae(self) -> Any:
         torch.manual_seed(self.args.run.seed)  # for an autoencoder without stored weights
         codec = build_codec(self.args.of_engine())
-        codec.save_memory(self.args.autoencoder)
+        codec.configure_memory(self.args.autoencoder)
         return codec.first_stage_model
 
     @cached_property
