@@ -18,7 +18,7 @@ from common.errors import CheckpointError, ConfigError
 from common.files import whole_file
 from common.ranks import any_of, is_main_process, rank, wait_for_all
 from training.run_state import RunState
-from weights.checkpoint import NETWORK_PREFIX, name_latest, read_checkpoint, save_checkpoint
+from weights.checkpoint import NETWORK_PREFIX, STATES, name_latest, read_checkpoint, save_checkpoint
 from weights.lora import HEADER
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def save(folder: Path, state: RunState, keep: int,
     _written(folder, state.step, lambda: _write(_state_file(folder, state.step, rank()), own))
     _written(folder, state.step, lambda: write_checkpoint(folder, state) if is_main_process() else None)
     if is_main_process():
-        _remove_old(folder, state.step, keep)
+        _remove_old(folder, state.step, keep, folders=write_checkpoint is write_transformer)
     wait_for_all()
 
 
@@ -150,12 +150,28 @@ def _state_file(folder: Path, step: int | str, rank: int) -> Path:
     return folder / STATE / f"{step}_rank_{rank:02d}.pt"
 
 
-def _remove_old(folder: Path, current: int, keep: int) -> None:
-    states = {path: int(found[1]) for path in (folder / STATE).iterdir()
-              if (found := re.fullmatch(r"(\d+)_rank_\d+\.pt", path.name))}
-    checkpoints = {path: int(path.name) for path in folder.iterdir() if path.is_dir() and path.name.isdigit()}
-    steps = sorted({*states.values(), *checkpoints.values()} - {current})
-    old = steps[:len(steps) - (keep - 1)] if keep > 0 else []
-    for path, step in (states | checkpoints).items():
-        if step in old:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+def _remove_old(folder: Path, current: int, keep: int, folders: bool) -> None:
+    """Remove the files of all but the last `keep` steps that this run saved, and nothing else in its folder.
+
+    Only a step whose state is in `training/` was saved by a run here; a number for a name makes no folder a checkpoint.
+    `folders`: each step also has a checkpoint in a folder of its own.
+    """
+    if keep <= 0:
+        return
+    states: dict[int, list[Path]] = {}
+    for path in (folder / STATE).iterdir():
+        if found := re.fullmatch(r"(\d+)_rank_\d+\.pt", path.name):
+            states.setdefault(int(found[1]), []).append(path)
+    others = sorted(states.keys() - {current})
+    for step in others[:len(others) - (keep - 1)]:
+        if folders:
+            _remove_checkpoint(folder / str(step))
+        for path in states[step]:
+            path.unlink()
+
+
+def _remove_checkpoint(folder: Path) -> None:
+    """Remove a checkpoint's file, and its folder unless it holds something else."""
+    (folder / STATES).unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()

@@ -136,6 +136,18 @@ def test_what_latest_names_stays_whatever_else_is_there(tmp_path):
     assert saved_step(tmp_path) == 25
 
 
+def test_folders_that_the_run_did_not_write_stay(tmp_path):
+    for name in ("2019", "10", "15"):  # photographs by year; a step's folder that holds something else as well
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "photograph.jpg").write_bytes(b"mine")
+    for step in (10, 20, 30):
+        run_files.save(tmp_path, state(step), keep=1)
+    assert {path.name for path in tmp_path.iterdir()} == {"2019", "10", "15", "30", "latest", "training"}
+    assert all(sorted(path.name for path in (tmp_path / name).iterdir()) == ["photograph.jpg"]
+               for name in ("2019", "10", "15"))
+    assert sorted(path.name for path in (tmp_path / "training").iterdir()) == ["30_rank_00.pt"]
+
+
 def test_what_changed_since_is_named(tmp_path):
     run_files.save(tmp_path, state(1), keep=1)
     with pytest.raises(ConfigError, match="changed configuration: a from None to 0, args.seed from 1 to 2, b from None "
