@@ -49,7 +49,7 @@ def sample_videos(argv: Sequence[str] | None = None) -> None:
     if args.run.plan:
         return
     if args.sampling.input_type == "latents":
-        with launched(args) as device:
+        with run_processes(args) as device:
             decode_saved_latents(args, device)
     elif args.sampling.input_type == "cli":
         sample_typed_prompts(args, steps)
@@ -68,7 +68,7 @@ def sample_prompt_file(args: Arguments, steps: console.Steps) -> None:
     if not jobs:
         logger.info("every video of this run is finished already, in %s", args.sampling.output_dir)
         return
-    with launched(args) as device:
+    with run_processes(args) as device:
         with steps("model load"):
             engine = load_engine(args, device)
         conditions = encode(engine, jobs, args, steps)
@@ -85,7 +85,7 @@ def sample_typed_prompts(args: Arguments, steps: console.Steps) -> None:
         check_writable(args.sampling.output_dir)
     steps.announce("configuration", f": {summary(args)}")
     made = 0
-    with launched(args) as device:
+    with run_processes(args) as device:
         with steps("model load"):
             engine = load_engine(args, device)
         for prompt in ask_prompts(source_of_prompts(args)):
@@ -133,7 +133,7 @@ def jobs_of(prompts: Sequence[Prompt], limits: ModelLimits, args: Arguments) -> 
     return plan_jobs(prompts, limits, args.sampling, args.run.seed, image_input)
 
 
-def launched(args: Arguments) -> AbstractContextManager[torch.device]:
+def run_processes(args: Arguments) -> AbstractContextManager[torch.device]:
     """Return the context in which the run's processes work together; it yields this process's device."""
     first_stage = args.model_config.first_stage_config.get("params") or {}
     return launch.launched(args.run.device, GroupSizes(

@@ -21,10 +21,11 @@ from arguments import get_args
 from common.console import run
 from common.errors import ConfigError
 from common.files import check_writable
+from common.ranks import world_size
 from configuration.settings import Arguments
 from configuration.targets import check_config
 from training import run_files, run_state
-from training.autoencoder import AutoencoderTrainer, build_model, convert_earlier_state, settings_of
+from training.autoencoder import AutoencoderTrainer, build_model, convert_earlier_state
 from training.data.memory_clips import MemoryClips, read_stages
 from training.data.sources import check_clip_data
 
@@ -39,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def check_settings(args: Arguments) -> None:
     """Check all settings before anything is read or built; raises ConfigError for the first mistake."""
+    if world_size() > 1:
+        raise ConfigError("train_vae.py trains on one process; start it without torchrun")
     check_config(args.model_config, "model")
     check_clip_data(args)
     settings, stages = args.training, read_stages(args.data_config)
@@ -50,13 +53,13 @@ def check_settings(args: Arguments) -> None:
 
 def build_trainer(args: Arguments) -> AutoencoderTrainer:
     """Build the trainer, at the run's beginning or, with `args.resume`, at the step saved last."""
-    folder, settings = args.training.folder, settings_of(args)
+    folder, settings = args.training.folder, run_state.settings_of(args, world_size())
     if args.training.resume:
         convert_earlier_state(folder, settings)
     state = run_files.begin(folder, args.training.resume, settings)
     train = MemoryClips.read(args.data_config, args.training.train_data or [])
     if state is not None:
-        run_state.check_clips(state, [train])
+        run_state.check_same_clips(state, [train])
     valid = MemoryClips.read(args.data_config, args.training.valid_data) if args.training.valid_data else None
     trainer = AutoencoderTrainer(args, build_model(args), read_stages(args.data_config), train, valid, state)
     logger.info("%d clips; %.2f M parameters; %d iterations", len(train),

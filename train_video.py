@@ -14,7 +14,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent / "sat"))
 
 import torch
-import torch.distributed as dist
 from omegaconf import OmegaConf
 from torch import nn
 
@@ -22,6 +21,7 @@ from arguments import get_args
 from common.console import run
 from common.errors import ConfigError
 from common.files import check_writable, from_repository
+from common.ranks import is_main_process, world_size
 from configuration.settings import Arguments
 from configuration.targets import check_config
 from diffusion_video import DiffusionEngine
@@ -47,17 +47,17 @@ def train_video(argv: Sequence[str] | None = None) -> None:
     check_settings(args)
     with launch.launched(args.run.device, deepspeed=True) as device:
         args.run.device = device
-        if dist.get_rank():
+        if not is_main_process():
             logging.getLogger().setLevel(logging.WARNING)
         build_trainer(args).run()
 
 
 def build_trainer(args: Arguments) -> TransformerTrainer:
     folder = args.training.folder
-    state = run_files.begin(folder, args.training.resume, run_state.settings_of(args, dist.get_world_size()))
+    state = run_files.begin(folder, args.training.resume, run_state.settings_of(args, world_size()))
     sources = read_sources(args)
     if state is not None:
-        run_state.check_clips(state, sources.train)
+        run_state.check_same_clips(state, sources.train)
     engine = build_engine(args, fresh=state is None, text=sources.text)
     trained = sum(p.numel() for p in engine.network.parameters() if p.requires_grad) / 1e6
     request = sample_request(args, sources.shown)

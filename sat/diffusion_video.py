@@ -95,7 +95,7 @@ class DiffusionEngine(LatentCodec):
         return 1.0 if self.patch_t > 1 else self.scale_factor
 
     def divide_among_processes(self) -> None:
-        """Divide branches and their tokens among processes, by the groups that `parallel.launched` made."""
+        """Divide branches and their tokens among processes, by the groups that `parallel.launch.launched` made."""
         group, ranks = groups.guidance_group()
         self.sharing = None if group is None or len(ranks) == 1 else SharedBranches(group, ranks)
         for model in (self.model, self.weak_model):

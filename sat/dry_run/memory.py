@@ -140,7 +140,7 @@ def _transformer_cost(config: Mapping, plan: VideoPlan, rows: int, dtype: torch.
         inputs = {} if params.get("ofs_embed_dim") is None else {"ofs": torch.empty(1)}
         timestep = torch.empty(1)
     activations, flops = measure(lambda: network(x, timestep, text, **inputs), device)
-    return Cost(weights_of(network, matrix), layer_of(network, matrix), activations, flops)
+    return Cost(weight_bytes(network, matrix), layer_bytes(network, matrix), activations, flops)
 
 
 def _text_shape(params: Mapping) -> tuple[int, int]:
@@ -163,7 +163,7 @@ def autoencoder_costs(args: Arguments, model: ModelConfig, plan: VideoPlan, dtyp
     vae = codec.first_stage_model
     encoded = measure(lambda: vae.encode(video, unregularized=True), args.run.device) if given else (0, 0)
     decoded = decoding(vae, latents, args.run.device)
-    return {name: Cost(weights_of(part), weights_of(part), *cost)
+    return {name: Cost(weight_bytes(part), weight_bytes(part), *cost)
             for name, part, cost in ((ENCODER, vae.encoder, encoded), (DECODER, vae.decoder, decoded))}
 
 
@@ -195,7 +195,7 @@ def _frames(latents: Tensor) -> int:
     return 3 * video_frames(latents.shape[2]) * SPACE * height * SPACE * width * latents.element_size()
 
 
-def weights_of(module: nn.Module, matrix: int | None = None) -> int:
+def weight_bytes(module: nn.Module, matrix: int | None = None) -> int:
     """Return the bytes of a module's tensors.
 
     `matrix` is the bytes of an element in quantized matrices, None without quantization. A LoRA's matrices are never
@@ -208,10 +208,10 @@ def weights_of(module: nn.Module, matrix: int | None = None) -> int:
     return total
 
 
-def layer_of(module: nn.Module, matrix: int | None = None) -> int:
+def layer_bytes(module: nn.Module, matrix: int | None = None) -> int:
     """Return the bytes of a module offloaded by layer: its largest layer, and all that is in no layer with a weight."""
-    layers = [weights_of(m, matrix) for m in module.modules() if isinstance(getattr(m, "weight", None), nn.Parameter)]
-    return weights_of(module, matrix) - sum(layers) + max(layers, default=0)
+    layers = [weight_bytes(m, matrix) for m in module.modules() if isinstance(getattr(m, "weight", None), nn.Parameter)]
+    return weight_bytes(module, matrix) - sum(layers) + max(layers, default=0)
 
 
 def free_memory(device: torch.device) -> int:

@@ -9,7 +9,7 @@ from engine.first_stage import make_tiling
 from engine.process_checks import check_sequence_parallel, check_shared, merge_size_keys
 from inference.prompts import Source
 from inference.sizes import ModelLimits, extend_positions, model_limits, plan_video
-from inference.starting_clips import check_clips, starts_from_clips
+from inference.starting_clips import check_start, starts_from_clips
 from memory.quantization import check_quantization
 from weights.lora import configure_lora
 from weights.network import check_network
@@ -38,7 +38,7 @@ def check_run(args: Arguments) -> ModelLimits:
     if args.run.load_lora is not None:
         configure_lora(args.model_config, args.run.load_lora)
     check_network(args.model_config.network_config, weights)
-    check_clips(args.sampling, sampler)
+    check_start(args.sampling, sampler)
     check_quantization(args.memory, args.run.device)
     make_tiling(args.autoencoder)
     if args.sampling.input_type == "cli" and ranks.world_size() > 1:

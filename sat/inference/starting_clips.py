@@ -17,7 +17,7 @@ def starts_from_clips(settings: SamplingSettings) -> bool:
     return settings.strength is not None or settings.invert
 
 
-def check_clips(settings: SamplingSettings, sampler_config: Mapping) -> None:
+def check_start(settings: SamplingSettings, sampler_config: Mapping) -> None:
     """Raise ConfigError for a strength out of range, and for a sampler that would not undo an inversion."""
     if settings.strength is not None:
         check_strength(settings.strength, "args.strength")

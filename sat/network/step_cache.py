@@ -34,7 +34,7 @@ class RowState:
 
 
 @dataclass(frozen=True)
-class RunState:
+class CacheState:
     """The state of one sampling run: for each row of the batch, a RowState per branch, keyed by its index.
 
     This is the one place where a step cache's state is kept from forward pass to forward pass.
@@ -43,9 +43,9 @@ class RunState:
     cache: "StepCache"
     rows: Sequence[MutableMapping[int, RowState]]
 
-    def row(self, i: int) -> "RunState":
+    def row(self, i: int) -> "CacheState":
         """Return the state of row i alone, which is shared, not copied."""
-        return RunState(self.cache, self.rows[i:i + 1])
+        return CacheState(self.cache, self.rows[i:i + 1])
 
     def runner(self, branches: Sequence[int], last: bool) -> "CachedLayers":
         """Return the layer runner of a forward pass over these branches (indices).
@@ -65,7 +65,7 @@ class RunState:
 class CachedLayers:
     """Layer runner that skips the layers where a step cache allows it, and keeps the cache's new state in `run`."""
 
-    run: RunState
+    run: CacheState
     branches: Sequence[int]
     last: bool
 
@@ -92,9 +92,9 @@ class StepCache:
         if self.threshold < 0:
             raise ConfigError(f"step_cache_config.params.threshold is {self.threshold}; it must be 0 or more")
 
-    def begin(self, rows: int) -> RunState:
+    def begin(self, rows: int) -> CacheState:
         """Return the empty state of a run of that many rows."""
-        return RunState(self, [defaultdict(RowState) for _ in range(rows)])
+        return CacheState(self, [defaultdict(RowState) for _ in range(rows)])
 
     def signal(self, network, x: Tensor, context: VideoContext) -> tuple[Tensor, Tensor, int]:
         """Return the signal (B, S - N, D) of tokens x (B, S, D), x after the layers it needed, and their number."""

@@ -74,7 +74,8 @@ class AutoencoderTrainer(Trainer):
     def save(self) -> None:
         """Write `3d-vae.pt` and the state to resume from."""
         network, _ = run_state.weights_of(self.model)
-        state = RunState(self.step, network, self.average.whole(), self.optimizer.state_dict(), settings_of(self.args),
+        settings = run_state.settings_of(self.args, world_size())
+        state = RunState(self.step, network, self.average.whole(), self.optimizer.state_dict(), settings,
                          clips=(len(self.train),), generator=self.generator.get_state())
         run_files.save(self.folder, state, keep=1, write_checkpoint=run_files.write_autoencoder)
 
@@ -100,11 +101,6 @@ def _initial_weights(model: VideoAutoencodingEngine, args: Arguments) -> dict[st
 def _named(name: str, args: Arguments, key: str) -> bool:
     """Return True if a tensor's name starts with one of the prefixes in `model.<key>`."""
     return f"first_stage_model.{name}".startswith(tuple(args.model_config.get(key, ())))
-
-
-def settings_of(args: Arguments) -> dict:
-    """Return what must not change between a run and its continuation."""
-    return run_state.settings_of(args, world_size())
 
 
 def course_of(args: Arguments, stages: list[Stage]) -> Course:

@@ -67,7 +67,7 @@ def restore(network: nn.Module, state: RunState) -> None:
     network.load_state_dict(state.network, strict=state.lora is None)
 
 
-def check_clips(state: RunState, buckets: Sequence[Sized]) -> None:
+def check_same_clips(state: RunState, buckets: Sequence[Sized]) -> None:
     """Raise ConfigError if the buckets do not have as many clips as in the stopped run, whose order depends on it."""
     given = tuple(map(len, buckets))
     if state.clips and state.clips != given:

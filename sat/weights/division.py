@@ -15,7 +15,7 @@ from weights.sources import Weights
 Cut = Callable[[Tensor], Tensor]
 
 
-def own_part(weights: Weights, network: nn.Module) -> Weights:
+def own_shard(weights: Weights, network: nn.Module) -> Weights:
     """Return the part of a transformer's weights that this process holds; all, if `network` is not divided."""
     cuts = _cuts(network)
     if not cuts:

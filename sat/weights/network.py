@@ -11,7 +11,7 @@ from common.errors import CheckpointError
 from common.files import REPOSITORY
 from configuration.targets import instantiate_from_config
 from weights.checkpoint import describe_mismatches, required_tensors
-from weights.division import own_part
+from weights.division import own_shard
 from weights.lora_names import is_matrix, without_lora
 from weights.sources import materialize, transformer_weights
 
@@ -37,7 +37,7 @@ def load_network(network: nn.Module, path: str | Path) -> None:
 
     Raises CheckpointError as `check_network` does.
     """
-    weights = own_part(transformer_weights(path), network)
+    weights = own_shard(transformer_weights(path), network)
     _check_preset(network, weights.shapes, weights.source)
     weights.copy_into(network)
     logger.info("loaded %d tensors from %s", len(weights.links), path)

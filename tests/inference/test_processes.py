@@ -15,7 +15,7 @@ from common.files import REPOSITORY
 from configuration.targets import instantiate_from_config
 from engine.process_checks import check_sequence_parallel, check_shared, merge_size_keys
 from media.records import LATENTS, RECORD, load_latents
-from sample_video import launched, main
+from sample_video import main, run_processes
 
 pytestmark = pytest.mark.slow
 
@@ -135,5 +135,5 @@ def test_a_transformer_that_cannot_be_shared_is_told(changes, says, words):
         merge_size_keys(args)
         check_shared(args)
         check_sequence_parallel(args)
-        with launched(args):
+        with run_processes(args):
             pass

@@ -153,9 +153,9 @@ def test_what_changed_since_is_named(tmp_path):
     with pytest.raises(ConfigError, match="changed configuration: a from None to 0, args.seed from 1 to 2, b from None "
                                           "to 0, c from None to 0, d from None to 0 and 2 more; change it back"):
         run_files.read_latest(tmp_path, {"args.seed": 2} | dict.fromkeys("abcdef", 0))
-    run_state.check_clips(RunState(1, {}, {}, {}, {}), [[1, 2]])
+    run_state.check_same_clips(RunState(1, {}, {}, {}, {}), [[1, 2]])
     with pytest.raises(ConfigError, match=r"args.train_data had 3 \+ 1 clips when the run was stopped and has 2 now"):
-        run_state.check_clips(RunState(1, {}, {}, {}, {}, clips=(3, 1)), [[1, 2]])
+        run_state.check_same_clips(RunState(1, {}, {}, {}, {}, clips=(3, 1)), [[1, 2]])
 
 
 def test_a_missing_state_is_an_error(tmp_path):

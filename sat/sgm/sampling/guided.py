@@ -17,7 +17,7 @@ from sgm.parameterization import VP
 class PassPlan:
     """The way in which branches are evaluated, which samplers and guiders need not know.
 
-    `reuse` is the step cache's state (`network.step_cache.RunState`, new for each run), None without a step cache.
+    `reuse` is the step cache's state (`network.step_cache.CacheState`, new for each run), None without a step cache.
     `sharing` distributes branches over several processes (`parallel.guidance.SharedBranches`), None if each evaluates
     them all. `one_by_one`: never two branches in one batch.
     """
