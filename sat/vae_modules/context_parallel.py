@@ -19,9 +19,10 @@ from vae_modules.memory_order import in_memory_order
 
 
 class RelayedState(CausalState):
-    """A Past that receives frames from the rank with the chunk before (`source`) and sends to that after (`target`).
+    """A CausalState that receives frames from the rank with the chunk before and sends them to that with the one after.
 
-    Without a `source`, frames come from `before`, left by the round before. Frames for the next round stay in `after`.
+    These ranks are `source` and `target`. Without a `source`, frames come from `before`, left by the round before.
+    Frames for the next round stay in `after`.
     """
 
     def __init__(self, before: dict[nn.Module, Tensor], source: int | None, target: int | None):
