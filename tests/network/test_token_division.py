@@ -57,11 +57,11 @@ from parallel import groups, launch
 import torch.distributed as dist
 begin = dist.init_process_group
 dist.init_process_group = lambda backend: begin(backend, init_method=f"file://{folder}/store", rank=rank, world_size=2)
-from parallel.guidance import SharedPasses
+from parallel.guidance import SharedBranches
 from tests.network.test_token_division import CASES, run_case, run_guidance
 with launch.launched(torch.device("cpu"), groups.GroupSizes(sequence=2)):
     found = {name: run_case(name, groups.sequence_group()) for name in CASES}
-    found["guidance"] = run_guidance(SharedPasses(*groups.sequence_group()))
+    found["guidance"] = run_guidance(SharedBranches(*groups.sequence_group()))
 torch.save(found, f"{folder}/{rank}.pt")
 """
 
