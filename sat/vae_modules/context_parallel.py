@@ -11,7 +11,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from common.compression import SPACE, TIME, video_frames
 from common.errors import ConfigError
 from parallel import groups
 from vae_modules.convolution import CausalState
@@ -85,8 +84,9 @@ def _received(like: Tensor, source: int) -> Tensor:
 
 def _frames_like(chunk: Tensor, decoder: Any, opening: bool) -> Tensor:
     batch, _, time, height, width = chunk.shape
-    frames = video_frames(time) if opening else TIME * time
-    return chunk.new_empty(batch, decoder.conv_out.conv.out_channels, frames, SPACE * height, SPACE * width)
+    compression = decoder.compression
+    frames = compression.video_frames(time) if opening else compression.time * time
+    return chunk.new_empty(batch, decoder.conv_out.conv.out_channels, frames, *compression.video_size(height, width))
 
 
 def _hand_over(left: dict[nn.Module, Tensor], ranks: Sequence[int], place: int) -> None:
