@@ -2,20 +2,14 @@
 import importlib
 import inspect
 from collections.abc import Mapping
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from common.errors import ConfigError
 from common.suggestions import nearest
 from common.unread import warn_unread
+from configuration.roles import HOMES, ROLES, slot_of
 from configuration.yaml_files import plain
 
-SOURCE_ROOT = Path(__file__).resolve().parents[1]
-LIBRARIES = ("sat", "torch", "transformers")
-# Modules with classes that start processes or unpickle files when they are built; no model needs them.
-FORBIDDEN_MODULES = ("torch.distributed", "torch.multiprocessing", "torch.package", "torch.hub",
-                     "torch.utils.cpp_extension")
 # Paths of released configurations, and of this project's earlier ones. The longest that fits comes first; everything
 # else is a real module path.
 FORMER_PATHS = (
@@ -35,6 +29,9 @@ FORMER_PATHS = (
 # Keys that the configuration of an embedder may have beside `target` and `params`: attributes of its class.
 SIBLING_KEYS = ("is_trainable", "ucg_rate", "input_key")
 
+MAY_BE_NAMED = ("a target is one of this project's samplers, guiders, network parts and so on "
+                "(sat/configuration/roles.py), or a class that --allow-targets opens")
+
 _opened: set[str] = set()
 
 
@@ -44,16 +41,17 @@ def allow_targets(*prefixes: str) -> None:
 
 
 def get_obj_from_str(path: str, where: str = "target") -> type:
-    """Return the class that a dotted path names, if the allow-list permits it.
+    """Return the class that a dotted path names, if it fills the role of its slot.
 
-    Allowed are classes of this project, SwissArmyTransformer, torch and transformers, but not functions, nor classes
-    that those modules only import from elsewhere. Raises ConfigError otherwise, before a forbidden module is imported.
+    `where` is the class's place in the configuration, which ends with the slot; a place that is no slot accepts the
+    classes of every role. `allow_targets` adds classes. Raises ConfigError for any other path, before a module that
+    may not be named is imported.
     """
     if not isinstance(path, str) or "." not in path:
         raise ConfigError(f"{where}: {path!r} is not a dotted path to a class, such as torch.nn.Identity")
     real = _real_path(path)
     if not _allowed(real):
-        raise ConfigError(f"{where}: {path} may not be named; {_allowed_text()}")
+        raise ConfigError(f"{where}: {path} may not be named; {MAY_BE_NAMED}")
     module_path, name = real.rsplit(".", 1)
     try:
         module = importlib.import_module(module_path)
@@ -64,9 +62,24 @@ def get_obj_from_str(path: str, where: str = "target") -> type:
     if obj is None:
         classes = [n for n, o in vars(module).items() if isinstance(o, type)]
         raise ConfigError(f"{where}: {path} does not resolve, {module_path} has no {name}{nearest(name, classes)}")
-    if not isinstance(obj, type) or not _allowed(obj.__module__):
-        raise ConfigError(f"{where}: {path} may not be named; {_allowed_text()}")
+    if not isinstance(obj, type) or not _allowed(f"{obj.__module__}.{obj.__qualname__}"):
+        raise ConfigError(f"{where}: {path} may not be named; {MAY_BE_NAMED}")
+    slot = slot_of(where)
+    if slot in ROLES and not _fills(obj, ROLES[slot]):
+        raise ConfigError(f"{where}: {path} cannot be a {slot}, which needs {' or '.join(ROLES[slot])}")
     return obj
+
+
+def _fills(cls: type, role: tuple[str, ...]) -> bool:
+    """Return True if a class is of this role: defined in one of its modules, or a subclass of one of its classes."""
+    for name in role:
+        module, _, base = name.rpartition(".")
+        if base[:1].isupper():
+            if issubclass(cls, getattr(importlib.import_module(module), base)):
+                return True
+        elif cls.__module__ == name or _opened_to(cls.__module__):
+            return True
+    return False
 
 
 def instantiate_from_config(config: Mapping | None, **extra) -> Any:
@@ -149,17 +162,14 @@ def _real_path(path: str) -> str:
     return path
 
 
-@cache
-def _project_modules() -> set[str]:
-    return {p.stem for p in SOURCE_ROOT.iterdir() if p.suffix == ".py" or (p.is_dir() and any(p.glob("*.py")))}
-
-
 def _allowed(path: str) -> bool:
-    def below(prefix: str) -> bool:
-        return path == prefix or path.startswith(prefix + ".")
-    return any(map(below, _opened)) or (
-        path.split(".")[0] in _project_modules().union(LIBRARIES) and not any(map(below, FORBIDDEN_MODULES)))
+    """Return True if a class, or the module before its name, is in one of the homes or was opened."""
+    return _opened_to(path) or any(_below(path, home) or path == "torch.nn.Identity" for home in HOMES)
 
 
-def _allowed_text() -> str:
-    return "only classes of this project, SwissArmyTransformer, torch and transformers may be targets"
+def _opened_to(path: str) -> bool:
+    return any(_below(path, prefix) for prefix in _opened)
+
+
+def _below(path: str, prefix: str) -> bool:
+    return path == prefix or path.startswith(prefix + ".")

@@ -60,8 +60,8 @@ def test_clips_and_precision_are_the_models(name, kind, arguments):
     data, deepspeed = args.data_config.params, args.deepspeed_config
     newer = "1.5" in name
     assert (list(data.video_size), data.fps, data.max_num_frames) == (
-        list(plain.sampling_image_size), plain.sampling_fps, 81 if newer else 49)
-    assert (deepspeed.fp16.enabled, deepspeed.bf16.enabled) == (plain.fp16, plain.bf16)
+        list(plain.sampling.sampling_image_size), plain.sampling.sampling_fps, 81 if newer else 49)
+    assert (deepspeed.fp16.enabled, deepspeed.bf16.enabled) == (plain.run.fp16, plain.run.bf16)
     assert deepspeed.optimizer.type in OPTIMIZERS
 
 

@@ -26,7 +26,7 @@ store = f"file://{folder}/store"
 dist.init_process_group = lambda backend: begin(backend, init_method=store, rank=rank, world_size=size)
 from tests.vae_modules.small_vae import build, latent
 with launch.launched(torch.device("cpu"), groups.GroupSizes(context=size)), torch.no_grad():
-    assert groups.data_rank_and_size() == (0, 1) and groups.leads_its_copy() == (rank == 0)
+    assert groups.data_rank_and_size() == (0, 1) and groups.leads_copy() == (rank == 0)
     vae = build(cp_size=size)
     torch.save({n: vae.decode(latent(n)) for n in map(int, sys.argv[6:])}, f"{folder}/{rank}.pt")
 """

@@ -107,7 +107,7 @@ def test_large_frames_go_strip_by_strip_to_the_same_numbers(monkeypatch, at_a_ti
         return up(conv(x, CausalState()), CausalState())
     with torch.no_grad():
         expected = run()
-        monkeypatch.setattr(convolution, "AT_A_TIME", at_a_time)
+        monkeypatch.setattr(convolution, "ELEMENTS_AT_A_TIME", at_a_time)
         monkeypatch.setattr(convolution, "MIN_ROWS", 2)
         strips = run()
     torch.testing.assert_close(strips, expected)
