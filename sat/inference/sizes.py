@@ -88,7 +88,9 @@ def model_limits(model: Mapping) -> ModelLimits:
     # pairs of patches.
     counts = tuple(range(1, longest + 1, 2 * compression.time * patch[0]))
     largest = compression.video_size(network["latent_height"], network["latent_width"])
-    trained = largest if patch[0] == 1 else tuple(map(min, SIZE_WITH_TIME_PATCHES, largest))
+    trained = largest
+    if patch[0] > 1:
+        trained = min(SIZE_WITH_TIME_PATCHES[0], largest[0]), min(SIZE_WITH_TIME_PATCHES[1], largest[1])
     return ModelLimits(
         frame_counts=counts, default_frames=max(c for c in counts if c <= network["num_frames"]), default_size=trained,
         side_multiple=compression.space * max(patch[1:]), largest=largest, patch=patch, compression=compression,
