@@ -24,7 +24,7 @@ import torch
 
 from benchmarks.small_model import configured, markdown
 from benchmarks.speed_measure import CLOCKS, Rates, hardware, timed
-from common.compression import video_frames
+from common.compression import COGVIDEOX
 from common.console import run
 from common.files import from_repository, whole_file
 from configuration.settings import resolve_device
@@ -34,7 +34,7 @@ from inference.pipeline import load_engine
 NETWORK = "model.network_config.params."
 LARGEST = 12  # latent frames
 WIDE = [f"{NETWORK}{key}" for key in ("hidden_size=256", "num_layers=4", "num_attention_heads=4", "latent_height=32",
-                                      "latent_width=32", f"num_frames={video_frames(LARGEST)}")]
+                                      "latent_width=32", f"num_frames={COGVIDEOX.video_frames(LARGEST)}")]
 UNITS = {"s": 1.0, "ms": 1e-3, "µs": 1e-6, "ns": 1e-9}
 
 
@@ -121,7 +121,7 @@ def all_series(device: torch.device) -> list[Series]:
         Series("transformer, one row", "tokens", "n", (1, 2, 4, 8, LARGEST),
                lambda frames: (forward(frames, 1), frames * 256 + text.shape[1]), (1, 2)),
         Series("decoding 64 x 64 pixels", "frames of video", "f", (1, 3, 5, 9, 13),
-               lambda latents: (decoding(latents), video_frames(latents)), (0, 1)),
+               lambda latents: (decoding(latents), COGVIDEOX.video_frames(latents)), (0, 1)),
         Series("transformer, 272 tokens a row", "rows of the batch", "b", (1, 2, 4, 8),
                lambda rows: (forward(1, rows), rows), (0, 1)),
         Series("sampling, guided, 96 tokens", "steps", "s", (2, 4, 8, 16),

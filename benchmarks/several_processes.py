@@ -48,14 +48,12 @@ def step(setting: Setting) -> Ways:
     group = groups.sequence_group()
     shared = SharedBranches(*group)
 
-    def passes(rows: Sequence[int]) -> list[Tensor]:
-        return [network(x[i:i + 1], times, text[i:i + 1]) for i in rows]
-
     def with_layers_by(runner: LayerRunner) -> Tensor:
         return network(x, times, text, layer_runner=runner)
 
     def divided_passes() -> Tensor:
-        return torch.cat(shared.estimates([0, 1], passes, like=x[:1]))
+        own = [network(x[i:i + 1], times, text[i:i + 1]) for i in shared.own([0, 1])]
+        return torch.cat(shared.gather([0, 1], own, like=x[:1]))
 
     return {ALONE: lambda: with_layers_by(AllLayers()),
             "tokens divided": lambda: with_layers_by(DividedLayers(*group)),

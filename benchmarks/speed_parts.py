@@ -13,7 +13,7 @@ from transformers import T5Config, T5EncoderModel
 from benchmarks.random_models import SCALE, Size, our_engine, our_network, our_vae
 from benchmarks.speed_measure import Pair
 from benchmarks.speed_models import rotary, their_network, their_vae
-from common.compression import SPACE, video_frames
+from common.compression import COGVIDEOX
 from common.files import from_repository
 from diffusion_video import DiffusionEngine
 from engine.text_encoder import FrozenT5Embedder
@@ -116,11 +116,10 @@ def _sampled(setting: Setting, ours: DiffusionEngine, theirs: CogVideoXPipeline,
 
     def their_run() -> Tensor:
         use_levels(theirs.scheduler, ours.sampler.discretization, steps)
-        t, _, h, w = size.latent
+        frames, (height, width) = COGVIDEOX.video_frames(size.latent[0]), COGVIDEOX.video_size(*size.latent[2:])
         latents = theirs(
             prompt_embeds=text, negative_prompt_embeds=zeros, latents=noise.to(setting.dtype), guidance_scale=SCALE,
-            num_inference_steps=steps, num_frames=video_frames(t), height=SPACE * h, width=SPACE * w,
-            output_type="latent").frames
+            num_inference_steps=steps, num_frames=frames, height=height, width=width, output_type="latent").frames
         return theirs.decode_latents(latents[:, size.padding:]) if decoded else latents
 
     return Pair(our_run, their_run)
@@ -142,8 +141,8 @@ def decode(setting: Setting) -> Pair:
 def encode(setting: Setting) -> Pair:
     """Compare encoding frames to the posterior's moments, eight frames at a time."""
     ours, theirs, z = _codecs(setting)
-    t, h, w = z.shape[2:]
-    video = setting.noise(1, 3, video_frames(t), SPACE * h, SPACE * w, seed=3)
+    frames, size = COGVIDEOX.video_frames(z.shape[2]), COGVIDEOX.video_size(*z.shape[3:])
+    video = setting.noise(1, 3, frames, *size, seed=3)
     return Pair(lambda: ours.encode(video, unregularized=True), lambda: theirs.encode(video).latent_dist.parameters)
 
 

@@ -129,8 +129,7 @@ class DiffusionEngine(LatentCodec):
         each row independent of the others. Raises NumericalError naming the step whose result is not finite.
         """
         noise = draw_noise(torch.empty(batch_size, *shape, device=self.device), generator)
-        plan = PassPlan(self.step_cache and self.step_cache.begin(batch_size), self.sharing,
-                        self.config.guidance_one_by_one)
+        plan = PassPlan(self.step_cache, self.sharing, self.config.guidance_one_by_one)
         with self._attention(noise, cond):
             return self._sampler(self._bound_denoiser(), noise, cond, uc=uc, num_steps=num_steps, scale=scale,
                                 generator=generator, callback=callback, start=start, plan=plan, **network_inputs)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common.compression import latent_frames
+from common.compression import Compression
 from common.cpu_operations import gelu_tanh
 from common.errors import ConfigError
 from common.patches import Grid, parse_patch_size, patch_grid
@@ -80,7 +80,7 @@ class DiffusionTransformer(BaseModel):
         head_dim = hidden_size // num_attention_heads
         shared = dict(hidden_size=hidden_size, time_embed_dim=time_embed_dim or hidden_size,
                       elementwise_affine=elementwise_affine)
-        frames = latent_frames(num_frames, time_compressed_rate)
+        frames = Compression(time=time_compressed_rate).latent_frames(num_frames)
         self._add_positions(modules, (frames, latent_height, latent_width), head_dim, dict(
             height_interpolation=height_interpolation, width_interpolation=width_interpolation,
             time_interpolation=time_interpolation))

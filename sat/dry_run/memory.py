@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from common.compression import SPACE, video_frames
+from common.compression import Compression
 from configuration.model import ModelConfig
 from configuration.settings import Arguments
 from configuration.targets import instantiate_from_config
@@ -185,14 +185,15 @@ def decoding(vae: VideoAutoencodingEngine, latents: Tensor, device: torch.device
     if len(chunks) > 2:
         flops += (flops - measured(1)[1]) * (len(chunks) - 2)
     if len(rows) * len(columns) > 1:  # the whole video, one tile, and what computes or blends it
-        peak = _frames(latents) + _frames(tile) + max(peak, 2 * _frames(tile))
+        whole, one = (_frames(shown, vae.decoder.compression) for shown in (latents, tile))
+        peak = whole + one + max(peak, 2 * one)
     return peak, flops * len(rows) * len(columns)
 
 
-def _frames(latents: Tensor) -> int:
+def _frames(latents: Tensor, compression: Compression) -> int:
     """Return the bytes of the frames that are decoded from latents."""
-    height, width = latents.shape[-2:]
-    return 3 * video_frames(latents.shape[2]) * SPACE * height * SPACE * width * latents.element_size()
+    height, width = compression.video_size(*latents.shape[-2:])
+    return 3 * compression.video_frames(latents.shape[2]) * height * width * latents.element_size()
 
 
 def weight_bytes(module: nn.Module, matrix: int | None = None) -> int:

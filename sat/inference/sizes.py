@@ -3,7 +3,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from common.compression import latent_frames
+from common.compression import Compression
 from common.errors import ConfigError
 from common.patches import parse_patch_size
 from configuration.settings import SamplingSettings
@@ -27,14 +27,13 @@ class ModelLimits:
     side_multiple: int
     largest: tuple[int, int]
     patch: tuple[int, int, int]  # of latents: time, height, width
-    time_factor: int
-    space_factor: int
+    compression: Compression
     channels: int
     size_from_image: bool  # the video takes the image's shape (the 1.5 models)
     fixed_table: bool  # positions are a flat table, valid only for the size it was made for
 
     def real_latents(self, frames: int) -> int:
-        return latent_frames(frames, self.time_factor)
+        return self.compression.latent_frames(frames)
 
     def pad_latents(self, frames: int) -> int:
         """Return how many latent frames are sampled in front, and later dropped, so that patches divide the time."""
@@ -73,11 +72,10 @@ def model_limits(model: Mapping) -> ModelLimits:
     decoder = require(codec["decoder_config"].get("params"), "decoder_config.params", "z_channels")
     positions = require(network["modules"], "modules", "pos_embed_config")["pos_embed_config"]
     patch = parse_patch_size(network["patch_size"])
-    space = 2 ** (len(decoder.get("ch_mult", (1, 2, 2, 4))) - 1)
-    time = decoder.get("temporal_compress_times", 4)
-    if network["time_compressed_rate"] != time:
+    compression = Compression.of_first_stage(model["first_stage_config"])
+    if network["time_compressed_rate"] != compression.time:
         raise ConfigError(f"model.network_config.params.time_compressed_rate is {network['time_compressed_rate']}, but "
-                          f"the autoencoder compresses time by {time}; make them equal")
+                          f"the autoencoder compresses time by {compression.time}; make them equal")
     if decoder["z_channels"] != network["out_channels"]:
         raise ConfigError(f"model.network_config.params.out_channels is {network['out_channels']}, but the "
                           f"autoencoder's latent has z_channels {decoder['z_channels']}; make them equal")
@@ -88,12 +86,14 @@ def model_limits(model: Mapping) -> ModelLimits:
         longest = max(longest, LONGEST_WITH_TIME_PATCHES)
     # Decoding needs an odd number of latent frames (vae_modules.autoencoder.decode_schedule), so lengths differ by
     # pairs of patches.
-    counts = tuple(range(1, longest + 1, 2 * time * patch[0]))
-    largest = (network["latent_height"] * space, network["latent_width"] * space)
-    trained = largest if patch[0] == 1 else tuple(map(min, SIZE_WITH_TIME_PATCHES, largest))
+    counts = tuple(range(1, longest + 1, 2 * compression.time * patch[0]))
+    largest = compression.video_size(network["latent_height"], network["latent_width"])
+    trained = largest
+    if patch[0] > 1:
+        trained = min(SIZE_WITH_TIME_PATCHES[0], largest[0]), min(SIZE_WITH_TIME_PATCHES[1], largest[1])
     return ModelLimits(
         frame_counts=counts, default_frames=max(c for c in counts if c <= network["num_frames"]), default_size=trained,
-        side_multiple=space * max(patch[1:]), largest=largest, patch=patch, time_factor=time, space_factor=space,
+        side_multiple=compression.space * max(patch[1:]), largest=largest, patch=patch, compression=compression,
         channels=network["out_channels"], size_from_image=patch[0] > 1, fixed_table=fixed)
 
 
@@ -107,7 +107,7 @@ def plan_video(limits: ModelLimits, settings: SamplingSettings, size: Sequence[i
     if settings.latent_channels != limits.channels:
         raise ConfigError(f"args.latent_channels is {settings.latent_channels}, but the model's latent has "
                           f"{limits.channels} channels; set it to {limits.channels}")
-    latent = limits.sampled_latents(frames), height // limits.space_factor, width // limits.space_factor
+    latent = limits.sampled_latents(frames), *limits.compression.latent_size(height, width)
     time, rows, columns = (size // patch for size, patch in zip(latent, limits.patch, strict=True))
     return VideoPlan(
         frames=frames, height=height, width=width, fps=settings.sampling_fps, channels=limits.channels,

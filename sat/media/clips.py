@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.compression import TIME, is_compressible
+from common.compression import COGVIDEOX
 from common.errors import ConfigError, DataError
 from media.images import resize_cover_crop
 
@@ -37,9 +37,10 @@ class ClipFormat:
         object.__setattr__(self, "video_size", tuple(map(int, size)))
         if not self.fps > 0:
             raise ConfigError(f"fps: {self.fps} is not a positive number of frames a second")
-        if not is_compressible(self.max_num_frames):
-            nearest = max(1, TIME * round((self.max_num_frames - 1) / TIME) + 1)
-            raise ConfigError(f"max_num_frames: {self.max_num_frames} is not of the form {TIME}k + 1: use {nearest}")
+        if not COGVIDEOX.has_length(self.max_num_frames):
+            step = COGVIDEOX.time
+            nearest = max(1, step * round((self.max_num_frames - 1) / step) + 1)
+            raise ConfigError(f"max_num_frames: {self.max_num_frames} is not of the form {step}k + 1: use {nearest}")
         if self.skip_frms_num < 0:
             raise ConfigError(f"skip_frms_num: {self.skip_frms_num} is negative: use 0 or more")
 

@@ -6,8 +6,7 @@ Each row of a batch is decided on its own, separately for each branch (condition
 does not depend on the others in its batch. Rows whose layers must run go through them in one batch.
 """
 import math
-from collections import defaultdict
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,22 +36,29 @@ class RowState:
 class CacheState:
     """The state of one sampling run: for each row of the batch, a RowState per branch, keyed by its index.
 
-    This is the one place where a step cache's state is kept from forward pass to forward pass.
+    It is never changed: `runner` serves one forward pass, and `after` returns the state that follows.
     """
 
     cache: "StepCache"
-    rows: Sequence[MutableMapping[int, RowState]]
-
-    def row(self, i: int) -> "CacheState":
-        """Return the state of row i alone, which is shared, not copied."""
-        return CacheState(self.cache, self.rows[i:i + 1])
+    rows: Sequence[Mapping[int, RowState]]
 
     def runner(self, branches: Sequence[int], last: bool) -> "CachedLayers":
-        """Return the layer runner of a forward pass over these branches (indices).
+        """Return the layer runner of one forward pass over these branches (indices).
 
         Its batch holds all rows once per branch. In the `last` step no row is skipped.
         """
-        return CachedLayers(self, branches, last)
+        states = [row.get(branch, RowState()) for branch in branches for row in self.rows]
+        return CachedLayers(self.cache, branches, last, states)
+
+    def after(self, runner: "CachedLayers") -> "CacheState":
+        """Return the state after the forward pass of a `runner` of this state."""
+        count = len(self.rows)
+        return replace(self, rows=[{**row, **dict(zip(runner.branches, runner.states[i::count], strict=True))}
+                                   for i, row in enumerate(self.rows)])
+
+    def joined(self, others: Sequence["CacheState"]) -> "CacheState":
+        """Return the state of a batch of this state's rows and those of others."""
+        return replace(self, rows=[row for state in (self, *others) for row in state.rows])
 
     @property
     def skipped(self) -> tuple[float, ...]:
@@ -61,20 +67,21 @@ class CacheState:
                      for row in self.rows)
 
 
-@dataclass(frozen=True)
+@dataclass
 class CachedLayers:
-    """Layer runner that skips the layers where a step cache allows it, and keeps the cache's new state in `run`."""
+    """Layer runner of one forward pass, which skips the layers where a step cache allows it.
 
-    run: CacheState
+    The denoiser and the wrapper that stand between a sampler and the network return the network's output alone. So the
+    new states come back in this object: a call replaces `states`, one for each row of its batch.
+    """
+
+    cache: "StepCache"
     branches: Sequence[int]
     last: bool
+    states: Sequence[RowState]
 
     def __call__(self, network: Any, x: Tensor, context: VideoContext) -> Tensor:
-        places = [(row, branch) for branch in self.branches for row in self.run.rows]
-        states = [row[branch] for row, branch in places]
-        tokens, states = self.run.cache.layers(states, self.last, network, x, context)
-        for (row, branch), state in zip(places, states, strict=True):
-            row[branch] = state
+        tokens, self.states = self.cache.layers(self.states, self.last, network, x, context)
         return tokens
 
 
@@ -94,7 +101,7 @@ class StepCache:
 
     def begin(self, rows: int) -> CacheState:
         """Return the empty state of a run of that many rows."""
-        return CacheState(self, [defaultdict(RowState) for _ in range(rows)])
+        return CacheState(self, [{} for _ in range(rows)])
 
     def signal(self, network, x: Tensor, context: VideoContext) -> tuple[Tensor, Tensor, int]:
         """Return the signal (B, S - N, D) of tokens x (B, S, D), x after the layers it needed, and their number."""

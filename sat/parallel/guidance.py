@@ -3,7 +3,7 @@
 Results equal those of one process up to rounding: one branch alone has matrix products of another shape than two in one
 batch.
 """
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,16 +21,21 @@ class SharedBranches:
     group: dist.ProcessGroup
     ranks: Sequence[int]
 
-    def estimates(self, passes: Sequence[int], ask: Callable[[list[int]], list[Tensor]], like: Tensor) -> list[Tensor]:
-        """Return one denoised estimate per branch in `passes` (indices), on every process, each of `like`'s shape.
-
-        `ask` computes the estimates at the given positions in `passes`, in that order.
-        """
+    def own(self, branches: Sequence[int]) -> list[int]:
+        """Return the positions in `branches` of those that this process evaluates."""
         rank = dist.get_rank()
-        owners = [self.ranks[number % len(self.ranks)] for number in passes]
-        own = [i for i, owner in enumerate(owners) if owner == rank]
-        computed = dict(zip(own, ask(own), strict=True))
-        estimates = [computed[i].contiguous() if i in computed else torch.empty_like(like) for i in range(len(passes))]
+        return [i for i, owner in enumerate(self._owners(branches)) if owner == rank]
+
+    def gather(self, branches: Sequence[int], own: Sequence[Tensor], like: Tensor) -> list[Tensor]:
+        """Return one denoised estimate per branch, on every process, given this process's `own` in order.
+
+        Every estimate has the shape of `like`.
+        """
+        computed, owners = dict(zip(self.own(branches), own, strict=True)), self._owners(branches)
+        estimates = [computed[i].contiguous() if i in computed else torch.empty_like(like) for i in range(len(owners))]
         for estimate, owner in zip(estimates, owners, strict=True):
             dist.broadcast(estimate, owner, group=self.group)
         return estimates
+
+    def _owners(self, branches: Sequence[int]) -> list[int]:
+        return [self.ranks[branch % len(self.ranks)] for branch in branches]

@@ -7,7 +7,6 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from common.compression import SPACE, is_compressible
 from configuration.targets import instantiate_from_config
 from vae_modules.context_parallel import decode_parallel
 from vae_modules.convolution import CausalState
@@ -90,7 +89,7 @@ class VideoAutoencodingEngine(nn.Module):
         `unregularized`. Raises ValueError if x has unsuitable sizes.
         """
         self._check_size(x)
-        moments = by_tiles(self._moments, x, self.tiling, latent=8)
+        moments = by_tiles(self._moments, x, self.tiling, latent=self.encoder.compression.space)
         if unregularized:
             return moments
         z, posterior = self.regularization(moments, generator)
@@ -107,7 +106,8 @@ class VideoAutoencodingEngine(nn.Module):
         held.
         """
         if self.tiling is not None and any(len(spans) > 1 for spans in self.tiling.spans(*z.shape[-2:])):
-            yield by_tiles(lambda tile: torch.cat(list(self._decoded(tile)), dim=2), z, self.tiling, out=8)
+            yield by_tiles(lambda tile: torch.cat(list(self._decoded(tile)), dim=2), z, self.tiling,
+                           out=self.decoder.compression.space)
         else:
             yield from self._decoded(z)
 
@@ -121,12 +121,12 @@ class VideoAutoencodingEngine(nn.Module):
             return _in_turn(self.decoder, chunks)
         return decode_parallel(self.decoder, chunks, self.cp_size)
 
-    @staticmethod
-    def _check_size(x: Tensor) -> None:
+    def _check_size(self, x: Tensor) -> None:
         frames, height, width = x.shape[2:]
-        if not is_compressible(frames) or height % SPACE or width % SPACE:
-            raise ValueError(f"a video of {frames} frames of {height} x {width} cannot be encoded: "
-                             "it needs 4 k + 1 frames and sides in multiples of 8")
+        compression = self.encoder.compression
+        if not compression.has_length(frames) or not compression.has_size(height, width):
+            raise ValueError(f"a video of {frames} frames of {height} x {width} cannot be encoded: it needs "
+                             f"{compression.time} k + 1 frames and sides in multiples of {compression.space}")
 
 
 def _in_turn(network: nn.Module, chunks: Sequence[Tensor], ends: bool = False) -> Iterator[Tensor]:

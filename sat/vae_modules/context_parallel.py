@@ -11,7 +11,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from common.compression import SPACE, TIME, video_frames
 from common.errors import ConfigError
 from parallel import groups
 from vae_modules.convolution import CausalState
@@ -19,9 +18,10 @@ from vae_modules.memory_order import in_memory_order
 
 
 class RelayedState(CausalState):
-    """A Past that receives frames from the rank with the chunk before (`source`) and sends to that after (`target`).
+    """A CausalState that receives frames from the rank with the chunk before and sends them to that with the one after.
 
-    Without a `source`, frames come from `before`, left by the round before. Frames for the next round stay in `after`.
+    These ranks are `source` and `target`. Without a `source`, frames come from `before`, left by the round before.
+    Frames for the next round stay in `after`.
     """
 
     def __init__(self, before: dict[nn.Module, Tensor], source: int | None, target: int | None):
@@ -84,8 +84,9 @@ def _received(like: Tensor, source: int) -> Tensor:
 
 def _frames_like(chunk: Tensor, decoder: Any, opening: bool) -> Tensor:
     batch, _, time, height, width = chunk.shape
-    frames = video_frames(time) if opening else TIME * time
-    return chunk.new_empty(batch, decoder.conv_out.conv.out_channels, frames, SPACE * height, SPACE * width)
+    compression = decoder.compression
+    frames = compression.video_frames(time) if opening else compression.time * time
+    return chunk.new_empty(batch, decoder.conv_out.conv.out_channels, frames, *compression.video_size(height, width))
 
 
 def _hand_over(left: dict[nn.Module, Tensor], ranks: Sequence[int], place: int) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from common.cpu_operations import convolution, linear
 from common.tensors import recorded
 from vae_modules import winograd
-from vae_modules.memory_order import has_channels_last, room
+from vae_modules.memory_order import empty_like_layers, has_channels_last
 
 # Elements to compute at a time where that saves memory, and the fewest rows of a strip, so that the neighbouring rows
 # computed with it cost little.
@@ -37,9 +37,9 @@ class CausalState:
         return self._before.pop(layer)
 
     def pass_on(self, frames: Tensor) -> None:
-        """Do nothing; called, before the layer computes, with the frames that it will leave."""
+        """Do nothing; called, before the layer computes, with the frames that it will store."""
 
-    def leave(self, layer: nn.Module, frames: Tensor, spent: Tensor) -> None:
+    def store(self, layer: nn.Module, frames: Tensor, spent: Tensor) -> None:
         """Keep a copy of the layer's last frames, written over the `spent` ones where `overwrites` allows that.
 
         A view would keep all frames of the chunk in memory, and a new allocation for every chunk fragments the heap.
@@ -70,7 +70,7 @@ class CausalConv3d(nn.Module):
             out = winograd.convolve(front, x, self.conv.weight, self.conv.bias)
         else:
             out = convolve(self.conv, front, x)
-        past.leave(self, last, front)
+        past.store(self, last, front)
         return out
 
 
@@ -84,16 +84,16 @@ def convolve(conv: nn.Conv3d, front: Tensor, x: Tensor) -> Tensor:
     height = x.shape[3]
     rows = max(ELEMENTS_AT_A_TIME // (front[:, :, :, 0].numel() + x[:, :, :, 0].numel()), MIN_ROWS)
     if rows >= height or recorded():
-        return applied(conv, torch.cat((front, x), dim=2))
-    out = room(x, conv.out_channels, *x.shape[2:])
+        return apply_conv(conv, torch.cat((front, x), dim=2))
+    out = empty_like_layers(x, conv.out_channels, *x.shape[2:])
     for top in range(0, height, rows):
         above, below = max(top - 1, 0), min(top + rows + 1, height)
-        strip = applied(conv, torch.cat((front[:, :, :, above:below], x[:, :, :, above:below]), dim=2))
+        strip = apply_conv(conv, torch.cat((front[:, :, :, above:below], x[:, :, :, above:below]), dim=2))
         out[:, :, :, top:top + rows] = strip[:, :, :, top - above:top - above + rows]
     return out
 
 
-def applied(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
+def apply_conv(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
     """Compute conv(x) by `cpu_operations.convolution`."""
     assert not isinstance(conv.padding, str)
     return convolution(x, conv.weight, conv.bias, conv.padding, conv.stride[0])

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from common.compression import Compression
 from common.unread import Unread
 from vae_modules.convolution import CausalConv3d, CausalState
 from vae_modules.layers import Downsample3D, ResnetBlock3D, Upsample3D, make_norm, swish
@@ -42,6 +43,7 @@ class ContextParallelEncoder3D(nn.Module):
                  temporal_compress_times: int = 4, norm_groups: int = 32):
         super().__init__()
         in_time = _check(ch, norm_groups, attn_resolutions, temporal_compress_times, ch_mult)
+        self.compression = Compression.of_levels(len(ch_mult), temporal_compress_times)
         widths = [ch * m for m in ch_mult]
         self.conv_in = CausalConv3d(in_channels, ch, 3)
         self.down = nn.ModuleList()
@@ -90,6 +92,7 @@ class ContextParallelDecoder3D(nn.Module):
                  temporal_compress_times: int = 4, norm_groups: int = 32):
         super().__init__()
         in_time = _check(ch, norm_groups, attn_resolutions, temporal_compress_times, ch_mult)
+        self.compression = Compression.of_levels(len(ch_mult), temporal_compress_times)
         widths = [ch * m for m in ch_mult]
         before = widths[-1]
         self.conv_in = CausalConv3d(z_channels, before, 3)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from common.cpu_operations import convolution
 from common.tensors import recorded
-from vae_modules.convolution import ELEMENTS_AT_A_TIME, CausalConv3d, CausalState, applied, pointwise
-from vae_modules.memory_order import in_memory_order, room
+from vae_modules.convolution import ELEMENTS_AT_A_TIME, CausalConv3d, CausalState, apply_conv, pointwise
+from vae_modules.memory_order import empty_like_layers, in_memory_order
 
 
 def swish(x: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class Downsample3D(nn.Module):
         if self.in_time and x.shape[2] > 1:
             first, rest = x.split([x.shape[2] % 2, x.shape[2] - x.shape[2] % 2], dim=2)
             x = torch.cat([first, 0.5 * (rest[:, :, 0::2] + rest[:, :, 1::2])], dim=2)
-        return per_frame(partial(applied, self.conv), F.pad(x, (0, 1, 0, 1)))
+        return per_frame(partial(apply_conv, self.conv), F.pad(x, (0, 1, 0, 1)))
 
 
 class Upsample3D(nn.Module):
@@ -137,24 +137,24 @@ class Upsample3D(nn.Module):
     def _larger(self, x: Tensor) -> Tensor:
         """Double height and width and convolve, a few frames at a time if they are large, as in `convolve`."""
         exact = x.dtype == torch.float32 and not torch.is_grad_enabled()  # half precision would round the summed kernel
-        double = partial(upsample_conv_by_phase if exact else doubled, self.conv)
+        double = partial(upsample_conv_by_phase if exact else upsample_conv, self.conv)
         frames = max(ELEMENTS_AT_A_TIME // (4 * x[:, :, 0].numel()), 1)
         if frames >= x.shape[2] or recorded():
             return per_frame(double, x)
         t, height, width = x.shape[2:]
-        out = room(x, self.conv.out_channels, t, 2 * height, 2 * width)
+        out = empty_like_layers(x, self.conv.out_channels, t, 2 * height, 2 * width)
         for start in range(0, t, frames):
             out[:, :, start:start + frames] = per_frame(double, x[:, :, start:start + frames])
         return out
 
 
-def doubled(conv: nn.Conv2d, x: Tensor) -> Tensor:
+def upsample_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """Convolve frames (n, C, H, W) after resizing them to twice their height and width by nearest neighbour."""
-    return applied(conv, F.interpolate(x, scale_factor=2, mode="nearest"))
+    return apply_conv(conv, F.interpolate(x, scale_factor=2, mode="nearest"))
 
 
 def upsample_conv_by_phase(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """Compute `doubled` with 4 multiplications per pixel in place of 9.
+    """Compute `upsample_conv` with 4 multiplications per pixel in place of 9.
 
     Each output pixel depends on just two rows and two columns of x, in one of four ways: its row and column are even
     or odd.

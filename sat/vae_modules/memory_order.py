@@ -14,7 +14,7 @@ def in_memory_order(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last_3d) if has_channels_last(x) else x
 
 
-def room(like: Tensor, channels: int, *sizes: int) -> Tensor:
+def empty_like_layers(like: Tensor, channels: int, *sizes: int) -> Tensor:
     """Return an uninitialized tensor (B, channels, *sizes) in the memory format of the layers."""
     order = torch.channels_last_3d if has_channels_last(like) else torch.contiguous_format
     return torch.empty(len(like), channels, *sizes, dtype=like.dtype, device=like.device, memory_format=order)

@@ -1,7 +1,7 @@
 """Tests of step caches: no change at threshold 0, counted skips, and separate rows, branches and runs."""
 import json
 from argparse import Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -142,13 +142,41 @@ class Counting:
     (Given, (1.0, 1.1, float("nan"), 1.0), [1, 0, 1, 1]), (Given, (0.0, 0.0), [1, 1])])
 def test_when_the_layers_run_again(kind, signals, ran):
     cache, network = kind(threshold=0.25, signals=signals), Counting()
-    memory, before, runs = cache.begin(1), 0, []
+    state, before, runs = cache.begin(1), 0, []
     for i in range(len(signals)):
         x = torch.full((1, 3, 2), float(i))
-        assert torch.equal(memory.runner([0], last=False)(network, x, None), x + 1)
+        runner = state.runner([0], last=False)
+        assert torch.equal(runner(network, x, None), x + 1)
+        state = state.after(runner)
         runs.append(network.runs - before)
         before = network.runs
-    assert runs == ran and memory.skipped == (ran.count(0) / len(ran),)
+    assert runs == ran and state.skipped == (ran.count(0) / len(ran),)
+
+
+def test_a_forward_pass_leaves_the_state_before_it_as_it_was():
+    cache, network, x = Given(threshold=0.25, signals=(1.0, 1.1, 1.1)), Counting(), torch.zeros(1, 3, 2)
+    first = cache.begin(1).runner([0], last=False)
+    first(network, x, None)
+    before = cache.begin(1).after(first)
+    for _ in range(2):  # from one state, twice the same
+        runner = before.runner([0], last=False)
+        runner(network, x, None)
+        assert (before.rows[0][0].asked, before.rows[0][0].skipped) == (1, 0)
+        assert (before.after(runner).rows[0][0].asked, before.after(runner).skipped) == (2, (0.5,))
+
+
+def test_states_of_rows_and_branches_find_their_places():
+    empty, rows = TeaCache(threshold=0).begin(1), []
+    for asked in (1, 2):
+        runner = empty.runner([3], last=False)
+        runner.states = [replace(runner.states[0], asked=asked)]
+        rows.append(empty.after(runner))
+    together = rows[0].joined(rows[1:])
+    runner = together.runner([3, 0], last=False)
+    assert [state.asked for state in runner.states] == [1, 2, 0, 0], "all rows once per branch"
+    runner.states = [replace(state, skipped=i) for i, state in enumerate(runner.states)]
+    rows = together.after(runner).rows
+    assert [{branch: state.skipped for branch, state in row.items()} for row in rows] == [{3: 0, 0: 2}, {3: 1, 0: 3}]
 
 
 def test_a_polynomial_rescales_the_change(engine):

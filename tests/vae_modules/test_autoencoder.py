@@ -15,6 +15,7 @@ from vae_modules.convolution import CausalState
 from vae_modules.layers import PlainNorm
 from vae_modules.losses import ReconstructionLoss
 from vae_modules.regularizers import DiagonalGaussian, DiagonalGaussianRegularizer
+from vae_modules.tiling import Tiling
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,18 @@ def test_sizes_of_latents_and_frames(vae, frames):
 def test_videos_that_do_not_divide_are_refused(vae, frames, height):
     with pytest.raises(ValueError, match="4 k \\+ 1 frames and sides in multiples of 8"):
         vae.encode(video(frames, height))
+
+
+@torch.no_grad()
+def test_other_factors_give_other_sizes():
+    half = {"ch_mult": [1, 2], "temporal_compress_times": 2}
+    vae, x = build(encoder=half, decoder=half), video(5, 12, 14)
+    whole = vae.decode(vae.encode(x, unregularized=True)[:, :4])
+    vae.tiling = Tiling((4, 4), 2)
+    z = vae.encode(x)
+    assert z.shape == (1, 4, 3, 6, 7) and whole.shape == vae.decode(z).shape == x.shape
+    with pytest.raises(ValueError, match="2 k \\+ 1 frames and sides in multiples of 2"):
+        vae.encode(video(4, 12, 14))
 
 
 @pytest.mark.slow

@@ -133,7 +133,7 @@ class Sampler:
             check_finite(x, f"sampling step {now.index + 1} of {now.num_steps}")
             if callback is not None:
                 callback(StepInfo(int(now.index), now.num_steps, before, denoised, now.alpha, now.sigma,
-                                  guided.timestep(now), guided.scale_at(now), state.passes, guided.skipped))
+                                  guided.timestep(now), guided.scale_at(now), state.passes, state.skipped))
         return torch.cat([prefix, x[:, prefix.shape[1]:]], dim=1)
 
     def _hold(self, x: torch.Tensor, prefix: torch.Tensor, now: NoiseLevel, generator: Generators) -> torch.Tensor:

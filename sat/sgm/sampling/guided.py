@@ -17,12 +17,12 @@ from sgm.parameterization import VP
 class PassPlan:
     """The way in which branches are evaluated, which samplers and guiders need not know.
 
-    `reuse` is the step cache's state (`network.step_cache.CacheState`, new for each run), None without a step cache.
+    `step_cache` lets forward passes skip layers (`network.step_cache.StepCache`), None if all layers always run.
     `sharing` distributes branches over several processes (`parallel.guidance.SharedBranches`), None if each evaluates
     them all. `one_by_one`: never two branches in one batch.
     """
 
-    reuse: Any = None
+    step_cache: Any = None
     sharing: Any = None
     one_by_one: bool = False
 
@@ -31,13 +31,29 @@ class PassPlan:
 class StepState:
     """The state of a run between evaluations: an evaluation or a step takes one and returns the next.
 
-    `passes` is the number of branches evaluated for the batch, `memory` what the guider keeps for its next estimate,
-    `history` what the sampler keeps for its next step; both are None at first.
+    `passes` is the number of branches evaluated for the batch. The others are None at first: `memory` is what the
+    guider keeps for its next estimate, `cached` what the step cache keeps for its next forward pass
+    (`network.step_cache.CacheState`), `history` what the sampler keeps for its next step.
     """
 
     passes: int = 0
     memory: Any = None
+    cached: Any = None
     history: Any = None
+
+    @classmethod
+    def of_rows(cls, rows: Sequence["StepState"]) -> "StepState":
+        """Return the state of a batch whose rows were evaluated one by one; `passes` is the largest of theirs.
+
+        A guider's memory and a history stay with the rows.
+        """
+        first, *others = (row.cached for row in rows)
+        return cls(max(row.passes for row in rows), cached=None if first is None else first.joined(others))
+
+    @property
+    def skipped(self) -> tuple[float, ...]:
+        """The share of its branches that each row has skipped so far; empty without a step cache."""
+        return () if self.cached is None else self.cached.skipped
 
     def with_history(self, history: Any) -> "StepState":
         """Return this state with another history."""
@@ -48,8 +64,7 @@ class StepState:
 class Guided:
     """The guided estimate of x0; if `uc` is None, always the conditional branch alone.
 
-    A call with (x, noise, state) returns the estimate and the state after it. It changes nothing else, except that a
-    step cache keeps its own state in `plan.reuse`.
+    A call with (x, noise, state) returns the estimate and the state after it, and changes nothing.
     """
 
     denoiser: Callable
@@ -67,8 +82,8 @@ class Guided:
                               "run.predict(x, now, state), see docs/samplers.md")
         scale = self.scale_at(noise)
         passes = (COND,) if is_unguided(scale) else self.guider.passes
-        estimates = self._estimates(passes, x, noise)
-        state = replace(state, passes=state.passes + len(passes))
+        estimates, cached = self._estimates(passes, x, noise, self._cached(state, len(x)))
+        state = replace(state, passes=state.passes + len(passes), cached=cached)
         if is_unguided(scale):
             return estimates[0], state
         guided, memory = self.guider.guide(estimates, Evaluation(x, noise, scale), state.memory)
@@ -96,24 +111,27 @@ class Guided:
             return None if values is None else {name: of(value) for name, value in values.items()}
 
         cond, uc, inputs = of_each(self.cond), of_each(self.uc), of_each(self.model_inputs)
-        plan = self.plan if self.plan.reuse is None else replace(self.plan, reuse=self.plan.reuse.row(i))
-        return replace(self, cond=cond, uc=uc, scale=of(self.scale), model_inputs=inputs, plan=plan)
+        return replace(self, cond=cond, uc=uc, scale=of(self.scale), model_inputs=inputs)
 
-    @property
-    def skipped(self) -> tuple[float, ...]:
-        """The share of its branches that each row has skipped so far; empty without a step cache."""
-        return () if self.plan.reuse is None else self.plan.reuse.skipped
+    def _cached(self, state: StepState, rows: int) -> Any:
+        """Return the step cache's state, which is empty in a run's first evaluation; None without a step cache."""
+        first = state.cached is None and self.plan.step_cache is not None
+        return self.plan.step_cache.begin(rows) if first else state.cached
 
-    def _estimates(self, passes: Sequence[Pass], x: torch.Tensor, noise: NoiseLevel) -> list[torch.Tensor]:
-        """Return one estimate (B, ...) per branch."""
+    def _estimates(self, passes: Sequence[Pass], x: torch.Tensor, noise: NoiseLevel, cached: Any
+                   ) -> tuple[list[torch.Tensor], Any]:
+        """Return one estimate (B, ...) per branch, and the step cache's new state."""
         if self.plan.sharing is None:
-            return self._ask(passes, x, noise)
+            return self._ask(passes, x, noise, cached)
         numbers = [self.guider.passes.index(one) for one in passes]
-        return self.plan.sharing.estimates(numbers, lambda own: self._ask([passes[i] for i in own], x, noise), like=x)
+        own = [passes[i] for i in self.plan.sharing.own(numbers)]
+        estimates, cached = self._ask(own, x, noise, cached)
+        return self.plan.sharing.gather(numbers, estimates, like=x), cached
 
-    def _ask(self, passes: Sequence[Pass], x: torch.Tensor, noise: NoiseLevel) -> list[torch.Tensor]:
-        """Evaluate these branches in this process; return their estimates in the same order."""
-        estimates = []
+    def _ask(self, passes: Sequence[Pass], x: torch.Tensor, noise: NoiseLevel, cached: Any
+             ) -> tuple[list[torch.Tensor], Any]:
+        """Evaluate these branches in this process; return their estimates in order, and the step cache's new state."""
+        estimates: list[torch.Tensor] = []
         for group in self._calls(passes):
             conditions = [self._conditioning(one) for one in group]
             copies = len(conditions)
@@ -122,12 +140,14 @@ class Guided:
             inputs = {name: _rows(value, len(x), copies) for name, value in self.model_inputs.items()}
             if noise.parameterization == VP and noise.timestep is not None:  # cannot be derived from the level
                 inputs["idx"] = rows.new_full((len(rows),), noise.timestep)
-            if self.plan.reuse is not None:
+            if cached is not None:
                 numbers = [self.guider.passes.index(one) for one in group]
-                inputs["layer_runner"] = self.plan.reuse.runner(numbers, last=noise.index >= noise.num_steps - 1)
+                inputs["layer_runner"] = cached.runner(numbers, last=noise.index >= noise.num_steps - 1)
             answers = self.denoiser(rows, level, _joined(conditions), **inputs, **group[0].inputs).to(x.dtype)
+            if cached is not None:
+                cached = cached.after(inputs["layer_runner"])
             estimates += answers.chunk(copies)
-        return estimates
+        return estimates, cached
 
     def _conditioning(self, branch: Pass) -> Mapping[str, torch.Tensor]:
         if not branch.unconditional:

@@ -122,7 +122,7 @@ class AdaptiveSampler(Sampler):
         rows = [self._advance(row[None] / (now.alpha + now.sigma), flow, control)
                 for row, flow, control in zip(x, flows, controls, strict=True)]
         z, denoised, controls = zip(*rows, strict=True)
-        state = StepState(passes=max(control.state.passes for control in controls), history=controls)
+        state = StepState.of_rows([control.state for control in controls]).with_history(controls)
         return torch.cat(z) * (then.alpha + then.sigma), torch.cat(denoised), state
 
     def _advance(self, z: torch.Tensor, flow: Flow, control: RowControl

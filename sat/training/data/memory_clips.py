@@ -7,6 +7,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
+from common.compression import COGVIDEOX
 from common.errors import ConfigError
 from configuration.targets import get_obj_from_str
 from media.clips import clip_forms
@@ -70,7 +71,7 @@ def read_stages(data_config: DictConfig) -> list[Stage]:
         if not isinstance(stage, Mapping) or set(stage) != keys or not all(
                 isinstance(value, int) and value > 0 for value in stage.values()):
             raise ConfigError(f"{where} is {stage}; give it {', '.join(sorted(keys))}, each 1 or more")
-        if stage["frames"] > longest or stage["frames"] % 4 != 1:
+        if stage["frames"] > longest or not COGVIDEOX.has_length(stage["frames"]):
             raise ConfigError(f"{where}.frames is {stage['frames']}; it must be 4k + 1, and at most "
                               f"data.params.max_num_frames, {longest}")
     return [Stage(**stage) for stage in data_config.get("stages") or ()]

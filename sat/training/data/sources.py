@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset
 
-from common.compression import SPACE, latent_frames
+from common.compression import Compression
 from common.errors import ConfigError
 from common.patches import patch_grid
 from configuration.settings import Arguments
@@ -44,7 +44,7 @@ def check_data(args: Arguments) -> None:
     with torch.device("meta"):
         network = instantiate_from_config(args.model_config.network_config)
     for form in clip_forms(**args.data_config.params):
-        _check_fits(network, form)
+        _check_fits(network, form, Compression.of_first_stage(args.model_config.first_stage_config))
 
 
 def check_clip_data(args: Arguments) -> None:
@@ -60,15 +60,15 @@ def check_clip_data(args: Arguments) -> None:
                           "folder of their own, set args.valid_data to it, and leave args.split at 1,0,0")
 
 
-def _check_fits(network, form: ClipFormat) -> None:
+def _check_fits(network, form: ClipFormat, compression: Compression) -> None:
     """Raise ConfigError if the network has no positions for a clip of this form; computes only on `meta` tensors."""
-    (height, width), frames = form.video_size, latent_frames(form.max_num_frames)
+    frames = compression.latent_frames(form.max_num_frames)
     frames += -frames % network.patch_size[0]
     positions = network.mixins["pos_embed"]
     try:
-        if height % SPACE or width % SPACE:
-            raise ConfigError(f"height and width must be multiples of {SPACE}")
-        x = torch.empty(1, frames, network.in_channels, height // SPACE, width // SPACE, device="meta")
+        if not compression.has_size(*form.video_size):
+            raise ConfigError(f"height and width must be multiples of {compression.space}")
+        x = torch.empty(1, frames, network.in_channels, *compression.latent_size(*form.video_size), device="meta")
         grid = patch_grid(x, network.patch_size)
         text = torch.empty(1, positions.text_length, 1, device="meta")
         rotary = positions.rotary(grid, positions.text_length, x.device)
@@ -140,8 +140,9 @@ def sample_request(args: Arguments, dataset: SFTDataset) -> SampleRequest | None
     count = min(args.training.sample_count, len(dataset))
     items = [dataset[i * len(dataset) // count] for i in range(count)]
     form = dataset.form
-    height, width = (side // SPACE for side in form.video_size)
-    shape = (latent_frames(form.max_num_frames), args.sampling.latent_channels, height, width)
+    compression = Compression.of_first_stage(args.model_config.first_stage_config)
+    frames, channels = compression.latent_frames(form.max_num_frames), args.sampling.latent_channels
+    shape = (frames, channels, *compression.latent_size(*form.video_size))
     with_images = args.model_config.get("noised_image_input")
     images = torch.stack([item["mp4"][0] for item in items]) if with_images else None
     return SampleRequest([item["txt"] for item in items], images, shape, round(form.fps), args.run.seed,
