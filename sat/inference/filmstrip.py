@@ -49,6 +49,6 @@ class Filmstrip:
 
 def _frames(engine: DiffusionEngine, latents: Tensor) -> np.ndarray:
     """Decode latents (1, T, C, h, w); return evenly spread frames (at most 6, H, W, 3) of 8 bits."""
-    pieces = engine.decode_chunks(latents.to(engine.device).transpose(1, 2))
-    video = np.concatenate([to_pixels(piece[0]) for piece in pieces])
+    chunks = engine.decode_chunks(latents.to(engine.device).transpose(1, 2))
+    video = np.concatenate([to_pixels(chunk[0]) for chunk in chunks])
     return video[np.linspace(0, len(video) - 1, min(FRAMES, len(video))).round().astype(int)]

@@ -24,7 +24,7 @@ def to_pixels(frames: Tensor) -> np.ndarray:
     return unit.mul(255).round().to(torch.uint8).permute(1, 2, 3, 0).cpu().numpy()
 
 
-def write_video(path: Path, pieces: Iterable[np.ndarray], fps: int) -> None:
+def write_video(path: Path, chunks: Iterable[np.ndarray], fps: int) -> None:
     """Write consecutive chunks (t, H, W, 3) of 8 bits as H.264, each as it comes; the file appears when complete.
 
     Raises ValueError without frames.
@@ -32,9 +32,9 @@ def write_video(path: Path, pieces: Iterable[np.ndarray], fps: int) -> None:
     with whole_file(path) as partial:
         encoder = None
         try:
-            for piece in pieces:
-                encoder = encoder or _encoder(partial, piece.shape[2], piece.shape[1], fps)
-                for frame in piece:
+            for chunk in chunks:
+                encoder = encoder or _encoder(partial, chunk.shape[2], chunk.shape[1], fps)
+                for frame in chunk:
                     encoder.send(np.ascontiguousarray(frame))
         finally:  # also if a chunk fails, so that the encoder's process closes the file
             if encoder is not None:
@@ -51,13 +51,13 @@ def _encoder(path: Path, width: int, height: int, fps: int) -> Generator[None, n
     return encoder
 
 
-def write_outputs(folder: Path, pieces: Iterable[Tensor], fps: int) -> None:
+def write_outputs(folder: Path, chunks: Iterable[Tensor], fps: int) -> None:
     """Write the mp4 of decoded chunks (3, t, H, W), and its contact sheet."""
     frames: list[np.ndarray] = []
 
     def pixels() -> Iterator[np.ndarray]:
-        for piece in pieces:
-            frames.append(to_pixels(piece))
+        for chunk in chunks:
+            frames.append(to_pixels(chunk))
             yield frames[-1]
 
     write_video(folder / VIDEO, pixels(), fps)

@@ -25,8 +25,8 @@ def _attention_in_blocks(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> t
     k_t, scale = k.transpose(2, 3), q.shape[-1] ** -0.5
     out = torch.empty_like(q.transpose(1, 2)).transpose(1, 2)
     for start in range(0, q.shape[2], QUERIES_PER_BLOCK):
-        piece = slice(start, start + QUERIES_PER_BLOCK)
-        out[:, :, piece] = torch.softmax(q[:, :, piece] * scale @ k_t, dim=-1) @ v
+        block = slice(start, start + QUERIES_PER_BLOCK)
+        out[:, :, block] = torch.softmax(q[:, :, block] * scale @ k_t, dim=-1) @ v
     return out
 
 

@@ -87,8 +87,8 @@ def fastest(shape: Shape, dtype: torch.dtype, device: torch.device) -> str | Non
             expected = out if expected is None else expected
             if _relative(out, expected) <= TOLERANCE[dtype]:  # false for NaN, too
                 seconds[kernel] = _median_seconds(lambda: F.scaled_dot_product_attention(q, k, v), device)
-    told = ", ".join(f"{kernel} {1000 * spent:.3g} ms" for kernel, spent in seconds.items())
-    logger.info("attention of %d tokens: %s", shape[1], told)
+    timings = ", ".join(f"{kernel} {1000 * spent:.3g} ms" for kernel, spent in seconds.items())
+    logger.info("attention of %d tokens: %s", shape[1], timings)
     return min(seconds, key=lambda kernel: seconds[kernel], default=None)
 
 

@@ -202,8 +202,8 @@ def in_token_blocks(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor
     """
     if recorded() or x.device.type != "cpu" or x.dtype != torch.float32:
         return run(x)
-    for piece in x.view(-1, x.shape[-1]).split(TOKENS_AT_A_TIME):
-        piece.copy_(run(piece))
+    for block in x.view(-1, x.shape[-1]).split(TOKENS_AT_A_TIME):
+        block.copy_(run(block))
     return x
 
 

@@ -58,10 +58,10 @@ def by_tiles(run: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling | None, 
     whole: Tensor | None = None
     for row, down in zip(rows, _weights(rows, out), strict=True):
         for column, across in zip(columns, _weights(columns, out), strict=True):
-            piece = run(x[..., _scaled(row, latent), _scaled(column, latent)])
+            tile = run(x[..., _scaled(row, latent), _scaled(column, latent)])
             if whole is None:
-                whole = piece.new_zeros(*piece.shape[:-2], height * out, width * out)
-            whole[..., _scaled(row, out), _scaled(column, out)] += piece * (down[:, None] * across).to(piece)
+                whole = tile.new_zeros(*tile.shape[:-2], height * out, width * out)
+            whole[..., _scaled(row, out), _scaled(column, out)] += tile * (down[:, None] * across).to(tile)
     assert whole is not None
     return whole
 

@@ -46,23 +46,23 @@ class Weights:
 
     def copy_into(self, module: nn.Module) -> None:
         """Copy the tensors into a module of the same names and shapes, converting to its dtype and device."""
-        for piece in self._pieces():
-            tensors = self.open({name for link in piece for name in link.theirs})
-            module.load_state_dict(_made(piece, tensors), strict=False)
+        for portion in self._portions():
+            tensors = self.open({name for link in portion for name in link.theirs})
+            module.load_state_dict(_made(portion, tensors), strict=False)
             del tensors
 
-    def _pieces(self) -> Iterator[list[Link]]:
+    def _portions(self) -> Iterator[list[Link]]:
         most = sum(shape.nbytes for shape in self.shapes.values()) / COPY_PORTIONS
-        piece: list[Link] = []
+        portion: list[Link] = []
         filled = 0
         for name, link in self.links.items():
             size = self.shapes[name].nbytes
-            if piece and filled + size > most:
-                yield piece
-                piece, filled = [], 0
-            piece.append(link)
+            if portion and filled + size > most:
+                yield portion
+                portion, filled = [], 0
+            portion.append(link)
             filled += size
-        yield piece
+        yield portion
 
 
 def transformer_weights(path: str | Path) -> Weights:
