@@ -25,7 +25,7 @@ from common.ranks import world_size
 from configuration.settings import Arguments
 from configuration.targets import check_config
 from training import run_files, run_state
-from training.autoencoder import AutoencoderTrainer, build_model, convert_earlier_state
+from training.autoencoder import AutoencoderTrainer, build_model, check_model_keys, convert_earlier_state
 from training.data.memory_clips import MemoryClips, read_stages
 from training.data.sources import check_clip_data
 
@@ -42,6 +42,7 @@ def check_settings(args: Arguments) -> None:
     """Check all settings before anything is read or built; raises ConfigError for the first mistake."""
     if world_size() > 1:
         raise ConfigError("train_vae.py trains on one process; start it without torchrun")
+    check_model_keys(args.model_config)
     check_config(args.model_config, "model")
     check_clip_data(args)
     settings, stages = args.training, read_stages(args.data_config)

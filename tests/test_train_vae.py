@@ -112,6 +112,11 @@ def test_a_loss_that_is_not_finite_names_the_step(clips, tmp_path):
         train_vae.main(recipe(clips, tmp_path, **{loss: float("nan")}))
 
 
+def test_a_misspelt_key_of_the_model_is_named(clips, tmp_path):
+    with pytest.raises(ConfigError, match=r"model.fresh_prefixs: unknown key; did you mean fresh_prefixes\?"):
+        train_vae.main(recipe(clips, tmp_path, **{"model.fresh_prefixs": ["decoder"]}))
+
+
 def test_training_without_stages_is_refused(clips, tmp_path):
     with pytest.raises(ConfigError, match="data.stages"):
         train_vae.main(recipe(clips, tmp_path, **{"data.stages": []}))

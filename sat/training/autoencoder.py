@@ -1,11 +1,16 @@
 """Training of the autoencoder, in one process, on clips held in memory."""
 import math
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from common.errors import ConfigError
 from common.ranks import world_size
+from common.suggestions import nearest
+from configuration.model import ModelConfig
 from configuration.settings import Arguments
 from configuration.targets import instantiate_from_config
 from training import run_files, run_state
@@ -22,6 +27,8 @@ FINAL_SHARE = 0.01  # of the peak learning rate
 EMA_DECAY = 0.998
 GRADIENT_NORM = 1.0  # the most that a step's gradient may have
 EARLIER_STATE = "state.pt"
+
+OWN_KEYS = ("fresh_prefixes", "latent_noise")  # of section `model`, beside those of an engine
 
 
 class AutoencoderTrainer(Trainer):
@@ -78,6 +85,14 @@ class AutoencoderTrainer(Trainer):
         state = RunState(self.step, network, self.average.whole(), self.optimizer.state_dict(), settings,
                          clips=(len(self.train),), generator=self.generator.get_state())
         run_files.save(self.folder, state, keep=1, write_checkpoint=run_files.write_autoencoder)
+
+
+def check_model_keys(model: Mapping) -> None:
+    """Raise ConfigError for a key of section `model` that neither this training nor an engine has."""
+    known = (*OWN_KEYS, *(field.name for field in fields(ModelConfig)))
+    for key in model:
+        if key not in known:
+            raise ConfigError(f"model.{key}: unknown key{nearest(key, known)}")
 
 
 def build_model(args: Arguments) -> VideoAutoencodingEngine:

@@ -99,6 +99,8 @@ with torch.no_grad():
     result = model(*inputs())
 if rank == 0:
     torch.save(result, out)
+dist.barrier()  # a process that ends early may abort the other one's connections
+groups.destroy()
 dist.destroy_process_group()
 """
 
