@@ -99,7 +99,7 @@ with torch.no_grad():
     result = model(*inputs())
 if rank == 0:
     torch.save(result, out)
-dist.barrier()  # a process that ends early may abort the other one's connections
+dist.barrier()  # both end together
 groups.destroy()
 dist.destroy_process_group()
 """
