@@ -18,7 +18,7 @@ from arguments import get_args
 from common import console
 from common.files import check_writable
 from common.ranks import report_once
-from configuration.settings import Arguments
+from configuration.settings import Arguments, SamplingSettings
 from diffusion_video import DiffusionEngine
 from dry_run.report import show_plan
 from inference.checks import check_division, check_run, source_of_prompts
@@ -61,7 +61,7 @@ def sample_prompt_file(args: Arguments, steps: console.Steps) -> None:
     """Make the videos of all prompts of a file, which the run's processes share."""
     with steps("configuration", announce=False), report_once():
         limits = check_run(args)
-        prompts = read_prompts(args.sampling.input_file, source_of_prompts(args))
+        prompts = read_prompts(args.sampling.input_file, source_of_prompts(args.sampling, image_input(args)))
         check_writable(args.sampling.output_dir)
         jobs = jobs_of(prompts, limits, args)
     steps.announce("configuration", f": {summary(args)}")
@@ -71,7 +71,7 @@ def sample_prompt_file(args: Arguments, steps: console.Steps) -> None:
     with run_processes(args) as device:
         with steps("model load"):
             engine = load_engine(args, device)
-        conditions = encode(engine, jobs, args, steps)
+        conditions = encode(engine, jobs, args.sampling, steps)
         if engine.offload is not None:
             engine.offload.drop(TEXT)  # no other prompts will come
         make_videos(engine, jobs, conditions, args, steps)
@@ -88,24 +88,25 @@ def sample_typed_prompts(args: Arguments, steps: console.Steps) -> None:
     with run_processes(args) as device:
         with steps("model load"):
             engine = load_engine(args, device)
-        for prompt in ask_prompts(source_of_prompts(args)):
+        for prompt in ask_prompts(source_of_prompts(args.sampling, image_input(args))):
             jobs = jobs_of([prompt], limits, args)
-            make_videos(engine, jobs, encode(engine, jobs, args, steps), args, steps)
+            make_videos(engine, jobs, encode(engine, jobs, args.sampling, steps), args, steps)
             made += len(jobs)
     logger.info("%d video(s) in %s; seconds: %s", made, args.sampling.output_dir, steps.seconds)
 
 
-def encode(engine: DiffusionEngine, jobs: Sequence[Job], args: Arguments, steps: console.Steps) -> Conditions:
+def encode(engine: DiffusionEngine, jobs: Sequence[Job], settings: SamplingSettings, steps: console.Steps
+           ) -> Conditions:
     """Return the conditioning of those prompts that this process samples."""
     with steps("prompt encoding"):
-        own = [job for batch in own_batches(jobs, args) for job in batch]
-        return encode_prompts(engine, own, args.sampling.negative_prompt)
+        own = [job for batch in own_batches(jobs, settings.batch_size) for job in batch]
+        return encode_prompts(engine, own, settings.negative_prompt)
 
 
 def make_videos(engine: DiffusionEngine, jobs: Sequence[Job], conditions: Conditions, args: Arguments,
                 steps: console.Steps) -> None:
     """Sample this process's batches one after the other, and decode and save the videos of each."""
-    for batch in own_batches(jobs, args):
+    for batch in own_batches(jobs, args.sampling.batch_size):
         filmstrip = None
         if args.sampling.save_denoised_every is not None:
             filmstrip = Filmstrip(args.sampling.save_denoised_every)
@@ -123,14 +124,19 @@ def make_videos(engine: DiffusionEngine, jobs: Sequence[Job], conditions: Condit
                 logger.info("%s", job.folder)
 
 
-def own_batches(jobs: Sequence[Job], args: Arguments) -> Sequence[list[Job]]:
+def own_batches(jobs: Sequence[Job], size: int) -> Sequence[list[Job]]:
     """Return this process's share of the batches, which are the same on any number of processes."""
-    return groups.own_share(list(in_batches(jobs, args.sampling.batch_size)))
+    return groups.own_share(list(in_batches(jobs, size)))
 
 
 def jobs_of(prompts: Sequence[Prompt], limits: ModelLimits, args: Arguments) -> list[Job]:
-    image_input = args.model_config.get("noised_image_input", False)
-    return plan_jobs(prompts, limits, args.sampling, args.run.seed, image_input)
+    """Return the videos to make of these prompts."""
+    return plan_jobs(prompts, limits, args.sampling, args.run.seed, image_input(args))
+
+
+def image_input(args: Arguments) -> bool:
+    """Return True if the model takes an image beside the prompt."""
+    return args.model_config.get("noised_image_input", False)
 
 
 def run_processes(args: Arguments) -> AbstractContextManager[torch.device]:

@@ -44,7 +44,7 @@ def check_settings(args: Arguments) -> None:
         raise ConfigError("train_vae.py trains on one process; start it without torchrun")
     check_model_keys(args.model_config)
     check_config(args.model_config, "model")
-    check_clip_data(args)
+    check_clip_data(args.data_config, args.training.split)
     settings, stages = args.training, read_stages(args.data_config)
     if not (stages and settings.save and settings.train_data and args.deepspeed_config):
         raise ConfigError("training needs data.stages, args.train_data, args.save and section deepspeed; "

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from common.compression import Compression
 from configuration.model import ModelConfig
-from configuration.settings import Arguments
+from configuration.settings import Arguments, MemorySettings, RunSettings
 from configuration.targets import instantiate_from_config
 from dry_run.meter import measure
 from engine.first_stage import LatentCodec
@@ -73,34 +73,34 @@ def estimate(args: Arguments, model: ModelConfig, plan: VideoPlan, rows: int,
     costs of the transformer, and of a weaker one if the guider has it; None computes them.
     """
     dtype = args.run.dtype
-    costs = {TEXT: text_cost(args, model, dtype),
-             **(transformers or transformer_costs(args, model, plan, rows, dtype)),
+    costs = {TEXT: text_cost(model, dtype, args.memory.quantize_t5 is not None),
+             **(transformers or transformer_costs(args.run, args.memory, model, plan, rows)),
              **autoencoder_costs(args, model, plan, dtype)}
-    weights = _weights_on_device(args, costs)
+    weights = _weights_on_device(args.memory.offload, args.run.device, costs)
     phases = {name: weights[name] + cost.activations for name, cost in costs.items() if cost.activations}
     if args.run.device.type == "cpu":
         phases[DECODER] += 2 * 3 * plan.frames * plan.height * plan.width  # uint8, and a copy for the contact sheet
     return Estimate(costs, phases)
 
 
-def _weights_on_device(args: Arguments, costs: Mapping[str, Cost]) -> dict[str, int]:
+def _weights_on_device(offload: str | None, device: torch.device, costs: Mapping[str, Cost]) -> dict[str, int]:
     """Return the bytes of all weights on the device while each part computes."""
     total = sum(cost.weights for cost in costs.values())
-    if args.memory.offload is None:
+    if offload is None:
         return dict.fromkeys(costs, total)
-    if args.run.device.type == "cpu":
+    if device.type == "cpu":
         return {name: total if name == TEXT else total - costs[TEXT].weights for name in costs}
-    alone = {name: cost.layer if args.memory.offload == "sequential" else cost.weights for name, cost in costs.items()}
+    alone = {name: cost.layer if offload == "sequential" else cost.weights for name, cost in costs.items()}
     together = sum(alone[name] for name in TRANSFORMERS if name in alone)
     return alone | {name: together for name in TRANSFORMERS if name in alone}
 
 
-def text_cost(args: Arguments, model: ModelConfig, dtype: torch.dtype) -> Cost:
+def text_cost(model: ModelConfig, dtype: torch.dtype, quantized: bool) -> Cost:
     """Return the cost of the text encoder, which encodes one prompt at a time."""
     weights = layer = activations = 0
     for embedder in t5_configs(model):
         shape = _t5_shape(embedder)
-        tokens, matrix = embedder.get("max_length", 77), 1 if args.memory.quantize_t5 else dtype.itemsize
+        tokens, matrix = embedder.get("max_length", 77), 1 if quantized else dtype.itemsize
         table = shape["vocab_size"] * shape["d_model"] * dtype.itemsize
         weights += table + matrix * (shape["parameters"] - shape["vocab_size"] * shape["d_model"])
         layer = max(layer, table + matrix * shape["d_ff"] * shape["d_model"])
@@ -117,15 +117,15 @@ def _t5_shape(embedder: Mapping) -> Mapping:
     return {**config, "parameters": t5_parameters(folder)}
 
 
-def transformer_costs(args: Arguments, model: ModelConfig, plan: VideoPlan, rows: int, dtype: torch.dtype
+def transformer_costs(run: RunSettings, memory: MemorySettings, model: ModelConfig, plan: VideoPlan, rows: int
                       ) -> dict[str, Cost]:
     """Return the costs of the transformer, maybe quantized, and of the weaker one if the guider has it."""
-    matrix = 1 if args.memory.quantize_transformer else None
-    costs = {TRANSFORMER: _transformer_cost(model.network_config, plan, rows, dtype, args.run.device, matrix)}
+    matrix = 1 if memory.quantize_transformer else None
+    costs = {TRANSFORMER: _transformer_cost(model.network_config, plan, rows, run.dtype, run.device, matrix)}
     guider = instantiate_from_config(model.sampler_config).guider if model.sampler_config else None
     if guider is not None and guider.weak is not None:
         weak = weak_config(guider, model.network_config)
-        costs[WEAK] = _transformer_cost(weak, plan, rows, dtype, args.run.device)
+        costs[WEAK] = _transformer_cost(weak, plan, rows, run.dtype, run.device)
     return costs
 
 

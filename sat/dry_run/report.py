@@ -8,7 +8,7 @@ import torch
 from common.cpu_operations import linear
 from common.unread import warn_unread
 from configuration.model import UNREAD, ModelConfig
-from configuration.settings import Arguments
+from configuration.settings import Arguments, RunSettings, SamplingSettings
 from configuration.targets import check_config, instantiate_from_config
 from dry_run.memory import DECODER, TRANSFORMER, TRANSFORMERS, WEAK, Estimate, estimate, free_memory
 from inference.sizes import ModelLimits, VideoPlan, extend_positions, model_limits, plan_video
@@ -50,8 +50,8 @@ def planned_model(args: Arguments) -> ModelConfig:
 def plan_lines(args: Arguments, model: ModelConfig) -> Iterator[str]:
     """Yield the lines of the plan."""
     limits = model_limits(args.model_config)
-    plan, calls = plan_video(limits, args.sampling), network_calls(args, model)
-    yield from _video(args, model, limits, plan)
+    plan, calls = plan_video(limits, args.sampling), network_calls(args.sampling, model)
+    yield from _video(args.sampling, model, limits, plan)
     passes = [rows for part in calls.values() for rows in part]
     rows = max(passes, default=args.sampling.batch_size)
     steps = instantiate_from_config(model.sampler).num_steps
@@ -62,12 +62,13 @@ def plan_lines(args: Arguments, model: ModelConfig) -> Iterator[str]:
     needed = estimate(args, model, plan, rows)
     yield from _memory(needed)
     yield from _fit(args, model, plan, rows, needed)
-    seconds = _seconds(args, needed, {part: sum(found) / rows for part, found in calls.items()})
-    yield (f"time: about {_duration(seconds)} for {args.sampling.batch_size} video(s) on {args.run.device}, from the "
+    batch_size = args.sampling.batch_size
+    seconds = _seconds(args.run, needed, batch_size, {part: sum(found) / rows for part, found in calls.items()})
+    yield (f"time: about {_duration(seconds)} for {batch_size} video(s) on {args.run.device}, from the "
            "speed of its matrix products")
 
 
-def network_calls(args: Arguments, model: ModelConfig) -> dict[str, list[int]]:
+def network_calls(settings: SamplingSettings, model: ModelConfig) -> dict[str, list[int]]:
     """Return the rows of each forward pass of the transformer and of a weaker one.
 
     They are found by running the sampler with a network that returns zeros.
@@ -80,18 +81,18 @@ def network_calls(args: Arguments, model: ModelConfig) -> dict[str, list[int]]:
 
     sampler = instantiate_from_config(model.sampler)
     denoiser = instantiate_from_config(model.denoiser_config).bind(network, sampler.discretization.parameterization)
-    latents = torch.zeros(args.sampling.batch_size, 1, 1, 1, 1)
-    cond = {"crossattn": torch.zeros(args.sampling.batch_size, 1, 1)}
-    start = None if args.sampling.strength is None else FromClip(latents, args.sampling.strength)
-    sampler(denoiser, latents, cond, None if args.sampling.invert else cond, start=start,
+    latents = torch.zeros(settings.batch_size, 1, 1, 1, 1)
+    cond = {"crossattn": torch.zeros(settings.batch_size, 1, 1)}
+    start = None if settings.strength is None else FromClip(latents, settings.strength)
+    sampler(denoiser, latents, cond, None if settings.invert else cond, start=start,
             plan=PassPlan(one_by_one=model.guidance_one_by_one))
-    if args.sampling.invert:  # inversion takes as many forward passes as sampling
+    if settings.invert:  # inversion takes as many forward passes as sampling
         return {part: found * 2 for part, found in calls.items()}
     return calls
 
 
-def _video(args: Arguments, model: ModelConfig, limits: ModelLimits, plan: VideoPlan) -> Iterator[str]:
-    asked = args.sampling.num_frames or args.sampling.sampling_num_frames
+def _video(settings: SamplingSettings, model: ModelConfig, limits: ModelLimits, plan: VideoPlan) -> Iterator[str]:
+    asked = settings.num_frames or settings.sampling_num_frames
     counted = "" if asked in (None, plan.frames) else f" (asked: {asked} latent frames)"
     yield f"video: {plan.frames} frames{counted} of {plan.height} x {plan.width} at {plan.fps} fps"
     padding = "" if not plan.pad_latents else f"; the first {plan.pad_latents} padding, dropped before decoding"
@@ -142,11 +143,11 @@ def _remedy(args: Arguments, model: ModelConfig, plan: VideoPlan, rows: int, nee
     return "make the video shorter (--num-frames) or smaller (--sampling-image-size), or quantize (args.quantize_*)"
 
 
-def _seconds(args: Arguments, needed: Estimate, passes: Mapping[str, float]) -> float:
+def _seconds(run: RunSettings, needed: Estimate, batch_size: int, passes: Mapping[str, float]) -> float:
     """Return the seconds that a run will take; `passes` is how often all rows go through each transformer."""
     flops = sum(count * needed.costs[part].flops for part, count in passes.items() if part in needed.costs)
-    return (flops + args.sampling.batch_size * needed.costs[DECODER].flops) / (
-        SHARE_OF_RATE * product_rate(args.run.device, args.run.dtype))
+    flops += batch_size * needed.costs[DECODER].flops
+    return flops / (SHARE_OF_RATE * product_rate(run.device, run.dtype))
 
 
 def product_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) -> float:

@@ -1,11 +1,12 @@
 """Checks of the settings that divide a model among processes."""
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from common.errors import ConfigError
-from configuration.settings import Arguments
+from configuration.settings import Arguments, RunSettings, SamplingSettings
 
 SIZE = "model_parallel_size"
 NETWORK = "model.network_config.params"
+HEADS = f"{NETWORK}.num_attention_heads"
 
 
 def merge_size_keys(args: Arguments) -> None:
@@ -27,27 +28,24 @@ def merge_size_keys(args: Arguments) -> None:
         OmegaConf.update(args.config, key, 1)
 
 
-def check_shared(args: Arguments) -> None:
+def check_shared(run: RunSettings, config: DictConfig) -> None:
     """Raise ConfigError if `args.model_parallel_size` processes cannot share the transformer."""
-    size, heads = args.run.model_parallel_size, OmegaConf.select(args.config, f"{NETWORK}.num_attention_heads")
+    size, heads = run.model_parallel_size, OmegaConf.select(config, HEADS)
     if isinstance(heads, int) and heads % size:
         raise ConfigError(f"args.{SIZE} is {size}, which does not divide the transformer's {heads} attention heads")
-    if size > 1 and args.run.load_lora is not None:
+    if size > 1 and run.load_lora is not None:
         raise ConfigError(f"args.load_lora does not work with args.{SIZE} above 1; merge it into the weights with "
                           "tools/convert_lora.py, or use one process")
 
 
-HEADS = "model.network_config.params.num_attention_heads"
-
-
-def check_sequence_parallel(args: Arguments) -> None:
+def check_sequence_parallel(run: RunSettings, sampling: SamplingSettings, config: DictConfig) -> None:
     """Raise ConfigError for settings that do not work with tokens or branches divided among processes."""
-    divided = args.sampling.sequence_parallel_size * args.sampling.guidance_parallel_size
-    if args.run.model_parallel_size > 1 and divided > 1:
+    divided = sampling.sequence_parallel_size * sampling.guidance_parallel_size
+    if run.model_parallel_size > 1 and divided > 1:
         raise ConfigError("args.model_parallel_size works with neither sequence_parallel_size nor "
                           "guidance_parallel_size above 1; set it to 1")
-    size, heads = args.sampling.sequence_parallel_size, OmegaConf.select(args.config, HEADS)
-    if size > 1 and (args.model_config.get("step_cache_config") is not None or args.model_config.get("compile_model")):
+    size, heads, model = sampling.sequence_parallel_size, OmegaConf.select(config, HEADS), config.model
+    if size > 1 and (model.get("step_cache_config") is not None or model.get("compile_model")):
         raise ConfigError("args.sequence_parallel_size works with neither model.step_cache_config nor "
                           "model.compile_model; leave them out")
     if isinstance(heads, int) and heads % size:

@@ -2,7 +2,7 @@
 from common import ranks
 from common.errors import ConfigError
 from configuration.model import ModelConfig
-from configuration.settings import Arguments
+from configuration.settings import Arguments, SamplingSettings
 from configuration.targets import check_config
 from engine.checks import check_device, check_model
 from engine.first_stage import make_tiling
@@ -18,8 +18,8 @@ from weights.network import check_network
 def check_division(args: Arguments) -> None:
     """Raise ConfigError if the model cannot be divided among processes as the settings ask."""
     merge_size_keys(args)
-    check_shared(args)
-    check_sequence_parallel(args)
+    check_shared(args.run, args.config)
+    check_sequence_parallel(args.run, args.sampling, args.config)
 
 
 def check_run(args: Arguments) -> ModelLimits:
@@ -31,7 +31,7 @@ def check_run(args: Arguments) -> ModelLimits:
     model = check_model(args.model_config)
     check_device(model, args.run.device, args.run.dtype)
     check_config(args.data_config, "data")
-    _check_image_input(model, args)
+    _check_image_input(model, args.sampling.image2video)
     sampler, weights = model.sampler, args.run.weights
     limits = model_limits(args.model_config)
     extend_positions(args.model_config, plan_video(limits, args.sampling).frames)
@@ -47,14 +47,14 @@ def check_run(args: Arguments) -> ModelLimits:
     return limits
 
 
-def source_of_prompts(args: Arguments) -> Source | None:
+def source_of_prompts(settings: SamplingSettings, image_input: bool) -> Source | None:
     """Return what every prompt names beside its text: a clip, an image, or nothing."""
-    if starts_from_clips(args.sampling):
+    if starts_from_clips(settings):
         return "clip"
-    return "image" if args.model_config.get("noised_image_input", False) else None
+    return "image" if image_input else None
 
 
-def _check_image_input(model: ModelConfig, args: Arguments) -> None:
-    if args.sampling.image2video not in (None, model.noised_image_input):
-        raise ConfigError(f"args.image2video is {str(args.sampling.image2video).lower()}, but model.noised_image_input "
+def _check_image_input(model: ModelConfig, wanted: bool | None) -> None:
+    if wanted not in (None, model.noised_image_input):
+        raise ConfigError(f"args.image2video is {str(wanted).lower()}, but model.noised_image_input "
                           f"is {str(model.noised_image_input).lower()}; leave args.image2video out")

@@ -1,6 +1,6 @@
 """Training of the autoencoder, in one process, on clips held in memory."""
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -44,7 +44,7 @@ class AutoencoderTrainer(Trainer):
             assert state.generator is not None
             self.generator.set_state(state.generator)
         optimizer = build_optimizer(args.deepspeed_config.get("optimizer"), model)
-        super().__init__(args, course_of(args, stages), model, optimizer, state)
+        super().__init__(args, course_of(args.deepspeed_config.optimizer.params.lr, stages), model, optimizer, state)
         if state is not None:
             self.optimizer.load_state_dict(dict(state.optimizer))
         # Held-out clips are always reconstructed after the last step.
@@ -100,27 +100,29 @@ def build_model(args: Arguments) -> VideoAutoencodingEngine:
     torch.manual_seed(args.run.seed)
     model = instantiate_from_config(args.model_config.first_stage_config).to(args.run.device)
     if args.run.load:
-        load_module(model, _initial_weights(model, args), args.run.load)
+        fresh_prefixes = args.model_config.get("fresh_prefixes", ())
+        load_module(model, _initial_weights(model, args.run.load, fresh_prefixes), args.run.load)
+    frozen = args.model_config.get("not_trainable_prefixes", ())
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not _named(name, args, "not_trainable_prefixes"))
+        parameter.requires_grad_(not _named(name, frozen))
     return model
 
 
-def _initial_weights(model: VideoAutoencodingEngine, args: Arguments) -> dict[str, Tensor]:
-    """Return the weights of `args.load`, with the model's own weights for the parts in `model.fresh_prefixes`."""
-    loaded = read_state_dict(args.run.weights)
-    fresh = {name: value for name, value in model.state_dict().items() if _named(name, args, "fresh_prefixes")}
-    return {name: value for name, value in loaded.items() if not _named(name, args, "fresh_prefixes")} | fresh
+def _initial_weights(model: VideoAutoencodingEngine, path: str, fresh_prefixes: Sequence[str]) -> dict[str, Tensor]:
+    """Return the weights of a checkpoint, with the model's own weights for the parts that are to begin anew."""
+    loaded = read_state_dict(path)
+    fresh = {name: value for name, value in model.state_dict().items() if _named(name, fresh_prefixes)}
+    return {name: value for name, value in loaded.items() if not _named(name, fresh_prefixes)} | fresh
 
 
-def _named(name: str, args: Arguments, key: str) -> bool:
-    """Return True if a tensor's name starts with one of the prefixes in `model.<key>`."""
-    return f"first_stage_model.{name}".startswith(tuple(args.model_config.get(key, ())))
+def _named(name: str, prefixes: Sequence[str]) -> bool:
+    """Return True if a tensor's name starts with one of the prefixes, which begin with `first_stage_model.`."""
+    return f"first_stage_model.{name}".startswith(tuple(prefixes))
 
 
-def course_of(args: Arguments, stages: list[Stage]) -> Course:
+def course_of(peak: float, stages: list[Stage]) -> Course:
     """Return the course of all stages."""
-    return Course(sum(stage.iters for stage in stages), args.deepspeed_config.optimizer.params.lr, EMA_DECAY, WARMUP,
+    return Course(sum(stage.iters for stage in stages), peak, EMA_DECAY, WARMUP,
                   final_share=FINAL_SHARE)
 
 

@@ -6,7 +6,7 @@ import torch
 
 from common import ranks
 from common.seeds import seed_everywhere
-from configuration.settings import Arguments
+from configuration.settings import Arguments, TrainingSettings
 from diffusion_video import DiffusionEngine
 from parallel import groups
 from training import run_files, run_state
@@ -39,7 +39,8 @@ class TransformerTrainer(Trainer):
             run_state.restore(engine.network, state)
             self.draws += ("anew from", state.step) if args.training.no_load_rng else ()
         self.deepspeed = start_deepspeed(TrainingStep(engine).train(), args.deepspeed_config)
-        super().__init__(args, course_of(args), engine.network, self.deepspeed.optimizer, state)
+        course = course_of(args.training, args.deepspeed_config.optimizer.params.lr)
+        super().__init__(args, course, engine.network, self.deepspeed.optimizer, state)
         if state is not None:
             load_optimizer_state(self.deepspeed, state.optimizer)
         clips = list(map(len, data.train))
@@ -119,9 +120,8 @@ class TransformerTrainer(Trainer):
         ranks.wait_for_all()
 
 
-def course_of(args: Arguments) -> Course:
+def course_of(settings: TrainingSettings, peak: float) -> Course:
     """Return the course that the settings ask for."""
-    settings = args.training
     assert settings.train_iters is not None  # checked before anything is built
-    return Course(settings.train_iters, args.deepspeed_config.optimizer.params.lr, settings.ema_decay,
+    return Course(settings.train_iters, peak, settings.ema_decay,
                   settings.warmup_iters, settings.lr_decay, settings.final_lr_share)

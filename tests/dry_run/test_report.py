@@ -68,7 +68,7 @@ def test_what_does_not_fit_is_told_with_what_would(monkeypatch):
     (("--guidance-scale", "1", "--no-dynamic-cfg"), [1] * 50), (("model.guidance_one_by_one=true",), [1] * 99)])
 def test_passes_are_those_of_the_sampler(words, expected):
     args = args_of("tiny_t2v", *words)
-    assert network_calls(args, ModelConfig.read(args.model_config)) == {TRANSFORMER: expected, WEAK: []}
+    assert network_calls(args.sampling, ModelConfig.read(args.model_config)) == {TRANSFORMER: expected, WEAK: []}
 
 
 @pytest.mark.slow
@@ -83,9 +83,9 @@ def test_a_lora_and_a_weaker_network_count(tmp_path):
     save_checkpoint(tmp_path, 1, checkpoint_of(lora_of(tuned)))
     args = args_of("tiny_t2v", "--load-lora", str(tmp_path))
     args.model_config.sampler_config.params.guider_config = guider
-    plan, dtype = plan_video(model_limits(args.model_config), args.sampling), torch.float32
-    model, alone = planned_model(args), transformer_costs(plain, planned_model(plain), plan, 1, dtype)
-    needed = transformer_costs(args, model, plan, 1, dtype)
+    plan = plan_video(model_limits(args.model_config), args.sampling)
+    model, alone = planned_model(args), transformer_costs(plain.run, plain.memory, planned_model(plain), plan, 1)
+    needed = transformer_costs(args.run, args.memory, model, plan, 1)
     added = needed[TRANSFORMER].weights - alone[TRANSFORMER].weights
     assert added == sum(value.nbytes for value in lora_of(tuned).matrices.values())
     assert needed[TRANSFORMER].flops > alone[TRANSFORMER].flops
@@ -96,7 +96,7 @@ def test_a_lora_and_a_weaker_network_count(tmp_path):
     together = sum(cost.weights for cost in needed.values())  # both transformers are moved as one part
     for name, cost in needed.items():
         assert found.phases[name] == together + cost.activations
-    assert network_calls(args, model) == {TRANSFORMER: [1] * 50, WEAK: [1] * 50}
+    assert network_calls(args.sampling, model) == {TRANSFORMER: [1] * 50, WEAK: [1] * 50}
 
 
 def test_product_rate_is_quick():

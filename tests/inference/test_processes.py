@@ -133,7 +133,7 @@ def test_a_transformer_that_cannot_be_shared_is_told(changes, says, words):
     with pytest.raises(ConfigError, match=says):
         args = get_args([*words, *changes])
         merge_size_keys(args)
-        check_shared(args)
-        check_sequence_parallel(args)
+        check_shared(args.run, args.config)
+        check_sequence_parallel(args.run, args.sampling, args.config)
         with run_processes(args):
             pass

@@ -22,7 +22,7 @@ class MemoryClips:
     @classmethod
     def read(cls, data_config: DictConfig, folders: Sequence[str]) -> "MemoryClips":
         """Return all clips of the folders."""
-        kind: Any = get_obj_from_str(data_config.target, "data.target")
+        kind: Any = get_obj_from_str(data_config.target, "data")
         make = kind.create_dataset_function
         clips = (clip for folder in folders for clip in _clips(make(folder, None, **data_config.params)))
         return cls(torch.stack([((v + 1) * 127.5).round().byte() for v in clips]).transpose(1, 2).contiguous())

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.data import ConcatDataset
 
@@ -40,24 +41,24 @@ class Sources:
 
 def check_data(args: Arguments) -> None:
     """Raise ConfigError if the class of the data cannot be trained on, or the model does not take its clip sizes."""
-    check_clip_data(args)
+    check_clip_data(args.data_config, args.training.split)
     with torch.device("meta"):
         network = instantiate_from_config(args.model_config.network_config)
     for form in clip_forms(**args.data_config.params):
         _check_fits(network, form, Compression.of_first_stage(args.model_config.first_stage_config))
 
 
-def check_clip_data(args: Arguments) -> None:
+def check_clip_data(data: DictConfig, split: str) -> None:
     """Raise ConfigError if section `data` does not describe folders of clips that can be counted."""
-    require(args.data_config, "data", "target", "params")
-    require(args.data_config.params, "data.params", "video_size", "fps", "max_num_frames")
-    kind = get_obj_from_str(args.data_config.target, "data.target")
+    require(data, "data", "target", "params")
+    require(data.params, "data.params", "video_size", "fps", "max_num_frames")
+    kind = get_obj_from_str(data.target, "data")
     if not issubclass(kind, SFTDataset):
         raise ConfigError(f"data.target is {kind.__name__}; training needs data_video.SFTDataset, which knows how "
                           "many clips it has; unpack the shards into folders of videos/ and labels/")
-    if args.training.split.split(",")[0].strip() not in ("1", "1.0"):
-        raise ConfigError(f"args.split is {args.training.split}; clips cannot be held out by fraction; put them into a "
-                          "folder of their own, set args.valid_data to it, and leave args.split at 1,0,0")
+    if split.split(",")[0].strip() not in ("1", "1.0"):
+        raise ConfigError(f"args.split is {split}; clips cannot be held out by fraction; put them into a folder "
+                          "of their own, set args.valid_data to it, and leave args.split at 1,0,0")
 
 
 def _check_fits(network, form: ClipFormat, compression: Compression) -> None:
@@ -80,8 +81,8 @@ def _check_fits(network, form: ClipFormat, compression: Compression) -> None:
 
 def read_sources(args: Arguments) -> Sources:
     """Return the run's data, from `args.latent_cache` if that is set (completing it), or else from the clips' files."""
-    train = _folders(args, args.training.train_data or [])
-    valid = _folders(args, args.training.valid_data or [])
+    train = _folders(args.data_config, args.training.train_data or [])
+    valid = _folders(args.data_config, args.training.valid_data or [])
     shown = (valid or train)[0][0]
     if args.training.latent_cache is None:
         return Sources(_live(train, args.training.num_workers), _live(valid, args.training.num_workers), shown)
@@ -92,10 +93,10 @@ def read_sources(args: Arguments) -> Sources:
     return Sources(train_buckets, valid_buckets, shown, text)
 
 
-def _folders(args: Arguments, folders: Sequence[str]) -> list[list[SFTDataset]]:
+def _folders(data: DictConfig, folders: Sequence[str]) -> list[list[SFTDataset]]:
     """Return the buckets of each folder."""
-    kind: Any = get_obj_from_str(args.data_config.target, "data.target")
-    return [kind.buckets(folder, **args.data_config.params) for folder in folders]
+    kind: Any = get_obj_from_str(data.target, "data")
+    return [kind.buckets(folder, **data.params) for folder in folders]
 
 
 def _live(found: Sequence[Sequence[SFTDataset]], workers: int) -> list[Batches]:
