@@ -19,7 +19,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def small_model(tmp_path_factory):
     """The folder of a small random model: t2v.yaml and i2v.yaml with the weights that they name."""
-    from tests.small_model import write_model
+    from tests.random_model import write_model
     root = tmp_path_factory.mktemp("small_model")
     write_model(root)
     write_model(root, image=True)

@@ -18,7 +18,7 @@ from common.errors import ConfigError, DataError, NumericalError
 from configuration.targets import instantiate_from_config
 from diffusion_video import DiffusionEngine
 from media.videos import write_video
-from tests.small_model import write_model
+from tests.random_model import write_model
 from weights.checkpoint import NETWORK_PREFIX, read_state_dict, save_checkpoint
 from weights.network import load_network
 from weights.sources import materialize

@@ -42,7 +42,7 @@ from diffusion_video import DiffusionEngine
 from sgm.guidance_scale import GuidanceScale
 from sgm.parameterization import VE, VP
 from sgm.sampling import check_compatible
-from tests.small_model import write_model
+from tests.random_model import write_model
 from weights.checkpoint import save_checkpoint
 
 logger = logging.getLogger("composition_table")

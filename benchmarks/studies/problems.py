@@ -10,7 +10,7 @@ import torch
 from benchmarks.exact import SHAPE, FiniteData, WithoutLastJump, solve_flow
 from benchmarks.studies.grid import Cell, Study, VariantCell, check_keys
 from benchmarks.studies.rank_losses import LossAcrossRanks
-from benchmarks.studies.small_model import SmallModel
+from benchmarks.studies.trained_model import SmallModel
 from benchmarks.studies.training import Training
 from common.errors import ConfigError
 from common.seeds import generator_for

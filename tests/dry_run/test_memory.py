@@ -12,7 +12,7 @@ from dry_run.memory import DECODER, ENCODER, TEXT, TRANSFORMER, decoding, estima
 from dry_run.meter import measure
 from engine.text_encoder import FrozenT5Embedder
 from inference.sizes import model_limits, plan_video
-from tests.small_model import write_model
+from tests.random_model import write_model
 from tests.vae_modules.small_vae import build
 from vae_modules.tiling import Tiling
 

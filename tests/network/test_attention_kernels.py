@@ -9,7 +9,7 @@ from configuration.model import FASTEST, KERNELS
 from diffusion_video import DiffusionEngine
 from network import attention_kernels
 from network.attention_kernels import attention_shape, check_kernel, fastest, use_attention_kernel
-from tests.small_model import TEXT_LENGTH, TEXT_WIDTH
+from tests.random_model import TEXT_LENGTH, TEXT_WIDTH
 
 CPU = torch.device("cpu")
 HEADS = (2, 70, 16), torch.float32, CPU

@@ -13,8 +13,8 @@ from diffusion_video import OFS
 from dit_video_concat import DiffusionTransformer
 from media.clips import ClipFormat, read_clip
 from tests.dit_models import config as network_config
+from tests.random_model import TEXT_LENGTH, TEXT_WIDTH, model_config
 from tests.released_structures import STRUCTURES
-from tests.small_model import TEXT_LENGTH, TEXT_WIDTH, model_config
 from tests.test_train_video import make_clips
 from weights.checkpoint import NETWORK_PREFIX, read_state_dict
 from weights.lora import read_lora

@@ -7,7 +7,7 @@ import torch
 
 import sgm.sigma_sampling
 from configuration.targets import instantiate_from_config
-from tests.small_model import TABLE, model_config
+from tests.random_model import TABLE, model_config
 from training.data.batches import BatchOrder, ClipOrder, LiveClips
 
 
