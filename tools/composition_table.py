@@ -50,9 +50,10 @@ logger = logging.getLogger("composition_table")
 DOCUMENT = REPOSITORY / "docs" / "composition.md"
 STEPS = 4
 SHAPE = (2, 4, 4, 4)
-PARAMS = {"Autoguidance": {"ckpt_path": "WEAK"}, "PerturbedAttentionGuidance": {"layers": [0]},
-          "TabulatedDiscretization": {"sigmas": "sdxl"}, "AdaptiveSampler": {"rtol": 0.1, "atol": 0.1},
-          "RestartSampler": {"intervals": [{"low": 0.1, "high": 2.0, "repeats": 1, "steps": 1}]}}
+PARAMS: Mapping[str, Mapping] = {
+    "Autoguidance": {"ckpt_path": "WEAK"}, "PerturbedAttentionGuidance": {"layers": [0]},
+    "TabulatedDiscretization": {"sigmas": "sdxl"}, "AdaptiveSampler": {"rtol": 0.1, "atol": 0.1},
+    "RestartSampler": {"intervals": [{"low": 0.1, "high": 2.0, "repeats": 1, "steps": 1}]}}
 # A discrete denoiser's table has noise levels of its scaling's parameterization.
 TABLES = {VE: "LegacyDDPMDiscretization", VP: "ZeroSNRDDPMDiscretization"}
 HEAD = """# Which parts work together
@@ -118,7 +119,8 @@ def guiders() -> list[Part]:
             moving = [schedule for schedule in GuidanceScale.SCHEDULES if schedule != "constant"]
             parts += [_part(cls, f"DynamicCFG {schedule}", scale=6.0, schedule=schedule) for schedule in moving]
         elif hasattr(cls, "passes") and cls is not sgm.guiders.Guider:
-            parts.append(_part(cls, **({"scale": 6.0} if issubclass(cls, sgm.guiders.Guider) else {})))
+            scaled = issubclass(cls, sgm.guiders.Guider)
+            parts.append(_part(cls, scale=6.0) if scaled else _part(cls))
     return parts
 
 
@@ -152,7 +154,8 @@ def _is_base(cls: type) -> bool:
 
 
 def _part(cls: type, label: str | None = None, **params) -> Part:
-    return Part(label or cls.__name__, f"{cls.__module__}.{cls.__name__}", {**PARAMS.get(cls.__name__, {}), **params})
+    given = PARAMS.get(cls.__name__, {})
+    return Part(label or cls.__name__, f"{cls.__module__}.{cls.__name__}", {**given, **params})
 
 
 @cache
@@ -246,8 +249,10 @@ def _grouped(parts: Sequence[Part], key: Callable[[Part], Hashable]) -> list[tup
 
 
 def _entry(refused: Mapping[Cell, str | None], letters: Mapping[str, str], *parts: Part) -> str:
-    cells_of = [Cell(*parts, denoiser) for denoiser in denoisers()]
-    why = sorted({letters[_general(cell, refused[cell])] for cell in cells_of if refused[cell] is not None})
+    sampler, discretization, guider = parts
+    cells_of = [Cell(sampler, discretization, guider, denoiser) for denoiser in denoisers()]
+    reasons = [(cell, refused[cell]) for cell in cells_of]
+    why = sorted({letters[_general(cell, reason)] for cell, reason in reasons if reason is not None})
     return " ".join([str(sum(refused[cell] is None for cell in cells_of)), *why])
 
 

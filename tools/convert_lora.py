@@ -36,6 +36,7 @@ def merged_state(lora: Lora, weights: str | None) -> dict[str, torch.Tensor]:
     if weights is None:
         raise CheckpointError("merging needs the model's weights: set args.load in the configuration, or give --load")
     state = without_lora(transformer_weights(weights).read())
+    assert lora.base is not None  # the configuration's
     check_shapes(lora.base, state, weights)
     merge(lora, state)
     return state

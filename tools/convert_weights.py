@@ -19,7 +19,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sat"))
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from arguments import get_args
@@ -27,6 +26,7 @@ from common.console import run
 from common.errors import ConfigError
 from common.files import whole_file
 from configuration.targets import instantiate_from_config
+from configuration.yaml_files import plain
 from weights.checkpoint import NETWORK_PREFIX, check_shapes, read_state_dict, save_checkpoint
 from weights.diffusers_config import transformer_config, vae_config
 from weights.diffusers_layout import PATCH, TABLE, from_diffusers, to_diffusers, transformer_links, vae_links
@@ -125,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if options.source.resolve() == options.target.resolve():
         raise ConfigError(f"source and target are both {options.source}; write to another folder")
-    model = OmegaConf.to_container(get_args(["--base", options.config]).model_config)
+    model = plain(get_args(["--base", options.config]).model_config)
     for name, part in parts_of(model).items():
         if options.only in (None, name):
             source, target = options.source / name, options.target / name

@@ -47,7 +47,7 @@ def row(folder: Path) -> Image.Image:
     strip = Image.new("RGB", (FRAMES * (width + MARGIN) + MARGIN, height + CAPTION + MARGIN), "white")
     ImageDraw.Draw(strip).text((MARGIN, 4), caption(folder), fill="black", font=ImageFont.load_default(13))
     for i, frame in enumerate(frames):
-        picture = Image.fromarray(frame).resize((width, height), Image.LANCZOS)
+        picture = Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS)
         strip.paste(picture, (MARGIN + i * (width + MARGIN), CAPTION))
     return strip
 
@@ -80,7 +80,7 @@ def write_animation(folders: list[Path], out: Path) -> None:
         picture = sheet.copy()
         for (frames, _), corner in zip(videos, corners, strict=True):
             frame = Image.fromarray(frames[min(index, len(frames) - 1)])
-            picture.paste(frame.resize((TILE, TILE), Image.BICUBIC), corner)
+            picture.paste(frame.resize((TILE, TILE), Image.Resampling.BICUBIC), corner)
         pictures.append(picture)
     durations = [round(1000 / videos[0][1])] * number
     durations[-1] = PAUSE

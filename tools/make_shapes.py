@@ -48,12 +48,9 @@ def plan_clips(
 
     `colors` and `backgrounds` are those that may occur, by default all of the world's.
     """
-    if split == "outside":
-        colors = shapes_world.OUTSIDE
-    colors = colors or shapes_world.COLORS
-    backgrounds = backgrounds or shapes_world.BACKGROUNDS
-    wanted = [c for c in shapes_world.all_combinations(colors) if c.held_out == (split == "unseen")]
-    wanted = [c for c in wanted if c.background in backgrounds]
+    shown = shapes_world.OUTSIDE if split == "outside" else colors or shapes_world.COLORS
+    wanted = [c for c in shapes_world.all_combinations(shown) if c.held_out == (split == "unseen")]
+    wanted = [c for c in wanted if c.background in (backgrounds or shapes_world.BACKGROUNDS)]
     root = [seed, SPLITS.index(split)]
     clips = []
     for index in range(count):

@@ -12,12 +12,13 @@ import logging
 import string
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__file__).resolve().parents[1])]
 
 import sentencepiece
+import sentencepiece.sentencepiece_model_pb2 as formats
 import torch
-from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from transformers import T5Config, T5EncoderModel
 
 from tools.shapes_world import all_combinations
@@ -47,7 +48,7 @@ def write_pieces(folder: Path) -> int:
         sentence_iterator=iter(captions), model_writer=model, model_type="unigram", vocab_size=60, num_threads=1,
         normalization_rule_name="nmt_nfkc_cf", hard_vocab_limit=False, minloglevel=2,
         pad_id=0, eos_id=1, unk_id=2, bos_id=-1, pad_piece="<pad>")
-    proto = ModelProto.FromString(model.getvalue())
+    proto: Any = formats.ModelProto.FromString(model.getvalue())  # type: ignore[attr-defined]  # made at run time
     del proto.pieces[3:]
     scores = {f"\u2581{word}": -5.0 for word in [*words, *SPARE_WORDS]}
     for piece, score in (scores | {letter: -10.0 for letter in "\u2581" + LETTERS if letter not in scores}).items():
@@ -58,10 +59,11 @@ def write_pieces(folder: Path) -> int:
 
 
 def make_encoder(folder: Path, pieces: int, seed: int) -> None:
-    config = T5Config(
+    settings: dict[str, Any] = dict(
         vocab_size=pieces + 100,  # the tokenizer adds T5's 100 sentinels
         d_model=64, d_kv=16, num_heads=4, num_layers=2, d_ff=128, feed_forward_proj="gated-gelu", dropout_rate=0.0,
         is_encoder_decoder=False, use_cache=False, tie_word_embeddings=False)
+    config = T5Config(**settings)
     torch.manual_seed(seed)
     T5EncoderModel(config).save_pretrained(folder)
 
