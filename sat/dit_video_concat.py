@@ -152,7 +152,8 @@ class DiffusionTransformer(BaseModel):
         embedding = F.silu(self.embed(timesteps, y, ofs))
         batch = VideoContext(x.to(self.dtype), context.to(self.dtype), embedding, grid, rotary,
                              tuple(identity_attention))
-        return super().forward(self, batch, layer_runner or self.layer_runner).to(x.dtype)
+        run = self.layer_runner if layer_runner is None else layer_runner
+        return super().forward(self, batch, run).to(x.dtype)
 
     def compile_layers(self, backend: str = "inductor") -> None:
         """Compile the layers, but nothing else, with torch.compile; equal layers share the compiled code."""
