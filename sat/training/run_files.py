@@ -163,7 +163,7 @@ def _remove_old(folder: Path, current: int, keep: int, folders: bool) -> None:
         if found := re.fullmatch(r"(\d+)_rank_\d+\.pt", path.name):
             states.setdefault(int(found[1]), []).append(path)
     others = sorted(states.keys() - {current})
-    for step in others[:len(others) - (keep - 1)]:
+    for step in others[:max(len(others) - (keep - 1), 0)]:
         if folders:
             _remove_checkpoint(folder / str(step))
         for path in states[step]:

@@ -148,6 +148,16 @@ def test_folders_that_the_run_did_not_write_stay(tmp_path):
     assert sorted(path.name for path in (tmp_path / "training").iterdir()) == ["30_rank_00.pt"]
 
 
+@pytest.mark.parametrize("keep", [1, 2, 3, 4, 5, 9])
+def test_the_last_checkpoints_stay_however_many_are_kept(tmp_path, keep):
+    steps = [10, 20, 30, 40, 50]
+    for step in steps:
+        run_files.save(tmp_path, state(step), keep=keep)
+    kept = {str(step) for step in steps[-keep:]}
+    assert {path.name for path in tmp_path.iterdir()} == {*kept, "latest", "training"}
+    assert {path.name for path in (tmp_path / "training").iterdir()} == {f"{step}_rank_00.pt" for step in kept}
+
+
 def test_what_changed_since_is_named(tmp_path):
     run_files.save(tmp_path, state(1), keep=1)
     with pytest.raises(ConfigError, match="changed configuration: a from None to 0, args.seed from 1 to 2, b from None "
