@@ -6,7 +6,7 @@ import torch
 from omegaconf import OmegaConf
 
 import train_vae
-from common.errors import ConfigError, NumericalError
+from common.errors import CheckpointError, ConfigError, NumericalError
 from tests.test_train_video import same
 from tests.vae_modules.small_vae import build, config, latent, video
 from tools import make_shapes
@@ -115,6 +115,13 @@ def test_a_loss_that_is_not_finite_names_the_step(clips, tmp_path):
 def test_a_misspelt_key_of_the_model_is_named(clips, tmp_path):
     with pytest.raises(ConfigError, match=r"model.fresh_prefixs: unknown key; did you mean fresh_prefixes\?"):
         train_vae.main(recipe(clips, tmp_path, **{"model.fresh_prefixs": ["decoder"]}))
+
+
+def test_a_foreign_state_is_named_and_stays(clips, tmp_path):
+    torch.save({"mine": torch.ones(2)}, tmp_path / "state.pt")
+    with pytest.raises(CheckpointError, match="state.pt is no state of the autoencoder's training, it lacks average"):
+        train_vae.main([*recipe(clips, tmp_path), "--resume"])
+    assert torch.load(tmp_path / "state.pt")["mine"].sum() == 2
 
 
 def test_training_without_stages_is_refused(clips, tmp_path):

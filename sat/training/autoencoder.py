@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common.errors import ConfigError
+from common.errors import CheckpointError, ConfigError
 from common.ranks import world_size
 from common.suggestions import nearest
 from configuration.model import ModelConfig
@@ -156,6 +156,10 @@ def convert_earlier_state(folder: Path, settings: dict) -> None:
     earlier = folder / EARLIER_STATE
     if earlier.is_file() and not (folder / "latest").exists():
         found = read_checkpoint(earlier)
+        lacking = {"step", "model", "average", "optimizer", "generator"} - found.keys()
+        if lacking:
+            raise CheckpointError(f"{earlier} is no state of the autoencoder's training, it lacks {min(lacking)}; move "
+                                  "it away, or choose another args.save")
         state = RunState(found["step"], found["model"], found["average"], found["optimizer"], settings,
                          generator=found["generator"])
         run_files.save(folder, state, keep=1, write_checkpoint=run_files.write_autoencoder)
