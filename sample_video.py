@@ -48,13 +48,14 @@ def sample_videos(argv: Sequence[str] | None = None) -> None:
             show_plan(args)
     if args.run.plan:
         return
-    if args.sampling.input_type == "latents":
-        with run_processes(args) as device:
-            decode_saved_latents(args, device)
-    elif args.sampling.input_type == "cli":
-        sample_typed_prompts(args, steps)
-    else:
-        sample_prompt_file(args, steps)
+    with console.faults_beside(args.sampling.output_dir):
+        if args.sampling.input_type == "latents":
+            with run_processes(args) as device:
+                decode_saved_latents(args, device)
+        elif args.sampling.input_type == "cli":
+            sample_typed_prompts(args, steps)
+        else:
+            sample_prompt_file(args, steps)
 
 
 def sample_prompt_file(args: Arguments, steps: console.Steps) -> None:
@@ -62,7 +63,7 @@ def sample_prompt_file(args: Arguments, steps: console.Steps) -> None:
     with steps("configuration", announce=False), report_once():
         limits = check_run(args)
         prompts = read_prompts(args.sampling.input_file, source_of_prompts(args.sampling, image_input(args)))
-        check_writable(args.sampling.output_dir)
+        check_writable(args.sampling.output_dir, "--output-dir")
         jobs = jobs_of(prompts, limits, args)
     steps.announce("configuration", f": {summary(args)}")
     if not jobs:
@@ -82,7 +83,7 @@ def sample_typed_prompts(args: Arguments, steps: console.Steps) -> None:
     """Make the videos of each prompt when it has been typed."""
     with steps("configuration", announce=False), report_once():
         limits = check_run(args)
-        check_writable(args.sampling.output_dir)
+        check_writable(args.sampling.output_dir, "--output-dir")
     steps.announce("configuration", f": {summary(args)}")
     made = 0
     with run_processes(args) as device:

@@ -18,10 +18,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent / "sat"))
 
 from arguments import get_args
-from common.console import run
+from common.console import faults_beside, run
 from common.errors import ConfigError
 from common.files import check_writable
-from common.ranks import world_size
+from common.ranks import report_once, world_size
 from configuration.settings import Arguments
 from configuration.targets import check_config
 from training import run_files, run_state
@@ -33,9 +33,11 @@ logger = logging.getLogger("train_vae")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = get_args(argv, __doc__.splitlines()[0])
-    check_settings(args)
-    build_trainer(args).run()
+    with report_once():
+        args = get_args(argv, __doc__.splitlines()[0])
+        check_settings(args)
+    with faults_beside(args.training.folder):
+        build_trainer(args).run()
 
 
 def check_settings(args: Arguments) -> None:
@@ -49,7 +51,7 @@ def check_settings(args: Arguments) -> None:
     if not (stages and settings.save and settings.train_data and args.deepspeed_config):
         raise ConfigError("training needs data.stages, args.train_data, args.save and section deepspeed; "
                           "see configs/tiny_vae.yaml")
-    check_writable(args.training.folder)
+    check_writable(args.training.folder, "args.save")
 
 
 def build_trainer(args: Arguments) -> AutoencoderTrainer:

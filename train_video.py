@@ -18,10 +18,10 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from arguments import get_args
-from common.console import run
+from common.console import faults_beside, run
 from common.errors import ConfigError
 from common.files import check_writable, from_repository
-from common.ranks import is_main_process, world_size
+from common.ranks import is_main_process, report_once, world_size
 from configuration.settings import Arguments
 from configuration.targets import check_config
 from diffusion_video import DiffusionEngine
@@ -43,9 +43,10 @@ logger = logging.getLogger("train_video")
 
 
 def train_video(argv: Sequence[str] | None = None) -> None:
-    args = get_args(argv, __doc__.splitlines()[0])
-    check_settings(args)
-    with launch.launched(args.run.device, deepspeed=True) as device:
+    with report_once():
+        args = get_args(argv, __doc__.splitlines()[0])
+        check_settings(args)
+    with faults_beside(args.training.folder), launch.launched(args.run.device, deepspeed=True) as device:
         args.run.device = device
         if not is_main_process():
             logging.getLogger().setLevel(logging.WARNING)
@@ -105,7 +106,7 @@ def check_settings(args: Arguments) -> None:
     elif args.run.load is not None:
         check_network(args.model_config.network_config, args.run.load)
     args.training.save = args.training.save or str(from_repository("runs") / args.training.experiment_name)
-    check_writable(args.training.save)
+    check_writable(args.training.save, "args.save")
 
 
 def build_engine(args: Arguments, fresh: bool, text: Mapping | None = None) -> DiffusionEngine:

@@ -1,9 +1,14 @@
-"""Console output shared by the scripts: one line for a user error, progress bars, time per workflow step."""
+"""Console output shared by the scripts: one line for an error, progress bars, time per workflow step."""
 import logging
+import signal
 import sys
+import tempfile
+import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -16,20 +21,92 @@ NOISY = ("DeepSpeed", "transformers", "httpx", "urllib3", "PIL", "imageio", "ima
          "torch.utils._pytree")
 
 
+class Fault(Exception):
+    """An error of this program, raised from its cause; `folder` is the place for the report."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+
 def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
-    """Call `main(argv)` and return the exit code: 0; 2 after a user error, reported in one line; 130 if interrupted."""
+    """Call `main(argv)` and return the exit code, after one line on standard error for whatever went wrong.
+
+    0: it ended well. 1: a fault of this program, whose traceback is in the file that the line names. 2: an error that
+    the user can correct. 130: interrupted. A signal to end raises SystemExit, so that files are cleaned up.
+    """
     _quiet_libraries()
     level = logging.INFO if is_main_process() else logging.WARNING
     logging.basicConfig(stream=sys.stderr, level=level, format="%(message)s")
     try:
-        main(argv)
-    except UserError as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        return 2
+        with _ended_by_signals():
+            main(argv)
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted\n")
         return 130
+    except Exception as error:
+        said = message_of(error)
+        sys.stderr.write(f"error: {said or _reported(error)}\n")
+        return 2 if said else 1
     return 0
+
+
+def message_of(error: Exception) -> str | None:
+    """Return the line that tells a user of an error; None if the error is a fault of this program."""
+    if isinstance(error, UserError):
+        return " ".join(str(error).split())
+    if isinstance(error, MemoryError):
+        return " ".join(f"the memory does not suffice ({error}); --plan shows what a run takes".split())
+    if isinstance(error, OSError):
+        reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
+        return f"{error.filename}: {reason}" if error.filename else reason
+    return None
+
+
+@contextmanager
+def faults_beside(folder: str | Path) -> Iterator[None]:
+    """Context manager within which the report on a fault of this program goes to a run's folder."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, Fault) or message_of(error):
+            raise
+        raise Fault(Path(folder)) from error
+
+
+def _reported(error: Exception) -> str:
+    """Write the traceback of a fault to a file; return the line that tells of it."""
+    folder = error.folder if isinstance(error, Fault) else Path.cwd()
+    cause = error.__cause__ if isinstance(error, Fault) and error.__cause__ else error
+    what = " ".join(f"{type(cause).__name__}: {cause}".split())[:200]
+    name = time.strftime("fault_%Y%m%d_%H%M%S_") + f"{time.time_ns() % 10**6:06d}.txt"
+    for place in (folder, Path.cwd(), Path(tempfile.gettempdir())):
+        try:
+            with open(place / name, "w", encoding="utf-8", errors="backslashreplace") as report:
+                report.write(f"{' '.join(sys.argv)}\n\n{''.join(traceback.format_exception(cause))}")
+            return f"a fault of this program ({what}); please report it with {place / name}"
+        except OSError:
+            continue
+    return f"a fault of this program ({what}); please report it"
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Context manager within which SIGTERM and SIGHUP raise SystemExit instead of ending the process at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        sys.stderr.write(f"\nended by {signal.Signals(number).name}\n")
+        raise SystemExit(128 + number)
+
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, end) for number in (getattr(signal, name) for name in names)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def progress(*args, disable: bool = False, **settings) -> tqdm:

@@ -1,13 +1,17 @@
-"""Atomic writing of files, and paths relative to the repository's root."""
+"""Atomic writing of files, sole use of folders, and paths relative to the repository's root."""
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+import filelock
+
 from common.errors import DataError
+from common.ranks import is_main_process
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+LOCK = ".in_use"
 
 
 @contextmanager
@@ -15,19 +19,26 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     """Context manager for writing `path` atomically: yields a temporary path beside it, with the same suffix.
 
     On success the temporary file is flushed to disk and renamed to `path`. If the block raises or the process dies,
-    `path` keeps its previous content.
+    `path` keeps its previous content. Raises DataError if the system cannot write the file, as on a full disk.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    temporary = path.with_name(partial_name(path))
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with open(temporary, "rb+") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({error.strerror or error})") from error
     finally:
         temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+
+
+def partial_name(path: Path) -> str:
+    """Return the name under which this process writes a file until it is whole."""
+    return f".{path.stem}.{os.getpid()}.partial{path.suffix}"
 
 
 def sync_folder(folder: Path) -> None:
@@ -39,18 +50,42 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+@contextmanager
+def sole_use(folder: str | Path) -> Iterator[None]:
+    """Context manager that keeps other runs out of a folder; of a run's processes, the main one alone holds it.
+
+    The system frees the folder when the process ends, however it ends. Raises DataError if another process holds it.
+    """
+    with _held(Path(folder)) if is_main_process() else nullcontext():
+        yield
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    lock = filelock.FileLock(folder / LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout as error:
+        raise DataError(f"folder {folder} is in use by another run; wait for it to end, or choose another folder"
+                        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def from_repository(path: str | Path) -> Path:
     """Return the absolute path for one that is absolute, starts with `~`, or is relative to the repository's root."""
     return REPOSITORY / Path(path).expanduser()
 
 
-def check_writable(folder: str | Path) -> Path:
-    """Create an output folder and check that it can be written. Raises DataError if not."""
+def check_writable(folder: str | Path, key: str) -> Path:
+    """Create an output folder and check that it can be written. Raises DataError, naming the setting `key`, if not."""
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError as error:
-        raise DataError(f"output folder {folder} cannot be written ({error.strerror}); choose another with --output-dir"
+        raise DataError(f"output folder {folder} cannot be written ({error.strerror}); choose another with {key}"
                         ) from error

@@ -59,7 +59,7 @@ def decode_saved_latents(args: Arguments, device: torch.device) -> None:
     check_device(check_model(args.model_config), args.run.device, args.run.dtype)
     limits = model_limits(args.model_config)
     found = find_latents(args.sampling.input_file)
-    check_writable(args.sampling.output_dir)
+    check_writable(args.sampling.output_dir, "--output-dir")
     codec = build_codec(args.of_engine(device)).eval()
     codec.configure_memory(args.autoencoder)
     for path, relative in console.progress(groups.own_share(found), "videos"):

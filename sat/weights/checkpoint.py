@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from common.errors import CheckpointError
 from common.files import sync_folder, whole_file
+from common.listing import listed
 from weights.lora_names import is_matrix, without_lora
 
 STATES = "mp_rank_00_model_states.pt"
@@ -141,9 +142,8 @@ def describe_mismatches(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) 
                  if k in state and state[k].shape != v.shape]
     missing = [k for k in own if k not in state]
     extra = [k for k in state if k not in own]
-    faults = (_listed("shapes differ: ", different), _listed("missing: ", missing),
-              _listed("not in the model: ", extra))
-    return "; ".join(filter(None, faults))
+    faults = (("shapes differ: ", different), ("missing: ", missing), ("not in the model: ", extra))
+    return "; ".join(title + listed(names) for title, names in faults if names)
 
 
 def save_checkpoint(folder: str | Path, iteration: int | str, content: Mapping) -> Path:
@@ -198,12 +198,6 @@ def _refusal(error: Exception) -> str:
     reason = str(error).partition("WeightsUnpickler error:")[2].split("\n")[0].strip()
     return ("its pickle is damaged or holds more than tensors and plain values; none of it was executed"
             f"{f' ({reason[:120]})' if reason else ''}; use a file of tensors, such as safetensors")
-
-
-def _listed(title: str, items: list[str], most: int = 3) -> str:
-    if not items:
-        return ""
-    return title + ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
 
 
 def _shape(tensor: Tensor) -> str:

@@ -81,7 +81,7 @@ def test_only_finished_videos_of_the_same_prompt_and_seed_count(tmp_path):
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="--output-dir"):
-        check_writable(tmp_path / "file" / "below")
+        check_writable(tmp_path / "file" / "below", "--output-dir")
 
 
 def test_a_file_is_whole_or_as_before(tmp_path):

@@ -1,0 +1,43 @@
+"""Whole files and the sole use of folders."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.errors import DataError
+from common.files import LOCK, sole_use, whole_file
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(DataError, match=r"a\.txt cannot be written \(No space left on device\)"), \
+            whole_file(path) as partial:
+        partial.write_text("half")
+        raise OSError(28, os.strerror(28))
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
+
+
+HOLD = f"""
+import sys, time
+sys.path.insert(0, {str(Path(__file__).parents[2] / 'sat')!r})
+from common.files import sole_use
+with sole_use(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_folder_in_use_is_told_and_freed_when_its_process_dies(tmp_path):
+    other = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(DataError, match="in use by another run"), sole_use(tmp_path):
+        pass
+    other.kill()
+    other.wait()
+    with sole_use(tmp_path):
+        pass
+    with sole_use(tmp_path):
+        assert (tmp_path / LOCK).exists()
