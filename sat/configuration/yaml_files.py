@@ -1,4 +1,5 @@
 """Reading of YAML configurations: merging, dotted overrides, and paths independent of the working directory."""
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,9 +108,9 @@ def resolved(config: DictConfig) -> dict[str, Any]:
 
 def existing_path(path: str, *bases: Path) -> str:
     """Return the path below the first of `bases` where it exists; unchanged if none has it (the reader reports it)."""
-    expanded = Path(path).expanduser()
+    expanded = os.path.expanduser(path)  # leaves the names of unknown users as they are
     for base in bases:
-        if (base / expanded).exists():
+        if os.path.exists(base / expanded):  # False, too, for what no system accepts as a path
             return str(base / expanded)
     return str(path)
 

@@ -1,5 +1,7 @@
 """Prompts, read from a file or the terminal, and the folder names made from them."""
+import codecs
 import logging
+import os
 import sys
 import unicodedata
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from typing import Literal
 from common.errors import DataError
 from common.files import REPOSITORY
 from common.ranks import world_size
+from common.text import decoded, lines
 from configuration.yaml_files import existing_path
 
 logger = logging.getLogger(__name__)
@@ -18,6 +21,9 @@ SOURCE_MARK = "@@"
 Source = Literal["image", "clip"]
 NEEDED_BY = {"image": ("this model needs an image", "image.png"),
              "clip": ("a run with args.strength or args.invert needs a clip", "clip.mp4")}
+QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019"}  # opening mark: closing mark
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+LONGEST_SHOWN = 200  # characters of a path that does not exist
 NAME_CHARACTERS = 120
 NAME_BYTES = 200  # file systems allow 255 bytes, which include the index in front
 
@@ -45,44 +51,58 @@ def read_prompts(path: str | None, source: Source | None) -> list[Prompt]:
     """
     if path is None:
         raise DataError("args.input_file is missing; give a text file with one prompt per line (--input-file)")
-    file = Path(path)
-    if not file.exists() or file.is_dir():
-        raise DataError(f"prompt file {path} {'is a folder' if file.is_dir() else 'does not exist'}; set "
-                        "args.input_file (--input-file) to a text file")
-    if file.is_fifo() and world_size() > 1:
-        raise DataError(f"prompt file {path} is a pipe, which several processes cannot all read; write the prompts "
-                        "into a file")
-    try:
-        lines = file.read_bytes().decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"prompt file {path} is not text (byte {error.start} is not UTF-8); give UTF-8 text") from error
-    if any("\0" in line for line in lines):
-        raise DataError(f"prompt file {path} is not text (it contains zero bytes); give a UTF-8 text file")
-    given = [(number, line.strip()) for number, line in enumerate(lines, 1)]
+    _check_file(path)
+    content = lines(decoded(Path(path).read_bytes(), f"prompt file {path}"))
+    given = [(number, line.strip()) for number, line in enumerate(content, 1)]
     given = [(number, line) for number, line in given if line and not line.startswith("#")]
     if not given:
         raise DataError(f"prompt file {path} has no prompts; write one per line (# starts a comment)")
-    return [parse_prompt(line, index, source, f"{path}, line {number}", file.parent)
+    return [parse_prompt(line, index, source, f"{path}, line {number}", Path(path).parent)
             for index, (number, line) in enumerate(given)]
 
 
+def _check_file(path: str) -> None:
+    if os.path.isdir(path):
+        raise DataError(f"prompt file {path} is a folder; set args.input_file (--input-file) to a text file")
+    if not os.path.exists(path):
+        written = "; a prompt itself goes into a file, or is typed with --input-type cli" if " " in path else ""
+        raise DataError(f"prompt file {path[:LONGEST_SHOWN]} does not exist; set args.input_file (--input-file) to a text file"
+                        f"{written}")
+    if Path(path).is_fifo() and world_size() > 1:
+        raise DataError(f"prompt file {path} is a pipe, which several processes cannot all read; write the prompts "
+                        "into a file")
+
+
 def ask_prompts(source: Source | None) -> Iterator[Prompt]:
-    """Yield prompts typed at the terminal, until an empty line or the end of input."""
-    form = f"prompt{SOURCE_MARK}{source}" if source else "prompt"
+    """Yield prompts typed at the terminal, until an empty line or the end of input.
+
+    A line that is not text, or whose source is wrong, is reported and does not end the run.
+    """
     index = 0
-    while True:
-        sys.stderr.write(f"{form} (empty line to stop): ")
-        sys.stderr.flush()
-        line = sys.stdin.readline().strip()
-        if not line:
+    for line in _typed(f"prompt{SOURCE_MARK}{source}" if source else "prompt"):
+        if not line.strip():
             return
         try:
             prompt = parse_prompt(line, index, source, "input", Path.cwd())
-        except DataError as error:  # a typing mistake must not end the run
+        except DataError as error:
             logger.warning("%s", error)
             continue
         yield prompt
         index += 1
+
+
+def _typed(form: str) -> Iterator[str]:
+    """Yield the lines of the keyboard, and an empty one at its end; reports those that are not text."""
+    while True:
+        sys.stderr.write(f"{form} (empty line to stop): ")
+        sys.stderr.flush()
+        content = sys.stdin.buffer.readline()
+        if content.startswith(UTF_16):  # nobody types this: it is a pipe, whose bytes do not divide at every newline
+            content += sys.stdin.buffer.read()
+        try:
+            yield from lines(decoded(content, "input")) or [""]
+        except DataError as error:
+            logger.warning("%s", error)
 
 
 def parse_prompt(line: str, index: int, source: Source | None, where: str, folder: Path) -> Prompt:
@@ -96,13 +116,31 @@ def parse_prompt(line: str, index: int, source: Source | None, where: str, folde
             raise DataError(f"{where}: {SOURCE_MARK} names an image or a clip, but this run starts from text alone; "
                             "remove it, use an image-to-video model, or give --strength to start from a clip")
         return Prompt(index, text)
-    if not (mark and text and path):
-        need, example = NEEDED_BY[source]
+    need, example = NEEDED_BY[source]
+    if not path:
         raise DataError(f"{where}: {need}; write prompt{SOURCE_MARK}path/to/{example}")
-    found = existing_path(path, Path.cwd(), folder, REPOSITORY)
-    if not Path(found).is_file():
-        raise DataError(f"{where}: {source} {path} does not exist; correct the path after {SOURCE_MARK}")
+    if not text:
+        raise DataError(f"{where}: the text before {SOURCE_MARK} is missing; write prompt{SOURCE_MARK}path/to/"
+                        f"{example}")
+    found = next(filter(os.path.isfile, _spellings(path, folder)), None)
+    if found is None:
+        raise DataError(f"{where}: {_why_missing(path, source, folder)}")
     return Prompt(index, text, **{source: found})
+
+
+def _spellings(path: str, folder: Path) -> Iterator[str]:
+    """Yield where the file of a line may be: as written, without quotation marks, with slashes for backslashes."""
+    unquoted = path[1:-1].strip() if path[0] in QUOTES and path[-1] == QUOTES[path[0]] else path
+    for spelling in dict.fromkeys((path, unquoted, unquoted.replace("\\", "/"))):
+        yield existing_path(spelling, Path.cwd(), folder, REPOSITORY)
+
+
+def _why_missing(path: str, source: Source, folder: Path) -> str:
+    if SOURCE_MARK in path:
+        return f"{SOURCE_MARK} stands there {path.count(SOURCE_MARK) + 1} times; a prompt starts from one {source}"
+    if any(map(os.path.isdir, _spellings(path, folder))):
+        return f"{source} {path} is a folder; name a file after {SOURCE_MARK}"
+    return f"{source} {path[:LONGEST_SHOWN]} does not exist; correct the path after {SOURCE_MARK}"
 
 
 def clean_name(text: str) -> str:
