@@ -66,8 +66,8 @@ def _check_file(path: str) -> None:
         raise DataError(f"prompt file {path} is a folder; set args.input_file (--input-file) to a text file")
     if not os.path.exists(path):
         written = "; a prompt itself goes into a file, or is typed with --input-type cli" if " " in path else ""
-        raise DataError(f"prompt file {path[:LONGEST_SHOWN]} does not exist; set args.input_file (--input-file) to a text file"
-                        f"{written}")
+        raise DataError(f"prompt file {path[:LONGEST_SHOWN]} does not exist; set args.input_file "
+                        f"(--input-file) to a text file{written}")
     if Path(path).is_fifo() and world_size() > 1:
         raise DataError(f"prompt file {path} is a pipe, which several processes cannot all read; write the prompts "
                         "into a file")
