@@ -86,6 +86,12 @@ def test_a_negative_prompt_changes_the_video(run):
     assert (out / "1_a_blue_square" / "0" / "000000.mp4").read_bytes() != before
 
 
+def test_guidance_scale_one_is_one_forward_pass_a_step(run):
+    code, _, out = run("--guidance-scale", "1", "--use-dynamic-cfg", "--only-save-latents")
+    record = json.loads((out / "1_a_blue_square" / "0" / "metadata.json").read_text())
+    assert code == 0 and record["passes"] == [1, 2, 3] and set(record["guidance_scale"]) == {1.0}
+
+
 def test_what_steps_take_the_clip_to_be_stands_beside_the_video(run):
     code, _, out = run("--save-denoised-every", "2", "--batch-size", "2")
     strips = [Image.open(path) for path in sorted(out.rglob("denoised.png"))]
@@ -127,6 +133,9 @@ def test_images_to_videos(run, tmp_path):
     (["--output-dir", "/proc/nowhere"], "cannot be written"),
     (["--image2video"], "leave args.image2video out"),
     (["--num-inference-steps", "0"], "0"),
+    (["--guidance-scale", "0"], "scale: 0.0 must be above 0"),
+    (["--guidance-scale", "-1", "--no-dynamic-cfg"], "scale: -1.0 must be above 0"),
+    (["--guidance-scale", "nan"], "scale: nan must be a number, and finite"),
     (["--save-denoised-every", "0"], "args.save_denoised_every is 0"),
     (["--save-denoised-every", "1", "--only-save-latents"], "leave one out"),
 ])

@@ -12,6 +12,7 @@ from configuration.settings import Arguments, RunSettings, SamplingSettings
 from configuration.targets import check_config, instantiate_from_config
 from dry_run.memory import DECODER, TRANSFORMER, TRANSFORMERS, WEAK, Estimate, estimate, free_memory
 from inference.sizes import ModelLimits, VideoPlan, extend_positions, model_limits, plan_video
+from inference.starting_clips import check_start
 from sgm.sampling import FromClip, PassPlan
 from weights.lora import configure_lora
 
@@ -44,7 +45,9 @@ def planned_model(args: Arguments) -> ModelConfig:
     extend_positions(args.model_config, plan_video(model_limits(args.model_config), args.sampling).frames)
     if args.run.load_lora is not None:
         configure_lora(args.model_config, args.run.load_lora)
-    return ModelConfig.read(args.model_config)
+    model = ModelConfig.read(args.model_config)
+    check_start(args.sampling, model.sampler)
+    return model
 
 
 def plan_lines(args: Arguments, model: ModelConfig) -> Iterator[str]:

@@ -1,4 +1,5 @@
 """Runs that start from clips: SDEdit (`args.strength`), and inversion to noise and back (`args.invert`)."""
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -9,7 +10,9 @@ from configuration.settings import SamplingSettings
 from configuration.targets import instantiate_from_config
 from diffusion_video import DiffusionEngine
 from inference.jobs import Job
+from sgm.noise_schedule import NoiseSchedule
 from sgm.sampling import FromClip, Start, undoes_inversion
+from sgm.sampling.inversion import noisiest_inverted
 from sgm.sampling.start import check_strength
 
 
@@ -18,10 +21,19 @@ def starts_from_clips(settings: SamplingSettings) -> bool:
 
 
 def check_start(settings: SamplingSettings, sampler_config: Mapping) -> None:
-    """Raise ConfigError for a strength out of range, and for a sampler that would not undo an inversion."""
-    if settings.strength is not None:
-        check_strength(settings.strength, "args.strength")
-    if settings.invert and not undoes_inversion(instantiate_from_config(sampler_config)):
+    """Raise ConfigError if no step would be made, and for a sampler that would not undo an inversion."""
+    sampler = instantiate_from_config(sampler_config)
+    schedule = sampler.schedule()
+    if not starts_from_clips(settings):
+        return
+    strength = 1.0 if settings.strength is None else settings.strength
+    check_strength(strength, "args.strength")
+    first = (noisiest_inverted if settings.invert else NoiseSchedule.index_with_left)(schedule, strength)
+    if first == schedule.num_steps:
+        least = math.ceil(1000 / schedule.num_steps) / 1000
+        raise ConfigError(f"args.strength {strength:g} leaves none of {schedule.num_steps} step(s), so that the clip "
+                          f"would not change; give more steps (--num-inference-steps), or at least {least:g}")
+    if settings.invert and not undoes_inversion(sampler):
         target = sampler_config["target"]
         raise ConfigError(f"args.invert needs a sampler that undoes an inversion, which {target} does not; set "
                           "model.sampler_config.target=sgm.modules.diffusionmodules.sampling.VideoDDIMSampler")

@@ -25,6 +25,8 @@ def is_unguided(scale: Scale) -> bool:
 class GuidanceScale:
     """The guidance scale by noise level; at scale 1 only the conditional branch is evaluated.
 
+    `scale` 1 is no guidance with every schedule; it must be above 0, since 0 would leave the prompt out.
+
     Guidance acts where sigma_lo < sigma / alpha <= sigma_hi (guidance interval, Kynkaanniemi et al. 2024, eq. 5 and 6),
     by default everywhere; elsewhere the scale is 1. Inside the interval it is `scale` for schedule constant, else
     1 + scale * weight. For step i of n, counted from 1, and with c(p) = (1 - cos(pi p^exp)) / 2, the weight is
@@ -52,6 +54,8 @@ class GuidanceScale:
         if self.schedule not in self.SCHEDULES:
             raise ConfigError(f"{where}.schedule: {self.schedule!r} is none of {', '.join(self.SCHEDULES)}")
         check_numbers({name: getattr(self, name) for name in ("scale", "exp")})
+        if self.scale <= 0:
+            raise ConfigError(f"{where}.scale: {self.scale} must be above 0; 1 (--guidance-scale 1) is no guidance")
         if self.schedule == "release" and self.exp != int(self.exp):
             raise ConfigError(f"{where}.exp: {self.exp} must be a whole number with schedule release, "
                               "which takes powers of negative numbers; choose another schedule or exponent")
@@ -60,7 +64,9 @@ class GuidanceScale:
         low, high = INTERVAL if self.schedule == "interval" else EVERYWHERE
         self.sigma_lo = low if self.sigma_lo is None else self.sigma_lo
         self.sigma_hi = high if self.sigma_hi is None else self.sigma_hi
-        check_numbers({"sigma_lo": self.sigma_lo, "sigma_hi": self.sigma_hi})
+        check_numbers({"sigma_lo": self.sigma_lo})
+        if self.sigma_hi != math.inf:
+            check_numbers({"sigma_hi": self.sigma_hi})
         if not 0 <= self.sigma_lo < self.sigma_hi:
             raise ConfigError(f"{where}: needs 0 <= sigma_lo < sigma_hi, not {self.sigma_lo} and {self.sigma_hi}")
 
@@ -72,10 +78,13 @@ class GuidanceScale:
         """Return the scale at this level; `scale`, a number or one per row, replaces the configured one (1: none)."""
         low, high = self.sigma_lo, self.sigma_hi
         assert low is not None and high is not None  # set by __post_init__
-        if (scale is not None and is_unguided(scale)) or not low < noise.ratio <= high:
-            return 1.0
         scale = self.scale if scale is None else scale
-        return scale if self.schedule == "constant" else 1 + scale * self._weight(noise)
+        if is_unguided(scale) or not low < noise.ratio <= high:
+            return 1.0
+        if self.schedule == "constant":
+            return scale
+        varied = 1 + scale * self._weight(noise)
+        return torch.where(scale == 1, 1.0, varied) if isinstance(scale, torch.Tensor) else varied
 
     def _weight(self, noise: NoiseLevel) -> float:
         if self.schedule == "interval":
@@ -91,7 +100,7 @@ class GuidanceScale:
 
 
 def check_numbers(values: Mapping) -> None:
-    """Raise ConfigError if a guider's parameter is not a number."""
+    """Raise ConfigError if a guider's parameter is not a finite number."""
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ConfigError(f"guider_config.params.{name}: {value!r} must be a number")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ConfigError(f"guider_config.params.{name}: {value!r} must be a number, and finite")

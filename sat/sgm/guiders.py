@@ -12,7 +12,7 @@ import torch
 from common.errors import ConfigError
 from common.tensors import append_dims
 from configuration.targets import instantiate_from_config
-from sgm.guidance_scale import EVERYWHERE, GuidanceScale, Scale, check_numbers
+from sgm.guidance_scale import EVERYWHERE, GuidanceScale, Scale, check_numbers, is_unguided
 from sgm.noise_schedule import NoiseLevel
 from sgm.parameterization import VE
 from sgm.sampling_utils import rescaled
@@ -127,7 +127,8 @@ class VanillaCFG(Guider):
         ratio = EVERYWHERE[1] if sigma is None else float(torch.as_tensor(sigma).flatten()[0])
         k = 1.0 if step_index is None else float(step_index)
         noise = NoiseLevel(1.0, ratio, self.num_steps - k, k - 1, self.num_steps, VE)
-        return self.guide(x.chunk(2), Evaluation(None, noise, self.scale_at(noise, scale)))[0]
+        estimates, scale = x.chunk(2), self.scale_at(noise, scale)
+        return estimates[1] if is_unguided(scale) else self.guide(estimates, Evaluation(None, noise, scale))[0]
 
 
 @dataclass(kw_only=True)

@@ -64,6 +64,7 @@ def test_what_does_not_fit_is_told_with_what_would(monkeypatch):
 
 @pytest.mark.parametrize("words, expected", [
     ((), [2] * 49 + [1]), (("--batch-size", "3"), [6] * 49 + [3]), (("--strength", "0.5"), [2] * 24 + [1]),
+    (("--guidance-scale", "1"), [1] * 50),
     (("--invert",), [1] * 100), (("--no-dynamic-cfg",), [2] * 50),
     (("--guidance-scale", "1", "--no-dynamic-cfg"), [1] * 50), (("model.guidance_one_by_one=true",), [1] * 99)])
 def test_passes_are_those_of_the_sampler(words, expected):

@@ -1,9 +1,12 @@
 """Tests of guidance: scales by schedule, and branches that are skipped where they are not needed."""
+import math
+
 import pytest
 import torch
 
 from common.errors import ConfigError
 from configuration.targets import instantiate_from_config
+from sgm.guidance_scale import GuidanceScale
 from sgm.guiders import Evaluation
 from sgm.noise_schedule import NoiseLevel
 from sgm.parameterization import VE, VP
@@ -138,9 +141,25 @@ def test_scale_one_is_the_conditional_run_at_its_cost(name, params, passes):
     plain, guided = Imperfect(), Imperfect()
     expected = run(None, denoiser=plain)
     assert torch.equal(run(guider_config(name, scale=5.0, **params), denoiser=guided, scale=1), expected)
-    assert guided.rows == plain.rows
-    if "schedule" not in params:
-        assert torch.equal(run(guider_config(name, scale=1.0, **params)), expected)
+    assert torch.equal(run(guider_config(name, scale=1.0, **params), denoiser=guided), expected)
+    assert guided.rows == 2 * plain.rows
+
+
+@pytest.mark.parametrize("schedule", GuidanceScale.SCHEDULES)
+def test_scale_one_is_no_guidance_with_every_schedule_and_for_each_row(schedule):
+    guider = instantiate_from_config(guider_config("DynamicCFG", scale=1.0, schedule=schedule))
+    levels = sampler_of("EulerEDMSampler", ZERO_SNR, 50).schedule().levels()[:-1]
+    assert {guider.scale_at(level) for level in levels} == {1.0}
+    guider = instantiate_from_config(guider_config("DynamicCFG", scale=6.0, schedule=schedule))
+    rows = [guider.scale_at(level, torch.tensor([1.0, 6.0], dtype=torch.float64)) for level in levels]
+    assert {float(row[0]) for row in rows if isinstance(row, torch.Tensor)} == {1.0}
+    assert [float(torch.as_tensor(row).flatten()[-1]) for row in rows] == [guider.scale_at(at) for at in levels]
+
+
+def test_scale_one_outside_a_run_is_the_conditional_half():
+    pair = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    for params in ({}, {"dyn_thresh_config": {"target": "sgm.sampling_utils.DynamicThresholdingV2"}}):
+        assert torch.equal(instantiate_from_config(guider_config(scale=1, **params))(pair, None), pair[2:])
 
 
 @EACH
@@ -215,6 +234,10 @@ def test_percentiles_are_each_rows_own():
     ("DynamicCFG", {"schedule": "interval", "sigma_lo": 3.0, "sigma_hi": 1.0}, "sigma_lo < sigma_hi"),
     ("DynamicCFG", {"schedule": "decreasing", "exp": 0}, "exp: 0 must be above 0"),
     ("VanillaCFG", {"sigma_lo": -1.0}, "sigma_lo < sigma_hi"), ("VanillaCFG", {"scale": "much"}, "must be a number"),
+    ("DynamicCFG", {"scale": 0}, "scale: 0 must be above 0; 1 .--guidance-scale 1. is no guidance"),
+    ("APG", {"scale": -2.0}, "scale: -2.0 must be above 0"), ("VanillaCFG", {"scale": math.nan}, "and finite"),
+    (PAG, {"layers": [0], "scale": math.inf}, "and finite"), (PAG, {"layers": [0], "cfg_scale": math.nan}, "finite"),
+    ("VanillaCFG", {"sigma_hi": math.nan}, "sigma_hi: nan must be a number"),
     ("VanillaCFG", {"rescale": 1.5}, "rescale: 1.5 must be between 0 and 1"),
     ("APG", {"momentum": -1.0}, "between -1 and 1"),
     ("APG", {"norm_threshold": 0.0}, "norm_threshold above 0"), ("APG", {"etta": 0.0}, "did you mean eta"),

@@ -6,6 +6,7 @@ from itertools import pairwise
 import torch
 
 from common.tensors import at_least_float32
+from sgm.noise_schedule import NoiseSchedule
 from sgm.sampling.base import Sampler, StepInfo, check_finite
 from sgm.sampling.guided import Guided, StepState
 from sgm.sampling.single_step import EulerEDMSampler, Image2VideoDDIMSampler, VideoDDIMSampler
@@ -18,6 +19,12 @@ def undoes_inversion(sampler: Sampler) -> bool:
     """Return True if all of the sampler's steps are plain Euler steps, without added noise or fixed frames."""
     euler = type(sampler) in (EulerEDMSampler, VideoDDIMSampler, Image2VideoDDIMSampler)
     return euler and sampler.fixed_frames == 0 and getattr(sampler, "s_churn", 0) == 0
+
+
+def noisiest_inverted(schedule: NoiseSchedule, strength: float) -> int:
+    """Return the index of the noisiest level that inversion over `strength` of the steps reaches."""
+    noisiest = next(int(level.index) for level in schedule.levels() if not math.isinf(level.ratio))
+    return max(noisiest, schedule.index_with_left(strength))
 
 
 def invert(sampler: Sampler, denoiser: Callable, latents: torch.Tensor, cond: Mapping, num_steps: int | None = None,
@@ -35,9 +42,7 @@ def invert(sampler: Sampler, denoiser: Callable, latents: torch.Tensor, cond: Ma
     """
     check_strength(strength)
     schedule = sampler.schedule(num_steps)
-    levels = schedule.levels()
-    noisiest = next(int(level.index) for level in levels if not math.isinf(level.ratio))
-    last = max(noisiest, schedule.index_with_left(strength))
+    levels, last = schedule.levels(), noisiest_inverted(schedule, strength)
     predict, state = Guided(denoiser, sampler.guider, cond, None, None, model_inputs), StepState()
     x = at_least_float32(latents)
     from_clean = levels[last:][::-1]
