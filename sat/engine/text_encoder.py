@@ -49,17 +49,13 @@ class FrozenT5Embedder(AbstractEmbModel):
     current device. Raises ConfigError or CheckpointError if the folder is missing or incomplete.
     """
 
-    def __init__(self, model_dir: str | None = None, device: str = "cpu", max_length: int = 77,
+    MAX_LENGTH = 77  # tokens, if the configuration does not say
+
+    def __init__(self, model_dir: str | None = None, device: str = "cpu", max_length: int = MAX_LENGTH,
                  freeze: bool = True, cache_dir: str | None = None):
         super().__init__()
         folder = check_t5_folder(model_dir, cache_dir)
-        # Imported only now, because transformers takes seconds to import and the folder might be missing.
-        from transformers import T5Tokenizer
-        try:
-            self.tokenizer = T5Tokenizer.from_pretrained(folder.tokenizer)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise ConfigError(f"T5 folder {folder.tokenizer} cannot be read ({' '.join(str(error).split())[:200]}); "
-                              "fetch it again") from error
+        self.tokenizer = load_tokenizer(folder)
         self.transformer: Any = load_t5(folder.encoder, device)
         self.max_length = max_length
         if freeze:
@@ -74,6 +70,17 @@ class FrozenT5Embedder(AbstractEmbModel):
         weight = self.transformer.shared.weight
         # Without an attention mask, as the released models were trained.
         return self.transformer(input_ids=tokens.to(weight.device)).last_hidden_state
+
+
+def load_tokenizer(folder: T5Folder) -> Any:
+    """Return the tokenizer of a text encoder. Raises ConfigError if it cannot be read."""
+    # Imported only now, because transformers takes seconds to import and the folder might be missing.
+    from transformers import T5Tokenizer
+    try:
+        return T5Tokenizer.from_pretrained(folder.tokenizer)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"T5 folder {folder.tokenizer} cannot be read ({' '.join(str(error).split())[:200]}); "
+                          "fetch it again") from error
 
 
 def load_t5(folder: Path, device: torch.device | str) -> nn.Module:

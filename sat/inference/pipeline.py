@@ -8,6 +8,7 @@ from torch import Tensor
 from common import console
 from configuration.settings import Arguments
 from diffusion_video import DiffusionEngine
+from engine.text_length import report_prompts
 from inference.jobs import Job
 from inference.starting_clips import find_start
 from media.records import NOISE, save_latents
@@ -46,6 +47,11 @@ def encode_prompts(engine: DiffusionEngine, jobs: Iterable[Job], negative_prompt
     Without a negative prompt the unconditional text embedding is zeros, which is what training drops to.
     """
     prompts = {job.prompt.index: job.prompt for job in jobs}
+    named = [(f"prompt {index}", prompt.text) for index, prompt in prompts.items()]
+    if negative_prompt is not None:
+        named.append(("the negative prompt", negative_prompt))
+    if groups.leads_copy():
+        report_prompts(engine.conditioner, named)
     zeroed = ["txt"] if negative_prompt is None else []
     conditions = {}
     for index, prompt in console.progress(prompts.items(), "prompts", disable=len(prompts) < 2):
