@@ -115,13 +115,13 @@ def make_videos(engine: DiffusionEngine, jobs: Sequence[Job], conditions: Condit
             latents, trace = sample_latents(engine, batch, conditions, args, filmstrip)
         for row, job in enumerate(batch):
             with steps("decode and save") as saving:
-                save(engine, job, latents[row], args.sampling.only_save_latents)
+                written = save(engine, job, latents[row], args.sampling.only_save_latents)
                 if filmstrip is not None:
                     filmstrip.write(job.folder / FILMSTRIP, engine, row, job.plan.pad_latents)
             if groups.leads_copy():
                 seconds = steps.seconds | {"diffusion sampling": sampling.seconds, "decode and save": saving.seconds}
                 record = record_of(job, args, engine.device, trace.of_row(row))
-                write_record(job.folder, record | {"seconds": seconds})
+                write_record(job.folder, record | {"seconds": seconds}, written)
                 logger.info("%s", job.folder)
 
 

@@ -10,6 +10,7 @@ from engine.process_checks import check_sequence_parallel, check_shared, merge_s
 from inference.prompts import Source
 from inference.sizes import ModelLimits, extend_positions, model_limits, plan_video
 from inference.starting_clips import check_start, starts_from_clips
+from media.videos import check_encoder
 from memory.quantization import check_quantization
 from weights.lora import configure_lora
 from weights.network import check_network
@@ -40,6 +41,8 @@ def check_run(args: Arguments) -> ModelLimits:
     check_network(args.model_config.network_config, weights)
     check_start(args.sampling, sampler)
     check_quantization(args.memory, args.run.device)
+    if not args.sampling.only_save_latents:
+        check_encoder()
     make_tiling(args.autoencoder)
     if args.sampling.input_type == "cli" and ranks.world_size() > 1:
         raise ConfigError("args.input_type is cli, but several processes cannot share a keyboard; give the prompts in "

@@ -1,5 +1,4 @@
 """Decoding of latents into the files of a video."""
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,19 +16,33 @@ from engine.checks import check_device, check_model
 from engine.first_stage import LatentCodec
 from inference.jobs import Job
 from inference.sizes import model_limits
-from media.records import LATENTS, RECORD, find_latents, load_latents, save_latents, versions, write_record
-from media.videos import write_outputs
+from media.records import (
+    LATENTS,
+    RECORD,
+    VIDEO,
+    discard_record,
+    find_latents,
+    load_latents,
+    save_latents,
+    verified_record,
+    versions,
+    write_record,
+)
+from media.videos import check_encoder, write_outputs
 from parallel import groups
 
 logger = logging.getLogger(__name__)
 
 
-def save(codec: LatentCodec, job: Job, latents: Tensor, latents_only: bool) -> None:
-    """Write the video of latents (T, C, h, w) with its contact sheet, or the latents alone."""
+def save(codec: LatentCodec, job: Job, latents: Tensor, latents_only: bool) -> str:
+    """Write the video of latents (T, C, h, w) with its contact sheet, or the latents alone; return the file's name."""
     if not latents_only:
         decode(codec, latents, job.folder, job.plan.fps)
-    elif groups.leads_copy():
+        return VIDEO
+    if groups.leads_copy():
+        discard_record(job.folder)
         save_latents(job.folder / LATENTS, latents, job.plan.fps)
+    return LATENTS
 
 
 def decode(codec: LatentCodec, latents: Tensor, folder: Path, fps: int) -> None:
@@ -55,25 +68,44 @@ def record_of(job: Job, args: Arguments, device: torch.device, trace: Mapping) -
 
 
 def decode_saved_latents(args: Arguments, device: torch.device) -> None:
-    """Decode latents that were written with `only_save_latents`, each into a folder of the same name."""
+    """Decode latents that were written with `only_save_latents`, each into a folder of the same name.
+
+    All are checked before any weights are read.
+    """
     check_device(check_model(args.model_config), args.run.device, args.run.dtype)
-    limits = model_limits(args.model_config)
+    channels = model_limits(args.model_config).channels
     found = find_latents(args.sampling.input_file)
+    for path, _ in found:
+        _read(path, channels)
+    check_encoder()
     check_writable(args.sampling.output_dir, "--output-dir")
     codec = build_codec(args.of_engine(device)).eval()
     codec.configure_memory(args.autoencoder)
     for path, relative in console.progress(groups.own_share(found), "videos"):
-        latents, fps = load_latents(path)
-        if latents.dim() != 4 or latents.shape[1] != limits.channels or latents.shape[0] % 2 == 0:
-            raise DataError(f"{path} holds latents of shape {tuple(latents.shape)}; this model decodes "
-                            f"(odd frames, {limits.channels}, height, width)")
+        latents, fps = _read(path, channels)
         folder = Path(args.sampling.output_dir) / relative
+        record = _record_of_latents(path.parent)
         decode(codec, latents.to(device), folder, fps)
         if groups.leads_copy():
-            write_record(folder, _record_beside(path) | {"decoded_from": str(path)})
+            kept = [path.name] if folder.resolve() == path.parent.resolve() and path.name in record["files"] else []
+            write_record(folder, record | {"decoded_from": str(path)}, VIDEO, *kept)
     logger.info("%d video(s) in %s", len(found), args.sampling.output_dir)
 
 
-def _record_beside(latents: Path) -> dict:
-    record = latents.parent / RECORD
-    return json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+def _read(path: Path, channels: int) -> tuple[Tensor, int]:
+    """Return the latents and frame rate of a file. Raises DataError if the model cannot decode them."""
+    latents, fps = load_latents(path)
+    if latents.shape[1] != channels:
+        raise DataError(f"{path} holds latents of shape {tuple(latents.shape)}; this model decodes "
+                        f"(odd frames, {channels}, height, width)")
+    return latents, fps
+
+
+def _record_of_latents(folder: Path) -> dict:
+    """Return the record that was written with a folder's latents; without one, an empty record."""
+    record = verified_record(folder)
+    if record is None or LATENTS not in record["files"]:
+        if (folder / RECORD).is_file():
+            logger.warning("%s does not describe the latents beside it and is not copied", folder / RECORD)
+        return {"files": {}}
+    return record

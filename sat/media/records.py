@@ -1,38 +1,78 @@
-"""Records and latents of finished videos: `metadata.json`, `latents.safetensors`."""
+"""Records and latents of finished videos: `metadata.json`, `latents.safetensors`.
+
+A record is written last, and holds size and SHA-256 of the file it describes, so that a record and a file of different
+runs are told apart.
+"""
+import hashlib
 import json
 import logging
+import math
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from common.errors import DataError
 from common.files import whole_file
-from media.videos import VIDEO
+from common.text import read_text
 
 logger = logging.getLogger(__name__)
+VIDEO = "000000.mp4"
 RECORD, LATENTS = "metadata.json", "latents.safetensors"
 NOISE = "noise.safetensors"  # the result of inverting a clip
-LIBRARIES = ("torch", "SwissArmyTransformer", "transformers", "deepspeed", "omegaconf", "safetensors", "imageio-ffmpeg")
+LIBRARIES = ("torch", "SwissArmyTransformer", "transformers", "deepspeed", "omegaconf", "safetensors", "av")
+DEFAULT_FPS = 8  # of latents without a frame rate
+MAX_FPS = 1000
 
 
 def save_latents(path: Path, latents: Tensor, fps: int) -> None:
-    """Save latents (T, C, h, w) as sampled, without padding, and the frame rate of their video."""
+    """Save latents (T, C, h, w) as sampled, without padding, and the frame rate of their video.
+
+    Raises DataError if the system cannot write the file.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
     with whole_file(path) as partial:
-        save_file({"latents": latents.float().cpu().contiguous()}, partial, metadata={"fps": str(fps)})
+        try:
+            save_file({"latents": latents.float().cpu().contiguous()}, partial, metadata={"fps": str(fps)})
+        except SafetensorError as error:  # also for a full disk
+            raise OSError(" ".join(str(error).split())) from error
 
 
 def load_latents(path: Path) -> tuple[Tensor, int]:
-    """Return the latents (T, C, h, w) and frame rate (default 8) of a file. Raises DataError if it has no latents."""
+    """Return the latents (T, C, h, w), with T odd, and the frame rate (default 8) of a file.
+
+    Raises DataError if the file has no finite latents of such a shape, or a frame rate that is none.
+    """
     from safetensors import SafetensorError, safe_open
     try:
         with safe_open(path, framework="pt") as opened:
-            return opened.get_tensor("latents"), int((opened.metadata() or {}).get("fps", 8))
-    except (SafetensorError, OSError, ValueError) as error:
+            latents, noted = opened.get_tensor("latents"), (opened.metadata() or {}).get("fps", str(DEFAULT_FPS))
+    except (SafetensorError, OSError, ValueError, MemoryError) as error:
         raise DataError(f"{path} has no readable latents ({' '.join(str(error).split())[:120]}); sample it again"
                         ) from error
+    if latents.dim() != 4 or 0 in latents.shape or latents.shape[0] % 2 == 0:
+        raise DataError(f"{path} holds latents of shape {tuple(latents.shape)}, not (odd frames, channels, height, "
+                        "width); sample it again")
+    if not latents.is_floating_point():
+        raise DataError(f"{path} holds latents of type {latents.dtype}, not of floating point; sample it again")
+    latents = latents.float()
+    if not torch.isfinite(latents).all():
+        raise DataError(f"{path} holds latents that are not finite; sample it again")
+    return latents, _frame_rate(noted, path)
+
+
+def _frame_rate(noted: str, path: Path) -> int:
+    try:
+        rate = float(noted)
+    except ValueError:
+        rate = math.nan
+    if not (1 <= rate <= MAX_FPS and rate == int(rate)):
+        raise DataError(f"{path} notes a frame rate fps of {noted[:40]!r}, not a whole number from 1 to {MAX_FPS}; "
+                        "sample it again")
+    return int(rate)
 
 
 def find_latents(source: str | None) -> list[tuple[Path, Path]]:
@@ -51,20 +91,67 @@ def find_latents(source: str | None) -> list[tuple[Path, Path]]:
     return [(path, path.parent.relative_to(root)) for path in found]
 
 
-def write_record(folder: Path, record: Mapping) -> None:
-    """Write metadata.json, the last file of a finished video."""
+def write_record(folder: Path, record: Mapping, *names: str) -> None:
+    """Write metadata.json, the last file of a finished video.
+
+    Its entry `files` has size and SHA-256 of the folder's files `names`, which it describes.
+    """
+    files = {name: _fingerprint(folder / name) for name in names}
     with whole_file(folder / RECORD) as partial:
-        partial.write_text(json.dumps(record, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+        text = json.dumps({**record, "files": files}, indent=2, ensure_ascii=False, default=str)
+        partial.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+
+
+def discard_record(folder: Path) -> None:
+    """Remove a folder's record, before a file that it describes is replaced."""
+    (folder / RECORD).unlink(missing_ok=True)
+
+
+def read_record(folder: Path) -> dict | None:
+    """Return a folder's record as it stands, None if there is none; a damaged one counts as none, with a warning."""
+    path = folder / RECORD
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(read_text(path))
+    except (DataError, OSError, ValueError, RecursionError) as error:
+        logger.warning("%s is damaged and not used (%s)", path, " ".join(str(error).split())[:120])
+        return None
+    if not isinstance(record, dict):
+        logger.warning("%s is damaged and not used (it holds no names with values)", path)
+        return None
+    return record
+
+
+def verified_record(folder: Path) -> dict | None:
+    """Return a folder's record if the files that it describes are there, unchanged; None otherwise.
+
+    Their names are the keys of its entry `files`, of which there is at least one.
+    """
+    record = read_record(folder)
+    files = None if record is None else record.get("files")
+    if not isinstance(files, dict) or not files:
+        return None
+    return record if all(_unchanged(folder, name, noted) for name, noted in files.items()) else None
+
+
+def _unchanged(folder: Path, name: str, noted: object) -> bool:
+    path = folder / name
+    if Path(name).name != name or not isinstance(noted, dict) or not path.is_file():
+        return False
+    return path.stat().st_size == noted.get("bytes") and _fingerprint(path) == noted
+
+
+def _fingerprint(path: Path) -> dict:
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"bytes": file.tell(), "sha256": digest}
 
 
 def is_finished(folder: Path, prompt: str, seed: int, latents_only: bool) -> bool:
     """Return True if an earlier run finished this prompt with this seed in the folder."""
-    if not (folder / (LATENTS if latents_only else VIDEO)).is_file() or not (folder / RECORD).is_file():
-        return False
-    try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except ValueError:
-        logger.warning("%s is damaged; its video will be made again", folder / RECORD)
+    record = verified_record(folder)
+    if record is None or (LATENTS if latents_only else VIDEO) not in record["files"]:
         return False
     return record.get("prompt") == prompt and record.get("seed") == seed
 

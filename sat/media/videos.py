@@ -1,19 +1,45 @@
-"""The output files of a run: videos, contact sheets, latents, and the record of how each was made."""
-from collections.abc import Generator, Iterable, Iterator
+"""Videos and contact sheets of a run. PyAV encodes, in this process, so that no encoder can be left behind."""
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from common.errors import NumericalError
+from common.errors import ConfigError, DataError, NumericalError
 from common.files import whole_file
+from media.records import VIDEO, discard_record
 
-VIDEO, SHEET = "000000.mp4", "frames.png"
+if TYPE_CHECKING:
+    from av import VideoFrame
+    from av.container import OutputContainer
+    from av.video import VideoStream
+
+SHEET = "frames.png"
 # Constant rate factor of H.264: 0 is lossless, 18 is commonly called visually lossless.
 QUALITY = 8
+ENCODER: Final = "libx264"
+BT709, LIMITED = 1, 1  # the numbers of ITU-T H.273 for primaries, transfer and matrix; of ffmpeg for the range
 SHEET_FRAMES = 24
 SHEET_COLUMNS = 6
+
+
+def check_encoder() -> None:
+    """Raise ConfigError if no video can be encoded here."""
+    remedy = "pip install av, whose wheels for Linux have it"
+    try:
+        from av.codec.codec import Codec, UnknownCodecError
+    except ImportError as error:
+        raise ConfigError(f"writing videos needs PyAV, which cannot be loaded ({error}): {remedy}") from error
+    try:
+        Codec(ENCODER, "w")
+    except UnknownCodecError as error:
+        raise ConfigError(f"writing videos needs PyAV with the encoder {ENCODER}, which this one lacks: {remedy}"
+                          ) from error
 
 
 def to_pixels(frames: Tensor) -> np.ndarray:
@@ -25,34 +51,72 @@ def to_pixels(frames: Tensor) -> np.ndarray:
 
 
 def write_video(path: Path, chunks: Iterable[np.ndarray], fps: int) -> None:
-    """Write consecutive chunks (t, H, W, 3) of 8 bits as H.264, each as it comes; the file appears when complete.
+    """Write consecutive chunks (t, H, W, 3) of 8 bits as H.264, each as it comes; the file appears when it is whole.
 
-    Raises ValueError without frames.
+    Raises DataError if it cannot be encoded or written, ValueError without frames.
     """
     with whole_file(path) as partial:
-        encoder = None
-        try:
+        _encode(partial, chunks, fps, path)
+
+
+def _encode(partial: Path, chunks: Iterable[np.ndarray], fps: int, path: Path) -> None:
+    """Write an mp4 under a temporary name, and read it back: every frame must be there, in the size that was sent."""
+    import av
+    check_encoder()
+    sent = 0
+    stream = None
+    try:
+        with av.open(f"file:{partial}", "w", format="mp4", options={"movflags": "+faststart"}) as container:
             for chunk in chunks:
-                encoder = encoder or _encoder(partial, chunk.shape[2], chunk.shape[1], fps)
+                stream = stream or _add_stream(container, chunk.shape[2], chunk.shape[1], fps)
                 for frame in chunk:
-                    encoder.send(np.ascontiguousarray(frame))
-        finally:  # also if a chunk fails, so that the encoder's process closes the file
-            if encoder is not None:
-                encoder.close()
-        if encoder is None:
-            raise ValueError("a video needs at least one frame")
+                    container.mux(stream.encode(_to_yuv(frame, sent, fps)))
+                    sent += 1
+            if stream is None:
+                raise ValueError("a video needs at least one frame")
+            container.mux(stream.encode(None))
+        found = _shapes(partial)
+    except av.FFmpegError as error:
+        raise DataError(f"{path} cannot be written ({error.strerror or error})") from error
+    if found != [(stream.height, stream.width)] * sent:
+        raise DataError(f"{path} was not written whole: {len(found)} of {sent} frames can be read back; make it again")
 
 
-def _encoder(path: Path, width: int, height: int, fps: int) -> Generator[None, np.ndarray, None]:
-    import imageio_ffmpeg
-    encoder = imageio_ffmpeg.write_frames(str(path), (width, height), fps=fps, codec="libx264", quality=None,
-                                          macro_block_size=1, output_params=["-crf", str(QUALITY)])
-    encoder.send(None)
-    return encoder
+def _add_stream(container: OutputContainer, width: int, height: int, fps: int) -> VideoStream:
+    """Return an H.264 stream whose colours are tagged as BT.709 in limited range, which all players understand."""
+    stream = container.add_stream(ENCODER, rate=fps, options={"crf": str(QUALITY)})
+    stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
+    context = stream.codec_context
+    context.color_primaries = context.color_trc = context.colorspace = BT709
+    context.color_range = LIMITED
+    context.thread_type = "AUTO"  # frames in parallel, since slices cost quality
+    return stream
+
+
+def _to_yuv(frame: np.ndarray, number: int, fps: int) -> VideoFrame:
+    """Convert a frame (H, W, 3) with the matrix of BT.709, halving the chroma; an odd side repeats its last line."""
+    from av import VideoFrame
+    from av.video.reformatter import ColorRange, Colorspace, Interpolation
+    exact = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+    even = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge")
+    yuv = VideoFrame.from_ndarray(even, format="rgb24").reformat(
+        format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG, interpolation=exact)
+    yuv.pts, yuv.time_base, yuv.duration = number, Fraction(1, fps), 1
+    return yuv
+
+
+def _shapes(path: Path) -> list[tuple[int, int]]:
+    """Return height and width of each frame of a file, decoding them all. Raises av.FFmpegError."""
+    import av
+    with av.open(f"file:{path}", format="mp4") as container:
+        return [(frame.height, frame.width) for frame in container.decode(video=0)]
 
 
 def write_outputs(folder: Path, chunks: Iterable[Tensor], fps: int) -> None:
-    """Write the mp4 of decoded chunks (3, t, H, W), and its contact sheet."""
+    """Write the mp4 of decoded chunks (3, t, H, W), and its contact sheet; both appear at the end.
+
+    The record of an earlier video in the folder goes before the video does.
+    """
     frames: list[np.ndarray] = []
 
     def pixels() -> Iterator[np.ndarray]:
@@ -60,17 +124,18 @@ def write_outputs(folder: Path, chunks: Iterable[Tensor], fps: int) -> None:
             frames.append(to_pixels(chunk))
             yield frames[-1]
 
-    write_video(folder / VIDEO, pixels(), fps)
-    write_contact_sheet(folder / SHEET, np.concatenate(frames))
+    with whole_file(folder / VIDEO) as video, whole_file(folder / SHEET) as sheet:
+        _encode(video, pixels(), fps, folder / VIDEO)
+        _save_contact_sheet(sheet, np.concatenate(frames))
+        discard_record(folder)
 
 
-def write_contact_sheet(path: Path, frames: np.ndarray) -> None:
+def _save_contact_sheet(path: Path, frames: np.ndarray) -> None:
     """Write a picture of at most 24 frames, evenly spread over the video and tiled row by row."""
     from PIL import Image
     count = min(len(frames), SHEET_FRAMES)
     chosen = frames[np.linspace(0, len(frames) - 1, count).round().astype(int)]
-    with whole_file(path) as partial:
-        Image.fromarray(tiled(chosen, min(count, SHEET_COLUMNS))).save(partial)
+    Image.fromarray(tiled(chosen, min(count, SHEET_COLUMNS))).save(path)
 
 
 def tiled(frames: np.ndarray, columns: int) -> np.ndarray:

@@ -1,14 +1,29 @@
 """Tests of videos, contact sheets, latents and records on disk."""
+import json
+import os
+import resource
+
+import av
 import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
 
-from common.errors import DataError, NumericalError
+from common.errors import ConfigError, DataError, NumericalError
 from common.files import check_writable, whole_file
 from common.seeds import generator_for
-from media.records import RECORD, find_latents, is_finished, load_latents, save_latents, write_record
-from media.videos import VIDEO, to_pixels, write_outputs
+from media import videos
+from media.records import (
+    LATENTS,
+    RECORD,
+    find_latents,
+    is_finished,
+    load_latents,
+    save_latents,
+    verified_record,
+    write_record,
+)
+from media.videos import VIDEO, to_pixels, write_outputs, write_video
 
 
 def moving_bar() -> torch.Tensor:
@@ -16,6 +31,10 @@ def moving_bar() -> torch.Tensor:
     for t in range(9):
         video[:, t, :, 4 * t:4 * t + 8] = torch.tensor([0.8, -0.6, 0.1])[:, None, None]
     return video
+
+
+def moving_bar_pixels() -> np.ndarray:
+    return to_pixels(moving_bar())
 
 
 def read_back(path):
@@ -38,6 +57,58 @@ def test_the_same_frames_give_the_same_file(tmp_path):
     for name in "ab":
         write_outputs(tmp_path / name, [moving_bar()], fps=8)
     assert (tmp_path / "a" / VIDEO).read_bytes() == (tmp_path / "b" / VIDEO).read_bytes()
+
+
+@pytest.mark.parametrize("size", [(64, 64), (720, 1280), (33, 47)])
+def test_colours_are_those_of_the_tags(tmp_path, size):
+    flat = np.full((3, *size, 3), (220, 40, 40), np.uint8)
+    write_video(tmp_path / "a.mp4", [flat], fps=8)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        frames = list(container.decode(video=0))
+    tags = {(f.color_primaries, f.color_trc, f.colorspace, f.color_range, f.format.name) for f in frames}
+    assert tags == {(1, 1, 1, 1, "yuv420p")} and len(frames) == 3
+    assert [round(float(f.pts * f.time_base), 3) for f in frames] == [0, 0.125, 0.25]
+    shown = np.stack([f.to_ndarray(format="rgb24") for f in frames]).astype(int)
+    assert shown.shape == (3, *(side + side % 2 for side in size), 3) and abs(shown - (220, 40, 40)).max() <= 2
+    content = (tmp_path / "a.mp4").read_bytes()
+    assert content.index(b"moov") < content.index(b"mdat")
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5])
+def test_short_videos_last_as_long_as_their_frames(tmp_path, frames):
+    write_video(tmp_path / "a.mp4", [moving_bar_pixels()[:frames]], fps=8)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        assert container.duration == pytest.approx(frames / 8 * 1e6, abs=2)
+
+
+def test_an_encoder_that_loses_frames_is_noticed(tmp_path, monkeypatch):
+    encode = videos._to_yuv
+    monkeypatch.setattr(videos, "_to_yuv", lambda frame, number, fps: encode(frame, number - number % 2, fps))
+    with pytest.raises(DataError, match="a.mp4"):
+        write_video(tmp_path / "a.mp4", [moving_bar_pixels()], fps=8)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
+    noise = torch.rand(3, 9, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))  # no file may grow larger
+    try:
+        for name, write in (("000000.mp4", lambda: write_outputs(tmp_path, [noise], fps=8)),
+                            ("latents.safetensors", lambda: save_latents(tmp_path / LATENTS, noise, 8)),
+                            ("metadata.json", lambda: write_record(tmp_path, {"prompt": "a" * 70_000}))):
+            with pytest.raises(DataError, match=f"{name} cannot be written .*File too large"):
+                write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_encoder_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(videos, "ENCODER", "libx999")
+    with pytest.raises(ConfigError, match="libx999"):
+        write_video(tmp_path / "a.mp4", [moving_bar_pixels()], fps=8)
+    assert not list(tmp_path.iterdir())
 
 
 def test_decoding_that_fails_leaves_no_video(tmp_path):
@@ -70,12 +141,49 @@ def test_latents_round_trip_and_are_found(tmp_path):
 def test_only_finished_videos_of_the_same_prompt_and_seed_count(tmp_path):
     (tmp_path / VIDEO).write_bytes(b"video")
     assert not is_finished(tmp_path, "a", 1, False)
-    write_record(tmp_path, {"prompt": "a", "seed": 1})
+    write_record(tmp_path, {"prompt": "a", "seed": 1}, VIDEO)
     assert is_finished(tmp_path, "a", 1, False)
     assert not is_finished(tmp_path, "b", 1, False) and not is_finished(tmp_path, "a", 2, False)
     assert not is_finished(tmp_path, "a", 1, True)
-    (tmp_path / RECORD).write_text("{")
-    assert not is_finished(tmp_path, "a", 1, False)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe\x00", b"null", b"[" * 5000, b'{"a": ' + b"1" * 9999])
+def test_a_damaged_record_is_none_with_a_warning(tmp_path, caplog, content):
+    (tmp_path / RECORD).write_bytes(content)
+    assert verified_record(tmp_path) is None and len(caplog.messages) == 1
+    assert str(tmp_path / RECORD) in caplog.text and "damaged" in caplog.text
+
+
+@pytest.mark.parametrize("files", [
+    {}, None, 3, ["000000.mp4"], {"000000.mp4": None}, {"000000.mp4": {"bytes": 5}}, {"000000.mp4": "5"},
+    {"../000000.mp4": {"bytes": 5, "sha256": ""}}, {"missing.mp4": {"bytes": 5, "sha256": ""}}])
+def test_a_record_must_describe_what_is_there(tmp_path, files):
+    (tmp_path / VIDEO).write_bytes(b"video")
+    (tmp_path / RECORD).write_text(json.dumps({"prompt": "a", "files": files}))
+    assert verified_record(tmp_path) is None
+
+
+def test_a_record_beside_another_file_is_not_believed(tmp_path):
+    (tmp_path / VIDEO).write_bytes(b"video")
+    write_record(tmp_path, {"prompt": "a \udce9"}, VIDEO)
+    assert verified_record(tmp_path)["files"][VIDEO]["bytes"] == 5
+    (tmp_path / VIDEO).write_bytes(b"other")
+    assert verified_record(tmp_path) is None
+    (tmp_path / VIDEO).unlink()
+    assert verified_record(tmp_path) is None
+
+
+def test_a_new_video_never_stands_beside_an_old_record(tmp_path, monkeypatch):
+    write_outputs(tmp_path, [moving_bar()], fps=8)
+    write_record(tmp_path, {"prompt": "a"}, VIDEO)
+    with pytest.raises(NumericalError):  # a failure leaves the earlier video with its record
+        write_outputs(tmp_path, [moving_bar(), torch.full((3, 4, 32, 48), float("nan"))], fps=8)
+    assert verified_record(tmp_path) is not None
+    seen = []
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda *names: (seen.append((tmp_path / RECORD).exists()), replace(*names)))
+    write_outputs(tmp_path, [moving_bar()], fps=8)
+    assert seen == [False, False]
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
