@@ -27,6 +27,7 @@ from network.positions import (
     Basic3DPositionEmbeddingMixin,
     Rotary3DPositionEmbeddingMixin,
 )
+from network.rotary_axes import DIFFUSERS
 from network.stack import UNREAD, VideoTransformer, read_transformer_args
 from parallel import groups
 from weights.released_layout import modernize
@@ -123,6 +124,9 @@ class DiffusionTransformer(BaseModel):
                 interpolations.pop(name)
             elif given.get(name, value) != value:
                 raise ConfigError(f"{name} is {value} for the network, {given[name]} in pos_embed_config; set it once")
+        if self.patch_size[0] > 1 and given.get("other_sizes") == DIFFUSERS:
+            raise ConfigError("pos_embed_config.params.other_sizes: with patches of several latent frames the release "
+                              "and diffusers have the same positions; leave it out")
         if given.get("hidden_size_head", head_dim) != head_dim:
             raise ConfigError(f"pos_embed_config.params.hidden_size_head: {given['hidden_size_head']} differs from "
                               f"hidden_size / num_attention_heads = {head_dim}")

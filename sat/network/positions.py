@@ -4,6 +4,8 @@ Each mixin returns what is added to the embedded tokens (`position_embedding_for
 rotate queries and keys (`rotary`); None means that nothing is added or rotated.
 """
 import logging
+from collections.abc import Mapping
+from functools import lru_cache
 
 import torch
 from torch import nn
@@ -12,6 +14,7 @@ from common.errors import ConfigError
 from common.patches import Grid
 from common.swiss_army import BaseMixin
 from network.context import VideoContext
+from network.rotary_axes import DIFFUSERS, OTHER_SIZES, RELEASE, coordinates, frequencies, read_riflex, riflex
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +45,18 @@ def sincos_video(time: torch.Tensor, height: torch.Tensor, width: torch.Tensor, 
 
 
 class PositionMixin(BaseMixin):
-    """Base of the position mixins: holds the largest grid of patches (time, height, width) and the text length."""
+    """Base of the position mixins: holds the largest grid of patches (time, height, width) and the text length.
 
-    def __init__(self, grid: Grid, text_length: int):
+    other_sizes: `release` or `diffusers`, whose positions differ where a video is smaller than the largest. Raises
+    ConfigError for anything else.
+    """
+
+    def __init__(self, grid: Grid, text_length: int, other_sizes: str = RELEASE):
         super().__init__()
-        self.grid, self.text_length = grid, text_length
+        if other_sizes not in OTHER_SIZES:
+            raise ConfigError(f"pos_embed_config.params.other_sizes is {other_sizes!r}; it must be one of "
+                              f"{', '.join(OTHER_SIZES)}")
+        self.grid, self.text_length, self.other_sizes = grid, text_length, other_sizes
 
     def position_embedding_forward(self, position_ids, context: VideoContext, **hook) -> torch.Tensor | None:
         return None
@@ -80,13 +90,15 @@ class PositionMixin(BaseMixin):
 class Basic3DPositionEmbeddingMixin(PositionMixin):
     """A fixed sin-cos table over time, height and width; text tokens get zeros.
 
-    height, width, compressed_num_frames: the grid of patches. Positions are divided by the interpolations. Raises
-    ConfigError if hidden_size is not a multiple of 16.
+    height, width, compressed_num_frames: the grid of patches. Positions are divided by the interpolations.
+    other_sizes: a smaller video takes the table's first rows, whatever its shape (`release`), or a table made for its
+    own grid (`diffusers`). Raises ConfigError if hidden_size is not a multiple of 16.
     """
 
     def __init__(self, height: int, width: int, compressed_num_frames: int, hidden_size: int, text_length: int = 0,
-                 height_interpolation: float = 1.0, width_interpolation: float = 1.0, time_interpolation: float = 1.0):
-        super().__init__((compressed_num_frames, height, width), text_length)
+                 height_interpolation: float = 1.0, width_interpolation: float = 1.0, time_interpolation: float = 1.0,
+                 other_sizes: str = RELEASE):
+        super().__init__((compressed_num_frames, height, width), text_length, other_sizes)
         if hidden_size % 16:
             raise ConfigError(f"hidden_size {hidden_size} is not a multiple of 16, which sin-cos positions need")
         self.interpolations = (time_interpolation, height_interpolation, width_interpolation)
@@ -97,16 +109,25 @@ class Basic3DPositionEmbeddingMixin(PositionMixin):
         return t * h * w
 
     def _video_table(self, dim: int) -> torch.Tensor:
-        times, rows, columns = (torch.arange(n, dtype=torch.float64) / i
-                                for n, i in zip(self.grid, self.interpolations, strict=True))
-        return sincos_video(times, rows, columns, dim)
+        return sincos_table(self.grid, self.interpolations, dim)
 
     def reinit(self, parent_model=None) -> None:
         self.pos_embedding[0, :self.text_length] = 0
         self.pos_embedding[0, self.text_length:] = self._video_table(self.pos_embedding.shape[-1])
 
     def position_embedding_forward(self, position_ids, context: VideoContext, **hook) -> torch.Tensor:
-        return self.prefix(self.pos_embedding, context)
+        first = self.prefix(self.pos_embedding, context)
+        if self.other_sizes == RELEASE or context.grid == self.grid:
+            return first
+        own = sincos_table(context.grid, self.interpolations, first.shape[-1]).to(first)
+        return torch.cat((first[:, :self.text_length], own[None]), dim=1)
+
+
+@lru_cache(maxsize=2)  # every forward pass of a run asks for the same table
+def sincos_table(grid: Grid, interpolations: tuple[float, float, float], dim: int) -> torch.Tensor:
+    """Return the sin-cos positions of a grid of patches: (t·h·w, dim) float32."""
+    return sincos_video(*(torch.arange(n, dtype=torch.float64) / i
+                          for n, i in zip(grid, interpolations, strict=True)), dim)
 
 
 class Basic2DPositionEmbeddingMixin(Basic3DPositionEmbeddingMixin):
@@ -133,12 +154,15 @@ class Rotary3DPositionEmbeddingMixin(PositionMixin):
 
     hidden_size_head: a multiple of 16; a quarter of each head's channels is rotated by time, three eighths each by
     height and width. Angles are computed for each video, so the tables in released checkpoints are not needed.
+    other_sizes: see `rotary_axes.coordinates`. riflex: see `rotary_axes.read_riflex`; it makes videos longer than
+    trained repeat less.
     """
 
     def __init__(self, height: int, width: int, compressed_num_frames: int, hidden_size: int, hidden_size_head: int,
                  text_length: int, theta: float = BASE, rot_v: bool = False, height_interpolation: float = 1.0,
-                 width_interpolation: float = 1.0, time_interpolation: float = 1.0, learnable_pos_embed: bool = False):
-        super().__init__((compressed_num_frames, height, width), text_length)
+                 width_interpolation: float = 1.0, time_interpolation: float = 1.0, learnable_pos_embed: bool = False,
+                 other_sizes: str = RELEASE, riflex: bool | Mapping | None = None):
+        super().__init__((compressed_num_frames, height, width), text_length, other_sizes)
         if hidden_size_head % 16:
             raise ConfigError(f"hidden_size_head {hidden_size_head} is not a multiple of 16, which 3D rotation needs")
         if rot_v:
@@ -146,7 +170,11 @@ class Rotary3DPositionEmbeddingMixin(PositionMixin):
                               "never values; set it to false or leave it out")
         if (height_interpolation, width_interpolation, time_interpolation) != (1.0, 1.0, 1.0):
             logger.warning("rotary positions are not interpolated; height_, width_, time_interpolation have no effect")
+        if learnable_pos_embed and (other_sizes == DIFFUSERS or riflex):
+            raise ConfigError("pos_embed_config.params: a learned table is valid for its own grid alone; leave out "
+                              f"{'other_sizes' if other_sizes == DIFFUSERS else 'riflex'}")
         self.hidden_size_head, self.theta = hidden_size_head, theta
+        self.riflex_k = read_riflex(riflex, compressed_num_frames, hidden_size_head // 4, theta)
         rows = text_length + compressed_num_frames * height * width
         self.pos_embedding = nn.Parameter(torch.zeros(1, rows, hidden_size)) if learnable_pos_embed else None
 
@@ -155,14 +183,15 @@ class Rotary3DPositionEmbeddingMixin(PositionMixin):
 
     def rotary(self, grid: Grid, text_length: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Return cosines and sines, (text + video, head dim / 2) each; text has angle zero, that is no rotation."""
-        if any(size > limit for size, limit in zip(grid, self.grid, strict=True)):
+        bounded = grid if self.other_sizes == RELEASE else grid[:1]  # scaled positions have room for every size
+        if any(size > limit for size, limit in zip(bounded, self.grid, strict=False)):
             raise self.too_large(grid)
         dims = (self.hidden_size_head // 4, self.hidden_size_head // 8 * 3, self.hidden_size_head // 8 * 3)
-        t, h, w = (self._angles(size, dim, device) for size, dim in zip(grid, dims, strict=True))
+        rates = [frequencies(dim, self.theta, device) for dim in dims]
+        if self.riflex_k is not None:
+            rates[0] = riflex(rates[0], self.riflex_k, grid[0])
+        along = coordinates(grid, self.grid, self.other_sizes, device)
+        t, h, w = (torch.outer(where, rate) for where, rate in zip(along, rates, strict=True))
         video = torch.cat([x.expand(*grid, -1) for x in (t[:, None, None], h[:, None], w)], dim=-1)
         angles = torch.cat((video.new_zeros(text_length, self.hidden_size_head // 2), video.flatten(0, 2)))
         return angles.cos(), angles.sin()
-
-    def _angles(self, size: int, dim: int, device: torch.device) -> torch.Tensor:
-        frequencies = 1.0 / self.theta ** (torch.arange(0, dim, 2, device=device, dtype=torch.float32) / dim)
-        return torch.outer(torch.arange(size, device=device, dtype=torch.float32), frequencies)
