@@ -153,9 +153,9 @@ class DiffusionTransformer(BaseModel):
                               f"{self.in_channels}; only an image-to-video model takes an image latent, and needs it")
         grid = patch_grid(x, self.patch_size)
         rotary = self.mixins["pos_embed"].rotary(grid, context.shape[1], x.device)
-        embedding = F.silu(self.embed(timesteps, y, ofs))
-        batch = VideoContext(x.to(self.dtype), context.to(self.dtype), embedding, grid, rotary,
-                             tuple(identity_attention))
+        time = self.embed(timesteps, y, ofs)
+        batch = VideoContext(x.to(self.dtype), context.to(self.dtype), F.silu(time), grid, rotary,
+                             tuple(identity_attention), time=time)
         run = self.layer_runner if layer_runner is None else layer_runner
         return super().forward(self, batch, run).to(x.dtype)
 

@@ -193,8 +193,6 @@ def test_numbers_that_are_not_finite_name_the_step(small_model):
     ({"network_config": {"target": "os.system"}}, "os.system may not be named"),
     ({"sampler_config": {"target": "sgm.modules.diffusionmodules.sampling.EulerSampler"}}, "EulerEDMSampler"),
     ({"compile_model": "reginal"}, "it must be true, false or regional"),
-    ({"compile_model": True, "step_cache_config": {"target": "step_cache.TeaCache", "params": {"threshold": 1}}},
-     "or set compile_model to regional"),
     ({"compile_first_stage": True, "first_stage_config": {"params": {"cp_size": 2}}}, "leave one out"),
 ])
 def test_mistakes_are_found_without_building(small_model, change, says):

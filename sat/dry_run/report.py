@@ -11,8 +11,10 @@ from configuration.model import UNREAD, ModelConfig
 from configuration.settings import Arguments, RunSettings, SamplingSettings
 from configuration.targets import check_config, instantiate_from_config
 from dry_run.memory import DECODER, TRANSFORMER, TRANSFORMERS, WEAK, Estimate, estimate, free_memory
+from dry_run.skips import SkipCounter, skip_counter, told
 from inference.sizes import ModelLimits, VideoPlan, extend_positions, model_limits, plan_video
 from inference.starting_clips import check_start
+from network.published_teacache import PublishedTeaCache
 from sgm.sampling import FromClip, PassPlan
 from weights.lora import configure_lora
 
@@ -53,7 +55,8 @@ def planned_model(args: Arguments) -> ModelConfig:
 def plan_lines(args: Arguments, model: ModelConfig) -> Iterator[str]:
     """Yield the lines of the plan."""
     limits = model_limits(args.model_config)
-    plan, calls = plan_video(limits, args.sampling), network_calls(args.sampling, model)
+    counter = skips_of(args, model)
+    plan, calls = plan_video(limits, args.sampling), network_calls(args.sampling, model, counter)
     yield from _video(args.sampling, model, limits, plan)
     passes = [rows for part in calls.values() for rows in part]
     rows = max(passes, default=args.sampling.batch_size)
@@ -62,24 +65,39 @@ def plan_lines(args: Arguments, model: ModelConfig) -> Iterator[str]:
     weak = f", {len(calls[WEAK])} of them of the weaker one" if calls[WEAK] else ""
     yield (f"work: {steps} steps of {sampler}, {len(passes)} forward passes of the transformer{weak}, each of at most "
            f"{rows} rows (branches of all videos)")
+    if model.step_cache_config is not None:
+        yield f"step cache: {'known when sampling' if counter is None else told(counter.skipped)}"
     needed = estimate(args, model, plan, rows)
     yield from _memory(needed)
     yield from _fit(args, model, plan, rows, needed)
     batch_size = args.sampling.batch_size
-    seconds = _seconds(args.run, needed, batch_size, {part: sum(found) / rows for part, found in calls.items()})
+    computed = 1.0 if counter is None or not counter.skipped else 1 - sum(counter.skipped) / len(counter.skipped)
+    per_row = {part: computed * sum(found) / rows for part, found in calls.items()}
+    seconds = _seconds(args.run, needed, batch_size, per_row)
     yield (f"time: about {_duration(seconds)} for {batch_size} video(s) on {args.run.device}, from the "
            "speed of its matrix products")
 
 
-def network_calls(settings: SamplingSettings, model: ModelConfig) -> dict[str, list[int]]:
+def skips_of(args: Arguments, model: ModelConfig) -> SkipCounter | None:
+    """Return a counter of skipped passes if the step cache decides by the timesteps and the weights are there."""
+    known = model.step_cache_config is not None and isinstance(
+        instantiate_from_config(model.step_cache_config), PublishedTeaCache)
+    return skip_counter(args.run) if known else None
+
+
+def network_calls(settings: SamplingSettings, model: ModelConfig, counter: SkipCounter | None = None
+                  ) -> dict[str, list[int]]:
     """Return the rows of each forward pass of the transformer and of a weaker one.
 
-    They are found by running the sampler with a network that returns zeros.
+    They are found by running the sampler with a network that returns zeros; `counter` notes what a step cache skips.
     """
     calls: dict[str, list[int]] = {TRANSFORMER: [], WEAK: []}
 
-    def network(x: torch.Tensor, *rest, weak: bool = False, **inputs) -> torch.Tensor:
+    def network(x: torch.Tensor, timesteps: torch.Tensor, *rest, weak: bool = False, layer_runner=None, **inputs
+                ) -> torch.Tensor:
         calls[WEAK if weak else TRANSFORMER].append(len(x))
+        if layer_runner is not None and counter is not None:
+            counter.decide(layer_runner, timesteps)
         return torch.zeros_like(x)
 
     sampler = instantiate_from_config(model.sampler)
@@ -88,7 +106,8 @@ def network_calls(settings: SamplingSettings, model: ModelConfig) -> dict[str, l
     cond = {"crossattn": torch.zeros(settings.batch_size, 1, 1)}
     start = None if settings.strength is None else FromClip(latents, settings.strength)
     sampler(denoiser, latents, cond, None if settings.invert else cond, start=start,
-            plan=PassPlan(one_by_one=model.guidance_one_by_one))
+            plan=PassPlan(None if counter is None else instantiate_from_config(model.step_cache_config),
+                          one_by_one=model.guidance_one_by_one))
     if settings.invert:  # inversion takes as many forward passes as sampling
         return {part: found * 2 for part, found in calls.items()}
     return calls

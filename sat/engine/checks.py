@@ -50,9 +50,6 @@ def check_fit(config: "ModelConfig") -> None:
                      "the text encoder's d_model", t5_width(check_t5_folder(**t5_folder(embedder))))
     if config.step_cache_config is not None:
         instantiate_from_config(config.step_cache_config)
-        if config.compile_model is True:
-            raise ConfigError("model.step_cache_config does not work with model.compile_model true, which compiles all "
-                              "layers into one; leave one out, or set compile_model to regional")
     if config.compile_first_stage and (config.first_stage_config.get("params") or {}).get("cp_size", 1) > 1:
         raise ConfigError("model.compile_first_stage does not work with first_stage_config.params.cp_size above 1: "
                           "processes exchange tensors between layers then; leave one out")

@@ -3,6 +3,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from common.errors import ConfigError
 from configuration.settings import Arguments, RunSettings, SamplingSettings
+from configuration.targets import instantiate_from_config
+from configuration.yaml_files import plain
+from network.published_teacache import PublishedTeaCache
 
 SIZE = "model_parallel_size"
 NETWORK = "model.network_config.params"
@@ -45,9 +48,12 @@ def check_sequence_parallel(run: RunSettings, sampling: SamplingSettings, config
         raise ConfigError("args.model_parallel_size works with neither sequence_parallel_size nor "
                           "guidance_parallel_size above 1; set it to 1")
     size, heads, model = sampling.sequence_parallel_size, OmegaConf.select(config, HEADS), config.model
-    if size > 1 and (model.get("step_cache_config") is not None or model.get("compile_model")):
-        raise ConfigError("args.sequence_parallel_size works with neither model.step_cache_config nor "
-                          "model.compile_model; leave them out")
+    if size > 1 and model.get("compile_model"):
+        raise ConfigError("args.sequence_parallel_size does not work with model.compile_model; leave it out")
+    cache = model.get("step_cache_config")
+    if size > 1 and cache is not None and not isinstance(instantiate_from_config(plain(cache)), PublishedTeaCache):
+        raise ConfigError("args.sequence_parallel_size works with no step cache but PublishedTeaCache, whose decisions "
+                          "do not depend on the tokens; set model.step_cache_config to it or leave it out")
     if isinstance(heads, int) and heads % size:
         raise ConfigError(f"args.sequence_parallel_size {size} does not divide the {heads} attention heads of the "
                           "transformer; take a number that does")

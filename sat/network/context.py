@@ -19,6 +19,7 @@ class VideoContext:
     rotary: cosines and sines for the tokens [text, video], (N + t·h·w, head dim / 2) each; None: no rotation.
     identity_attention: indices of the layers in which every token attends to itself alone.
     attend: `attention.attention`, or its replacement where tokens are divided among processes.
+    time: the time embedding before its SiLU, (B, E) or (1, E); what a step cache may measure.
     """
     latents: torch.Tensor
     text: torch.Tensor
@@ -27,6 +28,7 @@ class VideoContext:
     rotary: tuple[torch.Tensor, torch.Tensor] | None = None
     identity_attention: tuple[int, ...] = ()
     attend: Callable[..., torch.Tensor] = attention
+    time: torch.Tensor | None = None
 
     @property
     def text_length(self) -> int:

@@ -21,8 +21,8 @@ from network.context import VideoContext
 class RowState:
     """The state of one row in one branch.
 
-    signal: (S - N, D), what changes are measured from. residual: (S - N, D), what the layers added when they last ran.
-    change: the change since then. asked, skipped: how often the layers were requested, and how often skipped.
+    signal: what changes are measured from. residual: (S - N, D), what the layers added when they last ran. change: the
+    change since then. asked, skipped, in_a_row: how often the layers were requested, skipped, and skipped since then.
     """
 
     signal: Tensor | None = None
@@ -30,6 +30,7 @@ class RowState:
     change: float = math.inf
     asked: int = 0
     skipped: int = 0
+    in_a_row: int = 0
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,14 @@ class CacheState:
     cache: "StepCache"
     rows: Sequence[Mapping[int, RowState]]
 
-    def runner(self, branches: Sequence[int], last: bool) -> "CachedLayers":
-        """Return the layer runner of one forward pass over these branches (indices).
+    def runner(self, branches: Sequence[int], index: float, num_steps: int) -> "CachedLayers":
+        """Return the layer runner of one forward pass over these branches (indices), in step `index` of `num_steps`.
 
-        Its batch holds all rows once per branch. In the `last` step no row is skipped.
+        Its batch holds all rows once per branch.
         """
         states = [row.get(branch, RowState()) for branch in branches for row in self.rows]
-        return CachedLayers(self.cache, branches, last, states)
+        kept = index < self.cache.first_steps or index >= num_steps - self.cache.last_steps
+        return CachedLayers(self.cache, branches, kept, states)
 
     def after(self, runner: "CachedLayers") -> "CacheState":
         """Return the state after the forward pass of a `runner` of this state."""
@@ -77,11 +79,12 @@ class CachedLayers:
 
     cache: "StepCache"
     branches: Sequence[int]
-    last: bool
+    kept: bool  # no row is skipped
     states: Sequence[RowState]
 
+    @torch.compiler.disable(recursive=False)  # decisions depend on values; the layers themselves are compiled
     def __call__(self, network: Any, x: Tensor, context: VideoContext) -> Tensor:
-        tokens, self.states = self.cache.layers(self.states, self.last, network, x, context)
+        tokens, self.states = self.cache.layers(self.states, self.kept, network, x, context)
         return tokens
 
 
@@ -89,43 +92,57 @@ class CachedLayers:
 class StepCache:
     """Base of the step caches: layers run again once the change of a signal reaches `threshold`; 0 means always.
 
-    Raises ConfigError if the threshold is not a number of 0 or more.
+    They run in any case in the `first_steps` and `last_steps` of a run, and after `max_skips` skips in a row (None: no
+    limit). Raises ConfigError if the threshold is not a number of 0 or more, or the others no counts.
     """
 
     threshold: float
+    max_skips: int | None = None
+    first_steps: int = 1
+    last_steps: int = 1
 
     def __post_init__(self):
-        _check_numbers("threshold", [self.threshold])
+        check_numbers("threshold", [self.threshold])
         if self.threshold < 0:
             raise ConfigError(f"step_cache_config.params.threshold is {self.threshold}; it must be 0 or more")
+        for name, least in (("max_skips", 1), ("first_steps", 0), ("last_steps", 0)):
+            count = getattr(self, name)
+            if not (type(count) is int and count >= least) and not (count is None and name == "max_skips"):
+                raise ConfigError(f"step_cache_config.params.{name} is {count!r}; it must be a whole number, {least} "
+                                  "or more")
 
     def begin(self, rows: int) -> CacheState:
         """Return the empty state of a run of that many rows."""
         return CacheState(self, [{} for _ in range(rows)])
 
     def signal(self, network, x: Tensor, context: VideoContext) -> tuple[Tensor, Tensor, int]:
-        """Return the signal (B, S - N, D) of tokens x (B, S, D), x after the layers it needed, and their number."""
+        """Return the signal (B, ...) of tokens x (B, S, D), x after the layers it needed, and their number."""
         raise NotImplementedError
 
     def compared(self, row: RowState, signal: Tensor) -> RowState:
-        """Return the row's state with the change that its new signal (S - N, D) brings."""
+        """Return the row's state with the change that its new signal brings."""
         raise NotImplementedError
 
-    def layers(self, rows: Sequence[RowState], last: bool, network, x: Tensor, context: VideoContext
+    def run(self, network, x: Tensor, context: VideoContext, done: int) -> Tensor:
+        """Return the video tokens after all layers, of which `done` have run already."""
+        return network.transformer.run_layers(x, context, done)
+
+    @torch.compiler.disable(recursive=False)
+    def layers(self, rows: Sequence[RowState], kept: bool, network, x: Tensor, context: VideoContext
                ) -> tuple[Tensor, list[RowState]]:
         """Return video tokens (B, S - N, D) for tokens x (B, S, D), and the new states of the rows.
 
         The layers run for those rows whose state requires it.
         """
         signals, x, done = self.signal(network, x, context)
-        video = x[:, -signals.shape[1]:]
-        states = [self._counted(row, signal, last) for row, signal in zip(rows, signals, strict=True)]
+        video = x[:, context.text_length:]
+        states = [self.decided(row, signal, kept) for row, signal in zip(rows, signals, strict=True)]
         chosen = [i for i, state in enumerate(states) if state.residual is None]
         if not chosen:
             return video + torch.stack([_residual(state) for state in states]), states
         every = len(chosen) == len(states)
         tokens, own = (x, context) if every else (x[chosen], context.rows(chosen))
-        computed = network.transformer.run_layers(tokens, own, done)
+        computed = self.run(network, tokens, own, done)
         for i, result in zip(chosen, computed, strict=True):
             states[i] = replace(states[i], residual=result - video[i])
         if every:
@@ -134,7 +151,8 @@ class StepCache:
         whole = [results[i] if i in results else video[i] + _residual(state) for i, state in enumerate(states)]
         return torch.stack(whole), states
 
-    def _counted(self, row: RowState, signal: Tensor, last: bool) -> RowState:
+    @torch.compiler.disable
+    def decided(self, row: RowState, signal: Tensor, kept: bool) -> RowState:
         """Return the row's state after a request; without a residual its layers must run.
 
         Later changes are then measured from this signal.
@@ -142,9 +160,10 @@ class StepCache:
         row = replace(row, asked=row.asked + 1)
         if row.residual is not None:
             row = self.compared(row, signal)
-            if not last and row.change < self.threshold:  # false for NaN
-                return replace(row, skipped=row.skipped + 1)
-        return replace(row, signal=signal, change=0.0, residual=None)
+            full = row.in_a_row == self.max_skips
+            if not kept and not full and row.change < self.threshold:  # false for NaN
+                return replace(row, skipped=row.skipped + 1, in_a_row=row.in_a_row + 1)
+        return replace(row, signal=signal, change=0.0, residual=None, in_a_row=0)
 
 
 @dataclass(kw_only=True)
@@ -159,9 +178,7 @@ class TeaCache(StepCache):
 
     def __post_init__(self):
         super().__post_init__()
-        if isinstance(self.polynomial, str) or not isinstance(self.polynomial, Sequence) or not self.polynomial:
-            raise ConfigError(f"step_cache_config.params.polynomial: {self.polynomial!r} must be numbers, like [1, 0]")
-        _check_numbers("polynomial", self.polynomial)
+        check_numbers("polynomial", self.polynomial)
 
     def signal(self, network, x, context):
         adaln = network.mixins["adaln_layer"]
@@ -171,9 +188,7 @@ class TeaCache(StepCache):
         return around_attention.of_video().modulate(normed), x, 0
 
     def compared(self, row, signal):
-        step = 0.0
-        for factor in self.polynomial:  # Horner's scheme
-            step = step * relative_change(signal, row.signal) + factor
+        step = polynomial_at(self.polynomial, relative_change(signal, row.signal))
         return replace(row, signal=signal, change=row.change + max(step, 0.0))
 
 
@@ -203,7 +218,18 @@ def relative_change(now: Tensor, before: Tensor) -> float:
     return float((now - before).abs().mean(dtype=torch.float32) / before.abs().mean(dtype=torch.float32))
 
 
-def _check_numbers(name: str, values: Sequence) -> None:
+def polynomial_at(coefficients: Sequence[float], x: float) -> float:
+    """Return the value at x of a polynomial, highest power first."""
+    value = 0.0
+    for factor in coefficients:  # Horner's scheme
+        value = value * x + factor
+    return value
+
+
+def check_numbers(name: str, values: Sequence) -> None:
+    """Raise ConfigError, naming the parameter, unless it is a list of finite numbers."""
+    if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+        raise ConfigError(f"step_cache_config.params.{name}: {values!r} must be numbers, like [1, 0]")
     for value in values:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise ConfigError(f"step_cache_config.params.{name}: {value!r} is not a finite number")

@@ -128,7 +128,9 @@ def test_two_processes_share_one_transformer(small_model, words, tmp_path, share
     (("args.guidance_parallel_size=0",), "it must be 1 or more"),
     (("args.guidance_parallel_size=2", "args.model_parallel_size=2",
       "model.network_config.params.num_attention_heads=2"), "guidance_parallel_size above 1; set it to 1"),
-    (("args.sequence_parallel_size=2", "model.compile_model=true"), "leave them out")])
+    (("args.sequence_parallel_size=2", "model.compile_model=true"), "leave it out"),
+    (("args.sequence_parallel_size=2", "model.network_config.params.num_attention_heads=2",
+      "model.step_cache_config={target: step_cache.TeaCache, params: {threshold: 1}}"), "no step cache but")])
 def test_a_transformer_that_cannot_be_shared_is_told(changes, says, words):
     with pytest.raises(ConfigError, match=says):
         args = get_args([*words, *changes])

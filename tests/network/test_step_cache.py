@@ -2,6 +2,7 @@
 import json
 from argparse import Namespace
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -125,6 +126,9 @@ class GivenFirstBlock(Given):
     compared = FirstBlockCache.compared
 
 
+NO_TEXT = SimpleNamespace(text_length=0)
+
+
 class Counting:
     """A stand-in for the network and its transformer, whose layers add one."""
 
@@ -145,8 +149,8 @@ def test_when_the_layers_run_again(kind, signals, ran):
     state, before, runs = cache.begin(1), 0, []
     for i in range(len(signals)):
         x = torch.full((1, 3, 2), float(i))
-        runner = state.runner([0], last=False)
-        assert torch.equal(runner(network, x, None), x + 1)
+        runner = state.runner([0], 1, 9)
+        assert torch.equal(runner(network, x, NO_TEXT), x + 1)
         state = state.after(runner)
         runs.append(network.runs - before)
         before = network.runs
@@ -155,12 +159,12 @@ def test_when_the_layers_run_again(kind, signals, ran):
 
 def test_a_forward_pass_leaves_the_state_before_it_as_it_was():
     cache, network, x = Given(threshold=0.25, signals=(1.0, 1.1, 1.1)), Counting(), torch.zeros(1, 3, 2)
-    first = cache.begin(1).runner([0], last=False)
-    first(network, x, None)
+    first = cache.begin(1).runner([0], 1, 9)
+    first(network, x, NO_TEXT)
     before = cache.begin(1).after(first)
     for _ in range(2):  # from one state, twice the same
-        runner = before.runner([0], last=False)
-        runner(network, x, None)
+        runner = before.runner([0], 1, 9)
+        runner(network, x, NO_TEXT)
         assert (before.rows[0][0].asked, before.rows[0][0].skipped) == (1, 0)
         assert (before.after(runner).rows[0][0].asked, before.after(runner).skipped) == (2, (0.5,))
 
@@ -168,11 +172,11 @@ def test_a_forward_pass_leaves_the_state_before_it_as_it_was():
 def test_states_of_rows_and_branches_find_their_places():
     empty, rows = TeaCache(threshold=0).begin(1), []
     for asked in (1, 2):
-        runner = empty.runner([3], last=False)
+        runner = empty.runner([3], 1, 9)
         runner.states = [replace(runner.states[0], asked=asked)]
         rows.append(empty.after(runner))
     together = rows[0].joined(rows[1:])
-    runner = together.runner([3, 0], last=False)
+    runner = together.runner([3, 0], 1, 9)
     assert [state.asked for state in runner.states] == [1, 2, 0, 0], "all rows once per branch"
     runner.states = [replace(state, skipped=i) for i, state in enumerate(runner.states)]
     rows = together.after(runner).rows

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from network.published_teacache import PublishedTeaCache
 from network.token_division import DividedLayers
 from sgm.guiders import PerturbedAttentionGuidance
 from sgm.noise_schedule import NoiseLevel
@@ -37,6 +38,22 @@ def run_case(name, group=None):
         return network(x, times, context[:, :text], **extra)
 
 
+def run_cached(group=None):
+    """Six steps with a step cache by the time embedding, which skips some."""
+    network, cache = build(), PublishedTeaCache(threshold=1.5, polynomial=[1, 0])
+    if group is not None:
+        network.layer_runner = DividedLayers(*group)
+    x, _, text = inputs()
+    state, found = cache.begin(2), []
+    for index in range(6):
+        runner = state.runner([0], index, 6)
+        with torch.no_grad():
+            found.append(network(x * (1 + index), torch.tensor([900.0 - 30 * index]), text, layer_runner=runner))
+        state = state.after(runner)
+    assert 0 < state.skipped[0] < 0.6
+    return torch.stack(found)
+
+
 def run_guidance(sharing=None):
     network = build()
     x, _, text = inputs()
@@ -58,9 +75,10 @@ import torch.distributed as dist
 begin = dist.init_process_group
 dist.init_process_group = lambda backend: begin(backend, init_method=f"file://{folder}/store", rank=rank, world_size=2)
 from parallel.guidance import SharedBranches
-from tests.network.test_token_division import CASES, run_case, run_guidance
+from tests.network.test_token_division import CASES, run_cached, run_case, run_guidance
 with launch.launched(torch.device("cpu"), groups.GroupSizes(sequence=2)):
     found = {name: run_case(name, groups.sequence_group()) for name in CASES}
+    found["cached"] = run_cached(groups.sequence_group())
     found["guidance"] = run_guidance(SharedBranches(*groups.sequence_group()))
 torch.save(found, f"{folder}/{rank}.pt")
 """
@@ -80,4 +98,5 @@ def test_two_processes_compute_what_one_does(tmp_path):
         assert torch.equal(first[name], second[name]), name
         torch.testing.assert_close(first[name], run_case(name), atol=1e-5, rtol=1e-5, msg=name)
     assert torch.equal(first["guidance"], second["guidance"])
+    torch.testing.assert_close(first["cached"], run_cached(), atol=1e-4, rtol=1e-5)
     torch.testing.assert_close(first["guidance"], run_guidance(), atol=1e-4, rtol=1e-5)

@@ -142,7 +142,7 @@ class Guided:
                 inputs["idx"] = rows.new_full((len(rows),), noise.timestep)
             if cached is not None:
                 numbers = [self.guider.passes.index(one) for one in group]
-                inputs["layer_runner"] = cached.runner(numbers, last=noise.index >= noise.num_steps - 1)
+                inputs["layer_runner"] = cached.runner(numbers, noise.index, noise.num_steps)
             answers = self.denoiser(rows, level, _joined(conditions), **inputs, **group[0].inputs).to(x.dtype)
             if cached is not None:
                 cached = cached.after(inputs["layer_runner"])

@@ -1,0 +1,61 @@
+"""TeaCache as its authors publish it for CogVideoX: a step cache whose signal is the time embedding."""
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from common.errors import ConfigError
+from common.suggestions import nearest
+from network.context import VideoContext
+from network.step_cache import RowState, StepCache, check_numbers, polynomial_at, relative_change
+
+# Fitted by the authors to each released model, highest power first.
+POLYNOMIALS: Mapping[str, tuple[float, ...]] = {
+    "2b": (-31.0658903, 25.4732368, -5.92380459, 1.75769064, -0.00361568434),
+    "5b": (-1538.80483, 843.202495, -134.363087, 7.97131516, -0.0523162339),
+    "5b-i2v": (-1538.80483, 843.202495, -134.363087, 7.97131516, -0.0523162339),
+    "1.5-5b": (250.210439, -165.061612, 35.7804877, -0.781551492, 0.0358559703),
+    "1.5-5b-i2v": (122.842302, -104.088754, 26.2981677, -0.306009921, 0.037121322),
+}
+
+
+@dataclass(kw_only=True)
+class PublishedTeaCache(StepCache):
+    """Step cache by the time embedding, before its SiLU and with `ofs` (Liu et al. 2024, TeaCache, for CogVideoX).
+
+    The embedding's relative L1 changes between forward passes add up, each rescaled by the polynomial of the released
+    `model`, or by `polynomial` (highest power first) for another one. Which steps are skipped depends on the timesteps
+    alone, so it is the same for all rows, and known before sampling. Raises ConfigError unless exactly one of the two
+    is given.
+    """
+
+    model: str | None = None
+    polynomial: Sequence[float] | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if (self.model is None) == (self.polynomial is None):
+            raise ConfigError("step_cache_config.params: needs either model, one of "
+                              f"{', '.join(POLYNOMIALS)}, or polynomial, numbers that were fitted to this model")
+        if self.model is not None and self.model not in POLYNOMIALS:
+            raise ConfigError(f"step_cache_config.params.model is {self.model!r}; it must be one of "
+                              f"{', '.join(POLYNOMIALS)}{nearest(self.model, POLYNOMIALS)}")
+        check_numbers("polynomial", self.coefficients)
+
+    @property
+    def coefficients(self) -> Sequence[float]:
+        """The polynomial's coefficients, highest power first."""
+        return POLYNOMIALS[self.model] if self.model is not None else self.polynomial or ()
+
+    def signal(self, network, x, context: VideoContext):
+        assert context.time is not None
+        return context.time.expand(len(x), -1), x, 0
+
+    def compared(self, row: RowState, signal: Tensor) -> RowState:
+        assert row.signal is not None
+        change = polynomial_at(self.coefficients, relative_change(signal, row.signal))
+        return replace(row, signal=signal, change=row.change + change)
+
+    def run(self, network, x, context, done):
+        """Run all layers in the network's own way, which may divide the tokens among processes."""
+        return network.layer_runner(network, x, context)
