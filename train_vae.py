@@ -20,14 +20,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "sat"))
 from arguments import get_args
 from common.console import faults_beside, run
 from common.errors import ConfigError
-from common.files import check_writable
+from common.files import check_writable, sole_use
 from common.ranks import report_once, world_size
 from configuration.settings import Arguments
 from configuration.targets import check_config
+from parallel import launch
 from training import run_files, run_state
 from training.autoencoder import AutoencoderTrainer, build_model, check_model_keys, convert_earlier_state
+from training.continuation import has_ended
 from training.data.memory_clips import MemoryClips, read_stages
 from training.data.sources import check_clip_data
+from training.run_state import RunState
 
 logger = logging.getLogger("train_vae")
 
@@ -36,14 +39,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     with report_once():
         args = get_args(argv, __doc__.splitlines()[0])
         check_settings(args)
-    with faults_beside(args.training.folder):
-        build_trainer(args).run()
+    with faults_beside(args.training.folder), sole_use(args.training.folder):
+        train(args)
 
 
 def check_settings(args: Arguments) -> None:
     """Check all settings before anything is read or built; raises ConfigError for the first mistake."""
     if world_size() > 1:
         raise ConfigError("train_vae.py trains on one process; start it without torchrun")
+    launch.check_launcher()
     check_model_keys(args.model_config)
     check_config(args.model_config, "model")
     check_clip_data(args.data_config, args.training.split)
@@ -54,12 +58,19 @@ def check_settings(args: Arguments) -> None:
     check_writable(args.training.folder, "args.save")
 
 
-def build_trainer(args: Arguments) -> AutoencoderTrainer:
-    """Build the trainer, at the run's beginning or, with `args.resume`, at the step saved last."""
+def train(args: Arguments) -> None:
+    """Train from the beginning or, with `args.resume`, from the step saved last, unless the run has ended."""
     folder, settings = args.training.folder, run_state.settings_of(args, world_size())
     if args.training.resume:
         convert_earlier_state(folder, settings)
     state = run_files.begin(folder, args.training.resume, settings)
+    steps = sum(stage.iters for stage in read_stages(args.data_config))
+    if state is None or not has_ended(folder, state.step, steps, "data.stages"):
+        build_trainer(args, state).run()
+
+
+def build_trainer(args: Arguments, state: RunState | None) -> AutoencoderTrainer:
+    """Build the trainer at the run's beginning, or at a saved state."""
     train = MemoryClips.read(args.data_config, args.training.train_data or [])
     if state is not None:
         run_state.check_same_clips(state, [train])

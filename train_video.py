@@ -20,7 +20,7 @@ from torch import nn
 from arguments import get_args
 from common.console import faults_beside, run
 from common.errors import ConfigError
-from common.files import check_writable, from_repository
+from common.files import check_writable, from_repository, sole_use
 from common.ranks import is_main_process, report_once, world_size
 from configuration.settings import Arguments
 from configuration.targets import check_config
@@ -29,8 +29,10 @@ from engine.checks import check_device, check_model
 from engine.process_checks import merge_size_keys
 from parallel import launch
 from training import run_files, run_state
+from training.continuation import has_ended
 from training.data.encoders import Encoders
 from training.data.sources import check_data, read_sources, sample_request
+from training.run_state import RunState
 from training.samples import write_samples
 from training.transformer import Data, TransformerTrainer
 from weights.lora import configure_lora, load_lora, trains_only_lora
@@ -46,16 +48,25 @@ def train_video(argv: Sequence[str] | None = None) -> None:
     with report_once():
         args = get_args(argv, __doc__.splitlines()[0])
         check_settings(args)
-    with faults_beside(args.training.folder), launch.launched(args.run.device, deepspeed=True) as device:
-        args.run.device = device
-        if not is_main_process():
-            logging.getLogger().setLevel(logging.WARNING)
-        build_trainer(args).run()
+        folder = args.training.folder
+        with faults_beside(folder), launch.launched(args.run.device, deepspeed=True) as device, sole_use(folder):
+            args.run.device = device
+            if not is_main_process():
+                logging.getLogger().setLevel(logging.WARNING)
+            train(args)
 
 
-def build_trainer(args: Arguments) -> TransformerTrainer:
-    folder = args.training.folder
+def train(args: Arguments) -> None:
+    """Train from the beginning or, with `args.resume`, from the step saved last, unless the run has ended."""
+    folder, steps = args.training.folder, args.training.train_iters
+    assert steps is not None  # checked with the settings
     state = run_files.begin(folder, args.training.resume, run_state.settings_of(args, world_size()))
+    if state is None or not has_ended(folder, state.step, steps, "args.train_iters"):
+        build_trainer(args, state).run()
+
+
+def build_trainer(args: Arguments, state: RunState | None) -> TransformerTrainer:
+    folder = args.training.folder
     sources = read_sources(args)
     if state is not None:
         run_state.check_same_clips(state, sources.train)
@@ -83,6 +94,7 @@ def check_settings(args: Arguments) -> None:
     if not args.training.train_data or not args.training.train_iters or not args.deepspeed_config:
         raise ConfigError("training needs args.train_data, args.train_iters and section deepspeed; "
                           "see configs/tiny_t2v_train.yaml")
+    launch.check_launcher()
     check_config(args.data_config, "data")
     merge_size_keys(args)
     if args.run.model_parallel_size > 1:

@@ -43,6 +43,9 @@ def recipe(clips: Path, save: Path, **changes) -> list[str]:
     return ["--base", str(save / "recipe.yaml")]
 
 
+LONGER = "data.stages=[{iters: 2, frames: 1, batch_size: 2}, {iters: 4, frames: 9, batch_size: 1}]"
+
+
 def log_of(folder: Path) -> list[dict]:
     """Return what a run logged, but for the seconds that steps took."""
     records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
@@ -138,11 +141,29 @@ def test_a_run_is_neither_overwritten_nor_resumed_with_other_settings_or_clips(c
     with pytest.raises(ConfigError, match="optimizer.params.lr from 0.001 to 0.5"):
         train_vae.main([*command, "--resume", "deepspeed.optimizer.params.lr=0.5"])
     with pytest.raises(ConfigError, match="args.train_data had 4 clips when the run was stopped and has 8 now"):
-        train_vae.main([*command, "--resume", f"args.train_data=[{clips},{clips}]"])
+        train_vae.main([*command, "--resume", f"args.train_data=[{clips},{clips}]", LONGER])
     (tmp_path / "latest").unlink()  # as earlier versions left a run's folder
     with pytest.raises(ConfigError, match="holds the checkpoints of a run already"):
         train_vae.main(command)
     assert (tmp_path / "3d-vae.pt").read_bytes() == weights
+
+
+def test_a_run_that_has_ended_goes_on_with_more_steps(clips, tmp_path, caplog):
+    command = recipe(clips, tmp_path)
+    train_vae.main(command)
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    caplog.set_level("INFO")
+    train_vae.main([*command, "--resume"])
+    assert "the run has ended with step 4, nothing is left to do; to go on, ask for more steps with data.stages" in (
+        caplog.text)
+    assert written == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match="has taken 4 steps already, and data.stages asks for 2"):
+        train_vae.main([*command, "--resume", "data.stages=[{iters: 2, frames: 1, batch_size: 2}]"])
+    with pytest.raises(ConfigError, match="changed configuration: data.stages from"):  # other batches than were taken
+        train_vae.main([*command, "--resume", LONGER.replace("2, frames: 1", "3, frames: 1")])
+    train_vae.main([*command, "--resume", LONGER])
+    assert [record["step"] for record in log_of(tmp_path) if "loss" in record] == [1, 2, 3, 4, 5, 6]
+    assert "takes 6 steps in place of 4, and its learning rate follows the schedule of 6" in caplog.text
 
 
 def test_a_state_of_an_earlier_version_is_resumed(clips, tmp_path):

@@ -88,7 +88,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(model, changes, small_model, 
     train_video.train_video(recipe(yaml, tmp_path / "whole", *changes))
     assert sum("broken.mp4 skipped" in r.message for r in caplog.records) <= 1
 
-    class Stopped(Exception):
+    class Stopped(BaseException):
         pass
 
     def stop(self):

@@ -97,7 +97,8 @@ def _ended_by_signals() -> Iterator[None]:
         return
 
     def end(number: int, frame: object) -> None:
-        sys.stderr.write(f"\nended by {signal.Signals(number).name}\n")
+        if is_main_process():
+            sys.stderr.write(f"\nended by {signal.Signals(number).name}\n")
         raise SystemExit(128 + number)
 
     names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]

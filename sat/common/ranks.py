@@ -4,6 +4,7 @@ Every helper also works on one process without torch.distributed. Before torch.d
 size are those that torchrun announces.
 """
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,13 @@ import torch
 import torch.distributed as dist
 
 from common.errors import UserError
+
+SECONDS_FOR_OTHERS = 3.0
+LOST = "gloo/transport"  # names the place in the messages of gloo
+
+
+class ProcessLostError(UserError):
+    """Another process of the run ended before this one."""
 
 
 def rank() -> int:
@@ -54,10 +62,26 @@ def summed(values: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def report_once() -> Iterator[None]:
-    """Context manager for work that every process repeats: if all raise the same UserError, only rank 0 reports it."""
+    """Context manager for work that every process does: if all raise the same user error, only rank 0 reports it.
+
+    torchrun ends all processes as soon as one has ended with an error. Another rank therefore waits for rank 0, and
+    reports its error if it is then still there, because it alone has one.
+    """
     try:
         yield
-    except UserError as error:
-        if is_main_process():
-            raise
-        raise SystemExit(2) from error
+    except (UserError, OSError) as error:
+        lost = isinstance(error, ProcessLostError)
+        if world_size() > 1 and (lost or not is_main_process()):
+            time.sleep(2 * SECONDS_FOR_OTHERS if lost else SECONDS_FOR_OTHERS)
+        raise
+
+
+@contextmanager
+def lost_processes_named() -> Iterator[None]:
+    """Context manager that raises ProcessLostError where a collective fails because another process has ended."""
+    try:
+        yield
+    except RuntimeError as error:  # among them torch.distributed.DistError
+        if world_size() > 1 and (isinstance(error, dist.DistError) or LOST in str(error)):
+            raise ProcessLostError("another process of this run has ended; see its message") from error
+        raise

@@ -6,9 +6,15 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 
-from common.ranks import launched_by_torchrun
+from common.errors import ConfigError
+from common.ranks import launched_by_torchrun, lost_processes_named
 from parallel import groups
 from parallel.groups import GroupSizes
+
+# The variables with the number of copies that a launcher started together, and with the number of this one.
+LAUNCHERS = {"srun": ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
+             "mpirun": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+             "mpiexec": ("PMI_SIZE", "PMI_RANK")}
 
 
 @contextmanager
@@ -29,12 +35,24 @@ def launched(device: torch.device, sizes: GroupSizes | None = None, deepspeed: b
             _start_deepspeed(device)
         groups.initialize(sizes.model)
         groups.initialize_groups(sizes)
-        dist.barrier()
-        yield own_device(device)
-        dist.barrier()
+        with lost_processes_named():
+            dist.barrier()
+            yield own_device(device)
+            dist.barrier()
     finally:
         groups.destroy()
         _stop(deepspeed)
+
+
+def check_launcher() -> None:
+    """Raise ConfigError if a launcher other than torchrun started several copies, which would not train together."""
+    if launched_by_torchrun():
+        return
+    for name, (copies, number) in LAUNCHERS.items():
+        if int(os.environ.get(copies) or 1) > 1 or int(os.environ.get(number) or 0) > 0:
+            raise ConfigError(f"{name} started several copies of this program, which know nothing of each other; start "
+                              "one torchrun --nproc_per_node N on each node, which starts N processes that train "
+                              "together")
 
 
 def own_device(device: torch.device) -> torch.device:

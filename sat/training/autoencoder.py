@@ -26,6 +26,7 @@ WARMUP = 50  # steps
 FINAL_SHARE = 0.01  # of the peak learning rate
 EMA_DECAY = 0.998
 GRADIENT_NORM = 1.0  # the most that a step's gradient may have
+LEAST_ERROR = 1e-10  # a perfect reconstruction counts as 100 dB
 EARLIER_STATE = "state.pt"
 
 OWN_KEYS = ("fresh_prefixes", "latent_noise")  # of section `model`, beside those of an engine
@@ -46,6 +47,7 @@ class AutoencoderTrainer(Trainer):
         optimizer = build_optimizer(args.deepspeed_config.get("optimizer"), model)
         super().__init__(args, course_of(args.deepspeed_config.optimizer.params.lr, stages), model, optimizer, state)
         if state is not None:
+            assert isinstance(state.optimizer, Mapping)
             self.optimizer.load_state_dict(dict(state.optimizer))
         # Held-out clips are always reconstructed after the last step.
         self.eval_interval = args.training.eval_interval or self.course.steps
@@ -84,7 +86,7 @@ class AutoencoderTrainer(Trainer):
         settings = run_state.settings_of(self.args, world_size())
         state = RunState(self.step, network, self.average.whole(), self.optimizer.state_dict(), settings,
                          clips=(len(self.train),), generator=self.generator.get_state())
-        run_files.save(self.folder, state, keep=1, write_checkpoint=run_files.write_autoencoder)
+        run_files.save(self.folder, state, keep=1, kind=run_files.VAE)
 
 
 def check_model_keys(model: Mapping) -> None:
@@ -147,7 +149,7 @@ def psnr(model: VideoAutoencodingEngine, clips: MemoryClips, device: torch.devic
     for number in range(len(clips)):
         video = clips.batch(torch.tensor([number]), 0, clips.frames).to(device)
         frames = model.decode(model.encode(video, sample_posterior=False)).clamp(-1, 1)
-        total += -10 * math.log10(((frames - video) / 2).square().mean().item())
+        total += -10 * math.log10(max(((frames - video) / 2).square().mean().item(), LEAST_ERROR))
     return total / len(clips)
 
 
@@ -162,5 +164,5 @@ def convert_earlier_state(folder: Path, settings: dict) -> None:
                                   "it away, or choose another args.save")
         state = RunState(found["step"], found["model"], found["average"], found["optimizer"], settings,
                          generator=found["generator"])
-        run_files.save(folder, state, keep=1, write_checkpoint=run_files.write_autoencoder)
+        run_files.save(folder, state, keep=1, kind=run_files.VAE)
         earlier.unlink()

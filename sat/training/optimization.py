@@ -9,6 +9,7 @@ from torch import nn
 
 from common.errors import CheckpointError, ConfigError
 from training.muon import Muon
+from training.repartition import repartitioned
 
 # Released configurations name FusedEmaAdam: AdamW with an average of the weights, which training.average keeps here.
 OPTIMIZERS = {"AdamW": torch.optim.AdamW, "Adam": torch.optim.Adam, "sat.ops.FusedEmaAdam": torch.optim.AdamW}
@@ -98,13 +99,18 @@ def optimizer_state(deepspeed_engine) -> dict:
 
 
 @torch.no_grad()
-def load_optimizer_state(deepspeed_engine, state: Mapping) -> None:
-    """Restore what `optimizer_state` returned. Raises CheckpointError if it is of another ZeRO stage or world size."""
+def load_optimizer_state(deepspeed_engine, state: Mapping | tuple[Mapping, ...]) -> None:
+    """Restore what `optimizer_state` returned; a tuple holds what it returned on each process of another world size.
+
+    Raises CheckpointError if it is of another ZeRO stage.
+    """
     with _base(deepspeed_engine) as base:
         own = _weights(base)
+        if isinstance(state, tuple):
+            state = repartitioned(deepspeed_engine, base.state_dict(), own, state)
         if [p.shape for p in own] != [p.shape for p in state["weights"]]:
-            raise CheckpointError("the saved optimizer state is of another ZeRO stage or world size; resume with those "
-                                  "of the stopped run")
+            raise CheckpointError("the saved optimizer state is of another ZeRO stage; resume with that of the "
+                                  "stopped run")
         base.load_state_dict(state["optimizer"])
         for parameter, saved in zip(own, state["weights"], strict=True):
             parameter.copy_(saved)

@@ -7,25 +7,26 @@ the files of a step are on disk before `latest` names it, and what `latest` name
 is killed at any moment, or whose disk fills up, can therefore still be sampled with and resumed.
 """
 import logging
-import re
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from common.errors import CheckpointError, ConfigError
+from common.errors import CheckpointError, NumericalError, UserError
 from common.files import whole_file
-from common.ranks import any_of, is_main_process, rank, wait_for_all
+from common.ranks import any_of, is_main_process, rank, wait_for_all, world_size
+from common.text import read_text
+from training.continuation import PROCESSES, check_unchanged
 from training.run_state import RunState
+from training.saved_steps import AUTOENCODER, STATE, check_unused, latest_step, state_file, state_files
+from training.soundness import fault_of
 from weights.checkpoint import NETWORK_PREFIX, STATES, name_latest, read_checkpoint, save_checkpoint
 from weights.lora import HEADER
 
 logger = logging.getLogger(__name__)
 
-STATE = "training"
-AUTOENCODER = "3d-vae.pt"
-DIFFERENCES_SHOWN = 5
 
 
 def begin(folder: Path, resume: bool, settings: Mapping) -> RunState | None:
@@ -58,33 +59,65 @@ def write_autoencoder(folder: Path, state: RunState) -> None:
     name_latest(folder, state.step)
 
 
-def save(folder: Path, state: RunState, keep: int,
-         write_checkpoint: Callable[[Path, RunState], None] = write_transformer) -> None:
+@dataclass(frozen=True)
+class CheckpointKind:
+    """The way in which the averaged weights are written; `dtype` is the one that they are converted to, if any."""
+
+    write: Callable[[Path, RunState], None]
+    folders: bool  # each step has a checkpoint in a folder of its own
+    dtype: torch.dtype | None = None
+
+
+TRANSFORMER = CheckpointKind(write_transformer, folders=True)
+VAE = CheckpointKind(write_autoencoder, folders=False, dtype=torch.float16)
+
+
+def save(folder: Path, state: RunState, keep: int, kind: CheckpointKind = TRANSFORMER) -> None:
     """Write a checkpoint and its state, then remove all but the last `keep`; called on all ranks.
 
-    `keep` <= 0 removes none. Raises CheckpointError on every rank if any rank could not write.
+    `keep` <= 0 removes none. Raises on every rank, and leaves the checkpoint before: NumericalError if anything of the
+    state is not finite on any rank, CheckpointError if any rank could not write.
     """
+    _check_finite(folder, state, kind.dtype)
     own = vars(state) if is_main_process() else {"step": state.step, "optimizer": state.optimizer}
-    _written(folder, state.step, lambda: _write(_state_file(folder, state.step, rank()), own))
-    _written(folder, state.step, lambda: write_checkpoint(folder, state) if is_main_process() else None)
+    file = state_file(folder, state.step, rank())
+    _written(folder, state.step, lambda: _write(file, own))
+    try:
+        _written(folder, state.step, lambda: kind.write(folder, state) if is_main_process() else None)
+    except CheckpointError:
+        file.unlink()  # it would take room, and there is no checkpoint of its step
+        raise
     if is_main_process():
-        _remove_old(folder, state.step, keep, folders=write_checkpoint is write_transformer)
+        _remove_old(folder, state.step, keep, kind.folders)
     wait_for_all()
 
 
-def _written(folder: Path, step: int, write) -> None:
+def _check_finite(folder: Path, state: RunState, stored: torch.dtype | None) -> None:
+    """Raise NumericalError on every rank if what is to be saved is not finite on any."""
+    fault = fault_of(state, stored)
+    if any_of(fault is not None):
+        raise NumericalError(f"{fault or 'a part of another process is not finite'} after step {state.step}, which is "
+                             f"not saved; {_kept(folder)}: lower deepspeed.optimizer.params.lr and start a new run, "
+                             "with args.load and another args.save")
+
+
+def _kept(folder: Path) -> str:
+    """Say which checkpoint a failed save leaves."""
+    before = read_text(folder / "latest").strip() if (folder / "latest").is_file() else None
+    return "there is no earlier checkpoint" if before is None else f"the checkpoint of step {before} is intact"
+
+
+def _written(folder: Path, step: int, write: Callable[[], None]) -> None:
     """Call `write` on every rank; raises CheckpointError on all of them if it failed on any."""
     problem = None
     try:
         write()
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+    except (OSError, RuntimeError, UserError) as error:  # torch.save reports a full disk as RuntimeError
         problem = error
     if any_of(problem is not None):
-        reason = " ".join(str(problem or "another process could not write").split())[:120]
-        before = _latest(folder)
-        kept = "there is no earlier checkpoint" if before is None else f"the checkpoint of step {before} is intact"
-        raise CheckpointError(f"step {step} could not be saved in {folder} ({reason}); {kept}: free some disk space "
-                              "and continue with --resume") from problem
+        reason = " ".join(str(problem or "another process could not write").split())[:160]
+        raise CheckpointError(f"step {step} could not be saved in {folder} ({reason}); {_kept(folder)}: free some "
+                              "disk space and continue with --resume") from problem
 
 
 def _write(path: Path, content: Mapping) -> None:
@@ -98,40 +131,24 @@ def read_latest(folder: Path, settings: Mapping) -> RunState | None:
     Raises ConfigError, naming the difference, if settings have changed, and CheckpointError if files are missing or
     damaged.
     """
-    step = _latest(folder)
+    step = latest_step(folder)
     if step is None:
         return None
-    file = _state_file(folder, step, 0)
+    state = RunState(**read_checkpoint(state_file(folder, step, 0)))
+    check_unchanged(folder, step, state.settings, settings)
+    before = state.settings.get(PROCESSES, 1)
+    if before == world_size():
+        return replace(state, optimizer=_optimizer_state(folder, step, rank()))
+    logger.info("a run of %d process(es) goes on with %d", before, world_size())
+    return replace(state, optimizer=tuple(_optimizer_state(folder, step, number) for number in range(before)))
+
+
+def _optimizer_state(folder: Path, step: int, number: int) -> Mapping:
+    file = state_file(folder, step, number)
     if not file.is_file():
-        raise CheckpointError(f"{folder}/latest names step {step}, but {file} is missing; start a new run with "
-                              "args.load and another args.save")
-    state = RunState(**read_checkpoint(file))
-    check_unchanged(folder, state.settings, settings)
-    own = _state_file(folder, step, rank())
-    if not own.is_file():
-        raise CheckpointError(f"{own}, from which rank {rank()} resumes, is missing; start a new run with args.load "
-                              "and another args.save")
-    if is_main_process():
-        return state
-    return RunState(**vars(state) | {"optimizer": read_checkpoint(own)["optimizer"]})
-
-
-def check_unchanged(folder: Path, saved: Mapping, given: Mapping) -> None:
-    """Raise ConfigError, naming the differences, if the settings of a run have changed since it was saved."""
-    changed = [key for key in sorted({*given, *saved}) if given.get(key) != saved.get(key)]
-    if changed:
-        listed = ", ".join(f"{key} from {saved.get(key)} to {given.get(key)}" for key in changed[:DIFFERENCES_SHOWN])
-        more = len(changed) - DIFFERENCES_SHOWN
-        raise ConfigError(f"the run in {folder} cannot be resumed with a changed configuration: {listed}"
-                          f"{f' and {more} more' if more > 0 else ''}; change it back, or start a new run with "
-                          "args.load and another args.save")
-
-
-def check_unused(folder: Path) -> None:
-    """Raise ConfigError if the folder already holds the checkpoints of a run."""
-    if any((folder / name).exists() for name in ("latest", AUTOENCODER)):
-        raise ConfigError(f"args.save {folder} holds the checkpoints of a run already; resume it with --resume, or "
-                          "choose another folder")
+        raise CheckpointError(f"{file}, the state of process {number}, is missing; start a new run with args.load and "
+                              "another args.save")
+    return read_checkpoint(file)["optimizer"]
 
 
 def clear_unfinished(folder: Path) -> None:
@@ -142,14 +159,6 @@ def clear_unfinished(folder: Path) -> None:
     wait_for_all()
 
 
-def _latest(folder: Path) -> str | None:
-    return (folder / "latest").read_text().strip() if (folder / "latest").is_file() else None
-
-
-def _state_file(folder: Path, step: int | str, rank: int) -> Path:
-    return folder / STATE / f"{step}_rank_{rank:02d}.pt"
-
-
 def _remove_old(folder: Path, current: int, keep: int, folders: bool) -> None:
     """Remove the files of all but the last `keep` steps that this run saved, and nothing else in its folder.
 
@@ -158,10 +167,7 @@ def _remove_old(folder: Path, current: int, keep: int, folders: bool) -> None:
     """
     if keep <= 0:
         return
-    states: dict[int, list[Path]] = {}
-    for path in (folder / STATE).iterdir():
-        if found := re.fullmatch(r"(\d+)_rank_\d+\.pt", path.name):
-            states.setdefault(int(found[1]), []).append(path)
+    states = state_files(folder)
     others = sorted(states.keys() - {current})
     for step in others[:max(len(others) - (keep - 1), 0)]:
         if folders:

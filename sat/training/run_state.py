@@ -34,7 +34,7 @@ class RunState:
     step: int
     network: Mapping[str, Tensor]  # as trained, not averaged; if only a LoRA is trained, the LoRA alone
     average: Mapping[str, Tensor]
-    optimizer: Mapping
+    optimizer: Mapping | tuple[Mapping, ...]  # all processes' parts, if the run had another number of them
     settings: Mapping
     lora: Mapping | None = None  # if only a LoRA is trained: its header, and a digest of the model's weights
     clips: tuple[int, ...] = ()  # number in each bucket, which determines their order; empty in older files

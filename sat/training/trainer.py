@@ -2,6 +2,8 @@
 import logging
 import time
 from abc import ABC, abstractmethod
+from dataclasses import replace
+from signal import Signals
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +12,11 @@ from common import ranks
 from common.errors import NumericalError
 from configuration.settings import Arguments
 from training.average import WeightAverage
+from training.continuation import steps_of
 from training.metrics import Log, start_wandb
 from training.run_state import RunState
 from training.schedule import Course
+from training.stop_request import StopRequest
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +39,7 @@ class Trainer(ABC):
         if state is not None:
             self.average.load(state.average)
             self.step = state.step
+            self._log_new_course(steps_of(state.settings))
 
     @abstractmethod
     def update_weights(self) -> None:
@@ -53,20 +58,31 @@ class Trainer(ABC):
         """Write a checkpoint of the averaged weights and the state to resume from; called on all ranks."""
 
     def run(self) -> None:
-        """Train to the end of the course."""
+        """Train to the end of the course, or until a signal asks to stop: then save, and raise SystemExit."""
         log = self._open_log()
         since, steps = time.perf_counter(), 0
         try:
-            while self.step < self.course.steps:
-                rate = self.train_step()
-                steps += 1
-                if self.due(self.args.training.log_interval):
-                    seconds = (time.perf_counter() - since) / steps
-                    log.write(self.step, self.report() | {"lr": rate, "seconds_per_step": seconds})
-                    since, steps = time.perf_counter(), 0
-                self.after_step(log)
+            with StopRequest() as request:
+                while self.step < self.course.steps:
+                    rate = self.train_step()
+                    steps += 1
+                    if self.due(self.args.training.log_interval):
+                        seconds = (time.perf_counter() - since) / steps
+                        log.write(self.step, self.report() | {"lr": rate, "seconds_per_step": seconds})
+                        since, steps = time.perf_counter(), 0
+                    if self.step < self.course.steps and (signal := request.of_any_rank()):
+                        self._stop(signal)
+                    self.after_step(log)
         finally:
             log.close()
+
+    def _log_new_course(self, steps_before: int) -> None:
+        """Log how the learning rate goes on, if the run was to take another number of steps when it was saved."""
+        if steps_before != self.course.steps:
+            before = replace(self.course, steps=steps_before).learning_rate(self.step - 1)
+            logger.info("the run takes %d steps in place of %d, and its learning rate follows the schedule of %d: "
+                        "%.3g in step %d, %.3g from there on", self.course.steps, steps_before, self.course.steps,
+                        before, self.step, self.course.learning_rate(self.step))
 
     def train_step(self) -> float:
         """Take one optimizer step and return its learning rate. Raises NumericalError if the loss is not finite."""
@@ -83,8 +99,18 @@ class Trainer(ABC):
         if self.due(self.eval_interval) and (found := self.validate()):
             log.write(self.step, found)
         if self.due(self.args.training.save_interval):
-            self.save()
-            logger.info("saved the checkpoint of step %d in %s", self.step, self.folder)
+            self._save()
+
+    def _save(self) -> None:
+        self.save()
+        logger.info("saved the checkpoint of step %d in %s", self.step, self.folder)
+
+    def _stop(self, signal: Signals) -> None:
+        """Save, and raise SystemExit with the exit code of a process that the signal ends."""
+        self._save()
+        logger.info("stopped by %s after step %d of %d; continue with --resume", signal.name, self.step,
+                    self.course.steps)
+        raise SystemExit(128 + signal)
 
     def due(self, interval: int | None) -> bool:
         """Return True if something that happens every `interval` steps happens now; all happens after the last step."""

@@ -177,16 +177,16 @@ def test_a_missing_state_is_an_error(tmp_path):
 
 
 def test_an_autoencoder_is_one_file_and_a_failed_save_leaves_it_and_latest_as_they_were(tmp_path, monkeypatch):
-    run_files.save(tmp_path, state(1), 1, run_files.write_autoencoder)
+    run_files.save(tmp_path, state(1), 1, run_files.VAE)
     save = torch.save
     monkeypatch.setattr(torch, "save", lambda content, file: save(content, file) if "3d-vae" not in Path(file).name
                         else (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(CheckpointError, match="step 2 could not be saved .*; the checkpoint of step 1 is intact"):
-        run_files.save(tmp_path, state(2), 1, run_files.write_autoencoder)
+        run_files.save(tmp_path, state(2), 1, run_files.VAE)
     monkeypatch.undo()
     weights = read_checkpoint(tmp_path / "3d-vae.pt")["state_dict"]
     assert all(torch.equal(value, torch.ones(PARTS[name]).half()) for name, value in weights.items())
     assert run_files.read_latest(tmp_path, {"args.seed": 1}).step == 1
-    run_files.save(tmp_path, state(3), 1, run_files.write_autoencoder)
+    run_files.save(tmp_path, state(3), 1, run_files.VAE)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["3d-vae.pt", "latest", "training"]
     assert [path.name for path in (tmp_path / "training").iterdir()] == ["3_rank_00.pt"]

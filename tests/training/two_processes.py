@@ -13,7 +13,9 @@ import torch
 
 import train_video
 from arguments import get_args
+from common.ranks import world_size
 from parallel import launch
+from training import run_files, run_state
 
 
 def train_all(runs: list[tuple[int | None, list[str]]]) -> None:
@@ -22,7 +24,9 @@ def train_all(runs: list[tuple[int | None, list[str]]]) -> None:
         for steps, command in runs:
             args = get_args(command)
             train_video.check_settings(args)
-            trainer = train_video.build_trainer(args)
+            settings = run_state.settings_of(args, world_size())
+            state = run_files.begin(args.training.folder, args.training.resume, settings)
+            trainer = train_video.build_trainer(args, state)
             if steps is None:
                 trainer.run()
             else:
