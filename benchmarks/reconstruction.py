@@ -1,0 +1,148 @@
+"""Reconstruction of clips by an autoencoder: PSNR, SSIM and flicker, by frames and resolution.
+
+    python -m benchmarks.reconstruction --base configs/tiny_t2v.yaml --data data/shapes/valid --sizes 64x64 128x128
+    python -m benchmarks.reconstruction --base configs/cogvideox_5b.yaml --data CLIPS --frames 17 49 --sizes 256x256
+
+Any model's configuration names its autoencoder; `args.vae_tiling` and the like apply. Clips are all files that training
+would read below the folder. A clip that is too short for a length is left out of it, and counted. Values are those of
+frames in [0, 255], with the posterior's mean for a latent:
+
+- PSNR in dB, the mean over clips.
+- SSIM (Wang et al. 2004, eq. 13; Gaussian window of 11 pixels with deviation 1.5), the mean over colours and frames.
+- Flicker: the mean absolute difference of successive frames, of the reconstruction and of the source. Above the
+  source's the reconstruction flickers; below, it loses motion.
+"""
+import argparse
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__file__).resolve().parents[1])]
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from arguments import get_args
+from common.console import progress, run
+from common.errors import ConfigError, DataError
+from data_video import find_videos
+from diffusion_video import build_codec
+from engine.first_stage import LatentCodec
+from media.clips import ClipFormat, UnreadableClip, read_clip
+
+WINDOW, DEVIATION = 11, 1.5
+DECODED_STEP = 8  # frames: the decoder takes latent frames in pairs after the first
+C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How near a reconstruction is to its source: PSNR in dB, SSIM, and the flicker of both."""
+
+    psnr: float
+    ssim: float
+    flicker: float
+    source_flicker: float
+
+
+def ssim(a: Tensor, b: Tensor) -> float:
+    """Return the mean structural similarity of frames (T, C, H, W) in [0, 255], whose sides have 11 pixels or more."""
+    offsets = torch.arange(WINDOW, dtype=a.dtype) - WINDOW // 2
+    line = torch.exp(-offsets.square() / (2 * DEVIATION ** 2))
+    kernel = torch.outer(line, line) / line.sum() ** 2
+
+    def mean(x: Tensor) -> Tensor:
+        return F.conv2d(x.flatten(0, 1)[:, None], kernel[None, None].to(x))
+
+    mean_a, mean_b = mean(a), mean(b)
+    var_a, var_b = mean(a * a) - mean_a ** 2, mean(b * b) - mean_b ** 2
+    covariance = mean(a * b) - mean_a * mean_b
+    return float(((2 * mean_a * mean_b + C1) * (2 * covariance + C2)
+                  / ((mean_a ** 2 + mean_b ** 2 + C1) * (var_a + var_b + C2))).mean())
+
+
+def flicker(frames: Tensor) -> float:
+    """Return the mean absolute difference of successive frames (T, ...)."""
+    return float((frames[1:] - frames[:-1]).abs().mean()) if len(frames) > 1 else 0.0
+
+
+def compared(source: Tensor, made: Tensor) -> Quality:
+    """Return the quality of a reconstruction; both (T, 3, H, W) in [-1, 1]."""
+    a, b = ((x.double().clamp(-1, 1) + 1) * 127.5 for x in (source, made))
+    error = float((a - b).square().mean())
+    return Quality(10 * math.log10(255 ** 2 / max(error, 1e-10)), ssim(a, b), flicker(b), flicker(a))
+
+
+def reconstructed(codec: LatentCodec, clip: Tensor) -> Tensor:
+    """Return what the autoencoder makes of a clip (T, 3, H, W)."""
+    device = next(codec.parameters()).device
+    latent = codec.encode_first_stage(clip.to(device).transpose(0, 1)[None], sample_posterior=False)
+    return codec.decode_first_stage(latent)[0].transpose(0, 1).float().cpu()
+
+
+def qualities(codec: LatentCodec, clips: Sequence[Path], form: ClipFormat) -> Iterator[Quality | None]:
+    """Yield the quality of each clip's reconstruction; None for a clip that is unreadable or too short."""
+    for path in progress(clips, desc=form.name, unit="clip"):
+        try:
+            clip, real = read_clip(str(path), form)
+        except UnreadableClip:
+            yield None
+            continue
+        yield compared(clip, reconstructed(codec, clip)) if real == len(clip) else None
+
+
+def row(form: ClipFormat, found: Sequence[Quality | None]) -> str:
+    """Return the table's line for one size and length."""
+    good = [one for one in found if one is not None]
+    cells = [str(form.max_num_frames), f"{form.video_size[0]} x {form.video_size[1]}", str(len(good)),
+             str(len(found) - len(good))]
+    if good:
+        means = [sum(getattr(one, name) for one in good) / len(good) for name in Quality.__dataclass_fields__]
+        cells += [f"{means[0]:.2f}", f"{means[1]:.4f}", f"{means[2]:.2f}", f"{means[3]:.2f}"]
+    else:
+        cells += ["-"] * 4
+    return f"| {' | '.join(cells)} |"
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """Return (height, width) for `HEIGHTxWIDTH`. Raises ConfigError for anything else, and for sides below 16."""
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isdecimal() and int(side) >= 16 for side in sides):
+        raise ConfigError(f"--sizes: {text} is not HEIGHTxWIDTH in pixels of at least 16, such as 64x64")
+    return int(sides[0]), int(sides[1])
+
+
+def form_of(size: str, fps: float, frames: int) -> ClipFormat:
+    """Return the format of a table's line. Raises ConfigError for a length that the autoencoder cannot decode."""
+    if frames < 1 or frames % DECODED_STEP != 1:
+        raise ConfigError(f"--frames: {frames} frames cannot be decoded, only {DECODED_STEP}k + 1, such as 9, 17 or 49")
+    return ClipFormat(size_of(size), fps, frames)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of clips")
+    parser.add_argument("--frames", type=int, nargs="+", default=[17], help="lengths, 8k + 1 (default: 17)")
+    parser.add_argument("--sizes", nargs="+", default=["64x64"], help="HEIGHTxWIDTH in pixels (default: 64x64)")
+    parser.add_argument("--fps", type=float, default=8, help="frames a second at which clips are read (default: 8)")
+    parser.add_argument("--count", type=int, help="read the first so many clips (default: all)")
+    options, rest = parser.parse_known_args(argv)
+    forms = [form_of(size, options.fps, frames) for frames in options.frames for size in options.sizes]
+    args = get_args(rest)
+    clips = find_videos(options.data)[:options.count]
+    if not clips:
+        raise DataError(f"--count {options.count} leaves no clip; leave it out")
+    codec = build_codec(args.of_engine()).eval()
+    codec.configure_memory(args.autoencoder)
+    sys.stdout.write("| frames | size | clips | left out | PSNR, dB | SSIM | flicker | flicker of the source |\n"
+                     "| --- | --- | --- | --- | --- | --- | --- | --- |\n")
+    for form in forms:
+        sys.stdout.write(row(form, list(qualities(codec, clips, form))) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
