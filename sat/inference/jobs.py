@@ -1,4 +1,5 @@
 """Jobs: the videos that a run will make, each with its prompt, sample, size and output folder."""
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,13 +8,17 @@ import torch
 from torch import Tensor
 
 from common.errors import DataError
+from common.listing import Remarks
 from common.seeds import generator_for
 from configuration.settings import SamplingSettings
 from inference.prompts import Prompt
 from inference.sizes import ModelLimits, VideoPlan, plan_video
 from media.clips import ClipFormat, UnreadableClip, count_frames, read_clip
-from media.images import fit_image_cover, fit_image_short_side, load_image
+from media.images import fit_image_cover, fit_image_short_side, remark_fit
+from media.pictures import load_image
 from media.records import is_finished
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,13 +48,14 @@ def plan_jobs(prompts: Iterable[Prompt], limits: ModelLimits, settings: Sampling
     Reads and fits the images, and checks the clips. Raises ConfigError or DataError for invalid sizes, images and
     clips.
     """
-    jobs = []
+    jobs, remarks = [], Remarks("picture")
     for prompt in prompts:
-        image, plan = _fitted(prompt, limits, settings, image_input)
+        image, plan = _fitted(prompt, limits, settings, image_input, remarks)
         for sample in range(settings.num_samples):
             folder = Path(settings.output_dir) / prompt.folder / str(sample)
             if not (settings.resume and is_finished(folder, prompt.text, seed, settings.only_save_latents)):
                 jobs.append(Job(prompt, sample, plan, folder, image))
+    remarks.warn(logger)
     return jobs
 
 
@@ -70,7 +76,7 @@ def clip_format(plan: VideoPlan, frames: int | None = None) -> ClipFormat:
     return ClipFormat((plan.height, plan.width), plan.fps, plan.frames if frames is None else frames)
 
 
-def _fitted(prompt: Prompt, limits: ModelLimits, settings: SamplingSettings, image_input: bool
+def _fitted(prompt: Prompt, limits: ModelLimits, settings: SamplingSettings, image_input: bool, remarks: Remarks
             ) -> tuple[Tensor | None, VideoPlan]:
     """Return the image that the video starts from, if any, and its plan.
 
@@ -82,13 +88,16 @@ def _fitted(prompt: Prompt, limits: ModelLimits, settings: SamplingSettings, ima
         return read_clip(prompt.clip, clip_format(plan, 1))[0][0] if image_input else None, plan
     if prompt.image is None:
         return None, plan_video(limits, settings)
-    image = load_image(prompt.image)
-    if not limits.size_from_image:
+    picture = load_image(prompt.image, remarks)
+    if limits.size_from_image:
+        short, long = sorted(settings.sampling_image_size or limits.default_size)
+        image = fit_image_short_side(picture, short, limits.side_multiple, long)
+        plan = plan_video(limits, settings, size=tuple(image.shape[-2:]))
+    else:
         plan = plan_video(limits, settings)
-        return fit_image_cover(image, (plan.height, plan.width)), plan
-    short, long = sorted(settings.sampling_image_size or limits.default_size)
-    image = fit_image_short_side(image, short, limits.side_multiple, long)
-    return image, plan_video(limits, settings, size=tuple(image.shape[-2:]))
+        image = fit_image_cover(picture, (plan.height, plan.width))
+    remark_fit(picture.shape[-2:], image.shape[-2:], prompt.image, remarks)
+    return image, plan
 
 
 def _check_clip(path: str, plan: VideoPlan, limits: ModelLimits) -> None:

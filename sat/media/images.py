@@ -1,68 +1,63 @@
-"""Images: reading from files, resizing to cover a shape, fitting to the models.
+"""Images as tensors: resizing to cover a shape, fitting to the models.
 
 An image is float32 (3, H, W), a video (T, 3, H, W); both in [-1, 1], RGB.
-Pillow decodes; imageio uses it for images too.
 """
-
-from pathlib import Path
+import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from common.errors import DataError
+from common.listing import Remarks
 
-_WIDE_MODES = ("I", "F")  # one channel of more than 8 bits, as is I;16 in its byte orders
-
-
-def load_image(path: str | Path) -> Tensor:
-    """Read an image file as (3, H, W) float32 in [-1, 1], turned upright (EXIF), on white where transparent.
-
-    Raises DataError if the file is missing, not an image, truncated or too large for Pillow's limit.
-    """
-    if not Path(path).is_file():
-        raise DataError(f"image {path} is not a file: check the path after @@ in the prompt")
-    try:
-        with Image.open(path) as picture:
-            unit = _to_unit_rgb(ImageOps.exif_transpose(picture))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
-        # Pillow reports damage with any of these, even SyntaxError (for a broken PNG).
-        reason = " ".join(str(problem).split())
-        raise DataError(f"image {path} cannot be read ({reason}): give a whole PNG, JPEG or WebP file") from problem
-    return torch.from_numpy(unit).permute(2, 0, 1).contiguous() * 2 - 1
-
-
-def _to_unit_rgb(picture: Image.Image) -> np.ndarray:
-    """Convert an image to RGB, (H, W, 3) float32 in [0, 1]."""
-    if picture.mode in _WIDE_MODES or picture.mode.startswith("I;16"):
-        gray = np.nan_to_num(np.asarray(picture, dtype=np.float32))
-        # The file does not say which value is white: assume 65535 for integers (as in PNG and TIFF), 1 for floats.
-        white = 1.0 if picture.mode == "F" and gray.max(initial=0) <= 1 else 65535.0
-        return np.repeat(np.clip(gray / white, 0, 1)[..., None], 3, axis=2)
-    if picture.has_transparency_data:
-        rgba = np.asarray(picture.convert("RGBA"), dtype=np.float32) / 255
-        return rgba[..., :3] * rgba[..., 3:] + (1 - rgba[..., 3:])
-    return np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
+REMARK_ENLARGED = "smaller than the video and enlarged"
+REMARK_CROPPED = "of another shape than the video, which shows less than three quarters of each"
+MOST_LOST = 0.25  # of a picture's area, before that is remarked
+_MOST_SCALED = 4  # times the wanted area: more than that is not scaled in order to be cropped
 
 
 def resize_cover_crop(frames: Tensor, size: tuple[int, int]) -> Tensor:
-    """Scale (..., C, H, W) in [-1, 1] to cover `size` (height, width), bicubic with antialiasing; crop the centre."""
+    """Scale (..., C, H, W) in [-1, 1] to cover `size` (height, width), bicubic with antialiasing; crop the centre.
+
+    Of long shapes, only the part that is kept is scaled.
+    """
     height, width = size
     scale = max(height / frames.shape[-2], width / frames.shape[-1])
     covering = (max(height, round(frames.shape[-2] * scale)), max(width, round(frames.shape[-1] * scale)))
-    if covering != tuple(frames.shape[-2:]):
-        batch = frames.reshape(-1, *frames.shape[-3:])
-        # Bicubic interpolation overshoots at edges; the clamp restores the range.
-        batch = F.interpolate(batch, covering, mode="bicubic", antialias=True).clamp(-1, 1)
-        frames = batch.reshape(*frames.shape[:-2], *covering)
-    return _center_crop(frames, size)
+    if covering == tuple(frames.shape[-2:]):
+        return _center_crop(frames, size)
+    if math.prod(covering) > _MOST_SCALED * math.prod(size):
+        return _scaled_center(frames, covering, size, Image.Resampling.BICUBIC)
+    batch = frames.reshape(-1, *frames.shape[-3:])
+    # Bicubic interpolation overshoots at edges; the clamp restores the range.
+    batch = F.interpolate(batch, covering, mode="bicubic", antialias=True).clamp(-1, 1)
+    return _center_crop(batch.reshape(*frames.shape[:-2], *covering), size)
 
 
 def _center_crop(frames: Tensor, size: tuple[int, int]) -> Tensor:
-    top, left = ((have - want) // 2 for have, want in zip(frames.shape[-2:], size, strict=True))
+    top, left = _margins(frames.shape[-2:], size)
     return frames[..., top : top + size[0], left : left + size[1]].contiguous()
+
+
+def _margins(shape: Sequence[int], size: tuple[int, int]) -> tuple[int, int]:
+    """Return how many rows and columns a crop of the centre leaves out, above and at the left."""
+    return (shape[0] - size[0]) // 2, (shape[1] - size[1]) // 2
+
+
+def _scaled_center(frames: Tensor, full: tuple[int, int], size: tuple[int, int], method: Image.Resampling) -> Tensor:
+    """Return the centre, of `size`, of frames (..., H, W) scaled to `full`, without scaling the rest.
+
+    Pillow scales a part, has a Lanczos filter (torch has none), and does not round float channels to 8 bits.
+    """
+    (top, left), (height, width) = _margins(full, size), frames.shape[-2:]
+    box = (left * width / full[1], top * height / full[0],
+           min(width, (left + size[1]) * width / full[1]), min(height, (top + size[0]) * height / full[0]))
+    channels = frames.to(torch.float32).cpu().reshape(-1, *frames.shape[-2:]).numpy()
+    scaled = [np.asarray(Image.fromarray(channel).resize((size[1], size[0]), method, box)) for channel in channels]
+    return torch.from_numpy(np.stack(scaled)).reshape(*frames.shape[:-2], *size).clamp(-1, 1).to(frames)
 
 
 def fit_image_cover(image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -81,14 +76,16 @@ def fit_image_short_side(image: Tensor, short: int = 768, multiple: int = 16, ma
     long = int(proportional / multiple + 0.5) * multiple
     resized, kept = (long, long) if long <= max_long else (round(proportional), max_long)
     if height <= width:
-        return _center_crop(_resize_lanczos(image, (short, resized)), (short, kept))
-    return _center_crop(_resize_lanczos(image, (resized, short)), (kept, short))
+        return _scaled_center(image, (short, resized), (short, kept), Image.Resampling.LANCZOS)
+    return _scaled_center(image, (resized, short), (kept, short), Image.Resampling.LANCZOS)
 
 
-def _resize_lanczos(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize by Pillow: torch has no Lanczos filter, and Pillow does not round float channels to 8 bits."""
-    channels = [
-        np.asarray(Image.fromarray(channel).resize((size[1], size[0]), Image.Resampling.LANCZOS))
-        for channel in image.to(torch.float32).cpu().numpy()
-    ]
-    return torch.from_numpy(np.stack(channels)).clamp(-1, 1).to(image)
+def remark_fit(shape: Sequence[int], size: Sequence[int], name: str, remarks: Remarks) -> None:
+    """Remark that a picture of height and width `shape` was enlarged to cover `size`, or lost much to the crop."""
+    scale = max(size[0] / shape[0], size[1] / shape[1])
+    lost = 1 - math.prod(size) / (math.prod(shape) * scale**2)
+    sizes = f"{shape[0]} x {shape[1]} for {size[0]} x {size[1]}"
+    if scale > 1:
+        remarks.add(REMARK_ENLARGED, f"{name} ({sizes})")
+    if lost > MOST_LOST:
+        remarks.add(REMARK_CROPPED, f"{name} ({sizes}: {1 - lost:.0%} is shown)")

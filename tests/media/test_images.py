@@ -1,70 +1,15 @@
+import logging
+import resource
+from contextlib import contextmanager
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from common.errors import DataError
+from common.listing import Remarks
 from media import images
-
-
-def save(path, array, mode=None, **options):
-    picture = Image.fromarray(array)
-    (picture.convert(mode) if mode else picture).save(path, **options)
-    return path
-
-
-@pytest.fixture
-def photo():
-    return np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
-
-
-def test_rgb_is_exact(tmp_path, photo):
-    image = images.load_image(save(tmp_path / "a.png", photo))
-    assert image.shape == (3, 24, 40) and image.dtype == torch.float32
-    expected = torch.from_numpy(photo).permute(2, 0, 1) / 127.5 - 1
-    torch.testing.assert_close(image, expected, atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("orientation, turn", [(3, 2), (6, -1), (8, 1)])
-def test_exif_orientation_is_applied(tmp_path, photo, orientation, turn):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    turned = images.load_image(save(tmp_path / "a.png", photo, exif=exif))
-    plain = images.load_image(save(tmp_path / "b.png", photo))
-    torch.testing.assert_close(turned, torch.rot90(plain, turn, (1, 2)))
-
-
-def test_transparency_is_laid_on_white(tmp_path):
-    rgba = np.zeros((4, 4, 4), np.uint8)
-    rgba[:2, :, 3] = 255
-    image = images.load_image(save(tmp_path / "a.png", rgba))
-    assert (image[:, :2] == -1).all() and (image[:, 2:] == 1).all()
-    palette = Image.fromarray(rgba[..., :3]).quantize(4)
-    palette.info["transparency"] = 0
-    palette.save(tmp_path / "p.png")
-    assert (images.load_image(tmp_path / "p.png") == 1).all()
-
-
-def test_gray_palette_and_16_bit(tmp_path, photo):
-    gray = photo[..., 0]
-    expected = images.load_image(save(tmp_path / "g.png", gray))
-    assert (expected[0] == expected[1]).all() and (expected[0] == expected[2]).all()
-    wide = gray.astype(np.uint16) * 257
-    torch.testing.assert_close(images.load_image(save(tmp_path / "w.png", wide)), expected, atol=1e-6, rtol=0)
-    palette = images.load_image(save(tmp_path / "p.png", np.stack([gray // 64 * 64] * 3, -1), mode="P"))
-    assert palette.shape == (3, 24, 40)
-
-
-def test_unreadable_images_give_one_line_with_the_path(tmp_path, photo):
-    whole = save(tmp_path / "whole.png", photo).read_bytes()
-    (tmp_path / "short.png").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "text.png").write_text("not a picture")
-    (tmp_path / "empty.png").touch()
-    (tmp_path / "folder.png").mkdir()
-    for name in ("short.png", "text.png", "empty.png", "missing.png", "folder.png"):
-        with pytest.raises(DataError, match=name) as caught:
-            images.load_image(tmp_path / name)
-        assert "\n" not in str(caught.value)
 
 
 def test_covering_keeps_the_centre_and_the_proportions():
@@ -106,3 +51,66 @@ def test_an_elongated_picture_is_cropped_not_squeezed():
     fitted = images.fit_image_short_side(ramp, short=64, multiple=16, max_long=128)
     assert fitted.shape == (3, 64, 128)
     assert fitted[0, 0, -1] - fitted[0, 0, 0] == pytest.approx(2 * 127 / 640, abs=0.01)
+
+
+def whole(frames, size, method):
+    """The centre of frames that are scaled as a whole, by the definition."""
+    scale = max(size[0] / frames.shape[-2], size[1] / frames.shape[-1])
+    covering = [round(side * scale) for side in frames.shape[-2:]]
+    scaled = np.stack([np.asarray(Image.fromarray(channel).resize(covering[::-1], method))
+                       for channel in frames.reshape(-1, *frames.shape[-2:]).numpy()])
+    top, left = ((have - want) // 2 for have, want in zip(covering, size, strict=True))
+    part = scaled[:, top:top + size[0], left:left + size[1]]
+    return torch.from_numpy(part).reshape(*frames.shape[:-2], *size).clamp(-1, 1)
+
+
+@pytest.mark.parametrize("shape", [(30, 900), (900, 30), (7, 300), (300, 7), (64, 700), (90, 31), (41, 60)])
+def test_what_is_not_kept_is_not_scaled_and_nothing_else_changes(shape):
+    video = torch.rand(2, 3, *shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    for size in ((32, 48), (48, 32)):
+        expected = whole(video, size, Image.Resampling.BICUBIC)
+        torch.testing.assert_close(images.resize_cover_crop(video, size), expected, atol=2e-5, rtol=0)
+
+
+def test_the_part_of_a_long_picture_is_that_of_the_scaled_whole():
+    picture = torch.rand(3, 40, 500, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    expected = whole(picture, (64, 128), Image.Resampling.LANCZOS)
+    fitted = images.fit_image_short_side(picture, short=64, multiple=16, max_long=128)
+    torch.testing.assert_close(fitted, expected, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(1, 300_000), (300_000, 1)])
+def test_a_line_of_pixels_takes_no_more_memory_than_it_shows(shape):
+    line = torch.linspace(-1, 1, 300_000).reshape(1, *shape).expand(3, *shape)
+    with at_most_gigabytes(4):  # scaled as a whole it would be hundreds
+        fitted = images.fit_image_cover(line, (480, 720))
+        short = images.fit_image_short_side(line)
+    assert fitted.shape == (3, 480, 720) and abs(fitted).max() < 1e-4
+    assert sorted(short.shape) == [3, 768, 1360] and abs(short).max() < 1e-4
+
+
+@contextmanager
+def at_most_gigabytes(more):
+    """Let this process take so much more address space."""
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (taken + (more << 30), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@pytest.mark.parametrize("shape, size, kinds", [
+    ((480, 720), (480, 720), []),
+    ((960, 1440), (480, 720), []),
+    ((480, 719), (480, 720), [images.REMARK_ENLARGED]),
+    ((960, 1100), (480, 720), []),
+    ((1440, 1440), (480, 720), [images.REMARK_CROPPED]),
+    ((64, 300), (480, 720), [images.REMARK_ENLARGED, images.REMARK_CROPPED]),
+])
+def test_a_loss_is_remarked(caplog, shape, size, kinds):
+    remarks = Remarks("picture")
+    images.remark_fit(shape, size, "a.png", remarks)
+    remarks.warn(logging.getLogger())
+    assert [message.partition(": a.png (")[0] for message in caplog.messages] == [f"1 picture {kind}" for kind in kinds]
