@@ -20,7 +20,7 @@ _FLOAT = 3
 
 @dataclass(frozen=True)
 class Samples:
-    """What a file says about its values."""
+    """The format of a file's values, as its tags say."""
 
     bits: int = 16
     unsigned: bool = True
