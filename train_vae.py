@@ -49,7 +49,8 @@ def check_settings(args: Arguments) -> None:
         raise ConfigError("train_vae.py trains on one process; start it without torchrun")
     launch.check_launcher()
     check_model_keys(args.model_config)
-    check_config(args.model_config, "model")
+    args.config.model = check_config(args.model_config, "model")
+    args.config.data = check_config(args.data_config, "data")
     check_clip_data(args.data_config, args.training.split)
     settings, stages = args.training, read_stages(args.data_config)
     if not (stages and settings.save and settings.train_data and args.deepspeed_config):

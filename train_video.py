@@ -95,7 +95,7 @@ def check_settings(args: Arguments) -> None:
         raise ConfigError("training needs args.train_data, args.train_iters and section deepspeed; "
                           "see configs/tiny_t2v_train.yaml")
     launch.check_launcher()
-    check_config(args.data_config, "data")
+    args.config.data = check_config(args.data_config, "data")
     merge_size_keys(args)
     if args.run.model_parallel_size > 1:
         raise ConfigError(f"args.model_parallel_size is {args.run.model_parallel_size}; training divides weights with "

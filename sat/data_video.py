@@ -12,12 +12,14 @@ from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import webdataset
 from braceexpand import braceexpand
 from torch.utils.data import Dataset, get_worker_info
 
-from common.errors import DataError
+from common.errors import ConfigError, DataError
+from common.kinds import Count, Positive, Rate, Seed, Sides, Size
 from media.clips import ClipFormat, UnreadableClip, clip_forms, fitting_form, probe_clip, read_clip
 from parallel import groups
 
@@ -34,10 +36,21 @@ class SFTDataset(Dataset):
     """
 
     def __init__(
-        self, data_dir: str, video_size: Sequence[int], fps: float, max_num_frames: int, skip_frms_num: int = 0
+        self,
+        data_dir: str,
+        video_size: Sequence[Any],
+        fps: Rate,
+        max_num_frames: Size | Sequence[Size],
+        skip_frms_num: Count = 0,
     ):
-        """Find the clips; `video_size` is (height, width), `skip_frms_num` frames are skipped at each end of a file."""
-        self._hold(find_videos(Path(data_dir)), ClipFormat(video_size, fps, max_num_frames, skip_frms_num))
+        """Find the clips; `video_size` is (height, width), `skip_frms_num` frames are skipped at each end of a file.
+
+        Raises ConfigError for several sizes or lengths, which `buckets` takes.
+        """
+        forms = clip_forms(video_size, fps, max_num_frames, skip_frms_num)
+        if len(forms) > 1:
+            raise ConfigError("data.params: one data set has clips of one size and length; give one of each")
+        self._hold(find_videos(Path(data_dir)), forms[0])
         _report_missing_captions(data_dir, [self])
 
     @classmethod
@@ -117,13 +130,13 @@ class VideoDataset(webdataset.DataPipeline):
     def __init__(
         self,
         path: str | Iterable[str],
-        video_size: Sequence[int],
-        fps: float,
-        max_num_frames: int,
-        skip_frms_num: int = 0,
+        video_size: Sides,
+        fps: Rate,
+        max_num_frames: Size,
+        skip_frms_num: Count = 0,
         txt_key: str = "caption",
-        shuffle_buffer: int = 1000,
-        seed: int = 1,
+        shuffle_buffer: Positive = 1000,
+        seed: Seed = 1,
     ):
         """Find the shards of `path`: a folder, a tar file, a pattern such as `{000..127}.tar`, or a list of these.
 

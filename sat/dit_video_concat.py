@@ -3,8 +3,9 @@
 CogVideoX (Yang et al. 2024). Latents are (B, T, C, H, W), with an image latent already concatenated along the channels.
 """
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +14,11 @@ from torch import nn
 from common.compression import Compression
 from common.cpu_operations import gelu_tanh
 from common.errors import ConfigError
+from common.kinds import AboveZero, Layers, Part, Positive, Size
 from common.patches import Grid, parse_patch_size, patch_grid
-from common.suggestions import nearest
 from common.swiss_army import BaseModel, RMSNorm
+from common.typed import Fields
+from common.unread import Unread
 from configuration.targets import instantiate_from_config
 from network import linears
 from network.blocks import AdaLNMixin, FinalLayerMixin, ImagePatchEmbeddingMixin, MLPMixin, SwiGLUMixin
@@ -28,7 +31,7 @@ from network.positions import (
     Rotary3DPositionEmbeddingMixin,
 )
 from network.rotary_axes import DIFFUSERS
-from network.stack import UNREAD, VideoTransformer, read_transformer_args
+from network.stack import TransformerArgs, VideoTransformer
 from parallel import groups
 from weights.released_layout import modernize
 
@@ -36,8 +39,17 @@ __all__ = ["AdaLNMixin", "Basic2DPositionEmbeddingMixin", "Basic3DPositionEmbedd
            "FinalLayerMixin", "ImagePatchEmbeddingMixin", "Rotary3DPositionEmbeddingMixin", "SwiGLUMixin", "modernize"]
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-PARTS = ("pos_embed_config", "patch_embed_config", "adaln_layer_config", "final_layer_config")
-OPTIONAL_PARTS = ("lora_config",)
+
+
+@dataclass
+class Modules:
+    """The parts of the transformer, each with `target` and `params`."""
+
+    pos_embed_config: Part
+    patch_embed_config: Part
+    adaln_layer_config: Part
+    final_layer_config: Part
+    lora_config: Part | None = None
 
 
 def _modernize_before_loading(module: nn.Module, state_dict: dict, prefix: str, *rest) -> None:
@@ -55,20 +67,26 @@ class DiffusionTransformer(BaseModel):
     Raises ConfigError for values that do not fit together.
     """
 
-    UNREAD: ClassVar = {f"transformer_args.{key}": entry for key, entry in UNREAD.items()}
+    UNREAD: ClassVar = {"input_time": Unread("time enters by adaptive LayerNorm alone", ("adaln",)),
+                        **{f"transformer_args.{key}": entry for key, entry in TransformerArgs.UNREAD.items()}}
 
-    def __init__(self, transformer_args: Mapping, num_frames: int, time_compressed_rate: int, latent_width: int,
-                 latent_height: int, patch_size: int | list[int], in_channels: int, out_channels: int, hidden_size: int,
-                 num_layers: int, num_attention_heads: int, modules: Mapping, elementwise_affine: bool = True,
-                 time_embed_dim: int | None = None, ofs_embed_dim: int | None = None,
-                 num_classes: int | str | None = None, adm_in_channels: int | None = None, input_time: str = "adaln",
-                 parallel_output: bool = True, height_interpolation: float | None = None,
-                 width_interpolation: float | None = None, time_interpolation: float | None = None,
-                 use_SwiGLU: bool = False, use_RMSNorm: bool = False, dtype: str | torch.dtype = "fp32"):
-        args = read_transformer_args(transformer_args)
+    def __init__(self, transformer_args: Annotated[Mapping | None, Fields(TransformerArgs)], num_frames: Size,
+                 time_compressed_rate: Positive, latent_width: Size, latent_height: Size,
+                 patch_size: Positive | Sequence[Positive], in_channels: Size, out_channels: Size,
+                 hidden_size: Size, num_layers: Layers, num_attention_heads: Size,
+                 modules: Annotated[Mapping, Fields(Modules)], elementwise_affine: bool = True,
+                 time_embed_dim: Size | None = None, ofs_embed_dim: Size | None = None,
+                 num_classes: Size | Literal["continuous", "timestep", "sequential"] | None = None,
+                 adm_in_channels: Size | None = None, input_time: Literal["adaln"] = "adaln",
+                 parallel_output: bool = True, height_interpolation: AboveZero | None = None,
+                 width_interpolation: AboveZero | None = None, time_interpolation: AboveZero | None = None,
+                 use_SwiGLU: bool = False, use_RMSNorm: bool = False,
+                 dtype: Literal["fp32", "fp16", "bf16"] | torch.dtype = "fp32"):
+        parts, args = Modules(**modules), TransformerArgs(**(transformer_args or {}))
         weights_dtype = DTYPES[dtype] if isinstance(dtype, str) else dtype
-        _check_values(hidden_size, num_attention_heads, input_time, modules)
-        groups.initialize(max(args["model_parallel_size"], groups.model_parallel_size()))
+        if hidden_size % num_attention_heads:
+            raise ConfigError(f"hidden_size {hidden_size} is no multiple of num_attention_heads {num_attention_heads}")
+        groups.initialize(max(args.model_parallel_size, groups.model_parallel_size()))
         super().__init__(None, VideoTransformer(
             num_layers, hidden_size, num_attention_heads, args, parallel_output=parallel_output,
             layernorm=RMSNorm if use_RMSNorm else partial(nn.LayerNorm, elementwise_affine=elementwise_affine),
@@ -82,19 +100,21 @@ class DiffusionTransformer(BaseModel):
         shared = dict(hidden_size=hidden_size, time_embed_dim=time_embed_dim or hidden_size,
                       elementwise_affine=elementwise_affine)
         frames = Compression(time=time_compressed_rate).latent_frames(num_frames)
-        self._add_positions(modules, (frames, latent_height, latent_width), head_dim, dict(
+        self._add_positions(parts.pos_embed_config, (frames, latent_height, latent_width), head_dim, dict(
             height_interpolation=height_interpolation, width_interpolation=width_interpolation,
             time_interpolation=time_interpolation))
-        self._add("patch_embed", modules, hidden_size=hidden_size, in_channels=in_channels, patch_size=self.patch_size)
-        self._add("adaln_layer", modules, **shared, num_layers=num_layers, hidden_size_head=head_dim)
-        self._add("final_layer", modules, **shared, patch_size=self.patch_size, out_channels=out_channels)
+        self._add("patch_embed", parts.patch_embed_config, hidden_size=hidden_size, in_channels=in_channels,
+                  patch_size=self.patch_size)
+        self._add("adaln_layer", parts.adaln_layer_config, **shared, num_layers=num_layers, hidden_size_head=head_dim)
+        self._add("final_layer", parts.final_layer_config, **shared, patch_size=self.patch_size,
+                  out_channels=out_channels)
         if use_SwiGLU:
             inner = self.transformer.layers[0].mlp.inner_hidden_size
             self.add_mixin("swiglu", SwiGLUMixin(num_layers, hidden_size, inner))
         else:
             self.add_mixin("mlp", MLPMixin())
-        if "lora_config" in modules:
-            self._add("lora", modules, layer_num=num_layers)
+        if parts.lora_config is not None:
+            self._add("lora", parts.lora_config, layer_num=num_layers)
         linears.use_plain_linears(self)
         self.to(weights_dtype)
         self.register_load_state_dict_pre_hook(_modernize_before_loading)
@@ -108,17 +128,17 @@ class DiffusionTransformer(BaseModel):
         self.label_emb = None if num_classes is None else (
             label_embedding(num_classes, self.hidden_size, time_dim, adm_in_channels))
 
-    def _add(self, name: str, modules: Mapping, **sizes) -> None:
-        self.add_mixin(name, instantiate_from_config(modules[f"{name}_config"], **sizes), reinit=True)
+    def _add(self, name: str, part: Part, **sizes) -> None:
+        self.add_mixin(name, instantiate_from_config(part, **sizes), reinit=True)
 
-    def _add_positions(self, modules: Mapping, latent: Grid, head_dim: int, interpolations: dict) -> None:
+    def _add_positions(self, config: Part, latent: Grid, head_dim: int, interpolations: dict) -> None:
         """Add positions for a latent of (frames, height, width); as released, frames are not divided into patches."""
         frames, height, width = latent
         _, ph, pw = self.patch_size
         if height % ph or width % pw:
             raise ConfigError(f"latent_height {height}, latent_width {width} are not multiples of patch_size "
                               f"{ph}, {pw}")
-        given = (modules["pos_embed_config"].get("params") or {})
+        given = (config.get("params") or {})
         for name, value in list(interpolations.items()):
             if value is None:
                 interpolations.pop(name)
@@ -130,7 +150,7 @@ class DiffusionTransformer(BaseModel):
         if given.get("hidden_size_head", head_dim) != head_dim:
             raise ConfigError(f"pos_embed_config.params.hidden_size_head: {given['hidden_size_head']} differs from "
                               f"hidden_size / num_attention_heads = {head_dim}")
-        self._add("pos_embed", modules, compressed_num_frames=frames, height=height // ph, width=width // pw,
+        self._add("pos_embed", config, compressed_num_frames=frames, height=height // ph, width=width // pw,
                   hidden_size=self.hidden_size, **interpolations)
 
     @property
@@ -179,16 +199,3 @@ class DiffusionTransformer(BaseModel):
                 raise ValueError("ofs is missing; a model with ofs_embed_dim needs it, 2.0 as in training")
             embedding = embedding + self.ofs_embed(ofs)
         return embedding
-
-
-def _check_values(hidden_size: int, num_attention_heads: int, input_time: str, modules: Mapping) -> None:
-    if hidden_size % num_attention_heads:
-        raise ConfigError(f"hidden_size {hidden_size} is not a multiple of num_attention_heads {num_attention_heads}")
-    if input_time != "adaln":
-        raise ConfigError(f"input_time is {input_time!r}; only adaln is supported")
-    for name in PARTS:
-        if name not in modules:
-            raise ConfigError(f"modules.{name} is missing")
-    for name in modules:
-        if name not in PARTS + OPTIONAL_PARTS:
-            raise ConfigError(f"modules.{name}: unknown module{nearest(name, PARTS + OPTIONAL_PARTS)}")

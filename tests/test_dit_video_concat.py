@@ -361,7 +361,7 @@ def test_parameter_counts_of_the_released_models(name, tree, count):
 # User errors
 
 @pytest.mark.parametrize("options,message", [
-    ({"hidden_size": 66, "num_attention_heads": 4}, "66 is not a multiple of num_attention_heads 4"),
+    ({"hidden_size": 66, "num_attention_heads": 4}, "66 is no multiple of num_attention_heads 4"),
     ({"latent_width": 7}, "latent_width 7"),
     ({"input_time": "concat"}, "'concat'"),
     ({"ofs_embed_dim": 16}, "ofs_embed_dim 16 differs from time_embed_dim 32"),

@@ -1,4 +1,6 @@
 """Patches of a latent video: patch sizes, the grid they form, and conversion to tokens and back."""
+from collections.abc import Sequence
+
 import torch
 
 from common.errors import ConfigError
@@ -6,13 +8,13 @@ from common.errors import ConfigError
 Grid = tuple[int, int, int]
 
 
-def parse_patch_size(patch_size: int | list[int] | tuple[int, ...]) -> Grid:
+def parse_patch_size(patch_size: int | Sequence[int]) -> Grid:
     """Return the patch size as (t, h, w); one number p means (1, p, p). Raises ConfigError if invalid."""
     sizes = (1, patch_size, patch_size) if isinstance(patch_size, int) else tuple(patch_size)
     if len(sizes) != 3 or any(not isinstance(s, int) or s < 1 for s in sizes):
         raise ConfigError(f"patch_size is {patch_size!r}; it must be one positive whole number, or three "
                           "(time, height, width)")
-    return sizes
+    return sizes[0], sizes[1], sizes[2]
 
 
 def patch_grid(latents: torch.Tensor, patch_size: Grid) -> Grid:

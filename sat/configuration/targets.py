@@ -1,11 +1,11 @@
-"""Objects from `{target, params}` configurations: dotted paths, the allow-list, checks of parameter names."""
+"""Objects from `{target, params}` configurations: dotted paths, the allow-list, checks of parameters."""
 import importlib
-import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
 from common.errors import ConfigError
 from common.suggestions import nearest
+from common.typed import check_names, checked, missing, shown, typed
 from common.unread import warn_unread
 from configuration.roles import HOMES, ROLES, slot_of
 from configuration.yaml_files import plain
@@ -48,7 +48,7 @@ def get_obj_from_str(path: str, where: str = "target") -> type:
     may not be named is imported.
     """
     if not isinstance(path, str) or "." not in path:
-        raise ConfigError(f"{where}: {path!r} is not a dotted path to a class, such as torch.nn.Identity")
+        raise ConfigError(f"{where}: {shown(path)} is not a dotted path to a class, such as torch.nn.Identity")
     real = _real_path(path)
     if not _allowed(real):
         raise ConfigError(f"{where}: {path} may not be named; {MAY_BE_NAMED}")
@@ -90,69 +90,65 @@ def instantiate_from_config(config: Mapping | None, **extra) -> Any:
     """
     config = plain(config)
     cls = _target_class(config, "target")
-    params = {**(config.get("params") or {}), **extra}
-    _check_names(cls, params, f"{config['target']} params")
-    missing = _missing(cls, params)
-    if missing:
-        raise ConfigError(f"{config['target']} params: {', '.join(missing)} missing; add to its params")
+    where = f"{config['target']} params"
+    given = _parameters(config, where)
+    check_names(cls, {**given, **extra}, where)
+    params = {**typed(cls, given, where), **extra}
+    if lacking := missing(cls, params):
+        raise ConfigError(f"{where}: {', '.join(lacking)} missing; add to its params")
     try:
         return cls(**params)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{config['target']} params: {error}") from error
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise ConfigError(f"{where}: {error}") from error
 
 
-def check_config(config, where: str = "model") -> None:
+def check_config(config, where: str = "model") -> Any:
     """Check every `{target, params}` in a tree without building anything; warn of parameters that nothing reads.
 
-    A class declares those as `UNREAD`, see common.unread. Raises ConfigError with the position in the tree if a target
-    does not resolve or is not allowed, or if its class has no such parameter.
+    Returns the tree as plain containers, in which whole numbers are whole also where they are written as 3.0. The
+    annotations of a class's constructor are the check of its parameters, see common.typed; a class declares those that
+    nothing reads as `UNREAD`, see common.unread. Raises ConfigError with the position in the tree if a target does not
+    resolve or is not allowed, if its class has no such parameter, or if a value does not fit.
     """
     config = plain(config)
     if isinstance(config, Mapping):
-        if "target" in config or "params" in config:
-            _check_target(config, where)
-        for key, value in config.items():
-            check_config(value, f"{where}.{key}")
-    elif isinstance(config, list | tuple):
-        for i, value in enumerate(config):
-            check_config(value, f"{where}[{i}]")
+        if "target" in config or "params" in config or _is_slot(where):
+            config = _checked_target(config, where)
+        return {key: check_config(value, f"{where}.{key}") for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return [check_config(value, f"{where}[{i}]") for i, value in enumerate(config)]
+    return config
 
 
-def _check_target(config: Mapping, where: str) -> None:
+def _is_slot(where: str) -> bool:
+    return slot_of(where) in ROLES and "." in where  # section data may be empty
+
+
+def _checked_target(config: Mapping, where: str) -> Mapping:
     cls = _target_class(config, where)
     known = ("target", "params", *(key for key in SIBLING_KEYS if hasattr(cls, key)))
     for key in config:
         if key not in known:
             raise ConfigError(f"{where}.{key}: unknown key beside target and params{nearest(key, known)}")
+    params = _parameters(config, where)
+    check_names(cls, params, f"{where}.params")
+    warn_unread(params, getattr(cls, "UNREAD", {}), f"{where}.params")
+    kinds = get_type_hints(cls, include_extras=True)
+    beside = {key: checked(kinds[key], config[key], f"{where}.{key}") for key in SIBLING_KEYS if key in config}
+    return {**config, **beside} | ({"params": typed(cls, params, f"{where}.params")} if params else {})
+
+
+def _parameters(config: Mapping, where: str) -> Mapping:
     params = config.get("params")
     if params is not None and not isinstance(params, Mapping):
-        raise ConfigError(f"{where}.params: must be a mapping of parameter names to values, not {params!r}")
-    _check_names(cls, params or {}, f"{where}.params")
-    warn_unread(params or {}, getattr(cls, "UNREAD", {}), f"{where}.params")
+        raise ConfigError(f"{where}.params: must be a mapping of parameter names to values, not {shown(params)}")
+    return params or {}
 
 
 def _target_class(config, where: str) -> type:
     if not isinstance(config, Mapping) or "target" not in config:
-        raise ConfigError(f"{where}: no target given in {config!r}; write target: dotted.path.of.Class")
+        raise ConfigError(f"{where}: no target given in {shown(config)}; write target: dotted.path.of.Class")
     return get_obj_from_str(config["target"], where)
-
-
-def _check_names(cls: type, params: Mapping, where: str) -> None:
-    accepted = _signature(cls)
-    if any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
-        return
-    for name in params:
-        if name not in accepted:
-            raise ConfigError(f"{where}.{name}: {cls.__name__} has no such parameter{nearest(name, accepted)}")
-
-
-def _missing(cls: type, params: Mapping) -> list[str]:
-    return [n for n, p in _signature(cls).items() if n not in params
-            and p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-
-
-def _signature(cls: type) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(cls).parameters
 
 
 def _real_path(path: str) -> str:

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from common.cpu_operations import linear
-from common.unread import warn_unread
-from configuration.model import UNREAD, ModelConfig
+from configuration.model import ModelConfig
 from configuration.settings import Arguments, RunSettings, SamplingSettings
-from configuration.targets import check_config, instantiate_from_config
+from configuration.targets import instantiate_from_config
 from dry_run.memory import DECODER, TRANSFORMER, TRANSFORMERS, WEAK, Estimate, estimate, free_memory
 from dry_run.skips import SkipCounter, skip_counter, told
+from engine.checks import typed_model
 from inference.sizes import ModelLimits, VideoPlan, extend_positions, model_limits, plan_video
 from inference.starting_clips import check_start
 from network.published_teacache import PublishedTeaCache
@@ -42,8 +42,7 @@ def show_plan(args: Arguments) -> None:
 
 def planned_model(args: Arguments) -> ModelConfig:
     """Return the model's configuration, with positions for the video and with its LoRA. Raises as `show_plan` does."""
-    check_config(args.model_config, "model")
-    warn_unread(args.model_config, UNREAD, "model")
+    typed_model(args.model_config)
     extend_positions(args.model_config, plan_video(model_limits(args.model_config), args.sampling).frames)
     if args.run.load_lora is not None:
         configure_lora(args.model_config, args.run.load_lora)

@@ -1,13 +1,15 @@
 """Checks that the parts of a model fit each other and the device, before any weights are built or read."""
 import os
 import shutil
+from dataclasses import replace
 
 import torch
+from omegaconf import DictConfig
 
 from common.errors import ConfigError
 from common.unread import warn_unread
 from configuration.model import UNREAD, ModelConfig
-from configuration.targets import check_config, instantiate_from_config
+from configuration.targets import check_config, get_obj_from_str, instantiate_from_config
 from configuration.yaml_files import require
 from engine.first_stage import first_stage_weights
 from engine.text_encoder import check_t5_folder, t5_configs, t5_folder, t5_width
@@ -21,14 +23,27 @@ def check_model(config) -> ModelConfig:
 
     Raises ConfigError or CheckpointError for wrong keys, targets, parameter names, and files that parts will read.
     """
-    model = ModelConfig.read(config)
-    check_config({k: v for k, v in vars(model).items() if k.endswith("_config")}, "model")
-    warn_unread(vars(model), UNREAD, "model")
+    model = typed_model(config)
     for embedder in t5_configs(model):
         check_t5_folder(**t5_folder(embedder))
     first_stage_weights(model.first_stage_config)
     check_fit(model)
     return model
+
+
+def typed_model(config) -> ModelConfig:
+    """Read a `model` section, and check all targets below it and their parameters; warn of keys that nothing reads.
+
+    Whole numbers that are written as 3.0 become 3 in `config` too. Raises ConfigError for the first mistake.
+    """
+    model = ModelConfig.read(config)
+    if model.network_wrapper is not None:
+        get_obj_from_str(model.network_wrapper, "model.network_wrapper")
+    parts = check_config({k: v for k, v in vars(model).items() if k.endswith("_config")}, "model")
+    if isinstance(config, DictConfig):
+        config.update({key: part for key, part in parts.items() if part is not None})
+    warn_unread(vars(model), UNREAD, "model")
+    return replace(model, **parts)
 
 
 def check_fit(config: "ModelConfig") -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import ConfigError
+from common.kinds import Share, Size, Text
 from configuration.model import ModelConfig
 from weights.checkpoint import check_shapes
 from weights.diffusers_folder import is_pipeline
@@ -36,8 +37,8 @@ class AbstractEmbModel(nn.Module):
     """
 
     is_trainable: bool = False
-    ucg_rate: float = 0.0
-    input_key: str = "txt"
+    ucg_rate: Share = 0.0
+    input_key: Text = "txt"
 
 
 class FrozenT5Embedder(AbstractEmbModel):
@@ -51,8 +52,8 @@ class FrozenT5Embedder(AbstractEmbModel):
 
     MAX_LENGTH = 77  # tokens, if the configuration does not say
 
-    def __init__(self, model_dir: str | None = None, device: str = "cpu", max_length: int = MAX_LENGTH,
-                 freeze: bool = True, cache_dir: str | None = None):
+    def __init__(self, model_dir: Text | None = None, device: str = "cpu", max_length: Size = MAX_LENGTH,
+                 freeze: bool = True, cache_dir: Text | None = None):
         super().__init__()
         folder = check_t5_folder(model_dir, cache_dir)
         self.tokenizer = load_tokenizer(folder)

@@ -31,7 +31,7 @@ def check_run(args: Arguments) -> ModelLimits:
     """
     model = check_model(args.model_config)
     check_device(model, args.run.device, args.run.dtype)
-    check_config(args.data_config, "data")
+    args.config.data = check_config(args.data_config, "data")
     _check_image_input(model, args.sampling.image2video)
     sampler, weights = model.sampler, args.run.weights
     limits = model_limits(args.model_config)

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from common.compression import COGVIDEOX
 from common.errors import ConfigError, DataError
+from common.kinds import Count, Rate, Sides, Size
+from common.typed import typed
 from media.images import resize_cover_crop
 
 _CLOCK_TOLERANCE = 1e-3  # seconds: above the rounding of decord's float32 timestamps, far below a frame's duration
@@ -25,24 +27,18 @@ class UnreadableClip(DataError):
 class ClipFormat:
     """The size, rate and length to which every clip of a data set is brought."""
 
-    video_size: Sequence[int]  # (height, width); kept as a tuple
-    fps: float
-    max_num_frames: int
-    skip_frms_num: int = 0  # frames of the file that are left out at each end
+    video_size: Sides  # (height, width); kept as a tuple
+    fps: Rate
+    max_num_frames: Size
+    skip_frms_num: Count = 0  # frames of the file that are left out at each end
 
     def __post_init__(self):
-        size = tuple(self.video_size)
-        if len(size) != 2 or any(side != int(side) or side < 1 for side in size):
-            raise ConfigError(f"video_size: {self.video_size} is not [height, width] in pixels")
-        object.__setattr__(self, "video_size", tuple(map(int, size)))
-        if not self.fps > 0:
-            raise ConfigError(f"fps: {self.fps} is not a positive number of frames a second")
+        for name, value in typed(ClipFormat, vars(self), "data.params").items():
+            object.__setattr__(self, name, tuple(value) if name == "video_size" else value)
         if not COGVIDEOX.has_length(self.max_num_frames):
             step = COGVIDEOX.time
             nearest = max(1, step * round((self.max_num_frames - 1) / step) + 1)
             raise ConfigError(f"max_num_frames: {self.max_num_frames} is not of the form {step}k + 1: use {nearest}")
-        if self.skip_frms_num < 0:
-            raise ConfigError(f"skip_frms_num: {self.skip_frms_num} is negative: use 0 or more")
 
     @property
     def name(self) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from common.kinds import Layers, Size
 from common.patches import Grid, patchify, unpatchify
 from common.swiss_army import BaseMixin, mpu
 from common.tensors import recorded
@@ -96,7 +97,8 @@ def joint_addcmul(text: Terms, video: Terms, into: torch.Tensor | None = None) -
 class ImagePatchEmbeddingMixin(BaseMixin):
     """The embedding of latents (B, T, C, H, W) and text embeddings (B, N, text width) as tokens (B, S, D)."""
 
-    def __init__(self, in_channels: int, hidden_size: int, patch_size: Grid, text_hidden_size: int | None = None):
+    def __init__(self, in_channels: Size, hidden_size: Size, patch_size: Grid,
+                 text_hidden_size: Size | None = None):
         super().__init__()
         self.patch_size = patch_size
         self.proj = nn.Linear(in_channels * prod(patch_size), hidden_size)
@@ -119,7 +121,7 @@ class AdaLNMixin(BaseMixin):
     shifts, scales and gates. `qk_ln`: apply LayerNorm to each head's queries and keys, before rotation.
     """
 
-    def __init__(self, hidden_size: int, num_layers: int, time_embed_dim: int, hidden_size_head: int,
+    def __init__(self, hidden_size: Size, num_layers: Layers, time_embed_dim: Size, hidden_size_head: Size,
                  qk_ln: bool = True, elementwise_affine: bool = True):
         super().__init__()
         self.adaLN_modulations = nn.ModuleList(
@@ -239,7 +241,7 @@ def linear_of(modulation: Any) -> Any:
 class FinalLayerMixin(BaseMixin):
     """The final layer: modulated LayerNorm, linear layer, and tokens (B, S, D) to latents (B, T, C_out, H, W)."""
 
-    def __init__(self, hidden_size: int, time_embed_dim: int, patch_size: Grid, out_channels: int,
+    def __init__(self, hidden_size: Size, time_embed_dim: Size, patch_size: Grid, out_channels: Size,
                  elementwise_affine: bool = True):
         super().__init__()
         self.patch_size = patch_size

@@ -4,7 +4,7 @@ Replaces SwissArmyTransformer's own mixin, which cannot be built on the meta dev
 wraps, and which torch.compile cannot trace. Tensor names, shapes and results are the same.
 """
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +13,7 @@ from torch import nn
 
 from common.cpu_operations import linear
 from common.errors import ConfigError
+from common.kinds import Count, Dropout, Size
 from common.swiss_army import BaseMixin, BaseModel
 from common.unread import Unread
 from parallel import groups
@@ -69,12 +70,10 @@ class LoraMixin(BaseMixin):
 
     UNREAD: ClassVar = {"cross_attention": Unread("the network has no cross attention", (True, False))}
 
-    def __init__(self, layer_num: int, r: int, lora_alpha: float = 1.0, lora_dropout: float = 0.0,
-                 layer_range: Iterable[int] | None = None, qlora: bool = False, cross_attention: bool = True):
+    def __init__(self, layer_num: int, r: Size, lora_alpha: float = 1.0, lora_dropout: Dropout = 0.0,
+                 layer_range: Sequence[Count] | None = None, qlora: bool = False, cross_attention: bool = True):
         super().__init__()
         layers = list(range(layer_num) if layer_range is None else layer_range)
-        if not isinstance(r, int) or r < 1:
-            raise ConfigError(f"lora_config.params.r is {r!r}; it must be a whole number, 1 or more")
         if not set(layers) <= set(range(layer_num)):
             raise ConfigError(f"lora_config.params.layer_range is {layers}; the model has layers 0 to {layer_num - 1}")
         if qlora:

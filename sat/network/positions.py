@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from common.errors import ConfigError
+from common.kinds import AboveZero, Size, SizeOrZero
 from common.patches import Grid
 from common.swiss_army import BaseMixin
 from network.context import VideoContext
-from network.rotary_axes import DIFFUSERS, OTHER_SIZES, RELEASE, coordinates, frequencies, read_riflex, riflex
+from network.rotary_axes import DIFFUSERS, RELEASE, OtherSizes, coordinates, frequencies, read_riflex, riflex
 
 logger = logging.getLogger(__name__)
 
@@ -47,15 +48,11 @@ def sincos_video(time: torch.Tensor, height: torch.Tensor, width: torch.Tensor, 
 class PositionMixin(BaseMixin):
     """Base of the position mixins: holds the largest grid of patches (time, height, width) and the text length.
 
-    other_sizes: `release` or `diffusers`, whose positions differ where a video is smaller than the largest. Raises
-    ConfigError for anything else.
+    other_sizes: `release` or `diffusers`, whose positions differ where a video is smaller than the largest.
     """
 
-    def __init__(self, grid: Grid, text_length: int, other_sizes: str = RELEASE):
+    def __init__(self, grid: Grid, text_length: SizeOrZero, other_sizes: OtherSizes = RELEASE):
         super().__init__()
-        if other_sizes not in OTHER_SIZES:
-            raise ConfigError(f"pos_embed_config.params.other_sizes is {other_sizes!r}; it must be one of "
-                              f"{', '.join(OTHER_SIZES)}")
         self.grid, self.text_length, self.other_sizes = grid, text_length, other_sizes
 
     def position_embedding_forward(self, position_ids, context: VideoContext, **hook) -> torch.Tensor | None:
@@ -95,9 +92,10 @@ class Basic3DPositionEmbeddingMixin(PositionMixin):
     own grid (`diffusers`). Raises ConfigError if hidden_size is not a multiple of 16.
     """
 
-    def __init__(self, height: int, width: int, compressed_num_frames: int, hidden_size: int, text_length: int = 0,
-                 height_interpolation: float = 1.0, width_interpolation: float = 1.0, time_interpolation: float = 1.0,
-                 other_sizes: str = RELEASE):
+    def __init__(self, height: Size, width: Size, compressed_num_frames: Size, hidden_size: Size,
+                 text_length: SizeOrZero = 0, height_interpolation: AboveZero = 1.0,
+                 width_interpolation: AboveZero = 1.0, time_interpolation: AboveZero = 1.0,
+                 other_sizes: OtherSizes = RELEASE):
         super().__init__((compressed_num_frames, height, width), text_length, other_sizes)
         if hidden_size % 16:
             raise ConfigError(f"hidden_size {hidden_size} is not a multiple of 16, which sin-cos positions need")
@@ -159,10 +157,11 @@ class Rotary3DPositionEmbeddingMixin(PositionMixin):
     trained repeat less.
     """
 
-    def __init__(self, height: int, width: int, compressed_num_frames: int, hidden_size: int, hidden_size_head: int,
-                 text_length: int, theta: float = BASE, rot_v: bool = False, height_interpolation: float = 1.0,
-                 width_interpolation: float = 1.0, time_interpolation: float = 1.0, learnable_pos_embed: bool = False,
-                 other_sizes: str = RELEASE, riflex: bool | Mapping | None = None):
+    def __init__(self, height: Size, width: Size, compressed_num_frames: Size, hidden_size: Size,
+                 hidden_size_head: Size, text_length: SizeOrZero, theta: AboveZero = BASE, rot_v: bool = False,
+                 height_interpolation: AboveZero = 1.0, width_interpolation: AboveZero = 1.0,
+                 time_interpolation: AboveZero = 1.0, learnable_pos_embed: bool = False,
+                 other_sizes: OtherSizes = RELEASE, riflex: bool | Mapping | None = None):
         super().__init__((compressed_num_frames, height, width), text_length, other_sizes)
         if hidden_size_head % 16:
             raise ConfigError(f"hidden_size_head {hidden_size_head} is not a multiple of 16, which 3D rotation needs")

@@ -1,6 +1,7 @@
 """The coordinates and frequencies of rotary positions: as released, at other sizes, and for longer videos (RIFLEx)."""
 import math
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -8,8 +9,9 @@ from torch import Tensor
 from common.errors import ConfigError
 from common.patches import Grid
 
-RELEASE, DIFFUSERS = "release", "diffusers"
-OTHER_SIZES = (RELEASE, DIFFUSERS)
+OtherSizes = Literal["release", "diffusers"]
+RELEASE: OtherSizes = "release"
+DIFFUSERS: OtherSizes = "diffusers"
 RIFLEX_SHARE = 0.9  # of a period that a whole video takes
 
 

@@ -1,41 +1,40 @@
 """SwissArmyTransformer's stack of layers, run with a `VideoContext`, and its configuration."""
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from common.errors import ConfigError
-from common.suggestions import nearest
+from common.kinds import AboveZero, Count, Dropout, Size, Steps
 from common.swiss_army import BaseTransformer
 from common.unread import Unread
 from network.context import VideoContext
 from network.layer_runner import LayerRunner
 
-DEFAULTS = dict(layernorm_order="pre", layernorm_epsilon=1e-5, inner_hidden_size=None, hidden_dropout=0.0,
-                attention_dropout=0.0, checkpoint_activations=False, skip_init=False, model_parallel_size=1)
-UNREAD = {
-    "vocab_size": Unread("the network embeds no words", (1,)),
-    "max_sequence_length": Unread("positions come from pos_embed_config", (64,)),
-    "is_decoder": Unread("the network has no cross attention", (False,)),  # true is refused
-}
 
+@dataclass(frozen=True)
+class TransformerArgs:
+    """The keys of a configuration's `transformer_args`."""
 
-def read_transformer_args(given: Mapping | None) -> dict:
-    """Return a configuration's `transformer_args` with defaults filled in; ConfigError for unsupported ones."""
-    if not isinstance(given, Mapping):
-        given = vars(given) if given else {}
-    given = dict(given)
-    known = (*DEFAULTS, *UNREAD)
-    for key in given:
-        if key not in known:
-            raise ConfigError(f"transformer_args.{key}: unknown key{nearest(key, known)}")
-    if given.get("is_decoder"):
-        raise ConfigError("transformer_args.is_decoder: this transformer has no cross attention; set it to false")
-    args = DEFAULTS | {key: value for key, value in given.items() if key in DEFAULTS}
-    if args["layernorm_order"] not in ("pre", "sandwich"):
-        raise ConfigError(f"transformer_args.layernorm_order: {args['layernorm_order']!r} is neither pre nor sandwich")
-    return args
+    UNREAD: ClassVar = {
+        "vocab_size": Unread("the network embeds no words", (1,)),
+        "max_sequence_length": Unread("positions come from pos_embed_config", (64,)),
+        "is_decoder": Unread("the network has no cross attention", (False,)),  # true is refused
+    }
+
+    layernorm_order: Literal["pre", "sandwich"] = "pre"
+    layernorm_epsilon: AboveZero = 1e-5
+    inner_hidden_size: Size | None = None
+    hidden_dropout: Dropout = 0.0
+    attention_dropout: Dropout = 0.0
+    checkpoint_activations: bool = False
+    skip_init: bool = False
+    model_parallel_size: Steps = 1
+    vocab_size: Count = 1
+    max_sequence_length: Count = 64
+    is_decoder: Literal[False] = False
 
 
 class VideoTransformer(BaseTransformer):
@@ -45,17 +44,17 @@ class VideoTransformer(BaseTransformer):
     activations accepts only tensors, which a context is not.
     """
 
-    def __init__(self, num_layers: int, hidden_size: int, num_attention_heads: int, args: Mapping,
+    def __init__(self, num_layers: int, hidden_size: int, num_attention_heads: int, args: TransformerArgs,
                  layernorm: Callable[..., nn.Module], activation: Callable[[torch.Tensor], torch.Tensor],
                  parallel_output: bool = True, dtype: torch.dtype = torch.float32):
         super().__init__(
             num_layers=num_layers, hidden_size=hidden_size, num_attention_heads=num_attention_heads,
-            vocab_size=1, max_sequence_length=1, embedding_dropout_prob=args["hidden_dropout"],
-            output_dropout_prob=args["hidden_dropout"], attention_dropout_prob=args["attention_dropout"],
-            layernorm=layernorm, layernorm_order=args["layernorm_order"], layernorm_epsilon=args["layernorm_epsilon"],
-            inner_hidden_size=args["inner_hidden_size"], activation_func=activation, parallel_output=parallel_output,
-            row_parallel_linear_final_bias=False, checkpoint_activations=args["checkpoint_activations"],
-            skip_init=args["skip_init"], params_dtype=dtype, device=torch.get_default_device())
+            vocab_size=1, max_sequence_length=1, embedding_dropout_prob=args.hidden_dropout,
+            output_dropout_prob=args.hidden_dropout, attention_dropout_prob=args.attention_dropout,
+            layernorm=layernorm, layernorm_order=args.layernorm_order, layernorm_epsilon=args.layernorm_epsilon,
+            inner_hidden_size=args.inner_hidden_size, activation_func=activation, parallel_output=parallel_output,
+            row_parallel_linear_final_bias=False, checkpoint_activations=args.checkpoint_activations,
+            skip_init=args.skip_init, params_dtype=dtype, device=torch.get_default_device())
         del self.word_embeddings, self.position_embeddings
 
     def forward(self, network: nn.Module, context: VideoContext, run: LayerRunner) -> torch.Tensor:

@@ -8,12 +8,13 @@ does not depend on the others in its batch. Rows whose layers must run go throug
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import MinLen
 from torch import Tensor
 
-from common.errors import ConfigError
+from common.kinds import Count, NotNegative, Positive
 from network.context import VideoContext
 
 
@@ -93,23 +94,13 @@ class StepCache:
     """Base of the step caches: layers run again once the change of a signal reaches `threshold`; 0 means always.
 
     They run in any case in the `first_steps` and `last_steps` of a run, and after `max_skips` skips in a row (None: no
-    limit). Raises ConfigError if the threshold is not a number of 0 or more, or the others no counts.
+    limit).
     """
 
-    threshold: float
-    max_skips: int | None = None
-    first_steps: int = 1
-    last_steps: int = 1
-
-    def __post_init__(self):
-        check_numbers("threshold", [self.threshold])
-        if self.threshold < 0:
-            raise ConfigError(f"step_cache_config.params.threshold is {self.threshold}; it must be 0 or more")
-        for name, least in (("max_skips", 1), ("first_steps", 0), ("last_steps", 0)):
-            count = getattr(self, name)
-            if not (type(count) is int and count >= least) and not (count is None and name == "max_skips"):
-                raise ConfigError(f"step_cache_config.params.{name} is {count!r}; it must be a whole number, {least} "
-                                  "or more")
+    threshold: NotNegative
+    max_skips: Positive | None = None
+    first_steps: Count = 1
+    last_steps: Count = 1
 
     def begin(self, rows: int) -> CacheState:
         """Return the empty state of a run of that many rows."""
@@ -174,11 +165,7 @@ class TeaCache(StepCache):
     which the paper fits to a model; the default leaves them unchanged).
     """
 
-    polynomial: Sequence[float] = (1.0, 0.0)
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_numbers("polynomial", self.polynomial)
+    polynomial: Annotated[Sequence[float], MinLen(1)] = (1.0, 0.0)
 
     def signal(self, network, x, context):
         adaln = network.mixins["adaln_layer"]
@@ -224,12 +211,3 @@ def polynomial_at(coefficients: Sequence[float], x: float) -> float:
     for factor in coefficients:  # Horner's scheme
         value = value * x + factor
     return value
-
-
-def check_numbers(name: str, values: Sequence) -> None:
-    """Raise ConfigError, naming the parameter, unless it is a list of finite numbers."""
-    if isinstance(values, str) or not isinstance(values, Sequence) or not values:
-        raise ConfigError(f"step_cache_config.params.{name}: {values!r} must be numbers, like [1, 0]")
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise ConfigError(f"step_cache_config.params.{name}: {value!r} is not a finite number")

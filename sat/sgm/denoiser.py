@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from common.errors import ConfigError
+from common.kinds import AboveZero, Part, Size
 from common.tensors import append_dims
 from configuration.targets import instantiate_from_config
 from sgm.parameterization import VE, VP, Parameterization, named
@@ -19,7 +20,7 @@ class Denoiser:
     network is evaluated at `sigma_max`.
     """
 
-    def __init__(self, scaling_config: Mapping, weighting_config: Mapping | None = None, sigma_max: float = 80.0):
+    def __init__(self, scaling_config: Part, weighting_config: Part | None = None, sigma_max: AboveZero = 80.0):
         self.scaling = instantiate_from_config(scaling_config)
         self.weighting = instantiate_from_config(weighting_config or UNIT_WEIGHTING)
         self.sigma_max = sigma_max
@@ -90,8 +91,8 @@ class DiscreteDenoiser(Denoiser):
     With `quantize_c_noise`, `c_noise` becomes an index of the table; otherwise it stays what the scaling returns.
     """
 
-    def __init__(self, scaling_config: Mapping, num_idx: int, discretization_config: Mapping,
-                 weighting_config: Mapping | None = None, do_append_zero: bool = False, quantize_c_noise: bool = True,
+    def __init__(self, scaling_config: Part, num_idx: Size, discretization_config: Part,
+                 weighting_config: Part | None = None, do_append_zero: bool = False, quantize_c_noise: bool = True,
                  flip: bool = True):
         super().__init__(scaling_config, weighting_config)
         discretization = instantiate_from_config(discretization_config)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 
+from common.kinds import AboveZero
 from sgm.parameterization import FLOW, VE, VP
 
 
@@ -22,7 +23,7 @@ class EDMScaling:
 
     parameterization = VE
 
-    def __init__(self, sigma_data: float = 0.5):
+    def __init__(self, sigma_data: AboveZero = 0.5):
         self.sigma_data = sigma_data
 
     def __call__(self, sigma: torch.Tensor, idx: torch.Tensor | None = None) -> Coefficients:

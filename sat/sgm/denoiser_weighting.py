@@ -1,6 +1,8 @@
 """Weights of the denoised estimate's squared error in the loss, by noise level sigma."""
 import torch
 
+from common.kinds import AboveZero
+
 
 class UnitWeighting:
     def __call__(self, sigma: torch.Tensor) -> torch.Tensor:
@@ -10,7 +12,7 @@ class UnitWeighting:
 class EDMWeighting:
     """The weight 1 / c_out^2, so that errors of the network's own output count alike (Karras et al. 2022, table 1)."""
 
-    def __init__(self, sigma_data: float = 0.5):
+    def __init__(self, sigma_data: AboveZero = 0.5):
         self.sigma_data = sigma_data
 
     def __call__(self, sigma: torch.Tensor) -> torch.Tensor:

@@ -5,14 +5,16 @@ Most guiders push a positive estimate away from a negative one, so that a new gu
 """
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
+from annotated_types import Gt, Lt, MinLen
 
 from common.errors import ConfigError
+from common.kinds import AboveZero, Count, Part, Share, Text
 from common.tensors import append_dims
 from configuration.targets import instantiate_from_config
-from sgm.guidance_scale import EVERYWHERE, GuidanceScale, Scale, check_numbers, is_unguided
+from sgm.guidance_scale import EVERYWHERE, GuidanceScale, Scale, ScheduleName, is_unguided
 from sgm.noise_schedule import NoiseLevel
 from sgm.parameterization import VE
 from sgm.sampling_utils import rescaled
@@ -81,15 +83,12 @@ class Guider(GuidanceScale):
     passes: ClassVar[tuple[Pass, ...]] = (UNCOND, COND)
     weak: ClassVar["WeakNetwork | None"] = None
 
-    rescale: float = 0.0
-    dyn_thresh_config: Mapping | None = None
+    rescale: Share = 0.0
+    dyn_thresh_config: Part | None = None
     dyn_thresh: Any = field(init=False, repr=False)
 
     def __post_init__(self):
         super().__post_init__()
-        check_numbers({"rescale": self.rescale})
-        if not 0 <= self.rescale <= 1:
-            raise ConfigError(f"guider_config.params.rescale: {self.rescale} must be between 0 and 1")
         self.dyn_thresh = instantiate_from_config(self.dyn_thresh_config or NO_THRESHOLDING)
 
     def check_network(self, network: Mapping) -> None:
@@ -135,7 +134,7 @@ class VanillaCFG(Guider):
 class DynamicCFG(VanillaCFG):
     """Classifier-free guidance whose scale varies over the run, by default as in the release. Two branches."""
 
-    schedule: str = "release"
+    schedule: ScheduleName = "release"
 
 
 @dataclass(kw_only=True)
@@ -150,16 +149,8 @@ class APG(Guider):
     """
 
     eta: float = 0.0
-    momentum: float = 0.0
-    norm_threshold: float | None = None
-
-    def __post_init__(self):
-        super().__post_init__()
-        limit = 1.0 if self.norm_threshold is None else self.norm_threshold
-        check_numbers({"eta": self.eta, "momentum": self.momentum, "norm_threshold": limit})
-        if not (-1 < self.momentum < 1 and limit > 0):
-            raise ConfigError("guider_config.params: needs momentum between -1 and 1 and norm_threshold above 0, "
-                              f"not {self.momentum} and {self.norm_threshold}")
+    momentum: Annotated[float, Gt(-1), Lt(1)] = 0.0
+    norm_threshold: AboveZero | None = None
 
     def push(self, estimates, at, memory):
         uncond, cond = estimates
@@ -197,8 +188,8 @@ class Autoguidance(Guider):
 
     passes = (Pass(inputs={"weak": True}), COND)
 
-    ckpt_path: str | None = None
-    network_config: Mapping | None = None
+    ckpt_path: Text | None = None
+    network_config: Part | None = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -216,16 +207,12 @@ class PerturbedAttentionGuidance(Guider):
     branches; three if `cfg_scale` is not 1, which adds (cfg_scale - 1) * (cond - uncond). `scale` is 1 + the paper's s.
     """
 
-    layers: Sequence[int]
+    layers: Annotated[Sequence[Count], MinLen(1)]
     cfg_scale: float = 1.0
 
     def __post_init__(self):
         super().__post_init__()
-        check_numbers({"cfg_scale": self.cfg_scale})
-        layers = self.layers
-        if isinstance(layers, str) or not layers or any(type(i) is not int or i < 0 for i in layers):
-            raise ConfigError(f"guider_config.params.layers: {layers!r} must be a list of layer indices, such as [14]")
-        perturbed = Pass(inputs={"identity_attention": tuple(layers)})
+        perturbed = Pass(inputs={"identity_attention": tuple(self.layers)})
         self.passes = (perturbed, COND) if self.cfg_scale == 1 else (perturbed, UNCOND, COND)
 
     def check_network(self, network):

@@ -1,11 +1,12 @@
 """The training objective: the weighted error of the denoised estimate at a drawn noise level."""
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from common.errors import ConfigError
+from common.kinds import AboveZero, Count, NotNegative, Part
 from common.tensors import append_dims, at_least_float32, draw_noise
 from configuration.targets import instantiate_from_config
 from sgm.parameterization import VE, VP, Parameterization
@@ -31,10 +32,8 @@ class StandardDiffusionLoss:
 
     parameterization: Parameterization = VE
 
-    def __init__(self, sigma_sampler_config: Mapping, type: str = "l2", offset_noise_level: float = 0.0,
-                 batch2model_keys: str | Sequence[str] = ("ofs",)):
-        if type not in ("l2", "l1"):
-            raise ConfigError(f"loss_fn_config.params.type: {type!r} is neither l2 nor l1")
+    def __init__(self, sigma_sampler_config: Part, type: Literal["l2", "l1"] = "l2",
+                 offset_noise_level: NotNegative = 0.0, batch2model_keys: str | Sequence[str] = ("ofs",)):
         self.sigma_sampler = instantiate_from_config(sigma_sampler_config)
         given = getattr(self.sigma_sampler, "parameterization", VE)
         if given != self.parameterization:
@@ -97,9 +96,9 @@ class VideoDiffusionLoss(StandardDiffusionLoss):
 
     parameterization = VP
 
-    def __init__(self, sigma_sampler_config: Mapping, type: str = "l2", offset_noise_level: float = 0.0,
-                 batch2model_keys: str | Sequence[str] = ("ofs",), min_snr_value: float | None = None,
-                 fixed_frames: int = 0):
+    def __init__(self, sigma_sampler_config: Part, type: Literal["l2", "l1"] = "l2",
+                 offset_noise_level: NotNegative = 0.0, batch2model_keys: str | Sequence[str] = ("ofs",),
+                 min_snr_value: AboveZero | None = None, fixed_frames: Count = 0):
         super().__init__(sigma_sampler_config, type, offset_noise_level, batch2model_keys)
         if fixed_frames:
             raise ValueError(f"fixed_frames is {fixed_frames}: training with noise-free frames is not supported; "

@@ -3,10 +3,12 @@
 Latents are (B, T, C, H, W); `scale` is a number or one number per row.
 """
 import math
+from typing import Annotated
 
 import torch
+from annotated_types import Gt, Le
 
-from common.errors import ConfigError
+from common.kinds import AboveZero
 from common.tensors import append_dims
 
 
@@ -47,10 +49,7 @@ class PercentileThresholding:
     clamped to that percentile and scaled down to `limit`.
     """
 
-    def __init__(self, percentile: float = 0.995, limit: float = 1.0):
-        if not 0 < percentile <= 1 or limit <= 0:
-            raise ConfigError("dyn_thresh_config.params: needs 0 < percentile <= 1 and limit > 0, "
-                              f"not {percentile} and {limit}")
+    def __init__(self, percentile: Annotated[float, Gt(0), Le(1)] = 0.995, limit: AboveZero = 1.0):
         self.percentile, self.limit = percentile, limit
 
     def __call__(self, uncond: torch.Tensor, cond: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:
@@ -76,7 +75,7 @@ class DynamicThresholdingV1:
     thresholding acts on unscaled latents.
     """
 
-    def __init__(self, scale_factor: float):
+    def __init__(self, scale_factor: AboveZero):
         self.scale_factor = scale_factor
 
     def __call__(self, uncond: torch.Tensor, cond: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:

@@ -1,16 +1,15 @@
 """Random draws of the noise levels for training."""
-from collections.abc import Mapping
-
 import torch
 
 from common.errors import ConfigError
+from common.kinds import Count, NotNegative, Part, Size
 from configuration.targets import instantiate_from_config
 
 
 class EDMSampling:
     """A draw of sigma with log sigma ~ N(p_mean, p_std) (Karras et al. 2022, table 1)."""
 
-    def __init__(self, p_mean: float = -1.2, p_std: float = 1.2):
+    def __init__(self, p_mean: float = -1.2, p_std: NotNegative = 1.2):
         self.p_mean, self.p_std = p_mean, p_std
 
     def __call__(self, n_samples: int, rand: torch.Tensor | None = None, return_idx: bool = False,
@@ -29,10 +28,8 @@ class DiscreteSampling:
     There are `group_num` intervals if that divides the number of ranks, else one for each rank.
     """
 
-    def __init__(self, discretization_config: Mapping, num_idx: int, do_append_zero: bool = False, flip: bool = True,
-                 uniform_sampling: bool = False, group_num: int = 0):
-        if uniform_sampling and group_num < 0:
-            raise ConfigError(f"sigma_sampler_config.params.group_num: {group_num} must not be negative")
+    def __init__(self, discretization_config: Part, num_idx: Size, do_append_zero: bool = False, flip: bool = True,
+                 uniform_sampling: bool = False, group_num: Count = 0):
         discretization = instantiate_from_config(discretization_config)
         self.parameterization = discretization.parameterization
         self.sigmas = discretization(num_idx, do_append_zero=do_append_zero, flip=flip)
@@ -60,9 +57,9 @@ class DiscreteSampling:
 class PartialDiscreteSampling(DiscreteSampling):
     """A uniform draw of timesteps from the least noisy `partial_num_idx` of a table of `total_num_idx` levels."""
 
-    def __init__(self, discretization_config: Mapping, total_num_idx: int, partial_num_idx: int,
+    def __init__(self, discretization_config: Part, total_num_idx: Size, partial_num_idx: Size,
                  do_append_zero: bool = False, flip: bool = True):
-        if not 1 <= partial_num_idx <= total_num_idx:
+        if partial_num_idx > total_num_idx:
             raise ConfigError(f"sigma_sampler_config.params.partial_num_idx: {partial_num_idx} is not between 1 and "
                               f"total_num_idx {total_num_idx}")
         super().__init__(discretization_config, total_num_idx, do_append_zero, flip)

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
+from common.kinds import Part, Steps, Text
 from configuration.targets import instantiate_from_config
 from vae_modules.context_parallel import decode_parallel
 from vae_modules.convolution import CausalState
@@ -44,9 +45,9 @@ class VideoAutoencodingEngine(nn.Module):
     decode a video together, and each gets all of its frames.
     """
 
-    def __init__(self, *, encoder_config: dict, decoder_config: dict, regularizer_config: dict,
-                 loss_config: dict | None = None, ckpt_path: str | None = None, ignore_keys: Sequence[str] = (),
-                 cp_size: int = 1):
+    def __init__(self, *, encoder_config: Part, decoder_config: Part, regularizer_config: Part,
+                 loss_config: Part | None = None, ckpt_path: Text | None = None, ignore_keys: Sequence[str] = (),
+                 cp_size: Steps = 1):
         super().__init__()
         self.tiling: Tiling | None = None
         self.encode_in_chunks = False

@@ -2,11 +2,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
+from annotated_types import MaxLen, MinLen
 from torch import Tensor, nn
 
 from common.compression import Compression
+from common.kinds import Dropout, Layers, Size
 from common.unread import Unread
 from vae_modules.convolution import CausalConv3d, CausalState
 from vae_modules.layers import Downsample3D, ResnetBlock3D, Upsample3D, make_norm, swish
@@ -37,10 +39,11 @@ class ContextParallelEncoder3D(nn.Module):
     UNREAD: ClassVar = {"out_ch": Unread("an encoder makes latents, which z_channels counts", (3,)),
                         "resolution": ANY_SIZE, "gather_norm": SAME_NORMS}
 
-    def __init__(self, *, ch: int, z_channels: int, num_res_blocks: int, ch_mult: Sequence[int] = (1, 2, 2, 4),
-                 in_channels: int = 3, out_ch: int = 3, double_z: bool = True, dropout: float = 0.0,
-                 attn_resolutions: Sequence[int] = (), resolution: int = 256, gather_norm: bool = True,
-                 temporal_compress_times: int = 4, norm_groups: int = 32):
+    def __init__(self, *, ch: Size, z_channels: Size, num_res_blocks: Layers,
+                 ch_mult: Annotated[Sequence[Size], MinLen(1), MaxLen(16)] = (1, 2, 2, 4), in_channels: Size = 3,
+                 out_ch: Size = 3, double_z: bool = True, dropout: Dropout = 0.0,
+                 attn_resolutions: Sequence[int] = (), resolution: Size = 256, gather_norm: bool = True,
+                 temporal_compress_times: Size = 4, norm_groups: Size = 32):
         super().__init__()
         in_time = _check(ch, norm_groups, attn_resolutions, temporal_compress_times, ch_mult)
         self.compression = Compression.of_levels(len(ch_mult), temporal_compress_times)
@@ -86,10 +89,11 @@ class ContextParallelDecoder3D(nn.Module):
                         "double_z": Unread("a decoder takes latents, not moments", (True, False)),
                         "resolution": ANY_SIZE, "gather_norm": SAME_NORMS}
 
-    def __init__(self, *, ch: int, z_channels: int, num_res_blocks: int, ch_mult: Sequence[int] = (1, 2, 2, 4),
-                 in_channels: int = 3, out_ch: int = 3, double_z: bool = True, dropout: float = 0.0,
-                 attn_resolutions: Sequence[int] = (), resolution: int = 256, gather_norm: bool = False,
-                 temporal_compress_times: int = 4, norm_groups: int = 32):
+    def __init__(self, *, ch: Size, z_channels: Size, num_res_blocks: Layers,
+                 ch_mult: Annotated[Sequence[Size], MinLen(1), MaxLen(16)] = (1, 2, 2, 4), in_channels: Size = 3,
+                 out_ch: Size = 3, double_z: bool = True, dropout: Dropout = 0.0,
+                 attn_resolutions: Sequence[int] = (), resolution: Size = 256, gather_norm: bool = False,
+                 temporal_compress_times: Size = 4, norm_groups: Size = 32):
         super().__init__()
         in_time = _check(ch, norm_groups, attn_resolutions, temporal_compress_times, ch_mult)
         self.compression = Compression.of_levels(len(ch_mult), temporal_compress_times)

@@ -4,6 +4,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from common.kinds import NotNegative
 from vae_modules.regularizers import DiagonalGaussian
 
 
@@ -16,8 +17,8 @@ class ReconstructionLoss(nn.Module):
     that faint or small content counts as much as bright content.
     """
 
-    def __init__(self, l1_weight: float = 1.0, l2_weight: float = 1.0, kl_weight: float = 1e-6,
-                 edge_weight: float = 0.0, equal_contrast: bool = False):
+    def __init__(self, l1_weight: NotNegative = 1.0, l2_weight: NotNegative = 1.0,
+                 kl_weight: NotNegative = 1e-6, edge_weight: NotNegative = 0.0, equal_contrast: bool = False):
         super().__init__()
         self.l1_weight, self.l2_weight, self.kl_weight, self.edge_weight = l1_weight, l2_weight, kl_weight, edge_weight
         self.equal_contrast = equal_contrast

@@ -84,7 +84,7 @@ def test_misspelt_parameter_is_named_with_its_place_and_the_nearest_right_one():
 
 
 def test_check_builds_nothing():
-    check_config({"a": [{"target": "sgm.discretizer.EDMDiscretization", "params": {"sigma_min": -1}}], "b": {"c": 1}})
+    check_config({"a": [{"target": "sgm.discretizer.EDMDiscretization", "params": {"sigma_min": 99.0}}], "b": {"c": 1}})
 
 
 def test_a_value_that_a_class_refuses_is_a_mistake_of_the_configuration():

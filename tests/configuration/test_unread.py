@@ -128,7 +128,7 @@ def test_defaults_and_released_values_pass_without_a_warning(caplog):
             given = {key: inspect.signature(cls).parameters[key].default for key in declared(module, name)}
             warn_unread(given, cls.UNREAD, name)
     released = {"vocab_size": 1, "max_sequence_length": 64, "is_decoder": False}
-    warn_unread(released, stack.UNREAD, "transformer_args")
+    warn_unread(released, stack.TransformerArgs.UNREAD, "transformer_args")
     assert caplog.records == []
 
 

@@ -77,12 +77,17 @@ def test_riflex_turns_only_the_channels_of_its_frequency():
 @pytest.mark.parametrize("params, message", [
     ({"riflex": {"k": 0}}, r"riflex: {'k': 0} must be true, false or {k: n} with n from 1 to 8"),
     ({"riflex": {"k": 9}}, "n from 1 to 8"), ({"riflex": {"n": 2}}, "riflex"), ({"riflex": 2}, "riflex"),
-    ({"other_sizes": "sat"}, "other_sizes is 'sat'; it must be one of release, diffusers"),
     ({"learnable_pos_embed": True, "riflex": True}, "leave out riflex"),
     ({"learnable_pos_embed": True, "other_sizes": "diffusers"}, "leave out other_sizes")])
 def test_wrong_keys_are_refused(params, message):
     with pytest.raises(ConfigError, match=message):
         rotary(**params)
+
+
+def test_another_name_for_other_sizes_is_refused():
+    positions = {**ROTARY, "params": {**ROTARY["params"], "other_sizes": "sat"}}
+    with pytest.raises(ConfigError, match="other_sizes is 'sat'; it must be release or diffusers"):
+        instantiate_from_config(config(positions))
 
 
 def test_with_patches_of_several_frames_there_is_nothing_to_choose():

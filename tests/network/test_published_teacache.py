@@ -4,6 +4,7 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 from common.errors import ConfigError
+from configuration.targets import instantiate_from_config
 from network.published_teacache import POLYNOMIALS, PublishedTeaCache
 from network.step_cache import FirstBlockCache, TeaCache
 from tests.dit_models import build, inputs
@@ -91,8 +92,9 @@ def test_a_compiled_network_skips_the_same_and_is_compiled_once(cache):
 @pytest.mark.parametrize("params, says", [
     ({}, "needs either model"), ({"model": "5b", "polynomial": [1]}, "needs either model"),
     ({"model": "5"}, "did you mean 5b"), ({"polynomial": []}, "polynomial"), ({"polynomial": ["a"]}, "polynomial"),
-    ({"model": "5b", "max_skips": 0}, "max_skips is 0; it must be a whole number, 1 or more"),
+    ({"model": "5b", "max_skips": 0}, "max_skips is 0; it must be a whole number above 0"),
     ({"model": "5b", "first_steps": -1}, "first_steps is -1"), ({"model": "5b", "last_steps": 1.5}, "last_steps")])
 def test_wrong_parameters_are_refused(params, says):
     with pytest.raises(ConfigError, match=says):
-        PublishedTeaCache(threshold=0.1, **params)
+        instantiate_from_config({"target": "network.published_teacache.PublishedTeaCache",
+                                 "params": {"threshold": 0.1, **params}})

@@ -128,14 +128,14 @@ def test_step_counts_above_the_table_are_refused(name):
 
 @pytest.mark.parametrize("name, params, message", [
     ("TabulatedDiscretization", {"sigmas": [1.0, 2.0, 0.1]}, "each below the one before"),
-    ("TabulatedDiscretization", {"sigmas": [1.0, 0.0]}, "positive numbers"),
+    ("TabulatedDiscretization", {"sigmas": [1.0, 0.0]}, "2 or more numbers above 0"),
     ("TabulatedDiscretization", {"sigmas": "sd3"}, "none of stable-diffusion-1.5, sdxl"),
     ("LogSNRDiscretization", {"sigma_min": 3.0, "sigma_max": 1.0}, "0 < sigma_min < sigma_max"),
-    ("RectifiedFlowDiscretization", {"shift": 0.0}, "shift above 0"),
-    ("VPRampDiscretization", {"sigma_min": 0.0}, "0 < sigma_min < sigma_max"),
-    ("VPDiscretization", {"beta_schedule": "sigmoid"}, "none of linear, scaled_linear, cosine"),
+    ("RectifiedFlowDiscretization", {"shift": 0.0}, "shift is 0.0; it must be a number above 0"),
+    ("VPRampDiscretization", {"sigma_min": 0.0}, "sigma_min is 0.0; it must be a number above 0"),
+    ("VPDiscretization", {"beta_schedule": "sigmoid"}, "must be linear, scaled_linear or cosine"),
     ("VPDiscretization", {"beta_schedule": "cosine", "linear_start": 0.1}, "leave them out"),
-    ("VPDiscretization", {"spacing": "karras"}, "none of released, trailing, leading, linspace"),
+    ("VPDiscretization", {"spacing": "karras"}, "must be released, trailing, leading or linspace"),
 ])
 def test_schedules_that_cannot_be_are_refused_when_built(name, params, message):
     with pytest.raises(ConfigError, match=message):

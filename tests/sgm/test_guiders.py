@@ -230,21 +230,24 @@ def test_percentiles_are_each_rows_own():
 
 
 @pytest.mark.parametrize("name, params, message", [
-    ("DynamicCFG", {"schedule": "sideways"}, "is none of"), ("DynamicCFG", {"exp": 2.5}, "whole number"),
+    ("DynamicCFG", {"schedule": "sideways"}, "must be constant, "), ("DynamicCFG", {"exp": 2.5}, "whole number"),
     ("DynamicCFG", {"schedule": "interval", "sigma_lo": 3.0, "sigma_hi": 1.0}, "sigma_lo < sigma_hi"),
     ("DynamicCFG", {"schedule": "decreasing", "exp": 0}, "exp: 0 must be above 0"),
-    ("VanillaCFG", {"sigma_lo": -1.0}, "sigma_lo < sigma_hi"), ("VanillaCFG", {"scale": "much"}, "must be a number"),
+    ("VanillaCFG", {"sigma_lo": -1.0}, "sigma_lo is -1.0"), ("VanillaCFG", {"scale": "much"}, "must be a number"),
     ("DynamicCFG", {"scale": 0}, "scale: 0 must be above 0; 1 .--guidance-scale 1. is no guidance"),
-    ("APG", {"scale": -2.0}, "scale: -2.0 must be above 0"), ("VanillaCFG", {"scale": math.nan}, "and finite"),
-    (PAG, {"layers": [0], "scale": math.inf}, "and finite"), (PAG, {"layers": [0], "cfg_scale": math.nan}, "finite"),
-    ("VanillaCFG", {"sigma_hi": math.nan}, "sigma_hi: nan must be a number"),
-    ("VanillaCFG", {"rescale": 1.5}, "rescale: 1.5 must be between 0 and 1"),
-    ("APG", {"momentum": -1.0}, "between -1 and 1"),
-    ("APG", {"norm_threshold": 0.0}, "norm_threshold above 0"), ("APG", {"etta": 0.0}, "did you mean eta"),
+    ("APG", {"scale": -2.0}, "scale: -2.0 must be above 0"), ("VanillaCFG", {"scale": math.nan}, "a finite number"),
+    (PAG, {"layers": [0], "scale": math.inf}, "a finite number"),
+    (PAG, {"layers": [0], "cfg_scale": math.nan}, "a finite number"),
+    ("VanillaCFG", {"sigma_hi": math.nan}, "sigma_hi is nan; it must be a number, 0 or more"),
+    ("VanillaCFG", {"rescale": 1.5}, "rescale is 1.5; it must be a number from 0 to 1"),
+    ("APG", {"momentum": -1.0}, "above -1 and below 1"),
+    ("APG", {"norm_threshold": 0.0}, "norm_threshold is 0.0; it must be a number above 0"),
+    ("APG", {"etta": 0.0}, "did you mean eta"),
     ("Autoguidance", {}, "second, weaker checkpoint"), (PAG, {}, "layers missing"),
-    (PAG, {"layers": []}, "list of layer indices"),
-    (PAG, {"layers": [-1]}, "list of layer indices"),
-    ("VanillaCFG", {"dyn_thresh_config": {**PERCENTILE, "params": {"percentile": 0.0}}}, "percentile <= 1"),
+    (PAG, {"layers": []}, "list of 1 or more whole numbers, 0 or more"),
+    (PAG, {"layers": [-1]}, "list of 1 or more whole numbers, 0 or more"),
+    ("VanillaCFG", {"dyn_thresh_config": {**PERCENTILE, "params": {"percentile": 0.0}}},
+     "percentile is 0.0; it must be a number above 0 and at most 1"),
 ])
 def test_mistakes_are_refused_when_built(name, params, message):
     with pytest.raises(ConfigError, match=message) as error:

@@ -79,5 +79,5 @@ def test_mismatched_parts_are_refused():
         loss_of(sigma_sampler_config=sampler_config(LEGACY))
     with pytest.raises(ConfigError, match="needs a denoiser on VP levels"):
         loss_of()(zero_network, denoiser_of("EpsScaling", LEGACY), dict, unit_noise(), {})
-    with pytest.raises(ConfigError, match="neither l2 nor l1"):
+    with pytest.raises(ConfigError, match="type is 'lpips'; it must be l2 or l1"):
         loss_of(type="lpips")

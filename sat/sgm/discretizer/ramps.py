@@ -1,10 +1,13 @@
 """Discretizations by formula, from a noisiest to a least noisy level; they have no timesteps and suit any network."""
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge, Lt, MinLen
 
 from common.errors import ConfigError
+from common.kinds import AboveZero, Unlimited
 from sgm.discretizer.base import Discretization
 from sgm.parameterization import FLOW, VP
 
@@ -19,7 +22,7 @@ ALIGN_YOUR_STEPS = {
 class EDMDiscretization(Discretization):
     """The rho ramp between sigma_max and sigma_min (Karras et al. 2022, eq. 5)."""
 
-    def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0):
+    def __init__(self, sigma_min: AboveZero = 0.002, sigma_max: AboveZero = 80.0, rho: AboveZero = 7.0):
         if not 0 < sigma_min < sigma_max or rho <= 0:
             raise ConfigError(f"EDMDiscretization: needs 0 < sigma_min < sigma_max and rho > 0, "
                               f"not sigma_min {sigma_min}, sigma_max {sigma_max}, rho {rho}")
@@ -33,7 +36,7 @@ class EDMDiscretization(Discretization):
 class LogSNRDiscretization(Discretization):
     """Sigmas in equal steps of the log-SNR, -2 log(sigma) (DPM-Solver, Lu et al. 2022)."""
 
-    def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0):
+    def __init__(self, sigma_min: AboveZero = 0.002, sigma_max: AboveZero = 80.0):
         if not 0 < sigma_min < sigma_max:
             raise ConfigError("LogSNRDiscretization: needs 0 < sigma_min < sigma_max, "
                               f"not sigma_min {sigma_min}, sigma_max {sigma_max}")
@@ -50,7 +53,7 @@ class TabulatedDiscretization(Discretization):
     stable-diffusion-1.5, sdxl or stable-video-diffusion.
     """
 
-    def __init__(self, sigmas: Sequence[float] | str):
+    def __init__(self, sigmas: Annotated[Sequence[AboveZero], MinLen(2)] | str):
         if isinstance(sigmas, str):
             if sigmas not in ALIGN_YOUR_STEPS:
                 raise ConfigError(f"TabulatedDiscretization: sigmas {sigmas!r} is none of "
@@ -77,7 +80,7 @@ class RectifiedFlowDiscretization(Discretization):
 
     parameterization = FLOW
 
-    def __init__(self, shift: float = 1.0, sigma_min: float = 0.0):
+    def __init__(self, shift: AboveZero = 1.0, sigma_min: Annotated[float, Ge(0), Lt(1)] = 0.0):
         if shift <= 0 or not 0 <= sigma_min < 1:
             raise ConfigError("RectifiedFlowDiscretization: needs shift above 0 and sigma_min from 0 to below 1, "
                               f"not shift {shift}, sigma_min {sigma_min}")
@@ -100,7 +103,7 @@ class VPRampDiscretization(Discretization):
 
     parameterization = VP
 
-    def __init__(self, sigma_min: float = 0.0292, sigma_max: float = math.inf, rho: float = 2.0):
+    def __init__(self, sigma_min: AboveZero = 0.0292, sigma_max: Unlimited = math.inf, rho: AboveZero = 2.0):
         if not 0 < sigma_min < sigma_max or rho <= 0:
             raise ConfigError("VPRampDiscretization: needs 0 < sigma_min < sigma_max and rho > 0, "
                               f"not sigma_min {sigma_min}, sigma_max {sigma_max}, rho {rho}")

@@ -1,14 +1,18 @@
 """Discretizations from a table of training timesteps: DDPM's, and the SNR-shifted one with zero terminal SNR."""
 from functools import cached_property
+from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import Gt, Lt
 
 from common.errors import ConfigError
+from common.kinds import AboveZero, Size
 from sgm.discretizer.base import Discretization
 from sgm.parameterization import VP
 
-RELEASED = "released"
-SPACINGS = (RELEASED, "trailing", "leading", "linspace")
+RELEASED: Literal["released"] = "released"
+Spacing = Literal["released", "trailing", "leading", "linspace"]
+Beta = Annotated[float, Gt(0), Lt(1)]
 # First and last beta of DDPM's table (Ho et al. 2020) and of latent diffusion's (Rombach et al. 2022).
 BETA_ENDS = {"linear": (1e-4, 0.02), "scaled_linear": (0.00085, 0.0120)}
 
@@ -35,13 +39,11 @@ class TableDiscretization(Discretization):
     for any step count, so that the jump from there to the clean end does not hide a solver's order.
     """
 
-    def __init__(self, linear_start: float, linear_end: float, num_timesteps: int, spacing: str = RELEASED,
-                 beta_schedule: str = "scaled_linear"):
-        if not 0 < linear_start < linear_end < 1 or num_timesteps < 1:
-            raise ConfigError(f"{type(self).__name__}: needs 0 < linear_start < linear_end < 1 and num_timesteps >= 1, "
-                              f"not {linear_start}, {linear_end}, {num_timesteps}")
-        if spacing not in SPACINGS:
-            raise ConfigError(f"{type(self).__name__}: spacing {spacing!r} is none of {', '.join(SPACINGS)}")
+    def __init__(self, linear_start: Beta, linear_end: Beta, num_timesteps: Size,
+                 spacing: Spacing = RELEASED, beta_schedule: str = "scaled_linear"):
+        if not 0 < linear_start < linear_end < 1:
+            raise ConfigError(f"{type(self).__name__}: needs 0 < linear_start < linear_end < 1, not {linear_start}, "
+                              f"{linear_end}")
         self.num_timesteps, self.spacing = num_timesteps, spacing
         power = 2 if beta_schedule == "scaled_linear" else 1
         betas = np.linspace(linear_start**(1 / power), linear_end**(1 / power), num_timesteps) ** power
@@ -70,8 +72,8 @@ class TableDiscretization(Discretization):
 class LegacyDDPMDiscretization(TableDiscretization):
     """The sigmas sqrt((1 - alphas_cumprod) / alphas_cumprod) of the DDPM table, for VE samplers."""
 
-    def __init__(self, linear_start: float = 0.00085, linear_end: float = 0.0120, num_timesteps: int = 1000,
-                 spacing: str = RELEASED):
+    def __init__(self, linear_start: Beta = 0.00085, linear_end: Beta = 0.0120, num_timesteps: Size = 1000,
+                 spacing: Spacing = RELEASED):
         super().__init__(linear_start, linear_end, num_timesteps, spacing)
 
     def levels(self, n: int) -> np.ndarray:
@@ -89,11 +91,9 @@ class ZeroSNRDDPMDiscretization(TableDiscretization):
 
     parameterization = VP
 
-    def __init__(self, linear_start: float = 0.00085, linear_end: float = 0.0120, num_timesteps: int = 1000,
-                 shift_scale: float = 1.0, keep_start: bool = False, post_shift: bool = False,
-                 spacing: str = RELEASED):
-        if shift_scale <= 0:
-            raise ConfigError(f"ZeroSNRDDPMDiscretization: shift_scale {shift_scale} must be above 0")
+    def __init__(self, linear_start: Beta = 0.00085, linear_end: Beta = 0.0120, num_timesteps: Size = 1000,
+                 shift_scale: AboveZero = 1.0, keep_start: bool = False, post_shift: bool = False,
+                 spacing: Spacing = RELEASED):
         self.shift_scale, self.post_shift = shift_scale, post_shift
         if keep_start and not post_shift:
             linear_start = self._shift(linear_start)
@@ -124,11 +124,9 @@ class VPDiscretization(TableDiscretization):
 
     parameterization = VP
 
-    def __init__(self, beta_schedule: str = "scaled_linear", linear_start: float | None = None,
-                 linear_end: float | None = None, num_timesteps: int = 1000, spacing: str = "trailing"):
-        if beta_schedule not in (*BETA_ENDS, "cosine"):
-            raise ConfigError(f"VPDiscretization: beta_schedule {beta_schedule!r} is none of "
-                              f"{', '.join(BETA_ENDS)}, cosine")
+    def __init__(self, beta_schedule: Literal["linear", "scaled_linear", "cosine"] = "scaled_linear",
+                 linear_start: Beta | None = None, linear_end: Beta | None = None, num_timesteps: Size = 1000,
+                 spacing: Spacing = "trailing"):
         cosine = beta_schedule == "cosine"
         if cosine and (linear_start, linear_end) != (None, None):
             raise ConfigError("VPDiscretization: the cosine schedule has no linear_start and linear_end; leave them "

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from common.errors import ConfigError
+from common.kinds import NotNegative, Positive
 from sgm.noise_schedule import NoiseLevel
 from sgm.sampling.base import Sampler
 from sgm.sampling.steps import decay, euler, lagrange_integrals, second_order, stochastic
@@ -51,7 +52,7 @@ class AdamsSampler(Sampler):
     nfe = 1
     orders: ClassVar[tuple[int, ...]] = (2, 3)
     always_corrects: ClassVar[bool] = False
-    order: int = 3
+    order: Positive = 3
 
     def __post_init__(self):
         if self.order not in self.orders:
@@ -124,12 +125,7 @@ class SASolverSampler(ExponentialAdamsSampler):
     """
 
     always_corrects = True
-    tau: float = 1.0  # type: ignore[misc]  # a parameter here, a constant of the class elsewhere
-
-    def __post_init__(self):
-        if self.tau < 0:
-            raise ConfigError(f"sampler_config.params.tau: {self.tau} must not be negative")
-        super().__post_init__()
+    tau: NotNegative = 1.0  # type: ignore[misc]  # a parameter here, a constant of the class elsewhere
 
 
 @dataclass(kw_only=True)
@@ -142,7 +138,7 @@ class UniPCSampler(ExponentialAdamsSampler):
     """
 
     always_corrects = True
-    order: int = 2
+    order: Positive = 2
 
 
 @dataclass(kw_only=True)
@@ -168,7 +164,7 @@ class DEISSampler(AdamsSampler):
     are Euler steps.
     """
 
-    order: int = 3
+    order: Positive = 3
 
     @property
     def convergence_order(self) -> int:  # type: ignore[override]  # depends on the order

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 
 from common.errors import ConfigError, NumericalError
+from common.kinds import Count, Part, Steps
 from common.tensors import Generators, at_least_float32, draw_noise, row_rms
 from common.unread import Unread
 from configuration.targets import instantiate_from_config
@@ -78,12 +79,12 @@ class Sampler:
         "device": Unread("sampling runs where its noise is; see args.device", ("cpu",)),
     }
 
-    discretization_config: Mapping
-    num_steps: int | None = None
-    guider_config: Mapping | None = None
+    discretization_config: Part
+    num_steps: Steps | None = None
+    guider_config: Part | None = None
     verbose: bool = False
     device: str = "cpu"
-    fixed_frames: int = 0
+    fixed_frames: Count = 0
     sdedit: bool = False
     discretization: Any = field(init=False, repr=False)
     guider: Any = field(init=False, repr=False)

@@ -2,7 +2,7 @@
 import math
 from dataclasses import dataclass
 
-from common.errors import ConfigError
+from common.kinds import Positive
 from sgm.sampling.base import Sampler
 from sgm.sampling.steps import euler, lagrange_integrals, second_order, stochastic
 
@@ -59,12 +59,7 @@ class LinearMultistepSampler(Sampler):
     """
 
     convergence_order, nfe = 2, 1
-    order: int = 4
-
-    def __post_init__(self):
-        if self.order < 1:
-            raise ConfigError(f"sampler_config.params.order: {self.order} must be at least 1")
-        super().__post_init__()
+    order: Positive = 4
 
     def step(self, x, now, then, run, state):
         denoised, state = run.predict(x, now, state)

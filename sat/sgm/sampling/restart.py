@@ -2,10 +2,13 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 
 from common.errors import ConfigError
+from common.kinds import AboveZero, SizeOrZero, Steps
+from common.typed import Fields
 from sgm.discretizer import EDMDiscretization
 from sgm.noise_schedule import NoiseLevel, NoiseSchedule
 from sgm.sampling.base import Run
@@ -18,15 +21,14 @@ from sgm.sampling.steps import churn
 class Interval:
     """A restart from `low` to `high` in sigma / alpha and back in `steps` steps of Heun's method, `repeats` times."""
 
-    low: float
-    high: float
-    repeats: int
-    steps: int
+    low: AboveZero
+    high: AboveZero
+    repeats: SizeOrZero
+    steps: Steps
 
     def __post_init__(self):
-        if not 0 < self.low < self.high or self.repeats < 0 or self.steps < 1:
-            raise ConfigError("sampler_config.params.intervals: needs 0 < low < high, repeats of at least 0 and steps "
-                              f"of at least 1, not {self}")
+        if self.low >= self.high:
+            raise ConfigError(f"sampler_config.params.intervals: needs low below high, not {self.low} and {self.high}")
 
     def index(self, schedule: NoiseSchedule) -> int:
         """Return the index of the level nearest to `low` in log-SNR among those below `high` that a step arrives at."""
@@ -48,7 +50,8 @@ class RestartSampler(HeunEDMSampler):
     """
 
     convergence_order, nfe = None, None  # type: ignore[assignment]  # neither is one number
-    intervals: Sequence[Mapping] = field(default_factory=lambda: [{"low": 0.1, "high": 2.0, "repeats": 2, "steps": 4}])
+    intervals: Sequence[Annotated[Mapping, Fields(Interval)]] = field(
+        default_factory=lambda: [{"low": 0.1, "high": 2.0, "repeats": 2, "steps": 4}])
 
     def __post_init__(self):
         self._intervals = [Interval(**interval) for interval in self.intervals]

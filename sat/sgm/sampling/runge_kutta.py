@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 
 from common.errors import ConfigError
+from common.kinds import NotNegative, Positive
 from sgm.noise_schedule import NoiseLevel, NoiseSchedule
 from sgm.sampling.base import Sampler
 from sgm.sampling.guided import Guided, StepState
@@ -99,14 +100,13 @@ class AdaptiveSampler(Sampler):
     """
 
     convergence_order, nfe, adaptive = None, None, True
-    rtol: float = 1e-3
-    atol: float = 1e-3
-    max_evaluations: int = 1000
+    rtol: NotNegative = 1e-3
+    atol: NotNegative = 1e-3
+    max_evaluations: Positive = 1000
 
     def __post_init__(self):
-        if min(self.rtol, self.atol) < 0 or self.rtol + self.atol == 0:
-            raise ConfigError(f"sampler_config.params: rtol {self.rtol} and atol {self.atol} must not be negative, nor "
-                              "both 0")
+        if self.rtol + self.atol == 0:
+            raise ConfigError("sampler_config.params: rtol and atol must not both be 0")
         super().__post_init__()
 
     def schedule(self, num_steps: int | None = None, device: torch.device | str = "cpu") -> NoiseSchedule:

@@ -2,10 +2,13 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Lt
 
 from common.errors import ConfigError
+from common.kinds import NotNegative, Share, Unlimited
 from common.tensors import Generators
 from sgm.sampling.base import Sampler, StepInfo
 from sgm.sampling.start import FromClip
@@ -20,10 +23,10 @@ class EulerEDMSampler(Sampler):
     """
 
     convergence_order, nfe = 1, 1
-    s_churn: float = 0.0
-    s_tmin: float = 0.0
-    s_tmax: float = math.inf
-    s_noise: float = 1.0
+    s_churn: NotNegative = 0.0
+    s_tmin: NotNegative = 0.0
+    s_tmax: Unlimited = math.inf
+    s_noise: NotNegative = 1.0
 
     def churned(self, x, now, run):
         churns = self.s_churn > 0 and self.s_tmin <= now.ratio <= self.s_tmax and not math.isinf(now.ratio)
@@ -67,8 +70,8 @@ class EulerAncestralSampler(Sampler):
     """
 
     convergence_order, nfe = 1, 1
-    eta: float = 1.0
-    s_noise: float = 1.0
+    eta: NotNegative = 1.0
+    s_noise: NotNegative = 1.0
 
     def add_noise(self, x, then, up, run):
         return x if up == 0 else x + self.s_noise * then.alpha * up * run.draw()
@@ -108,12 +111,7 @@ class DDIMSampler(Sampler):
     """DDIM (Song et al. 2021, eq. 12) with fresh noise of standard deviation `s_noise` times the next sigma."""
 
     convergence_order, nfe = 1, 1
-    s_noise: float = 0.1
-
-    def __post_init__(self):
-        if not 0 <= self.s_noise <= 1:
-            raise ConfigError(f"sampler_config.params.s_noise: {self.s_noise} must be between 0 and 1")
-        super().__post_init__()
+    s_noise: Share = 0.1
 
     def step(self, x, now, then, run, state):
         denoised, state = run.predict(x, now, state)
@@ -154,7 +152,7 @@ class SdeditEDMSampler(EulerEDMSampler):
     """SDEdit (Meng et al. 2022): skips the first `edit_ratio` of the steps by starting from a noised clean latent."""
 
     starts_from_image = True
-    edit_ratio: float = 0.5
+    edit_ratio: Annotated[float, Ge(0), Lt(1)] = 0.5
 
     def __call__(self, denoiser: Callable, image: torch.Tensor, x: torch.Tensor,  # type: ignore[override]
                  cond: Mapping, uc: Mapping | None = None, num_steps: int | None = None, scale=None,

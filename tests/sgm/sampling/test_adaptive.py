@@ -50,7 +50,7 @@ def test_a_budget_that_is_used_up_stops_with_the_step_and_one_that_cannot_do_is_
             Gaussian(), unit_noise(), conditions()[0])
     with pytest.raises(ConfigError, match="29 is not enough for 10 steps"):
         sampler_of("AdaptiveSampler", EDM, 10, max_evaluations=29)
-    with pytest.raises(ConfigError, match="nor both 0"):
+    with pytest.raises(ConfigError, match="not both be 0"):
         sampler_of("AdaptiveSampler", EDM, 10, rtol=0.0, atol=0.0)
 
 

@@ -116,8 +116,8 @@ def test_a_restart_costs_what_it_says_and_forgets_where_it_was():
 @pytest.mark.parametrize("name, params, message", [
     ("UniPCSampler", {"order": 4}, "order: 4 is none of the orders of UniPCSampler, 2, 3"),
     ("DPMPP3MSampler", {"order": 2}, "order: 2 is none"), ("DEISSampler", {"order": 1}, "order: 1 is none"),
-    ("SASolverSampler", {"tau": -1.0}, "tau: -1.0 must not be negative"),
-    ("RestartSampler", {"intervals": [{"low": 2.0, "high": 1.0, "repeats": 1, "steps": 1}]}, "0 < low < high"),
+    ("SASolverSampler", {"tau": -1.0}, "tau is -1.0; it must be a number, 0 or more"),
+    ("RestartSampler", {"intervals": [{"low": 2.0, "high": 1.0, "repeats": 1, "steps": 1}]}, "low below high"),
     ("RestartSampler", {"intervals": [{"low": 0.1, "high": 1.0, "repeats": 1}]}, "steps"),
     ("RestartSampler", {"num_steps": 1}, "none of the 1 steps arrives at a noise level below high"),
 ])
