@@ -7,7 +7,7 @@ With `--plan` nothing is loaded: it reports the videos that would be made, and t
 import logging
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "sat"))
@@ -16,7 +16,7 @@ import torch
 
 from arguments import get_args
 from common import console
-from common.files import check_writable
+from common.errors import DataError
 from common.ranks import report_once
 from configuration.settings import Arguments, SamplingSettings
 from diffusion_video import DiffusionEngine
@@ -25,8 +25,11 @@ from inference.checks import check_division, check_run, source_of_prompts
 from inference.decoding import decode_saved_latents, record_of, save
 from inference.filmstrip import FILMSTRIP, Filmstrip
 from inference.jobs import Job, in_batches, plan_jobs
+from inference.made_from import Entries, run_made_from
+from inference.output_folder import check_names, own_output
 from inference.pipeline import Conditions, encode_prompts, load_engine, sample_latents
 from inference.prompts import Prompt, ask_prompts, read_prompts
+from inference.resuming import unfinished
 from inference.sizes import ModelLimits, model_limits, plan_video
 from media.records import write_record
 from memory.offload import TEXT
@@ -60,39 +63,46 @@ def sample_videos(argv: Sequence[str] | None = None) -> None:
 
 def sample_prompt_file(args: Arguments, steps: console.Steps) -> None:
     """Make the videos of all prompts of a file, which the run's processes share."""
-    with steps("configuration", announce=False), report_once():
-        limits = check_run(args)
-        prompts = read_prompts(args.sampling.input_file, source_of_prompts(args.sampling, image_input(args)))
-        check_writable(args.sampling.output_dir, "--output-dir")
-        jobs = jobs_of(prompts, limits, args)
-    steps.announce("configuration", f": {summary(args)}")
-    if not jobs:
-        logger.info("every video of this run is finished already, in %s", args.sampling.output_dir)
-        return
-    with run_processes(args) as device:
-        with steps("model load"):
-            engine = load_engine(args, device)
-        conditions = encode(engine, jobs, args.sampling, steps)
-        if engine.offload is not None:
-            engine.offload.drop(TEXT)  # no other prompts will come
-        make_videos(engine, jobs, conditions, args, steps)
+    with ExitStack() as held:
+        with steps("configuration", announce=False), report_once():
+            limits = check_run(args)
+            prompts = read_prompts(args.sampling.input_file, source_of_prompts(args.sampling, image_input(args)))
+            held.enter_context(own_output(args.sampling.output_dir))
+            jobs = jobs_of(prompts, limits, args, run_made_from(args))
+        steps.announce("configuration", f": {summary(args)}")
+        if not jobs:
+            logger.info("every video of this run is finished already, in %s", args.sampling.output_dir)
+            return
+        with run_processes(args) as device:
+            with steps("model load"):
+                engine = load_engine(args, device)
+            conditions = encode(engine, jobs, args.sampling, steps)
+            if engine.offload is not None:
+                engine.offload.drop(TEXT)  # no other prompts will come
+            make_videos(engine, jobs, conditions, args, steps)
     logger.info("%d video(s) in %s; seconds: %s", len(jobs), args.sampling.output_dir, steps.seconds)
 
 
 def sample_typed_prompts(args: Arguments, steps: console.Steps) -> None:
     """Make the videos of each prompt when it has been typed."""
-    with steps("configuration", announce=False), report_once():
-        limits = check_run(args)
-        check_writable(args.sampling.output_dir, "--output-dir")
-    steps.announce("configuration", f": {summary(args)}")
-    made = 0
-    with run_processes(args) as device:
-        with steps("model load"):
-            engine = load_engine(args, device)
-        for prompt in ask_prompts(source_of_prompts(args.sampling, image_input(args))):
-            jobs = jobs_of([prompt], limits, args)
-            make_videos(engine, jobs, encode(engine, jobs, args.sampling, steps), args, steps)
-            made += len(jobs)
+    with ExitStack() as held:
+        with steps("configuration", announce=False), report_once():
+            limits = check_run(args)
+            held.enter_context(own_output(args.sampling.output_dir))
+            run = run_made_from(args)
+        steps.announce("configuration", f": {summary(args)}")
+        made = 0
+        with run_processes(args) as device:
+            with steps("model load"):
+                engine = load_engine(args, device)
+            for prompt in ask_prompts(source_of_prompts(args.sampling, image_input(args))):
+                try:
+                    jobs = jobs_of([prompt], limits, args, run)
+                except DataError as error:  # such as a damaged clip, which must not end the run
+                    logger.warning("%s", error)
+                    continue
+                make_videos(engine, jobs, encode(engine, jobs, args.sampling, steps), args, steps)
+                made += len(jobs)
     logger.info("%d video(s) in %s; seconds: %s", made, args.sampling.output_dir, steps.seconds)
 
 
@@ -130,9 +140,11 @@ def own_batches(jobs: Sequence[Job], size: int) -> Sequence[list[Job]]:
     return groups.own_share(list(in_batches(jobs, size)))
 
 
-def jobs_of(prompts: Sequence[Prompt], limits: ModelLimits, args: Arguments) -> list[Job]:
-    """Return the videos to make of these prompts."""
-    return plan_jobs(prompts, limits, args.sampling, args.run.seed, image_input(args))
+def jobs_of(prompts: Sequence[Prompt], limits: ModelLimits, args: Arguments, run: Entries) -> list[Job]:
+    """Return the videos to make of these prompts; `run` is what all videos of the run are made from."""
+    jobs = plan_jobs(prompts, limits, args.sampling, image_input(args), run)
+    check_names(jobs, args.sampling.output_dir)
+    return unfinished(jobs, args.sampling) if args.sampling.resume else jobs
 
 
 def image_input(args: Arguments) -> bool:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from common.files import REPOSITORY
+from common.files import LOCK, REPOSITORY
 from inference.filmstrip import MARGIN
 from sample_video import main
 
@@ -31,7 +31,7 @@ def run(small_model, tmp_path, capfd):
 
 
 def files(folder):
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != LOCK)
 
 
 def test_prompts_to_videos(run):
@@ -159,7 +159,7 @@ def test_an_attention_kernel_that_the_device_has_not(run):
 
 
 @pytest.mark.parametrize("content, says", [
-    (b"", "has no prompts"), (b"\xff\xfe\x00", "not text"), (None, "does not exist")])
+    (b"", "has no prompts"), (b"\xff\xfe\x00", "not UTF-16-LE text"), (None, "does not exist")])
 def test_prompt_files_that_do_not_fit(run, tmp_path, content, says):
     path = tmp_path / "other.txt"
     if content is not None:

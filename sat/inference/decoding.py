@@ -8,13 +8,14 @@ from torch import Tensor
 
 from common import console
 from common.errors import DataError
-from common.files import check_writable
 from configuration.settings import Arguments
 from configuration.yaml_files import plain
 from diffusion_video import build_codec
 from engine.checks import check_device, check_model
 from engine.first_stage import LatentCodec
 from inference.jobs import Job
+from inference.made_from import made_from
+from inference.output_folder import own_output
 from inference.sizes import model_limits
 from media.records import (
     LATENTS,
@@ -64,7 +65,7 @@ def record_of(job: Job, args: Arguments, device: torch.device, trace: Mapping) -
             "seed": args.run.seed, "prompt_index": job.prompt.index, "sample": job.sample,
             "frames": plan.frames, "height": plan.height, "width": plan.width, "fps": plan.fps,
             "device": str(device), "versions": versions(), **trace,
-            "config": plain(args.config)}
+            "config": plain(args.config), "made_from": made_from(job)}
 
 
 def decode_saved_latents(args: Arguments, device: torch.device) -> None:
@@ -78,7 +79,12 @@ def decode_saved_latents(args: Arguments, device: torch.device) -> None:
     for path, _ in found:
         _read(path, channels)
     check_encoder()
-    check_writable(args.sampling.output_dir, "--output-dir")
+    with own_output(args.sampling.output_dir):
+        _decode_all(found, channels, args, device)
+    logger.info("%d video(s) in %s", len(found), args.sampling.output_dir)
+
+
+def _decode_all(found: list[tuple[Path, Path]], channels: int, args: Arguments, device: torch.device) -> None:
     codec = build_codec(args.of_engine(device)).eval()
     codec.configure_memory(args.autoencoder)
     for path, relative in console.progress(groups.own_share(found), "videos"):
@@ -89,7 +95,6 @@ def decode_saved_latents(args: Arguments, device: torch.device) -> None:
         if groups.leads_copy():
             kept = [path.name] if folder.resolve() == path.parent.resolve() and path.name in record["files"] else []
             write_record(folder, record | {"decoded_from": str(path)}, VIDEO, *kept)
-    logger.info("%d video(s) in %s", len(found), args.sampling.output_dir)
 
 
 def _read(path: Path, channels: int) -> tuple[Tensor, int]:
@@ -104,6 +109,8 @@ def _read(path: Path, channels: int) -> tuple[Tensor, int]:
 def _record_of_latents(folder: Path) -> dict:
     """Return the record that was written with a folder's latents; without one, an empty record."""
     record = verified_record(folder)
+    if record is not None:
+        record.pop("made_from", None)  # the decoding may be another
     if record is None or LATENTS not in record["files"]:
         if (folder / RECORD).is_file():
             logger.warning("%s does not describe the latents beside it and is not copied", folder / RECORD)

@@ -1,13 +1,16 @@
 """Jobs: the videos that a run will make, each with its prompt, sample, size and output folder."""
+import hashlib
 import logging
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from common.errors import DataError
+from common.errors import ConfigError, DataError
 from common.listing import Remarks
 from common.seeds import generator_for
 from configuration.settings import SamplingSettings
@@ -16,20 +19,27 @@ from inference.sizes import ModelLimits, VideoPlan, plan_video
 from media.clips import ClipFormat, UnreadableClip, count_frames, read_clip
 from media.images import fit_image_cover, fit_image_short_side, remark_fit
 from media.pictures import load_image
-from media.records import is_finished
 
 logger = logging.getLogger(__name__)
+
+MOST_VIDEOS = 100_000  # of one run
 
 
 @dataclass(frozen=True)
 class Job:
-    """One video. `image` is (3, H, W) in [-1, 1], already of the video's size; None for text-to-video."""
+    """One video. `image` is (3, H, W) in [-1, 1], already of the video's size; None for text-to-video.
+
+    `contents` are digests of the prompt's `image` or `clip`, `run` is what all videos of the run are made from
+    (`inference.made_from`).
+    """
 
     prompt: Prompt
     sample: int
     plan: VideoPlan
     folder: Path
     image: Tensor | None = None
+    contents: Mapping[str, str] = field(default_factory=dict)
+    run: Mapping[str, Any] = field(default_factory=dict)
 
     def generator(self, seed: int, purpose: str = "noise") -> torch.Generator:
         """Return a generator that depends only on the seed, the purpose, and the indices of prompt and sample."""
@@ -41,20 +51,23 @@ class Job:
         return read_clip(self.prompt.clip, clip_format(self.plan))[0].transpose(0, 1)
 
 
-def plan_jobs(prompts: Iterable[Prompt], limits: ModelLimits, settings: SamplingSettings, seed: int,
-              image_input: bool = False) -> list[Job]:
-    """Return a job for every sample of every prompt, in order; `--resume` leaves out what an earlier run finished.
+def plan_jobs(prompts: Sequence[Prompt], limits: ModelLimits, settings: SamplingSettings, image_input: bool = False,
+              run: Mapping[str, Any] = MappingProxyType({})) -> list[Job]:
+    """Return a job for every sample of every prompt, in order; `run` is what all of them are made from.
 
     Reads and fits the images, and checks the clips. Raises ConfigError or DataError for invalid sizes, images and
-    clips.
+    clips, and for more videos than a run can have.
     """
+    if len(prompts) * settings.num_samples > MOST_VIDEOS:
+        raise ConfigError(f"{len(prompts)} prompt(s) with {settings.num_samples} samples each are more than the "
+                          f"{MOST_VIDEOS} videos that a run can make; lower args.num_samples, or divide the prompts")
     jobs, remarks = [], Remarks("picture")
     for prompt in prompts:
         image, plan = _fitted(prompt, limits, settings, image_input, remarks)
+        contents = {name: _digest(path) for name, path in (("image", prompt.image), ("clip", prompt.clip)) if path}
         for sample in range(settings.num_samples):
             folder = Path(settings.output_dir) / prompt.folder / str(sample)
-            if not (settings.resume and is_finished(folder, prompt.text, seed, settings.only_save_latents)):
-                jobs.append(Job(prompt, sample, plan, folder, image))
+            jobs.append(Job(prompt, sample, plan, folder, image, contents, run))
     remarks.warn(logger)
     return jobs
 
@@ -98,6 +111,11 @@ def _fitted(prompt: Prompt, limits: ModelLimits, settings: SamplingSettings, ima
         image = fit_image_cover(picture, (plan.height, plan.width))
     remark_fit(picture.shape[-2:], image.shape[-2:], prompt.image, remarks)
     return image, plan
+
+
+def _digest(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_clip(path: str, plan: VideoPlan, limits: ModelLimits) -> None:

@@ -148,14 +148,6 @@ def _fingerprint(path: Path) -> dict:
         return {"bytes": file.tell(), "sha256": digest}
 
 
-def is_finished(folder: Path, prompt: str, seed: int, latents_only: bool) -> bool:
-    """Return True if an earlier run finished this prompt with this seed in the folder."""
-    record = verified_record(folder)
-    if record is None or (LATENTS if latents_only else VIDEO) not in record["files"]:
-        return False
-    return record.get("prompt") == prompt and record.get("seed") == seed
-
-
 def versions() -> dict[str, str]:
     """Return the installed versions of the libraries that can change a video's values."""
     installed = {distribution.name.lower() for distribution in metadata.distributions() if distribution.name}

@@ -17,7 +17,6 @@ from media.records import (
     LATENTS,
     RECORD,
     find_latents,
-    is_finished,
     load_latents,
     save_latents,
     verified_record,
@@ -136,15 +135,6 @@ def test_latents_round_trip_and_are_found(tmp_path):
         load_latents(path)
     with pytest.raises(DataError, match="does not exist"):
         find_latents(str(tmp_path / "nowhere"))
-
-
-def test_only_finished_videos_of_the_same_prompt_and_seed_count(tmp_path):
-    (tmp_path / VIDEO).write_bytes(b"video")
-    assert not is_finished(tmp_path, "a", 1, False)
-    write_record(tmp_path, {"prompt": "a", "seed": 1}, VIDEO)
-    assert is_finished(tmp_path, "a", 1, False)
-    assert not is_finished(tmp_path, "b", 1, False) and not is_finished(tmp_path, "a", 2, False)
-    assert not is_finished(tmp_path, "a", 1, True)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe\x00", b"null", b"[" * 5000, b'{"a": ' + b"1" * 9999])

@@ -1,0 +1,100 @@
+"""The origin of a video: all that determines it, which its record keeps and `--resume` compares.
+
+Settings count unless they are listed here as without effect, so that a new one counts. Files count by their contents.
+Entries are flat: dotted keys with values as JSON has them.
+"""
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from typing import Any
+
+from configuration.model import UNREAD as UNREAD_OF_MODEL
+from configuration.model import ModelConfig
+from configuration.settings import Arguments
+from configuration.targets import instantiate_from_config
+from engine.first_stage import first_stage_weights
+from engine.text_encoder import check_t5_folder, t5_configs, t5_folder
+from inference.jobs import Job
+from weights.identity import identity
+from weights.sources import transformer_weights
+
+# Settings that change no video, or none beyond rounding, or that count by another entry: sizes, contents, dtype.
+NO_EFFECT = {
+    "mode", "plan", "device", "model_parallel_size", "guidance_parallel_size", "sequence_parallel_size", "offload",
+    "output_dir", "resume", "save_denoised_every", "only_save_latents", "batch_size", "num_samples", "force_inference",
+    "input_type", "input_file", "image2video", "num_frames", "sampling_num_frames", "sampling_image_size",
+    "sampling_fps", "latent_channels", "load", "load_lora", "fp16", "bf16"}
+NO_EFFECT_IN_MODEL = {
+    *UNREAD_OF_MODEL, "loss_fn_config", "loss_config", "input_key", "latent_input", "noised_image_dropout",
+    "not_trainable_prefixes", "en_and_decode_n_samples_a_time", "compile_model", "compile_first_stage",
+    "guidance_one_by_one", "ucg_rate", "is_trainable", "cp_size", "model_parallel_size", "checkpoint_activations",
+    "verbose", "device", "freeze", "ckpt_path", "model_dir", "cache_dir"}
+LONGEST = 60  # characters of a value in a message
+
+Entries = dict[str, Any]
+
+
+def run_made_from(args: Arguments) -> Entries:
+    """Return what every video of a checked run is made from."""
+    model = ModelConfig.read(args.model_config)
+    settings = {field.name: getattr(group, field.name)
+                for group in (args.run, args.sampling, args.autoencoder, args.memory) for field in fields(group)
+                if field.name not in NO_EFFECT}
+    return _flat(settings | {"dtype": args.run.dtype, "model": vars(model), "contents": _weights(args, model)})
+
+
+def made_from(job: Job) -> Entries:
+    """Return what a video is made from."""
+    plan = job.plan
+    return dict(job.run) | _flat({
+        "prompt": job.prompt.text, "prompt_index": job.prompt.index, "sample": job.sample, "frames": plan.frames,
+        "height": plan.height, "width": plan.width, "fps": plan.fps, "contents": job.contents})
+
+
+def difference(before: object, now: Entries) -> str | None:
+    """Return a clause on the first entry in which a record's differ from those of a run; None if all are equal."""
+    if not isinstance(before, Mapping):
+        return "its record does not say what it is made from"
+    for key in (*now, *before):
+        if before.get(key) != now.get(key):
+            if key.startswith("contents."):
+                return f"{key.removeprefix('contents.')}: other contents"
+            return f"{key} was {_short(before.get(key))}, is {_short(now.get(key))}"
+    return None
+
+
+def _weights(args: Arguments, model: ModelConfig) -> Entries:
+    found = {"transformer": identity(transformer_weights(args.run.weights).source)}
+    if args.run.load_lora is not None:
+        found["LoRA"] = identity(args.run.load_lora)
+    codec = first_stage_weights(model.first_stage_config)
+    if codec is not None:
+        found["autoencoder"] = identity(codec.source)
+    guider = instantiate_from_config(model.sampler).guider
+    if guider.weak is not None:
+        found["weaker transformer"] = identity(transformer_weights(guider.weak.ckpt_path).source)
+    for embedder in t5_configs(model):
+        folder = check_t5_folder(**t5_folder(embedder))
+        found["text encoder"] = identity(folder.encoder, folder.tokenizer)
+    return found
+
+
+def _flat(value: Mapping) -> Entries:
+    return json.loads(json.dumps(dict(_leaves(value, ())), default=str))
+
+
+def _leaves(value: object, path: tuple[str, ...]) -> Iterator[tuple[str, object]]:
+    if isinstance(value, Mapping):
+        for key, below in value.items():
+            if not (path[:1] == ("model",) and key in NO_EFFECT_IN_MODEL):
+                yield from _leaves(below, (*path, str(key)))
+    elif isinstance(value, list | tuple) and any(isinstance(one, Mapping) for one in value):
+        for index, one in enumerate(value):
+            yield from _leaves(one, (*path, str(index)))
+    else:
+        yield ".".join(path), value
+
+
+def _short(value: object) -> str:
+    text = repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= LONGEST else text[:LONGEST] + "…"
