@@ -159,14 +159,15 @@ class DiffusionTransformer(BaseModel):
 
     def forward(self, x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor, y: torch.Tensor | None = None,
                 ofs: torch.Tensor | None = None, identity_attention: Sequence[int] = (),
+                skip_attention: Sequence[int] = (), skip_layers: Sequence[int] = (),
                 layer_runner: LayerRunner | None = None) -> torch.Tensor:
         """Predict from noisy latents x (B, T, C_in, H, W); returns (B, T, C_out, H, W) in x's dtype.
 
         timesteps: (B,), or (1,) if all rows share one, which is then embedded and modulated once; fractions are
         allowed. context: text (B or 1, N, text width). y: labels, for a model with num_classes. ofs: (B,) or (1,), for
         a model with ofs_embed_dim; others ignore it. identity_attention: layers in which every token attends to itself
-        alone. layer_runner: runs the layers in place of the network's own. Raises ConfigError for latents that do not
-        fit the model.
+        alone; skip_attention: that leave out their attention; skip_layers: that are left out whole. layer_runner: runs
+        the layers in place of the network's own. Raises ConfigError for latents that do not fit the model.
         """
         if x.shape[2] != self.in_channels:
             raise ConfigError(f"latents of {x.shape[2]} channels, but the transformer's in_channels is "
@@ -175,7 +176,7 @@ class DiffusionTransformer(BaseModel):
         rotary = self.mixins["pos_embed"].rotary(grid, context.shape[1], x.device)
         time = self.embed(timesteps, y, ofs)
         batch = VideoContext(x.to(self.dtype), context.to(self.dtype), F.silu(time), grid, rotary,
-                             tuple(identity_attention), time=time)
+                             tuple(identity_attention), tuple(skip_attention), tuple(skip_layers), time=time)
         run = self.layer_runner if layer_runner is None else layer_runner
         return super().forward(self, batch, run).to(x.dtype)
 

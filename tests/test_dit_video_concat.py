@@ -55,6 +55,20 @@ def test_rows_of_a_batch_do_not_see_each_other():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("layers", [(0,), (1,), (0, 1)])
+def test_a_skipped_layer_is_one_whose_gates_are_closed(layers):
+    model, given = build(), inputs()
+    skipped, without_attention = (model(*given, **{key: layers}) for key in ("skip_layers", "skip_attention"))
+    assert not torch.allclose(skipped, without_attention)
+    for half, expected in ((0, without_attention), (1, skipped)):  # the gates of attention, then those of the MLP too
+        for layer in layers:
+            linear = model.mixins["adaln_layer"].adaLN_modulations[layer][1]
+            for part in (linear.weight, linear.bias):
+                part.unflatten(0, (2, 2, 3, -1))[:, half, 2] = 0  # (video or text, attention or MLP, shift scale gate)
+        torch.testing.assert_close(model(*given), expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
 def test_tokens_that_attend_to_themselves_alone_do_not_see_each_other():
     model, (x, t, text) = build(), inputs()
     touched = x.clone()

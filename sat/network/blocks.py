@@ -64,14 +64,15 @@ class Experts:
 class LayerParts:
     """The modules and settings of one layer, looked up before it runs so that equal layers share compiled code.
 
-    norms: LayerNorms of queries and keys, or None. alone: every token attends to itself alone. last: this is the last
-    layer, which drops the text tokens after its attention.
+    norms: LayerNorms of queries and keys, or None. alone: every token attends to itself alone. attends: False leaves
+    the attention out. last: this is the last layer, which drops the text tokens after its attention.
     """
     layer_id: int
     layer: Any  # SwissArmyTransformer's, which has no types
     modulation: nn.Module
     norms: tuple[nn.Module, nn.Module] | None
     alone: bool
+    attends: bool
     last: bool
 
 
@@ -143,7 +144,8 @@ class AdaLNMixin(BaseMixin):
         norms = (self.query_layernorm_list[layer_id], self.key_layernorm_list[layer_id]) if self.qk_ln else None
         modulation = linear_of(self.adaLN_modulations[layer_id])
         return LayerParts(layer_id, self.transformer.layers[layer_id], modulation, norms,
-                          layer_id in context.identity_attention, layer_id == len(self.adaLN_modulations) - 1)
+                          layer_id in context.identity_attention, layer_id not in context.skip_attention,
+                          layer_id == len(self.adaLN_modulations) - 1)
 
     def modulations(self, parts: LayerParts, context: VideoContext) -> tuple[Experts, Experts]:
         """Return the modulations of attention and MLP, from the time embedding with SiLU applied."""
@@ -166,12 +168,15 @@ class AdaLNMixin(BaseMixin):
         sandwich = layer.layernorm_order == "sandwich"
         around_attention, around_mlp = self.modulations(parts, context)
 
-        normed = around_attention.modulate(layer.input_layernorm(x))
-        branch = layer.attention(normed, None, parts=parts, context=context)
+        branch = None
+        if parts.attends:
+            normed = around_attention.modulate(layer.input_layernorm(x))
+            branch = layer.attention(normed, None, parts=parts, context=context)
         if parts.last:
             x = x[:, context.text_length:]
             around_attention, around_mlp = around_attention.of_video(), around_mlp.of_video()
-        x = around_attention.add_gated(x, layer.third_layernorm(branch) if sandwich else branch)
+        if branch is not None:
+            x = around_attention.add_gated(x, layer.third_layernorm(branch) if sandwich else branch)
 
         normed = around_mlp.modulate(layer.post_attention_layernorm(x))
         branch = in_token_blocks(partial(layer.mlp, parts=parts, context=context), normed)

@@ -17,7 +17,8 @@ class VideoContext:
     embedding: SiLU of the time embedding (with `ofs` and label added), (B, E), or (1, E) if all rows are equal.
     grid: patches along time, height and width.
     rotary: cosines and sines for the tokens [text, video], (N + t·h·w, head dim / 2) each; None: no rotation.
-    identity_attention: indices of the layers in which every token attends to itself alone.
+    identity_attention, skip_attention, skip_layers: indices of the layers in which every token attends to itself alone,
+    which leave out their attention, and which are left out whole.
     attend: `attention.attention`, or its replacement where tokens are divided among processes.
     time: the time embedding before its SiLU, (B, E) or (1, E); what a step cache may measure.
     """
@@ -27,6 +28,8 @@ class VideoContext:
     grid: Grid
     rotary: tuple[torch.Tensor, torch.Tensor] | None = None
     identity_attention: tuple[int, ...] = ()
+    skip_attention: tuple[int, ...] = ()
+    skip_layers: tuple[int, ...] = ()
     attend: Callable[..., torch.Tensor] = attention
     time: torch.Tensor | None = None
 

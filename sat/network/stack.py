@@ -69,8 +69,11 @@ class VideoTransformer(BaseTransformer):
                    ) -> torch.Tensor:
         """Return tokens x (B, S, D) after layers `first` to `end` - 1; the last layer drops the text tokens."""
         recompute = self.checkpoint_activations and self.training and torch.is_grad_enabled()
+        last = len(self.layers) - 1
         for layer_id in range(len(self.layers))[first:end]:
-            if recompute:
+            if layer_id in context.skip_layers:
+                x = x[:, context.text_length:] if layer_id == last else x
+            elif recompute:
                 x = checkpoint(self._layer, x, layer_id, context, use_reentrant=False)
             else:
                 x = self._layer(x, layer_id, context)
