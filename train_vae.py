@@ -30,6 +30,7 @@ from training.autoencoder import AutoencoderTrainer, build_model, check_model_ke
 from training.continuation import has_ended
 from training.data.memory_clips import MemoryClips, read_stages
 from training.data.sources import check_clip_data
+from training.deepspeed_section import check_optimizer_alone
 from training.run_state import RunState
 
 logger = logging.getLogger("train_vae")
@@ -56,6 +57,7 @@ def check_settings(args: Arguments) -> None:
     if not (stages and settings.save and settings.train_data and args.deepspeed_config):
         raise ConfigError("training needs data.stages, args.train_data, args.save and section deepspeed; "
                           "see configs/tiny_vae.yaml")
+    check_optimizer_alone(args.deepspeed_config)
     check_writable(args.training.folder, "args.save")
 
 

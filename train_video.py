@@ -32,6 +32,7 @@ from training import run_files, run_state
 from training.continuation import has_ended
 from training.data.encoders import Encoders
 from training.data.sources import check_data, read_sources, sample_request
+from training.deepspeed_section import check_deepspeed
 from training.run_state import RunState
 from training.samples import write_samples
 from training.transformer import Data, TransformerTrainer
@@ -95,6 +96,7 @@ def check_settings(args: Arguments) -> None:
         raise ConfigError("training needs args.train_data, args.train_iters and section deepspeed; "
                           "see configs/tiny_t2v_train.yaml")
     launch.check_launcher()
+    check_deepspeed(args.deepspeed_config, world_size())
     args.config.data = check_config(args.data_config, "data")
     merge_size_keys(args)
     if args.run.model_parallel_size > 1:

@@ -19,6 +19,7 @@ from configuration.targets import instantiate_from_config
 from diffusion_video import DiffusionEngine
 from media.videos import write_video
 from tests.random_model import write_model
+from tests.training.two_processes import train_all
 from weights.checkpoint import NETWORK_PREFIX, read_state_dict, save_checkpoint
 from weights.network import load_network
 from weights.sources import materialize
@@ -148,6 +149,37 @@ def test_two_processes_equal_one_with_twice_the_accumulation(small_model, recipe
     assert same(read_state_dict(tmp_path / "divided"), read_state_dict(tmp_path / "stopped"))
     sizes = [(tmp_path / "two" / "training" / f"2_rank_0{rank}.pt").stat().st_size for rank in (0, 1)]
     assert sizes[1] < sizes[0] / 2  # what the processes share is stored once
+
+
+DIVIDED = {"0": (), "2": ("deepspeed.zero_optimization.offload_optimizer={device: cpu}",), "3": (),
+           "1 bf16": ("deepspeed.bf16.enabled=true", "deepspeed.data_types={grad_accum_dtype: fp32}"),
+           "3 in groups": ("deepspeed.zero_optimization.sub_group_size=50000",)}
+
+
+def test_a_run_goes_on_with_more_processes_and_with_fewer(small_model, recipe, tmp_path):
+    def command(name, *more):
+        cache = f"args.latent_cache={tmp_path / 'bf16'}" if "bf16" in name else None
+        return recipe(small_model / "t2v.yaml", tmp_path / name, "args.train_iters=2", *DIVIDED[name], *more,
+                      f"deepspeed.zero_optimization.stage={name[0]}", *([cache] if cache else []))
+
+    def state(name, rank=0):
+        return torch.load(tmp_path / name / "training" / f"1_rank_0{rank}.pt", weights_only=True)
+
+    def resume_and_save(name, processes):
+        run = [0, command(name, "--resume", f"deepspeed.gradient_accumulation_steps={2 // processes}")]
+        return run if processes == 2 else train_all([run])
+
+    for name in DIVIDED:
+        train_all([[1, command(name, "deepspeed.gradient_accumulation_steps=2")]])
+    before = {name: state(name) for name in DIVIDED}
+    on_two_processes([resume_and_save(name, 2) for name in DIVIDED], tmp_path)
+    for name in DIVIDED:
+        parts = [state(name, rank)["optimizer"]["weights"] for rank in (0, 1)]
+        sizes = [sum(weight.numel() for weight in weights) for weights in parts]
+        whole = sum(weight.numel() for weight in before[name]["optimizer"]["weights"])
+        assert sizes == [whole, whole] if name == "0" else whole <= sum(sizes) < 1.01 * whole, name
+        resume_and_save(name, 1)
+        assert same({**before[name], "settings": {}}, {**state(name), "settings": {}}), name
 
 
 def on_two_processes(runs, folder):

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from common.errors import CheckpointError, ConfigError
+from training.deepspeed_section import HONOURED
 from training.muon import Muon
 from training.repartition import repartitioned
 
@@ -72,16 +73,18 @@ def start_deepspeed(module: nn.Module, config: Mapping):
     try:
         return deepspeed.initialize(model=module, optimizer=optimizer, config=_settings(config),
                                     dist_init_required=False)[0]
-    except (ValidationError, DeepSpeedConfigError) as error:
+    except (ValidationError, DeepSpeedConfigError, AssertionError, NotImplementedError, ValueError) as error:
         raise ConfigError(f"deepspeed: {' '.join(str(error).split())[:300]}") from error
 
 
 def _settings(config: Mapping) -> dict:
-    settings = {key: value for key, value in config.items() if key != "optimizer"}
+    settings = {key: config[key] for key in HONOURED if key in config and key != "optimizer"}
     zero = dict(settings.get("zero_optimization") or {})
     if zero.get("stage") == 3:  # keep no small weights whole: every weight is in its parts alone
         zero["stage3_param_persistence_threshold"] = 0
-    return settings | {"zero_optimization": zero, "zero_allow_untested_optimizer": True, "steps_per_print": sys.maxsize}
+    # Optimizers on the CPU are torch's, whose fused AdamW is as fast there as DeepSpeed's and needs no compiler.
+    own = {"zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False, "steps_per_print": sys.maxsize}
+    return settings | {"zero_optimization": zero} | own
 
 
 def optimizer_state(deepspeed_engine) -> dict:

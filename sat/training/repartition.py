@@ -43,7 +43,10 @@ def repartitioned(deepspeed_engine, own: Mapping, weights: Sequence[Tensor], par
             [[entry[name] for entry in entries] for entries in saved])
         for number, value in enumerate(values):
             state[number][name] = value
-    return {**parts[0], "optimizer": {**own, "state": state}, "weights": divided([part["weights"] for part in parts])}
+    groups = [{**saved, "params": own["params"]} for own, saved in zip(
+        own["param_groups"], parts[0]["optimizer"]["param_groups"], strict=True)]
+    return {**parts[0], "optimizer": {"state": state, "param_groups": groups},
+            "weights": divided([part["weights"] for part in parts])}
 
 
 def _divisions(deepspeed_engine, weights: Sequence[Tensor], parts: Sequence[Mapping]) -> list[Division]:
