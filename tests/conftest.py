@@ -16,6 +16,15 @@ def pytest_collection_modifyitems(items):
             item.add_marker("quick")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_remembered(tmp_path_factory):
+    """The tests neither use nor fill what the user's cache folder remembers of verified checkpoints."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setattr("weights.checksums.cache_file", lambda: folder / "verified.json")
+        yield
+
+
 @pytest.fixture(scope="session")
 def small_model(tmp_path_factory):
     """The folder of a small random model: t2v.yaml and i2v.yaml with the weights that they name."""

@@ -1,5 +1,6 @@
 """Atomic writing of files, sole use of folders, and paths relative to the repository's root."""
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -34,6 +35,34 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         raise DataError(f"{path} cannot be written ({error.strerror or error})") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    """Context manager for writing a new folder as a whole: yields a temporary folder beside it, which becomes `path`.
+
+    If the block raises, nothing is left. Raises DataError if `path` holds anything or is a file, and if the system
+    cannot write it.
+    """
+    path = Path(path)
+    check_empty(path)
+    temporary = path.with_name(partial_name(path))
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_empty(folder: Path) -> None:
+    """Raise DataError unless a folder to be written does not exist yet, or is empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder} exists already and is not empty; nothing is written over it: choose another folder, "
+                        "or move it away")
 
 
 def partial_name(path: Path) -> str:

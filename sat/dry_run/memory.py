@@ -11,7 +11,6 @@ Python, its libraries and gaps between blocks of memory come on top.
 
 Files are not needed: a text encoder without its folder is taken to be T5 v1.1 XXL, which the released models use.
 """
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +25,8 @@ from configuration.settings import Arguments, MemorySettings, RunSettings
 from configuration.targets import instantiate_from_config
 from dry_run.meter import measure
 from engine.first_stage import LatentCodec
-from engine.text_encoder import check_t5_folder, t5_configs, t5_parameters
+from engine.t5_files import check_t5_folder, t5_config, t5_parameters
+from engine.text_encoder import t5_configs
 from engine.weak_network import weak_config
 from inference.sizes import VideoPlan
 from vae_modules.autoencoder import VideoAutoencodingEngine, decode_schedule
@@ -110,11 +110,10 @@ def text_cost(model: ModelConfig, dtype: torch.dtype, quantized: bool) -> Cost:
 
 
 def _t5_shape(embedder: Mapping) -> Mapping:
-    if not Path(embedder.get("model_dir") or "").is_dir():
+    if not embedder.get("model_dir") or not Path(embedder["model_dir"]).exists():
         return T5_XXL
     folder = check_t5_folder(embedder["model_dir"])
-    config = json.loads((folder.encoder / "config.json").read_text(encoding="utf-8"))
-    return {**config, "parameters": t5_parameters(folder)}
+    return {**t5_config(folder), "parameters": t5_parameters(folder)}
 
 
 def transformer_costs(run: RunSettings, memory: MemorySettings, model: ModelConfig, plan: VideoPlan, rows: int

@@ -12,7 +12,8 @@ from configuration.model import UNREAD, ModelConfig
 from configuration.targets import check_config, get_obj_from_str, instantiate_from_config
 from configuration.yaml_files import require
 from engine.first_stage import first_stage_weights
-from engine.text_encoder import check_t5_folder, t5_configs, t5_folder, t5_width
+from engine.t5_files import check_t5_folder, t5_width
+from engine.text_encoder import t5_configs, t5_folder
 from engine.weak_network import check_guidance
 from network.attention_kernels import check_kernel, heads_of
 from sgm.sampling import check_compatible

@@ -9,7 +9,8 @@ from torch import nn
 
 from common.listing import listed
 from configuration.model import ModelConfig
-from engine.text_encoder import FrozenT5Embedder, check_t5_folder, load_tokenizer, t5_configs, t5_folder
+from engine.t5_files import check_t5_folder
+from engine.text_encoder import FrozenT5Embedder, load_tokenizer, t5_configs, t5_folder
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,7 @@
 """The video autoencoder: encoding and decoding of videos by chunks and tiles, and loading of its weights."""
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 
@@ -14,6 +15,8 @@ from vae_modules.convolution import CausalState
 from vae_modules.tiling import Tiling, by_tiles
 from weights.checkpoint import check_shapes
 from weights.sources import Weights, autoencoder_weights, materialize
+
+logger = logging.getLogger(__name__)
 
 
 def encode_schedule(frames: int) -> list[int]:
@@ -62,6 +65,8 @@ class VideoAutoencodingEngine(nn.Module):
             weights = self.check_weights(ckpt_path, ignore_keys)
             materialize(self, torch.float32, device)
             weights.copy_into(self)
+            if weights.said:
+                logger.info("loaded the autoencoder from %s%s", weights.source, weights.described)
 
     def check_weights(self, path: str, ignore_keys: Iterable[str] = ()) -> Weights:
         """Return the weights at `path`, whose names and shapes have been compared with this model's but not read.

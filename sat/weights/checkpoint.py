@@ -8,7 +8,6 @@ A folder holds `latest` (an iteration, or `release`) and `<iteration>/mp_rank_00
 import os
 import pickle
 import shutil
-import zipfile
 from argparse import Namespace
 from collections.abc import Container, Mapping
 from pathlib import Path
@@ -19,14 +18,21 @@ import torch
 from numpy._core.multiarray import _reconstruct  # numpy's own pickles name it
 from torch import Tensor, nn
 
-from common.errors import CheckpointError
+from common.errors import CheckpointError, DataError
 from common.files import sync_folder, whole_file
 from common.listing import listed
+from common.text import read_text
+from weights.checksums import check_sums
+from weights.formats import SAFETENSORS, TORCH, format_of
 from weights.lora_names import is_matrix, without_lora
 
 STATES = "mp_rank_00_model_states.pt"
 NETWORK_PREFIX = "model.diffusion_model."
-WRAPPERS = ("module", "state_dict")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")  # of files of weights
+# Where torch.save's files have their tensors, if not at the top. An average of the weights counts only if it is alone.
+WRAPPERS = ("module", "state_dict", "model", "model_state_dict", "network", "net", "params",
+            "ema", "ema_state_dict", "model_ema", "ema_model", "params_ema")
+MOST_WRAPPERS = 4  # inside each other
 # SwissArmyTransformer also stores numpy's random state and its own arguments. Unpickling these types runs no code.
 SAFE_TYPES: list[Any] = [
     Namespace, np.ndarray, np.dtype, _reconstruct,
@@ -36,7 +42,10 @@ SAFE_TYPES: list[Any] = [
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """Return the weights file for a path: the file itself, or the folder's latest. Raises CheckpointError if none."""
+    """Return the weights file for a path: the file itself, the folder's latest, or the only one in the folder.
+
+    Raises CheckpointError if there is none or several.
+    """
     path = Path(path)
     if path.is_file():
         return path
@@ -47,43 +56,64 @@ def find_checkpoint(path: str | Path) -> Path:
         return path / STATES
     latest = path / "latest"
     if not latest.is_file():
-        raise CheckpointError(f"checkpoint folder {path} has no file `latest` that names an iteration, and no {STATES}")
-    iteration = latest.read_text(errors="replace").strip()
+        return _without_latest(path)
+    try:
+        iteration = read_text(latest).strip()
+    except DataError as error:
+        raise CheckpointError(f"{error}; `latest` holds the name of an iteration, such as 1000") from error
+    if not iteration or "/" in iteration or iteration in (".", ".."):
+        raise CheckpointError(f"{latest} names iteration {iteration[:100]!r}; it must be that of a folder beside it"
+                              f"{_saved(path)}")
     states = path / iteration / STATES
-    if not iteration or not states.is_file():
-        raise CheckpointError(f"{latest} names iteration {iteration!r}, but {iteration}/{STATES} beside it is missing")
+    if not states.is_file():
+        raise CheckpointError(f"{latest} names iteration {iteration[:100]!r}, but {iteration[:100]}/{STATES} beside it "
+                              f"is missing{_saved(path)}")
     return states
 
 
-def check_readable(path: str | Path) -> Path:
-    """Return the weights file for a path, checked without reading its tensors.
-
-    Raises CheckpointError if it is missing, empty, truncated or no valid safetensors file.
-    """
-    file = find_checkpoint(path)
-    with open(file, "rb") as stream:
-        head = stream.read(2)
-    if file.suffix == ".safetensors":
-        open_safetensors(file)
-    elif not head:
-        raise CheckpointError(f"checkpoint {file} is empty; copy it again")
-    elif head == b"PK" and not zipfile.is_zipfile(file):
-        raise CheckpointError(f"checkpoint {file} is truncated ({file.stat().st_size} bytes); copy it again")
-    return file
+def iterations(folder: Path) -> list[str]:
+    """Return the names of the iterations that a checkpoint folder holds, the lower first."""
+    names = [file.parent.name for file in folder.glob(f"*/{STATES}") if not file.parent.name.startswith(".")]
+    return sorted(names, key=lambda name: (len(name), name))
 
 
-def read_checkpoint(path: str | Path, names: Container[str] | None = None) -> dict:
+def _saved(folder: Path) -> str:
+    """Return a clause with the iterations of a folder and what to do; "" if it has none."""
+    saved = iterations(folder)
+    return saved and f"; saved here: {', '.join(saved)}; write one of these names into {folder / 'latest'}" or ""
+
+
+def _without_latest(folder: Path) -> Path:
+    files = [file for file in sorted(folder.iterdir()) if file.suffix in SUFFIXES and file.is_file()]
+    if iterations(folder):
+        raise CheckpointError(f"checkpoint folder {folder} has no file `latest` that names an iteration"
+                              f"{_saved(folder)}")
+    if len(files) == 1:
+        return files[0]
+    if files:
+        raise CheckpointError(f"checkpoint folder {folder} holds several files of weights ({listed(files)}) and no "
+                              "file `latest`; give one of them")
+    hint = f"; give {folder / 'transformer'}" if (folder / "transformer").is_dir() else ""
+    raise CheckpointError(f"checkpoint folder {folder} has no file `latest` that names an iteration, and no {STATES} "
+                          f"or other file of weights{hint}")
+
+
+def read_checkpoint(path: str | Path, names: Container[str] | None = None, verify: bool = True) -> dict:
     """Read everything in a checkpoint, tensors memory-mapped; from safetensors, only tensors in `names` if given.
 
-    Raises CheckpointError for a file that is missing or damaged, or whose pickle holds anything but tensors and plain
-    values (none of it is executed).
+    With `verify` the checksums of torch.save are compared, if they have not been before. Raises CheckpointError for a
+    file that is missing, damaged or something else, or whose pickle holds anything but tensors and plain values (none
+    of it is executed).
     """
-    file = check_readable(path)
-    if file.suffix == ".safetensors":
+    file = find_checkpoint(path)
+    kind = format_of(file)
+    if kind == SAFETENSORS:
         return _read_safetensors(file, names)
+    if kind == TORCH and verify:
+        check_sums(file)
     try:
         with torch.serialization.safe_globals(SAFE_TYPES):
-            content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=kind == TORCH)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"checkpoint {file} is refused: {_refusal(error)}") from error
     except (RuntimeError, EOFError, ValueError, OSError, KeyError, AttributeError, IndexError, TypeError) as error:
@@ -94,20 +124,25 @@ def read_checkpoint(path: str | Path, names: Container[str] | None = None) -> di
     return dict(content)
 
 
-def read_state_dict(path: str | Path, names: Container[str] | None = None) -> dict[str, Tensor]:
-    """Read a checkpoint's state dict, which may lie under `module` or `state_dict`; only `names` if given.
+def read_state_dict(path: str | Path, names: Container[str] | None = None, verify: bool = True) -> dict[str, Tensor]:
+    """Read a checkpoint's state dict, which may lie under one of WRAPPERS; only the tensors in `names` if given.
 
     Raises CheckpointError as `read_checkpoint` does, and for a file without tensors.
     """
-    content = read_checkpoint(path, names)
-    for wrapper in WRAPPERS:
-        if isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-            break
+    content = _unwrapped(read_checkpoint(path, names, verify))
     state = {k: v for k, v in content.items() if isinstance(v, Tensor) and (names is None or k in names)}
     if not state and names is None:
         raise CheckpointError(f"checkpoint {find_checkpoint(path)} holds no tensors")
     return state
+
+
+def _unwrapped(content: Mapping) -> Mapping:
+    """Return the innermost mapping under WRAPPERS; of weights and their average, the weights."""
+    for _ in range(MOST_WRAPPERS):
+        inside = (content.get(wrapper) for wrapper in WRAPPERS)
+        content = next((inner for inner in inside if isinstance(inner, Mapping)
+                        and any(isinstance(value, (Tensor, Mapping)) for value in inner.values())), content)
+    return content
 
 
 def load_module(module: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
@@ -117,6 +152,17 @@ def load_module(module: nn.Module, state: Mapping[str, Tensor], source: str | Pa
     """
     check_shapes(required_tensors(module, state), state, source)
     module.load_state_dict(state, strict=False)  # names were checked above
+    check_finite(module.state_dict(), source)
+
+
+def check_finite(state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Raise CheckpointError, naming the tensors, if values read from `source` are infinite or no numbers."""
+    bounds = {name: torch.aminmax(value) for name, value in state.items()
+              if value.numel() and value.is_floating_point()}  # twenty times faster than torch.isfinite on a CPU
+    wrong = [name for name, (low, high) in bounds.items() if not torch.isfinite(torch.stack((low, high))).all()]
+    if wrong:
+        raise CheckpointError(f"checkpoint {source}: values in {listed(wrong)} are infinite or no numbers, in the file "
+                              f"or as {_dtype(state[wrong[0]])}; take an earlier checkpoint, or another dtype")
 
 
 def required_tensors(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -137,39 +183,59 @@ def check_shapes(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source:
 
 
 def describe_mismatches(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
-    """Describe which tensors of `state` have other shapes than in `own`, are missing, or extra; "" if all fit."""
+    """Describe which tensors of `state` do not fit `own`: by shape or kind of number, missing, or extra; "" if all do.
+
+    Floating-point numbers of any size fit each other; integers and complex numbers are not converted to them.
+    """
     different = [f"{k} is {_shape(state[k])}, wanted {_shape(v)}" for k, v in own.items()
                  if k in state and state[k].shape != v.shape]
     missing = [k for k in own if k not in state]
     extra = [k for k in state if k not in own]
-    faults = (("shapes differ: ", different), ("missing: ", missing), ("not in the model: ", extra))
+    untyped = [f"{k} is {_dtype(state[k])}, wanted {_dtype(v)}" for k, v in own.items()
+               if k in state and state[k].is_floating_point() != v.is_floating_point()]
+    faults = (("shapes differ: ", different), ("types differ: ", untyped), ("missing: ", missing),
+              ("not in the model: ", extra))
     return "; ".join(title + listed(names) for title, names in faults if names)
 
 
 def save_checkpoint(folder: str | Path, iteration: int | str, content: Mapping) -> Path:
     """Write `<folder>/<iteration>/mp_rank_00_model_states.pt`, then the iteration to `latest`; return the file's path.
 
-    `latest` always names a complete checkpoint: the states are flushed to disk before it changes.
+    `latest` always names a complete checkpoint: the states are flushed to disk before it changes. Raises OSError, which
+    names the folder, if the system cannot write them, as on a full disk.
     """
     folder = Path(folder)
     partial, final = folder / f".{iteration}.partial", folder / str(iteration)
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     try:
-        with open(partial / STATES, "wb") as stream:
-            torch.save(dict(content), stream)
-            stream.flush()
-            os.fsync(stream.fileno())
+        partial.mkdir(parents=True)
+        write_states(partial / STATES, content)
         sync_folder(partial)
         if final.exists():  # a folder cannot be replaced atomically, the file in it can
             os.replace(partial / STATES, final / STATES)
         else:
             os.replace(partial, final)
+    except OSError as error:
+        error.filename = error.filename or str(final)
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     sync_folder(folder)
     name_latest(folder, iteration)
     return final / STATES
+
+
+def write_states(file: Path, content: Mapping) -> None:
+    """Write a mapping of tensors and plain values and flush it to disk. Raises OSError if the system cannot."""
+    with open(file, "wb") as stream:
+        try:
+            torch.save(dict(content), stream)
+        except RuntimeError as error:  # torch's writer covers what the stream raised
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def name_latest(folder: Path, iteration: int | str) -> None:
@@ -198,6 +264,10 @@ def _refusal(error: Exception) -> str:
     reason = str(error).partition("WeightsUnpickler error:")[2].split("\n")[0].strip()
     return ("its pickle is damaged or holds more than tensors and plain values; none of it was executed"
             f"{f' ({reason[:120]})' if reason else ''}; use a file of tensors, such as safetensors")
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _shape(tensor: Tensor) -> str:

@@ -4,11 +4,12 @@ import logging
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
-from common.errors import CheckpointError
+from common.errors import CheckpointError, DataError
+from common.text import read_text
+from weights.weight_files import DIFFUSERS, has_weights
 
 logger = logging.getLogger(__name__)
 
-STEM = "diffusion_pytorch_model"  # start of the names of weight files in transformer/ and vae/
 CLASSES = {"transformer": "CogVideoXTransformer3DModel", "vae": "AutoencoderKLCogVideoX"}
 
 
@@ -35,10 +36,9 @@ def check_part(folder: Path, part: str) -> None:
     config = folder / "config.json"
     if not config.is_file():
         raise CheckpointError(f"diffusers folder {folder} has no config.json; fetch it again")
-    try:
-        found = json.loads(config.read_text(encoding="utf-8"))["_class_name"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{config} is not the configuration of a model; fetch it again") from error
+    found = _class_of(folder)
+    if found is None:
+        raise CheckpointError(f"{config} is not the configuration of a model; fetch it again")
     if found != CLASSES[part]:
         raise CheckpointError(f"diffusers folder {folder} holds a {found}; a {CLASSES[part]} is needed")
 
@@ -57,4 +57,12 @@ def use_pipeline_parts(model: MutableMapping, folder: str | Path) -> None:
 
 
 def _is_part(folder: Path) -> bool:
-    return any(folder.glob(f"{STEM}*"))
+    return has_weights(folder, DIFFUSERS) or _class_of(folder) in CLASSES.values()
+
+
+def _class_of(folder: Path) -> str | None:
+    """Return the class that a folder's config.json names; None if it names none."""
+    try:
+        return str(json.loads(read_text(folder / "config.json"))["_class_name"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, DataError):
+        return None

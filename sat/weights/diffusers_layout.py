@@ -136,12 +136,5 @@ def to_diffusers(links: Iterable[Link], state: Mapping[str, Tensor]) -> Iterator
             yield from zip(link.theirs, link.split(state[link.name]), strict=True)
 
 
-def from_diffusers(links: Iterable[Link], state: Mapping[str, Tensor]) -> Iterator[tuple[Link, Tensor]]:
-    """Yield each link and its tensor in this project's layout, except for tensors that diffusers computes."""
-    for link in links:
-        if link.theirs:
-            yield link, link.merge(*(state[name] for name in link.theirs))
-
-
 def _positions(network: Mapping) -> Mapping:
     return network["modules"]["pos_embed_config"].get("params") or {}

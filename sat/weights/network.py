@@ -40,7 +40,7 @@ def load_network(network: nn.Module, path: str | Path) -> None:
     weights = own_shard(transformer_weights(path), network)
     _check_preset(network, weights.shapes, weights.source)
     weights.copy_into(network)
-    logger.info("loaded %d tensors from %s", len(weights.links), path)
+    logger.info("loaded %d tensors from %s%s", len(weights.links), path, weights.described)
 
 
 def check_network(network_config: Mapping, path: str | Path) -> None:

@@ -5,7 +5,7 @@ header with every tensor's type, shape and offsets, and the tensors' bytes.
 """
 import json
 import struct
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -14,50 +14,29 @@ from torch import Tensor
 
 from common.errors import CheckpointError
 from common.files import whole_file
+from common.listing import listed
 from weights.checkpoint import read_state_dict
-from weights.diffusers_folder import STEM
+from weights.weight_files import DIFFUSERS
 
+STEM = DIFFUSERS[0]
 INDEX = f"{STEM}.safetensors.index.json"
-NAMES = (f"{STEM}.safetensors", INDEX)  # file names in transformer/ or vae/ of a diffusers folder
 TYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
-
-
-def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Read all tensors of a folder. Raises CheckpointError if the folder or a shard is missing or damaged."""
-    if not folder.is_dir():
-        raise CheckpointError(f"diffusers folder {folder} does not exist; give a folder that has transformer/ and vae/")
-    return read_shards(shard_files(folder, NAMES))
 
 
 def read_shards(files: Iterable[Path], names: Container[str] | None = None) -> dict[str, Tensor]:
     """Read the tensors of several files into one state dict, memory-mapped; only those in `names` if given.
 
-    Raises CheckpointError for a damaged file.
+    Checksums are not compared. Raises CheckpointError for a damaged file, and for a tensor that is in two.
     """
     tensors: dict[str, Tensor] = {}
     for file in files:
-        tensors |= read_state_dict(file, names)
+        state = read_state_dict(file, names, verify=False)
+        twice = tensors.keys() & state.keys()
+        if twice:
+            raise CheckpointError(f"{file} holds tensors that other shards beside it hold, too ({listed(sorted(twice))}"
+                                  "); fetch the folder again")
+        tensors |= state
     return tensors
-
-
-def shard_files(folder: Path, names: Sequence[str]) -> list[Path]:
-    """Return a folder's weight files: the first of `names` that exists, or the shards that it lists if it is an index.
-
-    Raises CheckpointError if there is none, or if an index is damaged or names missing files.
-    """
-    found = next((folder / name for name in names if (folder / name).is_file()), None)
-    if found is None:
-        raise CheckpointError(f"folder {folder} has no weights ({' or '.join(names)}); fetch it again")
-    if not found.name.endswith(".index.json"):
-        return [found]
-    try:
-        shards = sorted(set(json.loads(found.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{found} is not an index of shards; fetch it again") from error
-    missing = [name for name in shards if not (folder / name).is_file()]
-    if missing:
-        raise CheckpointError(f"{folder} lacks {', '.join(missing)}, which its index names; fetch it again")
-    return [folder / name for name in shards]
 
 
 def write_tensors(folder: Path, planned: Mapping[str, Tensor], tensors: Iterable[tuple[str, Tensor]],

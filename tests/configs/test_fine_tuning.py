@@ -23,7 +23,7 @@ def t5(tmp_path_factory):
     folder = tmp_path_factory.mktemp("t5")
     (folder / "config.json").write_text(json.dumps({"d_model": 4096}))
     for name in ("spiece.model", "model.safetensors"):
-        (folder / name).touch()
+        (folder / name).write_bytes(b"\n")
     return folder
 
 

@@ -3,7 +3,8 @@ import logging
 
 from configuration.model import ModelConfig
 from engine.conditioner import GeneralConditioner
-from engine.text_encoder import check_t5_folder, load_tokenizer
+from engine.t5_files import check_t5_folder
+from engine.text_encoder import load_tokenizer
 from engine.text_length import losses, report_captions, report_prompts
 
 T5 = "sgm.modules.encoders.modules.FrozenT5Embedder"

@@ -19,7 +19,8 @@ from tests.released_structures import (
 from tools import convert_weights
 from weights.checkpoint import NETWORK_PREFIX, read_state_dict, save_checkpoint
 from weights.diffusers_layout import merge_modulations, split_modulations
-from weights.shards import INDEX, read_tensors, write_tensors
+from weights.shards import INDEX, read_shards, write_tensors
+from weights.weight_files import DIFFUSERS, find_weights
 
 
 @pytest.fixture
@@ -131,12 +132,12 @@ def test_shards_hold_at_most_what_was_asked(tmp_path):
     shards = sorted(tmp_path.glob("*.safetensors"))
     index = json.loads((tmp_path / INDEX).read_text())
     assert len(shards) == 5 and index["metadata"]["total_size"] == sum(t.nbytes for t in tensors.values())
-    again = read_tensors(tmp_path)
+    again = read_shards(find_weights(tmp_path, DIFFUSERS))
     assert all(torch.equal(again[k], t) for k, t in tensors.items())
 
     shards[1].unlink()
     with pytest.raises(CheckpointError, match="00002-of-00005.*fetch it again"):
-        read_tensors(tmp_path)
+        find_weights(tmp_path, DIFFUSERS)
 
 
 def test_mistakes_are_named(tmp_path):

@@ -11,7 +11,8 @@ from torch import nn
 
 from common.errors import CheckpointError, UserError
 from configuration.targets import instantiate_from_config
-from engine.text_encoder import FrozenT5Embedder, check_t5_folder
+from engine.t5_files import check_t5_folder
+from engine.text_encoder import FrozenT5Embedder
 from tests.dit_models import build
 from tests.dit_models import config as dit_config
 from tests.released_structures import (
@@ -173,7 +174,7 @@ def test_files_of_the_configuration_and_typed_ones_come_first(pipeline, sample, 
 @pytest.mark.parametrize("lost, says", [
     ("transformer", "has no transformer/"), ("vae", "has no vae/"), ("text_encoder", "text_encoder has no config.json"),
     ("tokenizer", "tokenizer has no spiece.model"), ("transformer/config.json", "transformer has no config.json"),
-    (f"transformer/{INDEX}", "transformer has no weights"), ("vae/config.json", "vae has no config.json"),
+    ("vae/config.json", "vae has no config.json"),
     ("transformer/*-00002-of-*.safetensors", "lacks diffusion_pytorch_model-00002-of-"),
     ("text_encoder/model.safetensors", "text_encoder has no weights"),
 ])
@@ -238,6 +239,8 @@ def test_peak_memory_is_the_model_and_little_more(layout, tmp_path, peak_memory)
     with torch.device("meta"):
         model = instantiate_from_config(config)
     materialize(model, torch.bfloat16, "cpu")
+    for value in model.state_dict().values():
+        value.zero_()
     if layout == "sat":
         save_checkpoint(tmp_path, 1, {"module": {NETWORK_PREFIX + k: v for k, v in model.state_dict().items()}})
     else:

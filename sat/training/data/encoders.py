@@ -17,7 +17,7 @@ from configuration.yaml_files import plain
 from diffusion_video import build_codec
 from engine.conditioner import GeneralConditioner
 from engine.first_stage import first_stage_weights
-from engine.text_encoder import T5Folder, check_t5_folder
+from engine.t5_files import T5Folder, check_t5_folder
 
 HEAD = 1 << 20  # bytes at each end of a file that its digest covers; reading all of T5 XXL takes a minute
 STAND_IN = "training.data.text_cache.EmbeddedText"
