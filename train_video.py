@@ -36,7 +36,7 @@ from training.deepspeed_section import check_deepspeed
 from training.run_state import RunState
 from training.samples import write_samples
 from training.transformer import Data, TransformerTrainer
-from weights.lora import configure_lora, load_lora, trains_only_lora
+from weights.lora import check_training, configure_lora, load_lora, trains_only_lora
 from weights.network import build_network, check_network
 from weights.sources import transformer_weights
 
@@ -112,8 +112,8 @@ def check_settings(args: Arguments) -> None:
     if args.training.sample_interval and (args.deepspeed_config.get("zero_optimization") or {}).get("stage") == 3:
         raise ConfigError("args.sample_interval: no samples are made while weights are divided among processes "
                           "(deepspeed.zero_optimization.stage 3); set it to null and sample from the checkpoints")
-    if args.run.load_lora is not None:
-        configure_lora(args.model_config, args.run.load_lora)
+    check_training(args.run)
+    configure_lora(args.model_config, args.run)
     partly = args.training.grow_input or args.training.force_train
     if args.run.load is not None and partly:  # these weights need not fit the network
         transformer_weights(args.run.load)
@@ -140,8 +140,8 @@ def build_engine(args: Arguments, fresh: bool, text: Mapping | None = None) -> D
     engine.disable_untrainable_params()
     if args.run.load is not None and partly and (fresh or trains_only_lora(engine.network)):
         run_state.load_partial(engine.network, args.run.load, args.training.grow_input, args.training.force_train)
-    if args.run.load_lora is not None and fresh:
-        load_lora(engine.network, args.run.load_lora)
+    if fresh:
+        load_lora(engine.network, args.run)
     return engine
 
 

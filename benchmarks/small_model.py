@@ -58,8 +58,7 @@ def guiders(scale: float) -> dict[str, dict]:
 def configured(model: str, overrides: Sequence[str]) -> Arguments:
     """Return the sampling arguments of a small model ("t2v", "i2v" or another with a configs/tiny_*.yaml)."""
     args = get_args(["--base", f"configs/tiny_{model}.yaml", "configs/inference.yaml", *overrides])
-    if args.run.load_lora is not None:
-        configure_lora(args.model_config, args.run.load_lora)
+    configure_lora(args.model_config, args.run)
     return args
 
 

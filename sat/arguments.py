@@ -116,9 +116,10 @@ def _option_kind(key) -> dict:
     if kind == "bool":
         # BooleanOptionalAction reads every `--no-…` as false, even where no_ belongs to the name of the key.
         return {"action": "store_true" if key.name.startswith("no_") else argparse.BooleanOptionalAction}
-    types = {"int": int, "float": float, "ints": int}
-    return {"type": types.get(kind, str), "nargs": "+" if kind in ("ints", "inputs") else None,
-            "choices": choices or None}
+    types = {"int": int, "float": float, "ints": int, "floats": float}
+    if kind in ("inputs", "floats"):  # a second flag adds to the first
+        return {"type": types.get(kind, str), "nargs": "+", "action": "extend"}
+    return {"type": types.get(kind, str), "nargs": "+" if kind == "ints" else None, "choices": choices or None}
 
 
 def _apply_options(config: DictConfig, options: Mapping) -> None:
@@ -184,8 +185,8 @@ def _anchored(kind: str, value, first: Path, second: Path):
         return str(first / Path(value).expanduser())
     if kind == "input" and isinstance(value, str):
         return existing_path(value, first, second)
-    if kind == "inputs" and not isinstance(value, str) and value is not None:
-        return [existing_path(str(v), first, second) for v in value]
+    if kind == "inputs" and value is not None:
+        return [existing_path(str(v), first, second) for v in ([value] if isinstance(value, str) else value)]
     return value
 
 
@@ -199,11 +200,15 @@ def _converted(name: str, value):
         raise ConfigError(f"args.{name} is {value!r}; it must be one of {', '.join(choices)}{nearest(value, choices)}")
     if not _CHECKS[kind][0](value):
         raise ConfigError(f"args.{name} is {value!r}; it must be {_CHECKS[kind][1]}")
-    return [value] if kind == "inputs" and isinstance(value, str) else value
+    return [value] if kind in ("inputs", "floats") and not isinstance(value, list) else value
 
 
 def _is_int(value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value) -> bool:
+    return _is_int(value) or isinstance(value, float)
 
 
 def _is_list_of(check, value) -> bool:
@@ -212,18 +217,19 @@ def _is_list_of(check, value) -> bool:
 
 _CHECKS = {
     "int": (_is_int, "a whole number"),
-    "float": (lambda v: _is_int(v) or isinstance(v, float), "a number"),
+    "float": (lambda v: _is_number(v), "a number"),
     "bool": (lambda v: isinstance(v, bool), "true or false"),
     "str": (lambda v: isinstance(v, str), "text"),
     "input": (lambda v: isinstance(v, str), "a path"),
     "output": (lambda v: isinstance(v, str), "a path"),
+    "floats": (lambda v: _is_number(v) or _is_list_of(_is_number, v), "a number or a list of numbers"),
     "ints": (lambda v: _is_list_of(_is_int, v), "a list of whole numbers"),
     "inputs": (lambda v: isinstance(v, str) or _is_list_of(lambda p: isinstance(p, str), v), "a list of paths"),
 }
 
 
 def _check_values(args: Arguments) -> None:
-    sampling = args.sampling
+    sampling, _ = args.sampling, args.run.loras
     counts = {"model_parallel_size": args.run.model_parallel_size}
     for name in ("batch_size", "num_samples", "sampling_fps", "latent_channels", "sequence_parallel_size",
                  "guidance_parallel_size"):

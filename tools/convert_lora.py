@@ -1,12 +1,14 @@
 """Convert a LoRA between this project's layout and that of diffusers (PEFT), or merge it into its model's weights.
 
     python tools/convert_lora.py configs/cogvideox_5b.yaml runs/my_lora my_lora_diffusers --to diffusers
-    python tools/convert_lora.py configs/cogvideox_5b.yaml my_lora_diffusers checkpoints/my_lora --to sat
+    python tools/convert_lora.py configs/cogvideox_5b.yaml their_lora.safetensors checkpoints/my_lora --to sat
     python tools/convert_lora.py configs/cogvideox_5b.yaml runs/my_lora checkpoints/my_model --to merged
+    python tools/convert_lora.py configs/cogvideox_5b.yaml one two checkpoints/both --to merged --lora-scale 0.8 0.3
 
-The source is a LoRA in either layout, or a checkpoint of a whole model with a LoRA; the target is a folder. diffusers
-loads a converted LoRA with `CogVideoXPipeline.load_lora_weights(folder)`. Merging reads the model's weights from
-args.load of the configuration (or from --load, in any form that args.load takes), and args.load takes the result.
+A source is a LoRA of any spelling that docs/released_models.md lists, or a checkpoint of a whole model with a LoRA;
+several are added. The target is a new folder. diffusers loads a converted LoRA with
+`CogVideoXPipeline.load_lora_weights(folder)`. Merging reads the model's weights from args.load of the configuration (or
+from --load, in any form that args.load takes), and args.load takes the result.
 """
 import argparse
 import sys
@@ -21,14 +23,34 @@ import torch
 from arguments import get_args
 from common.console import run
 from common.errors import CheckpointError, ConfigError
+from configuration.settings import RunSettings
 from configuration.targets import instantiate_from_config
 from weights.checkpoint import NETWORK_PREFIX, check_shapes, save_checkpoint
-from weights.lora import check_fits, checkpoint_of, merge, read_lora
+from weights.lora import checkpoint_of, merge, read_loras
 from weights.lora_names import Lora, without_lora
 from weights.lora_peft import write_peft
 from weights.sources import transformer_weights
 
 LAYOUTS = ("diffusers", "sat", "merged")
+
+
+def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the command line's options. Raises ConfigError for a target that is a source or holds anything."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="the model's configuration, such as configs/cogvideox_5b.yaml")
+    parser.add_argument("sources", metavar="source", nargs="+", help="the LoRA, or several: folders or files")
+    parser.add_argument("target", type=Path, help="the folder to write")
+    parser.add_argument("--to", choices=LAYOUTS, required=True, help="what to write")
+    parser.add_argument("--alpha", type=float, nargs="+", help="alpha of each source, in place of the one that it has")
+    parser.add_argument("--lora-scale", type=float, nargs="+", help="factor of each source's strength (default: 1)")
+    parser.add_argument("--load", help="weights to merge into, in place of the configuration's args.load")
+    options = parser.parse_args(argv)
+    target = options.target
+    if target.resolve() in [Path(source).resolve() for source in options.sources]:
+        raise ConfigError(f"source and target are both {target}; write to another folder")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigError(f"target {target} exists already, and is not an empty folder; write to another one")
+    return options
 
 
 def merged_state(lora: Lora, weights: str | None) -> dict[str, torch.Tensor]:
@@ -43,22 +65,12 @@ def merged_state(lora: Lora, weights: str | None) -> dict[str, torch.Tensor]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", help="the model's configuration, such as configs/cogvideox_5b.yaml")
-    parser.add_argument("source", type=Path, help="the LoRA: a folder or file")
-    parser.add_argument("target", type=Path, help="the folder to write")
-    parser.add_argument("--to", choices=LAYOUTS, required=True, help="what to write")
-    parser.add_argument("--alpha", type=float, default=1.0, help="alpha, if the source does not have it (default: 1)")
-    parser.add_argument("--load", help="weights to merge into, in place of the configuration's args.load")
-    options = parser.parse_args(argv)
-    if options.source.resolve() == options.target.resolve():
-        raise ConfigError(f"source and target are both {options.source}; write to another folder")
+    options = read_options(argv)
+    chosen = RunSettings(load_lora=options.sources, lora_scale=options.lora_scale, lora_alpha=options.alpha)
     args = get_args(["--base", options.config])
     with torch.device("meta"):
         base = without_lora(instantiate_from_config(args.model_config.network_config).state_dict())
-    lora = read_lora(options.source, options.alpha)
-    check_fits(lora, base, options.source)
-    lora = replace(lora, base=base)
+    lora = replace(read_loras(chosen, base), base=base)
     if options.to == "diffusers":
         write_peft(options.target, lora)
     elif options.to == "sat":

@@ -2,10 +2,12 @@
 
 The command line and the files know the keys without their groups (`--num-frames`, `args.num_frames`).
 """
+import math
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -21,9 +23,18 @@ INPUT_TYPES = ("txt", "cli", "latents")
 def _key(default, kind: str, help: str, choices: Sequence[str] = ()):
     """Return a field for a key of section `args`.
 
-    Kinds: int, float, bool, str, ints, input (a path to read), inputs (several), output (a path to write).
+    Kinds: int, float, bool, str, ints, floats, input (a path to read), inputs (several), output (a path to write).
     """
     return field(default=default, metadata={"kind": kind, "help": help, "choices": tuple(choices)})
+
+
+class ChosenLora(NamedTuple):
+    """A LoRA of a run: file or folder, the factor of its strength, and alpha in place of the file's (None: the file's).
+    """
+
+    file: str
+    scale: float
+    alpha: float | None
 
 
 @dataclass
@@ -32,13 +43,31 @@ class RunSettings:
 
     mode: str = _key("inference", "str", "purpose of the run", MODES)
     load: str | None = _key(None, "input", "weights: folder with `latest`, .pt, .safetensors or diffusers folder")
-    load_lora: str | None = _key(None, "input", "LoRA for those weights, trained here or in diffusers' layout")
+    load_lora: list[str] | None = _key(None, "inputs", "LoRAs for those weights: files or folders in any layout")
+    lora_scale: list[float] | None = _key(None, "floats", "factor of each LoRA's strength: 1 as trained, 0 none")
+    lora_alpha: list[float] | None = _key(None, "floats", "alpha of each LoRA, in place of the one that its file has")
     seed: int = _key(0, "int", "each video's noise depends on this seed, its prompt and its sample index")
     device: torch.device = _key(None, "str", "device to compute on; None: the accelerator, else the CPU")
     fp16: bool = _key(False, "bool", "compute in float16")
     bf16: bool = _key(False, "bool", "compute in bfloat16")
     plan: bool = _key(False, "bool", "log the videos, memory and time of the run, then stop")
     model_parallel_size: int = _key(1, "int", "processes that share the weights of one transformer")
+
+    @property
+    def loras(self) -> list[ChosenLora]:
+        """The LoRAs, each with its scale and alpha. Raises ConfigError if there are not as many of each."""
+        files = self.load_lora or []
+        numbers = {"lora_scale": self.lora_scale, "lora_alpha": self.lora_alpha}
+        for key, given in numbers.items():
+            if given is not None and len(given) != len(files):
+                raise ConfigError(f"args.{key} has {len(given)} number(s), args.load_lora {len(files)} LoRA(s); give "
+                                  "one number for each, or leave it out")
+            for number in given or ():
+                if not math.isfinite(number) or key == "lora_alpha" and number == 0:
+                    raise ConfigError(f"args.{key} is {number}; it must be a finite number"
+                                      f"{', and not 0' if key == 'lora_alpha' else ''}")
+        return [ChosenLora(file, self.lora_scale[i] if self.lora_scale else 1.0,
+                           self.lora_alpha[i] if self.lora_alpha else None) for i, file in enumerate(files)]
 
     @property
     def dtype(self) -> torch.dtype:

@@ -44,8 +44,7 @@ def planned_model(args: Arguments) -> ModelConfig:
     """Return the model's configuration, with positions for the video and with its LoRA. Raises as `show_plan` does."""
     typed_model(args.model_config)
     extend_positions(args.model_config, plan_video(model_limits(args.model_config), args.sampling).frames)
-    if args.run.load_lora is not None:
-        configure_lora(args.model_config, args.run.load_lora)
+    configure_lora(args.model_config, args.run)
     model = ModelConfig.read(args.model_config)
     check_start(args.sampling, model.sampler)
     return model

@@ -36,7 +36,7 @@ def check_shared(run: RunSettings, config: DictConfig) -> None:
     size, heads = run.model_parallel_size, OmegaConf.select(config, HEADS)
     if isinstance(heads, int) and heads % size:
         raise ConfigError(f"args.{SIZE} is {size}, which does not divide the transformer's {heads} attention heads")
-    if size > 1 and run.load_lora is not None:
+    if size > 1 and run.loras:
         raise ConfigError(f"args.load_lora does not work with args.{SIZE} above 1; merge it into the weights with "
                           "tools/convert_lora.py, or use one process")
 

@@ -36,8 +36,7 @@ def check_run(args: Arguments) -> ModelLimits:
     sampler, weights = model.sampler, args.run.weights
     limits = model_limits(args.model_config)
     extend_positions(args.model_config, plan_video(limits, args.sampling).frames)
-    if args.run.load_lora is not None:
-        configure_lora(args.model_config, args.run.load_lora)
+    configure_lora(args.model_config, args.run)
     check_network(args.model_config.network_config, weights)
     check_start(args.sampling, sampler)
     check_quantization(args.memory, args.run.device)

@@ -62,6 +62,7 @@ def record_of(job: Job, args: Arguments, device: torch.device, trace: Mapping) -
     plan, sampling = job.plan, args.sampling
     return {"prompt": job.prompt.text, "image": job.prompt.image, "clip": job.prompt.clip,
             "strength": sampling.strength, "invert": sampling.invert, "negative_prompt": sampling.negative_prompt,
+            "loras": [chosen._asdict() for chosen in args.run.loras],
             "seed": args.run.seed, "prompt_index": job.prompt.index, "sample": job.sample,
             "frames": plan.frames, "height": plan.height, "width": plan.width, "fps": plan.fps,
             "device": str(device), "versions": versions(), **trace,

@@ -16,6 +16,7 @@ from engine.first_stage import first_stage_weights
 from engine.text_encoder import check_t5_folder, t5_configs, t5_folder
 from inference.jobs import Job
 from weights.identity import identity
+from weights.lora_files import files_of
 from weights.sources import transformer_weights
 
 # Settings that change no video, or none beyond rounding, or that count by another entry: sizes, contents, dtype.
@@ -65,8 +66,7 @@ def difference(before: object, now: Entries) -> str | None:
 
 def _weights(args: Arguments, model: ModelConfig) -> Entries:
     found = {"transformer": identity(transformer_weights(args.run.weights).source)}
-    if args.run.load_lora is not None:
-        found["LoRA"] = identity(args.run.load_lora)
+    found |= {f"LoRA {n}": identity(*files_of(chosen.file)) for n, chosen in enumerate(args.run.loras, 1)}
     codec = first_stage_weights(model.first_stage_config)
     if codec is not None:
         found["autoencoder"] = identity(codec.source)

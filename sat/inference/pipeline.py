@@ -30,8 +30,7 @@ def load_engine(args: Arguments, device: torch.device | None = None) -> Diffusio
     at_first = torch.device("cpu") if args.memory.offload is not None else device
     network = build_network(args.model_config.network_config, args.run.weights, args.run.dtype, at_first)
     engine = DiffusionEngine(args.of_engine(at_first), network).eval()
-    if args.run.load_lora is not None:
-        load_lora(engine.network, args.run.load_lora)
+    load_lora(engine.network, args.run)
     engine.configure_memory(args.autoencoder)
     quantize_engine(engine, args.memory)
     if args.memory.offload is not None:

@@ -136,6 +136,7 @@ class AdaLNMixin(BaseMixin):
     def reinit(self, parent_model=None) -> None:
         for modulation in self.adaLN_modulations:  # gates of zero make every block start as the identity
             linear = linear_of(modulation)
+            linear = getattr(linear, "original", linear)  # inside a LoRA
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
 

@@ -1,4 +1,4 @@
-"""LoRA (Hu et al. 2021, equation 3) on the attention's linear layers: W x + (alpha / r) B A x, with W unchanged.
+"""LoRA (Hu et al. 2021, equation 3) on linear layers: W x + (alpha / r) B A x, with W unchanged.
 
 Replaces SwissArmyTransformer's own mixin, which cannot be built on the meta device because it copies the weights it
 wraps, and which torch.compile cannot trace. Tensor names, shapes and results are the same.
@@ -14,10 +14,12 @@ from torch import nn
 from common.cpu_operations import linear
 from common.errors import ConfigError
 from common.kinds import Count, Dropout, Size
+from common.suggestions import nearest
 from common.swiss_army import BaseMixin, BaseModel
 from common.unread import Unread
 from parallel import groups
-from weights.lora_names import MATRICES, PARTS
+from weights.links import MERGES
+from weights.lora_names import KINDS, MATRICES, PARTS, layer_name
 
 
 class LoraLinear(nn.Module):
@@ -47,7 +49,7 @@ class LoraLinear(nn.Module):
         dropped = F.dropout(x, self.dropout, self.training)
         updates = [linear(linear(dropped, a, None), b, None)
                    for a, b in zip(self.matrix_A, self.matrix_B, strict=True)]
-        return self.original(x) + torch.cat(updates, dim=-1) * self.scaling
+        return self.original(x) + MERGES[len(updates)](*updates, dim=-1) * self.scaling
 
 
 def _take_plain_layer(layer: LoraLinear, state_dict: dict, prefix: str, *rest) -> None:
@@ -62,16 +64,18 @@ def _take_plain_layer(layer: LoraLinear, state_dict: dict, prefix: str, *rest) -
 
 
 class LoraMixin(BaseMixin):
-    """LoRA of rank r on query, key, value and output projections of the layers in `layer_range` (None: all layers).
+    """LoRA of rank r on the `targets` of the layers in `layer_range` (None: all layers).
 
-    Raises ConfigError for an invalid LoRA rank or layers that do not exist, for 4-bit weights (`qlora`), and where
-    several processes share one transformer.
+    targets: names of KINDS, or their beginnings: attention, mlp, modulation. Raises ConfigError for an invalid LoRA
+    rank, layers or targets that do not exist, for 4-bit weights (`qlora`), and where several processes share one
+    transformer.
     """
 
     UNREAD: ClassVar = {"cross_attention": Unread("the network has no cross attention", (True, False))}
 
     def __init__(self, layer_num: int, r: Size, lora_alpha: float = 1.0, lora_dropout: Dropout = 0.0,
-                 layer_range: Sequence[Count] | None = None, qlora: bool = False, cross_attention: bool = True):
+                 layer_range: Sequence[Count] | None = None, qlora: bool = False, cross_attention: bool = True,
+                 targets: Sequence[str] = ("attention",)):
         super().__init__()
         layers = list(range(layer_num) if layer_range is None else layer_range)
         if not set(layers) <= set(range(layer_num)):
@@ -81,14 +85,28 @@ class LoraMixin(BaseMixin):
         if groups.model_parallel_size() > 1:
             raise ConfigError("lora_config does not work with model_parallel_size above 1; set that to 1")
         self.r, self.lora_alpha, self.lora_dropout, self.layers = r, lora_alpha, lora_dropout, layers
+        self.kinds = _kinds(targets)
 
     def reinit(self, parent_model: BaseModel) -> None:
         """Wrap the layers; reinitialize the LoRA matrices of those that are wrapped already."""
         for i in self.layers:
-            block = parent_model.transformer.layers[i]
-            for name, parts in PARTS.items():
-                layer = block.get_submodule(name)
+            for kind in self.kinds:
+                name = layer_name(kind, i)
+                layer = parent_model.get_submodule(name)
                 if isinstance(layer, LoraLinear):
                     layer.start()
                 else:
-                    block.set_submodule(name, LoraLinear(layer, parts, self.r, self.lora_alpha, self.lora_dropout))
+                    wrapped = LoraLinear(layer, PARTS[kind], self.r, self.lora_alpha, self.lora_dropout)
+                    parent_model.set_submodule(name, wrapped)
+
+
+def _kinds(targets: Sequence[str]) -> list[str]:
+    """Return the kinds of layers that `targets` of a lora_config names."""
+    found: dict[str, None] = {}
+    for target in targets:
+        kinds = [kind for kind in KINDS if kind == target or kind.startswith(f"{target}.")]
+        if not kinds:
+            raise ConfigError(f"lora_config.params.targets names {target!r}; it takes attention, mlp, modulation, or "
+                              f"one of {', '.join(KINDS)}{nearest(target, KINDS)}")
+        found |= dict.fromkeys(kinds)
+    return [kind for kind in KINDS if kind in found]

@@ -123,10 +123,11 @@ class Basic3DPositionEmbeddingMixin(PositionMixin):
 
 @lru_cache(maxsize=2)  # every forward pass of a run asks for the same table
 def sincos_table(grid: Grid, interpolations: tuple[float, float, float], dim: int) -> torch.Tensor:
-    """Return the sin-cos positions of a grid of patches: (t·h·w, dim) float32."""
-    time, height, width = (torch.arange(n, dtype=torch.float64) / i
-                           for n, i in zip(grid, interpolations, strict=True))
-    return sincos_video(time, height, width, dim)
+    """Return the sin-cos positions of a grid of patches: (t·h·w, dim) float32, on the CPU."""
+    with torch.device("cpu"):  # kept for later, when another device may be the default (a network is built on meta)
+        time, height, width = (torch.arange(n, dtype=torch.float64) / i
+                               for n, i in zip(grid, interpolations, strict=True))
+        return sincos_video(time, height, width, dim)
 
 
 class Basic2DPositionEmbeddingMixin(Basic3DPositionEmbeddingMixin):

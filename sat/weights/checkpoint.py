@@ -129,14 +129,14 @@ def read_state_dict(path: str | Path, names: Container[str] | None = None, verif
 
     Raises CheckpointError as `read_checkpoint` does, and for a file without tensors.
     """
-    content = _unwrapped(read_checkpoint(path, names, verify))
+    content = unwrapped(read_checkpoint(path, names, verify))
     state = {k: v for k, v in content.items() if isinstance(v, Tensor) and (names is None or k in names)}
     if not state and names is None:
         raise CheckpointError(f"checkpoint {find_checkpoint(path)} holds no tensors")
     return state
 
 
-def _unwrapped(content: Mapping) -> Mapping:
+def unwrapped(content: Mapping) -> Mapping:
     """Return the innermost mapping under WRAPPERS; of weights and their average, the weights."""
     for _ in range(MOST_WRAPPERS):
         inside = (content.get(wrapper) for wrapper in WRAPPERS)

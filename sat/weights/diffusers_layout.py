@@ -10,7 +10,7 @@ from torch import Tensor
 
 from common.errors import ConfigError
 from common.patches import parse_patch_size
-from weights.links import Link, merge_modulations, split_modulations, split_qkv
+from weights.links import MERGES, SPLITS, Link
 
 PATCH = "mixins.patch_embed.proj.weight"
 TABLE = "mixins.pos_embed.pos_embedding"
@@ -83,11 +83,7 @@ def _transformer_link(name: str, convolution: Sequence[int] | None, learned: boo
     theirs = tuple(f"{x}.{kind}" for x in theirs)
     if name == PATCH and convolution is not None:
         return Link(name, theirs, split=lambda w: (w.unflatten(1, (-1, *convolution)),), merge=lambda w: w.flatten(1))
-    if len(theirs) == 3:
-        return Link(name, theirs, split=split_qkv)
-    if len(theirs) == 2:
-        return Link(name, theirs, split=split_modulations, merge=merge_modulations)
-    return Link(name, theirs)
+    return Link(name, theirs, split=SPLITS[len(theirs)], merge=MERGES[len(theirs)])
 
 
 def vae_links(names: Iterable[str], levels: int) -> list[Link]:

@@ -12,39 +12,48 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import CheckpointError, ConfigError
+from common.listing import listed
+from configuration.settings import RunSettings
 from configuration.targets import instantiate_from_config
-from weights.checkpoint import NETWORK_PREFIX, describe_mismatches, find_checkpoint, open_safetensors, read_checkpoint
+from weights.checkpoint import NETWORK_PREFIX, describe_mismatches
 from weights.diffusers_layout import TABLE
-from weights.lora_names import PARTS, Lora, is_matrix, matrix_names, without_lora
-from weights.lora_peft import FILE, from_peft, is_peft
+from weights.links import MERGES
+from weights.lora_files import HEADER, read_content
+from weights.lora_forms import scaled_sum
+from weights.lora_names import ATTENTION, PARTS, Lora, is_matrix, layer_name, matrix_names, without_lora
+from weights.lora_pairs import lora_of_content
 from weights.network import preset_hint
-from weights.sources import transformer_weights
 
 logger = logging.getLogger(__name__)
 
 MIXIN = "sat.model.finetune.lora2.LoraMixin"
-HEADER = "lora"
 
 
-def read_lora(path: str | Path, unstated_alpha: float = 1.0) -> Lora:
-    """Read a LoRA from its checkpoint, from that of a whole model with LoRA, or from PEFT's layout (file or folder).
+def read_lora(path: str | Path, alpha: float | None = None) -> Lora:
+    """Read a LoRA from a file or folder in any of the spellings that docs/released_models.md lists.
 
-    `unstated_alpha` is for the release's checkpoints, which do not store alpha. Raises CheckpointError for a file
-    without a LoRA.
+    `alpha` takes the place of the stored one. Raises CheckpointError for a file without a LoRA, or with one that
+    cannot be used.
     """
-    file = Path(path) / FILE if (Path(path) / FILE).is_file() else find_checkpoint(path)
-    state = transformer_weights(file).read()
-    if any(map(is_peft, state)):
-        with open_safetensors(file) as opened:
-            return from_peft(state, opened.metadata() or {}, file)
-    matrices = {name: value for name, value in state.items() if is_matrix(name)}
-    if not matrices:
-        raise CheckpointError(f"{file} holds no LoRA; if these are the weights of a model, give them as args.load")
-    base = {name: value.to("meta") for name, value in without_lora(state).items()}
-    header = read_checkpoint(file).get(HEADER) or {}
-    for name, shape in (header.get("base_shapes") or {}).items():
-        base[name] = torch.empty(shape, device="meta")
-    return Lora(matrices, float(header.get("lora_alpha", unstated_alpha)), base or None)
+    return lora_of_content(read_content(path), alpha)
+
+
+def read_loras(run: RunSettings, base: Mapping[str, Tensor], report: bool = True) -> Lora:
+    """Return the sum of a run's LoRAs, each times its scale, after comparing each with a transformer's tensors `base`.
+
+    `report`: log rank, alpha and strength of each, and where alpha is stated. Raises as `read_lora` and `check_fits`
+    do.
+    """
+    loras = []
+    for chosen in run.loras:
+        lora = read_lora(chosen.file, chosen.alpha)
+        check_fits(lora, base, chosen.file)
+        loras.append(lora)
+        if report:
+            logger.info("LoRA %s: %s; scale %g", chosen.file, lora.described, chosen.scale)
+            for doubt in lora.doubts:
+                logger.warning("LoRA %s: %s", chosen.file, doubt)
+    return scaled_sum(loras, [chosen.scale for chosen in run.loras])
 
 
 def checkpoint_of(lora: Lora) -> dict:
@@ -58,24 +67,30 @@ def header_of(lora: Lora) -> dict:
     return {"lora_alpha": lora.alpha, "base_shapes": shapes}
 
 
-def configure_lora(model: MutableMapping, path: str | Path) -> None:
-    """Add a `lora_config` that fits a LoRA file to the network of a `model` section, in place.
+def configure_lora(model: MutableMapping, run: RunSettings) -> None:
+    """Add a `lora_config` that fits a run's LoRAs to the network of a `model` section, in place.
 
     The model's weights are neither read nor built. Raises CheckpointError for a LoRA of another model, and ConfigError
     if there is a `lora_config` already whose rank or alpha differs.
     """
+    if not run.loras:
+        return
     modules = model["network_config"]["params"]["modules"]
     given = (modules.get("lora_config") or {}).get("params") or {}
-    lora = read_lora(path, given.get("lora_alpha", 1.0))
     with torch.device("meta"):
         network = instantiate_from_config(model["network_config"])
-    check_fits(lora, without_lora(network.state_dict()), path)
+    lora = read_loras(run, without_lora(network.state_dict()))
     if "lora_config" not in modules:
-        modules["lora_config"] = {"target": MIXIN, "params": {
-            "r": lora.rank, "lora_alpha": lora.alpha, "layer_range": lora.layers}}
+        modules["lora_config"] = {"target": MIXIN, "params": _params(lora)}
     elif (given.get("r"), float(given.get("lora_alpha", 1.0))) != (lora.rank, lora.alpha):
         raise ConfigError(f"lora_config has r {given.get('r')}, lora_alpha {given.get('lora_alpha', 1)}, but the LoRA "
-                          f"{path} has {lora.rank}, {lora.alpha:g}; make them equal, or leave lora_config out")
+                          f"{listed(run.load_lora or ())} has {lora.rank}, {lora.alpha:g}; make them equal (alpha of a "
+                          "file that does not store it: args.lora_alpha), or leave lora_config out")
+
+
+def _params(lora: Lora) -> dict:
+    params = {"r": lora.rank, "lora_alpha": lora.alpha, "layer_range": lora.layers}
+    return params if lora.kinds == list(ATTENTION) else params | {"targets": lora.kinds}
 
 
 def check_fits(lora: Lora, base: Mapping[str, Tensor], path: str | Path) -> None:
@@ -90,6 +105,11 @@ def check_fits(lora: Lora, base: Mapping[str, Tensor], path: str | Path) -> None
         faults = describe_mismatches(given, trained)
         if faults:
             raise CheckpointError(f"LoRA {path} was trained for another model; {faults}; {preset_hint(lora.base)}")
+    layers = [layer_name(kind, i) for i in lora.layers for kind in lora.kinds]
+    lacking = [layer for layer in layers if f"{layer}.weight" not in base]
+    if lacking:
+        raise CheckpointError(f"LoRA {path} does not fit the model, which lacks {len(lacking)} of its layers: "
+                              f"{listed(lacking)}; give the model that it was trained for")
     faults = describe_mismatches(_expected(lora, base), lora.matrices)
     if faults:
         raise CheckpointError(f"LoRA {path} does not fit the model; {faults}")
@@ -98,24 +118,34 @@ def check_fits(lora: Lora, base: Mapping[str, Tensor], path: str | Path) -> None
 def _expected(lora: Lora, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the matrices that LoRA must have, on the meta device."""
     expected = {}
-    for name in matrix_names(lora.layers):
-        layer, matrix, _ = name.rsplit(".", 2)
-        weight = base.get(f"{layer}.weight")
-        if weight is not None:
-            rows, columns = weight.shape[0] // PARTS[layer.split(".", 3)[3]], weight.shape[1]
-            shape = (lora.rank, columns) if matrix == "matrix_A" else (rows, lora.rank)
-            expected[name] = torch.empty(shape, device="meta")
+    for i in lora.layers:
+        for kind in lora.kinds:
+            rows, columns = base[f"{layer_name(kind, i)}.weight"].shape
+            for name in matrix_names([i], [kind]):
+                shape = (lora.rank, columns) if ".matrix_A." in name else (rows // PARTS[kind], lora.rank)
+                expected[name] = torch.empty(shape, device="meta")
     return expected
 
 
-def load_lora(network: nn.Module, path: str | Path) -> None:
-    """Load a LoRA's matrices into a network that has LoRA. Raises CheckpointError if they do not fit it."""
-    lora = read_lora(path, alpha_of(network))
-    check_fits(lora, without_lora(network.state_dict()), path)
+def load_lora(network: nn.Module, run: RunSettings) -> None:
+    """Load the matrices of a run's LoRAs into a network that has LoRA. Raises CheckpointError if they do not fit it."""
+    if not run.loras:
+        return
+    lora = read_loras(run, without_lora(network.state_dict()), report=False)
     if network.load_state_dict(lora.matrices, strict=False).unexpected_keys:
-        raise CheckpointError(f"LoRA {path} is on layers {lora.layers}, not all of which are in lora_config; leave its "
-                              "layer_range out")
-    logger.info("loaded a LoRA of rank %d from %s", lora.rank, path)
+        raise CheckpointError(f"args.load_lora is on layers {lora.layers}, {', '.join(lora.kinds)}, not all of which "
+                              "are in lora_config; leave its layer_range and targets out")
+    logger.info("loaded a LoRA of rank %d from %s", lora.rank, listed(run.load_lora or ()))
+
+
+def check_training(run: RunSettings) -> None:
+    """Raise ConfigError for LoRAs that training cannot continue from."""
+    if len(run.loras) > 1:
+        raise ConfigError(f"args.load_lora names {len(run.loras)} LoRAs; training continues one of them: merge the "
+                          "others into the weights with tools/convert_lora.py")
+    if run.loras and run.loras[0].scale != 1:
+        raise ConfigError(f"args.lora_scale is {run.loras[0].scale:g}; training continues a LoRA at its own strength: "
+                          "leave it out")
 
 
 def trains_only_lora(network: nn.Module) -> bool:
@@ -138,11 +168,19 @@ def alpha_of(network: nn.Module) -> float:
 
 
 def merge(lora: Lora, state: MutableMapping[str, Tensor]) -> None:
-    """Add a LoRA to the weights of a transformer without one, in place: W + (alpha / r) B A, computed in float32."""
+    """Add a LoRA to the weights of a transformer without one, in place: W + (alpha / r) B A, computed in float32.
+
+    Raises CheckpointError if a sum exceeds what the weights' type can hold.
+    """
     for i in lora.layers:
-        for layer, parts in PARTS.items():
-            stem = f"transformer.layers.{i}.{layer}"
-            update = torch.cat([lora.matrices[f"{stem}.matrix_B.{part}"].float()
-                                @ lora.matrices[f"{stem}.matrix_A.{part}"].float() for part in range(parts)])
-            weight = state[f"{stem}.weight"]
-            state[f"{stem}.weight"] = (weight.float() + update * (lora.alpha / lora.rank)).to(weight.dtype)
+        for kind in lora.kinds:
+            layer = layer_name(kind, i)
+            update = MERGES[PARTS[kind]](*(lora.matrices[f"{layer}.matrix_B.{part}"].float()
+                                           @ lora.matrices[f"{layer}.matrix_A.{part}"].float()
+                                           for part in range(PARTS[kind])))
+            weight = state[f"{layer}.weight"]
+            merged = (weight.float() + update * (lora.alpha / lora.rank)).to(weight.dtype)
+            if not torch.isfinite(merged).all():
+                raise CheckpointError(f"the weight of {layer} is not finite with the LoRA merged in; its strength is "
+                                      "too high, or the model's weights are damaged")
+            state[f"{layer}.weight"] = merged

@@ -94,3 +94,12 @@ def test_with_patches_of_several_frames_there_is_nothing_to_choose():
     positions = {**ROTARY, "params": {**ROTARY["params"], "other_sizes": "diffusers"}}
     with pytest.raises(ConfigError, match="leave it out"):
         instantiate_from_config(config(positions, patch_size=[3, 2, 2]))
+
+
+def test_a_network_built_without_memory_leaves_the_table_of_the_next_one_alone():
+    sizes = dict(height=3, width=4, compressed_num_frames=2, hidden_size=32)
+    with torch.device("meta"):
+        Basic3DPositionEmbeddingMixin(**sizes).reinit()
+    built = Basic3DPositionEmbeddingMixin(**sizes)
+    built.reinit()
+    assert built.pos_embedding.abs().sum() > 0

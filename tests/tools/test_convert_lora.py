@@ -15,7 +15,7 @@ from tests.tools.test_convert_weights import write_config, write_transformer
 from tools import convert_lora, convert_weights
 from weights.checkpoint import save_checkpoint
 from weights.lora import checkpoint_of, lora_of, read_lora
-from weights.lora_peft import CONFIG, FILE
+from weights.lora_files import CONFIG, FILE
 from weights.network import load_network
 
 RANK, ALPHA = 3, 12
@@ -123,9 +123,8 @@ def test_without_metadata_alpha_is_the_rank_as_diffusers_takes_it(tuned, tmp_pat
 
 
 @pytest.mark.parametrize("change, says", [
-    (lambda t, m: t.pop("transformer.transformer_blocks.0.attn1.to_k.lora_A.weight"), "lacks .*to_k.lora_A"),
-    (lambda t, m: t.update({"transformer.transformer_blocks.0.ff.net.2.lora_A.weight": torch.ones(3, 4)}),
-     "has .*ff.net.2.*to_q, to_k, to_v and to_out.0"),
+    (lambda t, m: t.pop("transformer.transformer_blocks.0.attn1.to_k.lora_A.weight"), "only one of .*to_k.lora_B"),
+    (lambda t, m: t.update({"transformer.proj_out.lora_A.weight": torch.ones(3, 4)}), "the model lacks.*proj_out"),
     (lambda t, m: m.update({CONFIG: json.dumps({"transformer.use_dora": True})}), "has use_dora set"),
     (lambda t, m: m.update({CONFIG: "{"}), "is not JSON"),
 ])

@@ -18,7 +18,7 @@ from tests.released_structures import (
 )
 from tools import convert_weights
 from weights.checkpoint import NETWORK_PREFIX, read_state_dict, save_checkpoint
-from weights.diffusers_layout import merge_modulations, split_modulations
+from weights.links import merge_modulations, split_modulations
 from weights.shards import INDEX, read_shards, write_tensors
 from weights.weight_files import DIFFUSERS, find_weights
 

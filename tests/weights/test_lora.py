@@ -4,6 +4,7 @@ import torch
 from omegaconf import OmegaConf
 
 from common.errors import CheckpointError, ConfigError
+from configuration.settings import RunSettings
 from configuration.targets import instantiate_from_config
 from tests.dit_models import build, config, inputs
 from weights import checkpoint, network
@@ -24,6 +25,10 @@ def tuned():
 def folder(tuned, tmp_path):
     save_checkpoint(tmp_path / "lora", 5, checkpoint_of(lora_of(tuned)))
     return tmp_path / "lora"
+
+
+def chosen(*files, **settings):
+    return RunSettings(load_lora=list(map(str, files)), **settings)
 
 
 def model_of(**params):
@@ -47,7 +52,7 @@ def test_a_file_of_it_holds_the_matrices_rank_alpha_and_shapes_of_the_model(tune
 
 
 def test_a_checkpoint_of_the_release_holds_the_model_too_and_no_alpha(tuned, tmp_path):
-    lora = read_lora(save_network(tmp_path, tuned), unstated_alpha=6)
+    lora = read_lora(save_network(tmp_path, tuned), 6)
     assert (lora.rank, lora.alpha) == (3, 6) and read_lora(tmp_path).alpha == 1
     assert set(lora.base) == set(without_lora(tuned.state_dict()))
 
@@ -57,10 +62,10 @@ def test_model_and_lora_loaded_one_after_the_other_are_the_trained_model(tuned, 
     plain = build()
     plain.load_state_dict(without_lora(tuned.state_dict()))
     model = model_of()
-    configure_lora(model, folder)
+    configure_lora(model, chosen(folder))
     network = instantiate_from_config(model["network_config"]).eval()
     load_network(network, save_network(tmp_path / "base", plain))
-    load_lora(network, folder)
+    load_lora(network, chosen(folder))
     assert torch.equal(network(*inputs()), tuned(*inputs()))
     state = dict(plain.state_dict())
     merge(read_lora(folder), state)
@@ -80,9 +85,9 @@ def test_it_may_be_on_some_layers(tmp_path):
     tuned = build(extra_modules={"lora_config": LORA["lora_config"] | {"params": params}})
     save_checkpoint(tmp_path, 1, checkpoint_of(lora_of(tuned)))
     model = model_of()
-    configure_lora(model, tmp_path)
+    configure_lora(model, chosen(tmp_path))
     network = instantiate_from_config(model["network_config"])
-    load_lora(network, tmp_path)
+    load_lora(network, chosen(tmp_path))
     assert list(filter(is_matrix, network.state_dict())) == list(read_lora(tmp_path).matrices)
 
 
@@ -93,25 +98,25 @@ def test_another_models_is_refused_with_the_preset_it_is_for(folder, tmp_path, m
     OmegaConf.save({"model": {"network_config": {"params": {"modules": LORA}}}}, presets / "overlay.yaml")
     monkeypatch.setattr(network.fitting_presets, "__defaults__", (presets,))
     with pytest.raises(CheckpointError, match="for another model; shapes differ: .*presets/right.yaml would fit"):
-        configure_lora(model_of(in_channels=8), folder)  # the matrices alone would fit this model
+        configure_lora(model_of(in_channels=8), chosen(folder))  # the matrices alone would fit this model
     with pytest.raises(CheckpointError, match="another model; .*not in the model: .*preset"):
-        configure_lora(model_of(num_layers=1), folder)
+        configure_lora(model_of(num_layers=1), chosen(folder))
 
 
 def test_of_an_unknown_model_the_matrices_are_compared(tuned, tmp_path):
     save_checkpoint(tmp_path, 1, {"module": dict(lora_of(tuned).matrices)})
-    configure_lora(model_of(in_channels=8), tmp_path)
-    for sizes, says in (({"num_layers": 1}, "not in the model: transformer.layers.1"),
+    configure_lora(model_of(in_channels=8), chosen(tmp_path))
+    for sizes, says in (({"num_layers": 1}, "which lacks 2 of its layers: transformer.layers.1.attention"),
                         ({"num_attention_heads": 1, "hidden_size": 32}, "matrix_A.0 is 3x64, wanted 3x32")):
-        with pytest.raises(CheckpointError, match=f"does not fit the model; .*{says}"):
-            configure_lora(model_of(**sizes), tmp_path)
+        with pytest.raises(CheckpointError, match=f"does not fit the model.*{says}"):
+            configure_lora(model_of(**sizes), chosen(tmp_path))
 
 
 def test_a_lora_config_must_agree(folder):
-    configure_lora(model_of(extra_modules=LORA), folder)
+    configure_lora(model_of(extra_modules=LORA), chosen(folder))
     other = {"lora_config": {"target": LORA["lora_config"]["target"], "params": {"r": 3}}}
     with pytest.raises(ConfigError, match="lora_config has r 3, lora_alpha 1, but the LoRA .* has 3, 6"):
-        configure_lora(model_of(extra_modules=other), folder)
+        configure_lora(model_of(extra_modules=other), chosen(folder))
 
 
 def test_model_and_lora_in_each_others_place_are_told(tuned, folder, tmp_path):
