@@ -13,6 +13,7 @@ from configuration.yaml_files import plain
 from diffusion_video import build_codec
 from engine.checks import check_device, check_model
 from engine.first_stage import LatentCodec
+from inference.filmstrip import FILMSTRIP
 from inference.jobs import Job
 from inference.made_from import made_from
 from inference.output_folder import own_output
@@ -52,6 +53,7 @@ def decode(codec: LatentCodec, latents: Tensor, folder: Path, fps: int) -> None:
     if groups.leads_copy():
         shown = console.progress(chunks, "decode", unit="chunk", leave=False)
         write_outputs(folder, (chunk[0] for chunk in shown), fps)
+        (folder / FILMSTRIP).unlink(missing_ok=True)  # an earlier video's
     elif len(groups.context_group()[1]) > 1:
         for _ in chunks:  # decoded together, written by one
             pass

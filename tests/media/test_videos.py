@@ -1,5 +1,4 @@
-"""Tests of videos, contact sheets, latents and records on disk."""
-import json
+"""Tests of videos and contact sheets on disk."""
 import os
 import resource
 
@@ -13,15 +12,7 @@ from common.errors import ConfigError, DataError, NumericalError
 from common.files import check_writable, whole_file
 from common.seeds import generator_for
 from media import videos
-from media.records import (
-    LATENTS,
-    RECORD,
-    find_latents,
-    load_latents,
-    save_latents,
-    verified_record,
-    write_record,
-)
+from media.records import LATENTS, RECORD, save_latents, verified_record, write_record
 from media.videos import VIDEO, to_pixels, write_outputs, write_video
 
 
@@ -122,45 +113,6 @@ def test_decoding_that_fails_leaves_no_video(tmp_path):
 def test_pixels_cover_the_range():
     frames = torch.tensor([-2.0, -1.0, 0.0, 1.0, 5.0]).expand(3, 1, 1, 5)
     assert to_pixels(frames)[0, 0, :, 0].tolist() == [0, 0, 128, 255, 255]
-
-
-def test_latents_round_trip_and_are_found(tmp_path):
-    z = torch.randn(5, 4, 2, 2)
-    save_latents(tmp_path / "0_a" / "0" / "latents.safetensors", z, fps=16)
-    ((path, relative),) = find_latents(str(tmp_path))
-    loaded, fps = load_latents(path)
-    assert torch.equal(loaded, z) and fps == 16 and str(relative) == "0_a/0"
-    path.write_bytes(b"nothing")
-    with pytest.raises(DataError, match="has no readable latents"):
-        load_latents(path)
-    with pytest.raises(DataError, match="does not exist"):
-        find_latents(str(tmp_path / "nowhere"))
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe\x00", b"null", b"[" * 5000, b'{"a": ' + b"1" * 9999])
-def test_a_damaged_record_is_none_with_a_warning(tmp_path, caplog, content):
-    (tmp_path / RECORD).write_bytes(content)
-    assert verified_record(tmp_path) is None and len(caplog.messages) == 1
-    assert str(tmp_path / RECORD) in caplog.text and "damaged" in caplog.text
-
-
-@pytest.mark.parametrize("files", [
-    {}, None, 3, ["000000.mp4"], {"000000.mp4": None}, {"000000.mp4": {"bytes": 5}}, {"000000.mp4": "5"},
-    {"../000000.mp4": {"bytes": 5, "sha256": ""}}, {"missing.mp4": {"bytes": 5, "sha256": ""}}])
-def test_a_record_must_describe_what_is_there(tmp_path, files):
-    (tmp_path / VIDEO).write_bytes(b"video")
-    (tmp_path / RECORD).write_text(json.dumps({"prompt": "a", "files": files}))
-    assert verified_record(tmp_path) is None
-
-
-def test_a_record_beside_another_file_is_not_believed(tmp_path):
-    (tmp_path / VIDEO).write_bytes(b"video")
-    write_record(tmp_path, {"prompt": "a \udce9"}, VIDEO)
-    assert verified_record(tmp_path)["files"][VIDEO]["bytes"] == 5
-    (tmp_path / VIDEO).write_bytes(b"other")
-    assert verified_record(tmp_path) is None
-    (tmp_path / VIDEO).unlink()
-    assert verified_record(tmp_path) is None
 
 
 def test_a_new_video_never_stands_beside_an_old_record(tmp_path, monkeypatch):
