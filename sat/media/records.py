@@ -24,7 +24,7 @@ RECORD, LATENTS = "metadata.json", "latents.safetensors"
 NOISE = "noise.safetensors"  # the result of inverting a clip
 LIBRARIES = ("torch", "SwissArmyTransformer", "transformers", "deepspeed", "omegaconf", "safetensors", "av")
 DEFAULT_FPS = 8  # of latents without a frame rate
-MAX_FPS = 1000
+MAX_FPS = 2**31 - 1  # that an mp4 can hold
 
 
 def save_latents(path: Path, latents: Tensor, fps: int) -> None:

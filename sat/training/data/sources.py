@@ -18,6 +18,7 @@ from configuration.yaml_files import require
 from data_video import SFTDataset
 from diffusion_video import FIRST_FRAME_NOISE
 from media.clips import ClipFormat, clip_forms
+from media.videos import check_encoder
 from network.context import VideoContext
 from training.data.batches import Batches, CachedClips, LiveClips
 from training.data.encoders import Encoders
@@ -138,6 +139,9 @@ def sample_request(args: Arguments, dataset: SFTDataset) -> SampleRequest | None
     """
     if not args.training.sample_interval:
         return None
+    decode = not args.training.only_log_video_latents
+    if decode:
+        check_encoder()
     count = min(args.training.sample_count, len(dataset))
     items = [dataset[i * len(dataset) // count] for i in range(count)]
     form = dataset.form
@@ -146,5 +150,4 @@ def sample_request(args: Arguments, dataset: SFTDataset) -> SampleRequest | None
     shape = (frames, channels, *compression.latent_size(*form.video_size))
     with_images = args.model_config.get("noised_image_input")
     images = torch.stack([item["mp4"][0] for item in items]) if with_images else None
-    return SampleRequest([item["txt"] for item in items], images, shape, round(form.fps), args.run.seed,
-                         decode=not args.training.only_log_video_latents)
+    return SampleRequest([item["txt"] for item in items], images, shape, max(1, round(form.fps)), args.run.seed, decode)
