@@ -2,15 +2,18 @@
 import argparse
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from common.errors import ConfigError
-from common.files import REPOSITORY
+from common.files import REPOSITORY, expanded_path
 from common.suggestions import nearest
+from common.typed import checked, shown
 from common.unread import warn_unread
+from configuration.references import check_references
 from configuration.settings import KEYS, Arguments, resolve_device, resolve_dtype
 from configuration.targets import allow_targets
 from configuration.unread import SETTINGS
@@ -20,6 +23,7 @@ from configuration.yaml_files import (
     make_model_paths_absolute,
     merge,
     parse_override,
+    plain,
     read_file,
     resolved,
     set_key,
@@ -44,12 +48,31 @@ def get_args(argv: Sequence[str] | None = None, description: str = "") -> Argume
     """
     options, overrides = _read_command_line(argv, description)
     allow_targets(*options.pop("allow_targets", ()))
+    try:
+        config = _merged(options, overrides, options.pop("allow_env", ()))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"the configuration cannot be read: {' '.join(str(error).split())[:300]}") from error
+    warn_unread(config.args, SETTINGS, "args")
+    for key in config.data:
+        if key not in DATA_KEYS:
+            raise ConfigError(f"unknown key data.{key}{nearest(key, DATA_KEYS)}; what to read goes below data.params")
+    values = {key: _converted(key, value) for key, value in plain(config.args).items()}
+    values["device"] = resolve_device(values.get("device"))
+    args = Arguments.grouped(values, config)
+    _check_values(args)
+    resolve_dtype(args.run.fp16, args.run.bf16)
+    return args
+
+
+def _merged(options: dict, overrides: Sequence[str], environment: Collection[str]) -> DictConfig:
+    """Return the configuration that files, flags and `key=value` words make together, its references followed."""
     loaded = []
     for path in options.pop("base") or []:
         loaded.append(read_file(path))
         _check_keys(loaded[-1].get("args"), path)
         _anchor(loaded[-1], REPOSITORY, Path.cwd())
     config = merge(loaded)
+    check_references(config, environment)
     _apply_options(config, options)
     typed = [parse_override(text) for text in overrides]
     load = dict(typed).get("args.load", config.args.get("load"))
@@ -58,18 +81,11 @@ def get_args(argv: Sequence[str] | None = None, description: str = "") -> Argume
     for key, value in typed:
         set_key(config, key, value)
     _check_keys(config.args, "command line")
+    check_references(config, environment)
+    config = OmegaConf.create(resolved(config))
+    check_references(config)  # none are left, in the value of an environment variable either
     _anchor(config, Path.cwd(), REPOSITORY)
-    plain = resolved(config)
-    warn_unread(plain["args"], SETTINGS, "args")
-    for key in plain["data"]:
-        if key not in DATA_KEYS:
-            raise ConfigError(f"unknown key data.{key}{nearest(key, DATA_KEYS)}; what to read goes below data.params")
-    values = {key: _converted(key, value) for key, value in plain["args"].items()}
-    values["device"] = resolve_device(values.get("device"))
-    args = Arguments.grouped(values, OmegaConf.create(plain))
-    _check_values(args)
-    resolve_dtype(args.run.fp16, args.run.bf16)
-    return args
+    return config
 
 
 class _Parser(argparse.ArgumentParser):
@@ -84,6 +100,8 @@ def _read_command_line(argv: Sequence[str] | None, description: str) -> tuple[di
     parser.add_argument("--base", nargs="+", default=None, metavar="YAML", help="YAML files, merged left to right")
     parser.add_argument("--allow-targets", nargs="+", metavar="MODULE",
                         help="modules outside this project whose classes may be named as targets")
+    parser.add_argument("--allow-env", nargs="+", metavar="NAME",
+                        help="environment variables that the files may read as ${oc.env:NAME}")
     parser.add_argument("--use-dynamic-cfg", action="store_true",
                         help="guidance scale that changes from step to step (presets: on)")
     parser.add_argument("--no-dynamic-cfg", dest="use_dynamic_cfg", action="store_false", help="constant scale")
@@ -131,7 +149,7 @@ def _apply_options(config: DictConfig, options: Mapping) -> None:
                 _set_model_key(config, _flag(name), key, value)
         else:
             kind = KEYS[name].metadata["kind"]
-            set_key(config, f"args.{name}", _anchored(kind, value, Path.cwd(), REPOSITORY))
+            set_key(config, f"args.{name}", _anchored(_flag(name), kind, value, Path.cwd(), REPOSITORY))
 
 
 def _set_model_key(config: DictConfig, flag: str, key: str, value) -> None:
@@ -177,16 +195,16 @@ def _anchor(config: DictConfig, first: Path, second: Path) -> None:
     section = config.get("args")
     for key in section or ():
         if not OmegaConf.is_interpolation(section, key):
-            section[key] = _anchored(KEYS[key].metadata["kind"], section[key], first, second)
+            section[key] = _anchored(f"args.{key}", KEYS[key].metadata["kind"], section[key], first, second)
 
 
-def _anchored(kind: str, value, first: Path, second: Path):
+def _anchored(key: str, kind: str, value, first: Path, second: Path):
     if kind == "output" and isinstance(value, str):
-        return str(first / Path(value).expanduser())
+        return str(first / expanded_path(value, key))
     if kind == "input" and isinstance(value, str):
-        return existing_path(value, first, second)
-    if kind == "inputs" and value is not None:
-        return [existing_path(str(v), first, second) for v in ([value] if isinstance(value, str) else value)]
+        return existing_path(str(expanded_path(value, key)), first, second)
+    if kind == "inputs" and isinstance(value, Sequence):
+        return [_anchored(key, "input", one, first, second) for one in ([value] if isinstance(value, str) else value)]
     return value
 
 
@@ -197,50 +215,14 @@ def _converted(name: str, value):
     if value is None and key.default is None:
         return None
     if choices and value not in choices:
-        raise ConfigError(f"args.{name} is {value!r}; it must be one of {', '.join(choices)}{nearest(value, choices)}")
-    if not _CHECKS[kind][0](value):
-        raise ConfigError(f"args.{name} is {value!r}; it must be {_CHECKS[kind][1]}")
-    return [value] if kind in ("inputs", "floats") and not isinstance(value, list) else value
-
-
-def _is_int(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value) -> bool:
-    return _is_int(value) or isinstance(value, float)
-
-
-def _is_list_of(check, value) -> bool:
-    return isinstance(value, list) and all(map(check, value))
-
-
-_CHECKS = {
-    "int": (_is_int, "a whole number"),
-    "float": (lambda v: _is_number(v), "a number"),
-    "bool": (lambda v: isinstance(v, bool), "true or false"),
-    "str": (lambda v: isinstance(v, str), "text"),
-    "input": (lambda v: isinstance(v, str), "a path"),
-    "output": (lambda v: isinstance(v, str), "a path"),
-    "floats": (lambda v: _is_number(v) or _is_list_of(_is_number, v), "a number or a list of numbers"),
-    "ints": (lambda v: _is_list_of(_is_int, v), "a list of whole numbers"),
-    "inputs": (lambda v: isinstance(v, str) or _is_list_of(lambda p: isinstance(p, str), v), "a list of paths"),
-}
+        raise ConfigError(f"args.{name} is {shown(value)}; it must be one of {', '.join(choices)}"
+                          f"{nearest(value, choices)}")
+    value = [value] if kind in ("inputs", "floats") and not isinstance(value, list) else value
+    return checked(str if name == "device" else key.type, value, f"args.{name}")
 
 
 def _check_values(args: Arguments) -> None:
     sampling, _ = args.sampling, args.run.loras
-    counts = {"model_parallel_size": args.run.model_parallel_size}
-    for name in ("batch_size", "num_samples", "sampling_fps", "latent_channels", "sequence_parallel_size",
-                 "guidance_parallel_size"):
-        counts[name] = getattr(sampling, name)
-    for name, count in counts.items():
-        if count < 1:
-            raise ConfigError(f"args.{name} is {count}; it must be 1 or more")
-    every = sampling.save_denoised_every
-    if every is not None and every < 1:
-        raise ConfigError(f"args.save_denoised_every is {every}; it must be 1 or more, or left out")
-    if every is not None and sampling.only_save_latents:
+    if sampling.save_denoised_every is not None and sampling.only_save_latents:
         raise ConfigError("args.save_denoised_every needs decoding, which args.only_save_latents skips; leave one out")
-    if sampling.sampling_image_size is not None and len(sampling.sampling_image_size) != 2:
-        raise ConfigError(f"args.sampling_image_size is {sampling.sampling_image_size}; it must be [height, width]")
+    expanded_path(args.training.experiment_name, "args.experiment_name")

@@ -7,10 +7,6 @@ from dataclasses import dataclass, field, fields
 from itertools import product
 from pathlib import Path
 
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from common.errors import ConfigError
 from common.suggestions import nearest
 from configuration.targets import instantiate_from_config
@@ -127,10 +123,9 @@ def read_study(path: str | Path) -> Study:
     if not path.is_file():
         known = [str(other) for other in path.parent.glob("*.yaml")]
         raise ConfigError(f"study {path} does not exist{nearest(str(path), known)}")
-    try:
-        loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not a readable YAML file: {' '.join(str(error).split())}") from error
+    config = read_mapping(path)
+    check_references(config)
+    loaded = resolved(config)
     known = [f.name for f in fields(Study) if f.name != "name"]
     check_keys(loaded, known, str(path))
     parts = ("variants",) if loaded.get("variants") else ("samplers", "schedules")

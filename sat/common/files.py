@@ -10,9 +10,11 @@ import filelock
 
 from common.errors import DataError
 from common.ranks import is_main_process
+from common.typed import shown
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LOCK = ".in_use"
+LONGEST_PATH, LONGEST_NAME = 4000, 255  # bytes
 
 
 @contextmanager
@@ -101,6 +103,24 @@ def _held(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def expanded_path(path: str | Path, key: str) -> Path:
+    """Return a path in which a leading `~` is replaced. Raises DataError, naming `key`, for what cannot be a path."""
+    text, reason = str(path), ""
+    encoded = text.encode(errors="surrogatepass")
+    if not text.strip():
+        reason = "empty"
+    elif "\0" in text or text.encode(errors="ignore") != encoded:
+        reason = "no text in UTF-8"
+    elif len(encoded) > LONGEST_PATH or max(map(len, encoded.split(b"/"))) > LONGEST_NAME:
+        reason = "too long for a path"
+    if not reason:
+        try:
+            return Path(path).expanduser()
+        except RuntimeError:
+            reason = "the home folder of a user that this machine does not have"
+    raise DataError(f"{key} is {shown(text)}, which is {reason}; give the path of a file or folder")
 
 
 def from_repository(path: str | Path) -> Path:

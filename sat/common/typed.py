@@ -170,7 +170,7 @@ def _words(schema: Mapping, value: Any = None) -> str:
     if kind in ("integer", "number"):
         return ("a whole number" if kind == "integer" else "a number") + _bounds(schema, value)
     if kind == "array":
-        return _list_words(schema)
+        return schema.get("description") or _list_words(schema)
     return {"string": "text", "boolean": "true or false", "object": "a mapping", "null": "null"}.get(str(kind), "")
 
 
@@ -185,6 +185,8 @@ def _bounds(schema: Mapping, value: Any) -> str:
     most = high if high is not None else below
     if most is not None and most >= MANY and number <= most:
         high = below = None
+    if low is not None and low <= -MANY and number >= low:
+        low = None
     if low is not None and high is not None:
         return f" from {low} to {high}"
     parts = [f"{limit} or more" for limit in (low,) if limit is not None]

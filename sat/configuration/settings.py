@@ -7,16 +7,21 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
+from annotated_types import Ge, Gt, Le, MinLen
 from omegaconf import DictConfig, OmegaConf
 
 from common.errors import CheckpointError, ConfigError
+from common.kinds import BelowOne, Count, Positive, Seed, Share, Sides, Size, SizeOrZero, Steps, Text
 
 MODES = ("inference", "pretrain", "finetune")
 WEIGHT_FORMATS = ("int8", "fp8", "fp8_dynamic")
 OFFLOADS = ("model", "sequential")
+Paths = Annotated[list[str], MinLen(1)]
+FrameRate = Annotated[int, Gt(0), Le(1000)]
+Workers = Annotated[int, Ge(0), Le(1000)]
 INPUT_TYPES = ("txt", "cli", "latents")
 
 
@@ -46,12 +51,12 @@ class RunSettings:
     load_lora: list[str] | None = _key(None, "inputs", "LoRAs for those weights: files or folders in any layout")
     lora_scale: list[float] | None = _key(None, "floats", "factor of each LoRA's strength: 1 as trained, 0 none")
     lora_alpha: list[float] | None = _key(None, "floats", "alpha of each LoRA, in place of the one that its file has")
-    seed: int = _key(0, "int", "each video's noise depends on this seed, its prompt and its sample index")
+    seed: Seed = _key(0, "int", "each video's noise depends on this seed, its prompt and its sample index")
     device: torch.device = _key(None, "str", "device to compute on; None: the accelerator, else the CPU")
     fp16: bool = _key(False, "bool", "compute in float16")
     bf16: bool = _key(False, "bool", "compute in bfloat16")
     plan: bool = _key(False, "bool", "log the videos, memory and time of the run, then stop")
-    model_parallel_size: int = _key(1, "int", "processes that share the weights of one transformer")
+    model_parallel_size: Steps = _key(1, "int", "processes that share the weights of one transformer")
 
     @property
     def loras(self) -> list[ChosenLora]:
@@ -94,17 +99,17 @@ class SamplingSettings:
     negative_prompt: str | None = _key(None, "str", "guidance steers away from this; None: a zero text embedding")
     output_dir: str = _key("outputs", "output", "folder for the videos")
     resume: bool = _key(False, "bool", "skip videos that an earlier run finished")
-    save_denoised_every: int | None = _key(None, "int", "also write denoised.png: the denoised estimate every n steps")
+    save_denoised_every: Positive | None = _key(None, "int", "also write denoised.png, the estimate every n steps")
     only_save_latents: bool = _key(False, "bool", "write latents.safetensors and do not decode")
-    batch_size: int = _key(1, "int", "videos sampled together")
-    num_samples: int = _key(1, "int", "videos per prompt")
-    num_frames: int | None = _key(None, "int", "frames of the video; overrides sampling_num_frames")
-    sampling_num_frames: int | None = _key(None, "int", "latent frames (as in released configurations) or frames")
-    sampling_image_size: list[int] | None = _key(None, "ints", "height and width in pixels")
-    sampling_fps: int = _key(8, "int", "frames per second of the written video")
-    latent_channels: int = _key(16, "int", "channels of the VAE's latent")
-    guidance_parallel_size: int = _key(1, "int", "processes that share the branches of guidance")
-    sequence_parallel_size: int = _key(1, "int", "processes that share the tokens of each forward pass")
+    batch_size: Steps = _key(1, "int", "videos sampled together")
+    num_samples: Steps = _key(1, "int", "videos per prompt")
+    num_frames: Size | None = _key(None, "int", "frames of the video; overrides sampling_num_frames")
+    sampling_num_frames: Size | None = _key(None, "int", "latent frames (as in released configurations) or frames")
+    sampling_image_size: Sides | None = _key(None, "ints", "height and width in pixels")
+    sampling_fps: FrameRate = _key(8, "int", "frames per second of the written video")
+    latent_channels: Size = _key(16, "int", "channels of the VAE's latent")
+    guidance_parallel_size: Steps = _key(1, "int", "processes that share the branches of guidance")
+    sequence_parallel_size: Steps = _key(1, "int", "processes that share the tokens of each forward pass")
     force_inference: bool = _key(True, "bool", "no effect; accepted because released configurations set it")
 
 
@@ -113,8 +118,8 @@ class AutoencoderSettings:
     """The division of the autoencoder's work."""
 
     vae_tiling: bool = _key(False, "bool", "encode and decode in blended tiles; changes the result slightly")
-    vae_tile_size: list[int] | None = _key(None, "ints", "height and width of a tile in latent pixels; None: 32 and 48")
-    vae_tile_overlap: int = _key(4, "int", "least overlap of neighbouring tiles, in latent pixels")
+    vae_tile_size: Sides | None = _key(None, "ints", "height and width of a tile in latent pixels; None: 32 and 48")
+    vae_tile_overlap: SizeOrZero = _key(4, "int", "least overlap of neighbouring tiles, in latent pixels")
     vae_encode_in_chunks: bool = _key(False, "bool", "encode eight frames at a time; changes the result slightly")
 
 
@@ -132,34 +137,34 @@ class TrainingSettings:
     """The course of a training run, its data, and its files."""
 
     resume: bool = _key(False, "bool", "continue the run in args.save where it stopped")
-    experiment_name: str = _key("train", "str", "name of the run folder")
+    experiment_name: Text = _key("train", "str", "name of the run folder")
     checkpoint_activations: bool = _key(False, "bool", "recompute activations in the backward pass to save memory")
     no_load_rng: bool = _key(False, "bool", "draw noise and timesteps anew when resuming")
-    train_iters: int | None = _key(None, "int", "optimizer steps")
-    warmup_iters: int = _key(0, "int", "steps over which the learning rate rises")
+    train_iters: Positive | None = _key(None, "int", "optimizer steps")
+    warmup_iters: Count = _key(0, "int", "steps over which the learning rate rises")
     lr_decay: str = _key("cosine", "str", "learning rate schedule after the warm-up", ("cosine", "constant"))
-    final_lr_share: float = _key(0.01, "float", "final learning rate of a cosine, as a share of the highest")
-    ema_decay: float = _key(0.999, "float", "decay of the averaged weights that checkpoints hold; 0: no average")
+    final_lr_share: Share = _key(0.01, "float", "final learning rate of a cosine, as a share of the highest")
+    ema_decay: BelowOne = _key(0.999, "float", "decay of the averaged weights that checkpoints hold; 0: no average")
     latent_cache: str | None = _key(None, "output", "folder of cached latents and text embeddings; filled if missing")
-    first_frame_variants: int = _key(4, "int", "cached noise draws for each clip's first frame (image-to-video)")
+    first_frame_variants: Steps = _key(4, "int", "cached noise draws for each clip's first frame (image-to-video)")
     grow_input: bool = _key(False, "bool", "accept an args.load with fewer input channels; the new ones start at zero")
-    sample_interval: int | None = _key(None, "int", "steps between samplings")
-    sample_count: int = _key(4, "int", "videos per sampling")
-    keep_checkpoints: int = _key(3, "int", "number of latest checkpoints to keep; 0: all")
-    eval_iters: int = _key(1, "int", "batches per evaluation")
-    eval_interval: int | None = _key(None, "int", "steps between evaluations")
-    eval_batch_size: int | None = _key(None, "int", "clips per evaluation batch")
+    sample_interval: Positive | None = _key(None, "int", "steps between samplings")
+    sample_count: Steps = _key(4, "int", "videos per sampling")
+    keep_checkpoints: Count = _key(3, "int", "number of latest checkpoints to keep; 0: all")
+    eval_iters: Positive = _key(1, "int", "batches per evaluation")
+    eval_interval: Positive | None = _key(None, "int", "steps between evaluations")
+    eval_batch_size: Steps | None = _key(None, "int", "clips per evaluation batch")
     save: str | None = _key(None, "output", "folder for checkpoints")
-    save_interval: int = _key(1000, "int", "steps between checkpoints")
-    log_interval: int = _key(50, "int", "steps between log lines")
-    train_data: list[str] | None = _key(None, "inputs", "folders of training clips")
-    valid_data: list[str] | None = _key(None, "inputs", "folders of held-out clips")
+    save_interval: Positive = _key(1000, "int", "steps between checkpoints")
+    log_interval: Positive = _key(50, "int", "steps between log lines")
+    train_data: Paths | None = _key(None, "inputs", "folders of training clips")
+    valid_data: Paths | None = _key(None, "inputs", "folders of held-out clips")
     split: str = _key("1,0,0", "str", "only the released value, 1,0,0, is accepted; see valid_data")
-    num_workers: int = _key(0, "int", "threads that read and decode clips ahead; 0: none")
+    num_workers: Workers = _key(0, "int", "threads that read and decode clips ahead; 0: none")
     force_train: bool = _key(False, "bool", "accept an args.load that lacks some of the model's parameters")
     only_log_video_latents: bool = _key(False, "bool", "write samples made during training as latents, not videos")
     wandb: bool = _key(False, "bool", "log to Weights & Biases as well")
-    wandb_project_name: str = _key("cogvideox", "str", "project in Weights & Biases")
+    wandb_project_name: Text = _key("cogvideox", "str", "project in Weights & Biases")
 
     @property
     def folder(self) -> Path:

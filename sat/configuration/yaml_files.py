@@ -4,13 +4,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from common.errors import ConfigError
-from common.files import REPOSITORY
+from common.files import REPOSITORY, expanded_path
 from common.suggestions import nearest
+from common.text import read_text
+from common.typed import shown
+from configuration.yaml_text import UNREADABLE, parse
 
 SECTIONS = ("args", "model", "data", "deepspeed")
 # Parameters anywhere below `model` whose value is the path of a file or folder to read.
@@ -22,23 +24,29 @@ def read_file(path: str) -> DictConfig:
 
     Raises ConfigError if it is missing, unreadable, no mapping, or has an unknown section.
     """
-    found = existing_path(path, Path.cwd(), REPOSITORY)
+    found = existing_path(str(expanded_path(path, "--base")), Path.cwd(), REPOSITORY)
+    if Path(found).is_dir():
+        raise ConfigError(f"configuration file {path} is a folder; name a YAML file in it")
     if not Path(found).is_file():
         folder = (REPOSITORY / path).parent
         known = [str(p.relative_to(REPOSITORY)) for p in folder.glob("*.yaml")] if REPOSITORY in folder.parents else []
         raise ConfigError(f"configuration file {path} does not exist{nearest(path, known)}")
-    try:
-        config = OmegaConf.load(found)
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path} is not a readable YAML file: {' '.join(str(error).split())}") from error
-    if not isinstance(config, DictConfig):
-        raise ConfigError(f"{path} is not a mapping; its sections are {', '.join(SECTIONS)}")
+    config = read_mapping(found)
     for key, section in config.items():
         key = str(key)
         if key not in SECTIONS:
             raise ConfigError(f"{path}: unknown section {key}{nearest(key, SECTIONS)} (known: {', '.join(SECTIONS)})")
         if not isinstance(section, DictConfig) and section is not None:
             raise ConfigError(f"{path}: section {key} must be a mapping of keys to values")
+    return config
+
+
+def read_mapping(path: str | Path) -> DictConfig:
+    """Read a YAML file that holds a mapping. Raises ConfigError, or DataError for bytes that are no text."""
+    config = parse(read_text(path), str(path))
+    if not isinstance(config, DictConfig):
+        what = "is empty" if config is None else "is a list"
+        raise ConfigError(f"{path} {what}, not a mapping with keys; is it the right file? (prompts: --input-file)")
     return config
 
 
@@ -86,10 +94,13 @@ def parse_override(text: str) -> tuple[str, object]:
     Raises ConfigError for a value that is not valid YAML.
     """
     key, _, raw = text.partition("=")
+    if raw[:1] in ("[", "{"):
+        parse(raw, f"override {shown(text)}")  # its size is bounded
     try:
-        return key, plain(OmegaConf.from_dotlist([f"value={raw}"]))["value"]
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"override {text}: {' '.join(str(error).split())}") from error
+        value: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={raw}"]), resolve=False)
+        return key, value["value"]
+    except UNREADABLE as error:
+        raise ConfigError(f"override {shown(text)}: {' '.join(str(error).split())[:300]}") from error
 
 
 def plain(config: Any) -> Any:
@@ -123,9 +134,10 @@ def make_model_paths_absolute(model, *bases: Path) -> None:
     if not OmegaConf.is_dict(model):
         return
     for key in model:
-        value = None if OmegaConf.is_missing(model, key) else model[key]
+        unknown = OmegaConf.is_missing(model, key) or OmegaConf.is_interpolation(model, key)
+        value = None if unknown else model[key]
         if key in MODEL_PATHS and isinstance(value, str):
-            model[key] = existing_path(value, *bases)
+            model[key] = existing_path(str(expanded_path(value, str(key))), *bases)
         make_model_paths_absolute(value, *bases)
 
 

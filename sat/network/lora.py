@@ -13,7 +13,7 @@ from torch import nn
 
 from common.cpu_operations import linear
 from common.errors import ConfigError
-from common.kinds import Count, Dropout, Size
+from common.kinds import BelowOne, Count, Size
 from common.suggestions import nearest
 from common.swiss_army import BaseMixin, BaseModel
 from common.unread import Unread
@@ -73,7 +73,7 @@ class LoraMixin(BaseMixin):
 
     UNREAD: ClassVar = {"cross_attention": Unread("the network has no cross attention", (True, False))}
 
-    def __init__(self, layer_num: int, r: Size, lora_alpha: float = 1.0, lora_dropout: Dropout = 0.0,
+    def __init__(self, layer_num: int, r: Size, lora_alpha: float = 1.0, lora_dropout: BelowOne = 0.0,
                  layer_range: Sequence[Count] | None = None, qlora: bool = False, cross_attention: bool = True,
                  targets: Sequence[str] = ("attention",)):
         super().__init__()

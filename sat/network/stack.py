@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from common.kinds import AboveZero, Count, Dropout, Size, Steps
+from common.kinds import AboveZero, BelowOne, Count, Size, Steps
 from common.swiss_army import BaseTransformer
 from common.unread import Unread
 from network.context import VideoContext
@@ -27,8 +27,8 @@ class TransformerArgs:
     layernorm_order: Literal["pre", "sandwich"] = "pre"
     layernorm_epsilon: AboveZero = 1e-5
     inner_hidden_size: Size | None = None
-    hidden_dropout: Dropout = 0.0
-    attention_dropout: Dropout = 0.0
+    hidden_dropout: BelowOne = 0.0
+    attention_dropout: BelowOne = 0.0
     checkpoint_activations: bool = False
     skip_init: bool = False
     model_parallel_size: Steps = 1

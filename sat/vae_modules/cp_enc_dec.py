@@ -8,7 +8,7 @@ from annotated_types import MaxLen, MinLen
 from torch import Tensor, nn
 
 from common.compression import Compression
-from common.kinds import Dropout, Layers, Size
+from common.kinds import BelowOne, Layers, Size
 from common.unread import Unread
 from vae_modules.convolution import CausalConv3d, CausalState
 from vae_modules.layers import Downsample3D, ResnetBlock3D, Upsample3D, make_norm, swish
@@ -41,7 +41,7 @@ class ContextParallelEncoder3D(nn.Module):
 
     def __init__(self, *, ch: Size, z_channels: Size, num_res_blocks: Layers,
                  ch_mult: Annotated[Sequence[Size], MinLen(1), MaxLen(16)] = (1, 2, 2, 4), in_channels: Size = 3,
-                 out_ch: Size = 3, double_z: bool = True, dropout: Dropout = 0.0,
+                 out_ch: Size = 3, double_z: bool = True, dropout: BelowOne = 0.0,
                  attn_resolutions: Sequence[int] = (), resolution: Size = 256, gather_norm: bool = True,
                  temporal_compress_times: Size = 4, norm_groups: Size = 32):
         super().__init__()
@@ -91,7 +91,7 @@ class ContextParallelDecoder3D(nn.Module):
 
     def __init__(self, *, ch: Size, z_channels: Size, num_res_blocks: Layers,
                  ch_mult: Annotated[Sequence[Size], MinLen(1), MaxLen(16)] = (1, 2, 2, 4), in_channels: Size = 3,
-                 out_ch: Size = 3, double_z: bool = True, dropout: Dropout = 0.0,
+                 out_ch: Size = 3, double_z: bool = True, dropout: BelowOne = 0.0,
                  attn_resolutions: Sequence[int] = (), resolution: Size = 256, gather_norm: bool = False,
                  temporal_compress_times: Size = 4, norm_groups: Size = 32):
         super().__init__()
