@@ -2,17 +2,26 @@
 
 The axes of a grid are sampler, schedule, guidance, steps and seed, or variant, steps and seed.
 """
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import product
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import MinLen
 
 from common.errors import ConfigError
+from common.kinds import Count, Part, Steps, Text
 from common.suggestions import nearest
+from common.typed import checked, typed
+from configuration.references import check_references
 from configuration.targets import instantiate_from_config
+from configuration.yaml_files import read_mapping, resolved
 from sgm.sampling import Sampler
 
 AXES = ("samplers", "schedules", "guidances")
+MOST_CELLS = 1_000_000
 NO_GUIDANCE = {"none": None}
 
 
@@ -52,12 +61,12 @@ class Study:
     """
 
     name: str
-    question: str
+    question: Text
     problem: Mapping
-    grids: Sequence[Mapping]
-    samplers: Mapping[str, Mapping] = field(default_factory=dict)
-    schedules: Mapping[str, Mapping] = field(default_factory=dict)
-    guidances: Mapping[str, Mapping | None] = field(default_factory=NO_GUIDANCE.copy)
+    grids: Annotated[Sequence[Mapping], MinLen(1)]
+    samplers: Mapping[str, Part] = field(default_factory=dict)
+    schedules: Mapping[str, Part] = field(default_factory=dict)
+    guidances: Mapping[str, Part | None] = field(default_factory=NO_GUIDANCE.copy)
     variants: Mapping[str, Mapping] = field(default_factory=dict)
     plots: Sequence[Mapping] = ()
     comparisons: Sequence[Mapping] = ()  # paired, of videos
@@ -85,8 +94,10 @@ class Study:
             where = f"study {self.name}: grids[{i}]"
             check_keys(grid, (*self.axes, "steps", "seeds"), where)
             names = [self._chosen(axis, grid.get(axis), where) for axis in self.axes]
-            steps = _whole_numbers(grid.get("steps"), 1, f"{where}.steps")
-            seeds = _whole_numbers(grid.get("seeds", [0]), 0, f"{where}.seeds")
+            steps = checked(Annotated[list[Steps], MinLen(1)], grid.get("steps"), f"{where}.steps")
+            seeds = checked(Annotated[list[Count], MinLen(1)], grid.get("seeds", [0]), f"{where}.seeds")
+            if math.prod(map(len, (*names, steps, seeds))) > MOST_CELLS:
+                raise ConfigError(f"{where} has more than {MOST_CELLS} cells; give fewer names, steps or seeds")
             found.update(dict.fromkeys(self.cell_type(*parts) for parts in product(*names, steps, seeds)))
         return list(found)
 
@@ -111,7 +122,7 @@ class Study:
     def _chosen(self, axis: str, names: Sequence[str] | None, where: str) -> list[str]:
         """Return a grid's names on an axis, all if it lists none. Raises ConfigError for an unknown name."""
         known = getattr(self, axis)
-        for name in names or ():
+        for name in checked(list[str] | None, names, f"{where}.{axis}") or ():
             if name not in known:
                 raise ConfigError(f"{where}.{axis}: the study has no {name}{nearest(name, known)}")
         return list(known if names is None else names)
@@ -134,7 +145,7 @@ def read_study(path: str | Path) -> Study:
             raise ConfigError(f"{path}: {key} is missing; see the examples in configs/studies")
     for axis in AXES:
         _check_axis(loaded.get(axis, {}), f"{path}: {axis}")
-    study = Study(name=path.stem, **loaded)
+    study = Study(name=path.stem, **typed(Study, loaded, str(path)))
     for cell in study.cells():
         study.part(cell)
     return study
@@ -155,9 +166,3 @@ def check_keys(given, known: Sequence[str], where: str) -> None:
         if key not in known:
             raise ConfigError(f"{where}: unknown key {key}{nearest(key, known)}")
 
-
-def _whole_numbers(values, least: int, where: str) -> list[int]:
-    """Return a list of whole numbers unchanged. Raises ConfigError for anything else, or a number below `least`."""
-    if not isinstance(values, list) or not values or any(type(v) is not int or v < least for v in values):
-        raise ConfigError(f"{where} is {values!r}; it must be a list of whole numbers from {least}")
-    return values

@@ -94,7 +94,7 @@ def test_finite_data_counts_the_passes_of_guidance(study, tmp_path):
 @pytest.mark.parametrize("change, says", [
     ({"problem": {"kind": "nothing"}}, "problem.kind nothing is none of"),
     ({"problem": {"kind": "gaussian", "rows": 3}}, "unknown key rows"),
-    ({"grids": [{"steps": [0]}]}, "must be a list of whole numbers from 1"),
+    ({"grids": [{"steps": [0]}]}, "must be a list of 1 or more whole numbers above 0"),
     ({"grids": [{"steps": [4], "samplers": ["Heun"]}]}, "the study has no Heun"),
     ({"samplers": {"Euler": {"target": "sgm.sampling.NoSampler"}}}, "NoSampler"),
     ({"plots": [{"name": "a", "x": "steps", "y": "beauty"}]}, "beauty is not a column"),
