@@ -81,7 +81,7 @@ def anchors_of(document):
 
 def test_the_guiders_and_thresholdings_named_are_those_that_exist():
     text = (REPOSITORY / "docs/guidance.md").read_text(encoding="utf-8")
-    existing = [f"guiders.{name}" for name, o in classes_of(sgm.guiders) if hasattr(o, "passes") and name != "Guider"]
+    existing = [f"guiders.{name}" for name in guiders()] + ["guiders.IdentityGuider"]
     existing += [f"sampling_utils.{name}" for name, _ in classes_of(sgm.sampling_utils)]
     assert sorted(re.findall(r"^\| `(\w+\.\w+)`", text, re.M)) == sorted(existing)
 
@@ -89,22 +89,32 @@ def test_the_guiders_and_thresholdings_named_are_those_that_exist():
 def test_the_passes_and_parameters_that_guiders_have_are_those_named():
     text = (REPOSITORY / "docs/guidance.md").read_text(encoding="utf-8")
     named_by_all = set(re.findall(r"`(\w+)`", text.partition("All but the first take:")[2].partition("target of")[0]))
-    for name, cls in classes_of(sgm.guiders):
+    for name, cls in guiders().items():
         row = re.search(rf"^\| `guiders\.{name}` \| (\d)[^|]*\|[^|]*\|(.*)\|$", text, re.M)
-        if row is None or name == "IdentityGuider":
-            continue
-        given = {"Autoguidance": {"ckpt_path": "weak"}, "PerturbedAttentionGuidance": {"layers": [0]}}.get(name, {})
-        assert len(cls(scale=2.0, **given).passes) == int(row[1]), name
+        required = {"ckpt_path": "weak", "layers": [0]}
+        given = {field.name: required[field.name] for field in fields(cls) if field.name in required}
+        assert len(cls(scale=0.5, **given).passes) == int(row[1]), name
         own = {field.name for field in fields(cls) if field.init} - {field.name for field in fields(sgm.guiders.Guider)}
-        assert own == set(re.findall(r"`(\w+)`", row[2])), name
+        assert own | {"scale"} == set(re.findall(r"`(\w+)`", row[2])) | {"scale"}, name
     assert {field.name for field in fields(sgm.guiders.Guider) if field.init} <= named_by_all
 
 
-def test_the_guider_that_the_page_shows_works():
-    shown = re.search(r"```python\n(.*?)```", (REPOSITORY / "docs/guidance.md").read_text(encoding="utf-8"), re.S)[1]
+def guiders():
+    """The guiders with a scale, by name; not their bases."""
+    found = {name: getattr(sgm.guiders, name) for name in sgm.guiders.__all__}
+    bases = (sgm.guiders.Guider, sgm.guiders.WeakenedGuidance)
+    return {name: o for name, o in found.items()
+            if isinstance(o, type) and issubclass(o, sgm.guiders.Guider) and o not in bases}
+
+
+def test_the_guiders_that_the_page_shows_work():
+    page = (REPOSITORY / "docs/guidance.md").read_text(encoding="utf-8")
     names = {"__name__": "shown"}
-    exec(shown, names)
+    for shown in re.findall(r"```python\n(.*?)```", page, re.S):
+        exec(shown, names)
     guider, at = names["Damped"](scale=3.0), Evaluation(None, NoiseLevel(1.0, 1.0, None, 0, 10, VE), 3.0)
+    away, _ = names["WithoutTheMiddle"](scale=3.0).guide([torch.zeros(1, 1), torch.ones(1, 1)], at)
+    assert away.tolist() == [[3.0]]
     estimates = torch.zeros(1, 2), torch.ones(1, 2)
     first, memory = guider.guide(estimates, at)
     second, _ = guider.guide(estimates, at, memory)

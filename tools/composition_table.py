@@ -52,6 +52,7 @@ STEPS = 4
 SHAPE = (2, 4, 4, 4)
 PARAMS: Mapping[str, Mapping] = {
     "Autoguidance": {"ckpt_path": "WEAK"}, "PerturbedAttentionGuidance": {"layers": [0]},
+    "SkipLayerGuidance": {"layers": [0]}, "SpatioTemporalSkipGuidance": {"layers": [0]}, "CFGPlusPlus": {"scale": 0.6},
     "TabulatedDiscretization": {"sigmas": "sdxl"}, "AdaptiveSampler": {"rtol": 0.1, "atol": 0.1},
     "RestartSampler": {"intervals": [{"low": 0.1, "high": 2.0, "repeats": 1, "steps": 1}]}}
 # A discrete denoiser's table has noise levels of its scaling's parameterization.
@@ -118,7 +119,7 @@ def guiders() -> list[Part]:
         if cls is sgm.guiders.DynamicCFG:
             moving = [schedule for schedule in GuidanceScale.SCHEDULES if schedule != "constant"]
             parts += [_part(cls, f"DynamicCFG {schedule}", scale=6.0, schedule=schedule) for schedule in moving]
-        elif hasattr(cls, "passes") and cls is not sgm.guiders.Guider:
+        elif hasattr(cls, "passes") and cls not in (sgm.guiders.Guider, sgm.guiders.WeakenedGuidance):
             scaled = issubclass(cls, sgm.guiders.Guider)
             parts.append(_part(cls, scale=6.0) if scaled else _part(cls))
     return parts
@@ -155,7 +156,7 @@ def _is_base(cls: type) -> bool:
 
 def _part(cls: type, label: str | None = None, **params) -> Part:
     given = PARAMS.get(cls.__name__, {})
-    return Part(label or cls.__name__, f"{cls.__module__}.{cls.__name__}", {**given, **params})
+    return Part(label or cls.__name__, f"{cls.__module__}.{cls.__name__}", {**params, **given})
 
 
 @cache

@@ -68,7 +68,9 @@ def sample(engine, rows, **extra):
 
 @pytest.mark.parametrize("name, params", [
     ("VanillaCFG", {"rescale": 0.7, "sigma_lo": 0.3}), ("APG", {}), ("CFGZeroStar", {"schedule": "decreasing"}),
-    (PAG, {"layers": [1]}), (PAG, {"layers": [0, 1], "cfg_scale": 3.0}), ("Autoguidance", {})])
+    (PAG, {"layers": [1]}), (PAG, {"layers": [0, 1], "cfg_scale": 3.0}), ("Autoguidance", {}),
+    ("SkipLayerGuidance", {"layers": [1], "start": 0.0, "stop": 1.0}), ("TangentialCFG", {}),
+    ("SpatioTemporalSkipGuidance", {"layers": [0], "cfg_scale": 3.0}), ("CFGPlusPlus", {"scale": 0.6})])
 def test_every_guider_runs_with_an_image_and_ofs_row_by_row(config, weak, engine, name, params):
     params = weak if name == "Autoguidance" else params
     engine.sampler, steps = instantiate_from_config(guided(config, name, **params).sampler_config), []

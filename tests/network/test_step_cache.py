@@ -91,7 +91,7 @@ def test_a_video_depends_neither_on_its_neighbours_nor_on_the_run_before(engine,
 @pytest.mark.parametrize("kind", KINDS)
 def test_passes_are_kept_apart(engine, kind):
     class InTwoCalls(VanillaCFG):
-        passes = (Pass(unconditional=True, inputs={"identity_attention": ()}), COND)
+        passes = (Pass("uncond", unconditional=True, inputs={"identity_attention": ()}), COND)
 
     cache = median_change(engine, kind)
     for bounds in ({}, {"sigma_lo": 0.3, "sigma_hi": 3.0}):  # unconditional branch in all steps, or in an interval

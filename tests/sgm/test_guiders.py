@@ -1,5 +1,6 @@
 """Tests of guidance: scales by schedule, and branches that are skipped where they are not needed."""
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ import torch
 from common.errors import ConfigError
 from configuration.targets import instantiate_from_config
 from sgm.guidance_scale import GuidanceScale
-from sgm.guiders import Evaluation
+from sgm.guiders import COND, UNCOND, Estimates, Evaluation
 from sgm.noise_schedule import NoiseLevel
 from sgm.parameterization import VE, VP
 from sgm.sampling import PassPlan
@@ -80,6 +81,8 @@ GUIDERS = [  # name, parameters, branches where the scale is not 1
     ("DynamicCFG", {"schedule": "decreasing"}, 2), ("DynamicCFG", {"schedule": "interval"}, 2),
     ("APG", {"norm_threshold": 0.5, "momentum": -0.5}, 2), ("APG", {"schedule": "decreasing", "rescale": 0.5}, 2),
     ("CFGZeroStar", {}, 2),
+    ("TangentialCFG", {}, 2), ("CFGPlusPlus", {"scale": 0.6}, 2), ("SkipLayerGuidance", {"layers": [0], "stop": 1.0,
+     "start": 0.0}, 2), ("SpatioTemporalSkipGuidance", {"layers": [0], "cfg_scale": 3.0}, 3),
     ("Autoguidance", {"ckpt_path": "weak"}, 2), (PAG, {"layers": [0]}, 2), (PAG, {"layers": [0], "cfg_scale": 3.0}, 3),
 ]
 EACH = pytest.mark.parametrize("name, params, passes", GUIDERS)
@@ -88,8 +91,11 @@ EACH = pytest.mark.parametrize("name, params, passes", GUIDERS)
 class Imperfect(Gaussian):
     """The exact denoiser, made worse in the weakened branch."""
 
-    def __call__(self, x, level, cond, idx=None, weak=False, identity_attention=(), **inputs):
-        return super().__call__(x, level, cond, idx, **inputs) * (0.8 if weak or identity_attention else 1.0)
+    WEAK = ("weak", "identity_attention", "skip_layers", "skip_attention")
+
+    def __call__(self, x, level, cond, idx=None, **inputs):
+        weak = [inputs.pop(name, None) for name in self.WEAK]
+        return super().__call__(x, level, cond, idx, **inputs) * (0.8 if any(weak) else 1.0)
 
 
 def run(guider, rows=ALL, denoiser=None, scale=None, **extra):
@@ -110,7 +116,7 @@ def pushed(name, *estimates, x=None, noise=None, memory=None, **params):
 
 @EACH
 def test_a_step_costs_the_declared_passes(name, params, passes):
-    guider, denoiser, steps = guider_config(name, scale=5.0, **params), Imperfect(), []
+    guider, denoiser, steps = guider_config(name, **{"scale": 5.0, **params}), Imperfect(), []
     sampler = sampler_of("EulerEDMSampler", EDM, 12, guider)
     sampler(denoiser, unit_noise(), *conditions(), callback=steps.append)
     expected = [1 if sampler.guider.scale_at(now) == 1 else passes for now in sampler.schedule().levels()[:-1]]
@@ -129,7 +135,7 @@ class OneBatch(Imperfect):
 
 @EACH
 def test_passes_one_by_one_are_not_joined_and_give_the_same(name, params, passes):
-    guider, joined, alone = guider_config(name, scale=5.0, **params), Imperfect(), OneBatch()
+    guider, joined, alone = guider_config(name, **{"scale": 5.0, **params}), Imperfect(), OneBatch()
     expected = run(guider, denoiser=joined)
     found = run(guider, denoiser=alone, plan=PassPlan(one_by_one=True))
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
@@ -140,8 +146,8 @@ def test_passes_one_by_one_are_not_joined_and_give_the_same(name, params, passes
 def test_scale_one_is_the_conditional_run_at_its_cost(name, params, passes):
     plain, guided = Imperfect(), Imperfect()
     expected = run(None, denoiser=plain)
-    assert torch.equal(run(guider_config(name, scale=5.0, **params), denoiser=guided, scale=1), expected)
-    assert torch.equal(run(guider_config(name, scale=1.0, **params), denoiser=guided), expected)
+    assert torch.equal(run(guider_config(name, **{"scale": 5.0, **params}), denoiser=guided, scale=1), expected)
+    assert torch.equal(run(guider_config(name, **{**params, "scale": 1.0}), denoiser=guided), expected)
     assert guided.rows == 2 * plain.rows
 
 
@@ -164,9 +170,9 @@ def test_scale_one_outside_a_run_is_the_conditional_half():
 
 @EACH
 def test_a_row_is_guided_without_its_neighbours(name, params, passes):
-    guider = guider_config(name, scale=5.0, **params)
+    guider = guider_config(name, **{"scale": 5.0, **params})
     torch.testing.assert_close(run(guider)[1:], run(guider, slice(1, 2)), rtol=1e-9, atol=1e-9)
-    scales = torch.tensor([2.0, 5.0], dtype=torch.float64)
+    scales = torch.tensor([2.0, params.get("scale", 5.0)], dtype=torch.float64)
     torch.testing.assert_close(run(guider, scale=scales)[1:], run(guider, slice(1, 2)), rtol=1e-9, atol=1e-9)
 
 
@@ -184,7 +190,7 @@ def test_at_its_neutral_setting_it_is_classifier_free_guidance(name, params):
 def test_a_pass_that_is_no_worse_does_not_push():
     same = Gaussian()
     for name, params in (("Autoguidance", {"ckpt_path": "weak"}), (PAG, {"layers": [0]})):
-        torch.testing.assert_close(run(guider_config(name, scale=5.0, **params), denoiser=same), run(None))
+        torch.testing.assert_close(run(guider_config(name, **{"scale": 5.0, **params}), denoiser=same), run(None))
     both = guider_config(PAG, scale=5.0, layers=[0], cfg_scale=3.0)
     torch.testing.assert_close(run(both, denoiser=same), run(guider_config(scale=3.0)))
 
@@ -222,6 +228,54 @@ def test_perturbed_attention_adds_to_classifier_free_guidance():
     assert pushed(PAG, [2.0], [1.0], [3.0], scale=4.0, layers=[0], cfg_scale=2.0)[0] == [8.0]
 
 
+@pytest.mark.parametrize("discretization, parameterization", [(EDM, VE), (ZERO_SNR, VP)])
+def test_cfg_plus_plus_is_its_algorithm(discretization, parameterization):
+    """x0 guided by lambda, the noise of the unconditional estimate carried on, written out step by step."""
+    lam, noise, (cond, uc) = 0.6, unit_noise(), conditions()
+    sampler = sampler_of("VideoDDIMSampler", discretization, 7, guider_config("CFGPlusPlus", scale=lam))
+    steps = []
+    found = sampler(Gaussian(parameterization), noise, cond, uc, callback=steps.append)
+    levels = sampler.schedule().levels()
+    x, denoiser = steps[0].x, Gaussian(parameterization)
+    for now, then in pairwise(levels):
+        at = torch.full((len(x),), now.level, dtype=x.dtype)
+        with_prompt, without = (denoiser(x, at, half) for half in (cond, uc))
+        carried = (x - now.alpha * without) / now.sigma
+        x = then.alpha * (without + lam * (with_prompt - without)) + then.sigma * carried
+    torch.testing.assert_close(found, x, rtol=1e-9, atol=1e-9)
+
+
+def test_tangential_guidance_is_that_of_diffusers(diffusers):
+    from diffusers.guiders.tangential_classifier_free_guidance import normalized_guidance
+    g = torch.Generator().manual_seed(2)
+    x, cond, uncond = torch.randn(3, 2, 4, 3, generator=g).double()
+    noise = NoiseLevel(0.6, 0.8, None, 0, 10, VP)
+    guider = instantiate_from_config(guider_config("TangentialCFG", scale=4.0))
+    found, _ = guider.guide([uncond, cond], Evaluation(x, noise, 4.0))
+    noises = [(x - 0.6 * estimate) / 0.8 for estimate in (cond, uncond)]
+    expected = (x - 0.8 * normalized_guidance(*noises, guidance_scale=4.0)) / 0.6
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_weakened_branch_is_evaluated_in_its_share_of_the_steps():
+    for cfg_scale, outside in ((1.0, 1), (3.0, 2)):
+        params = {"layers": [0], "cfg_scale": cfg_scale, "start": 0.1, "stop": 0.3}
+        guider, steps = guider_config("SkipLayerGuidance", scale=4.0, **params), []
+        sampler_of("EulerEDMSampler", EDM, 20, guider)(Imperfect(), unit_noise(), *conditions(), callback=steps.append)
+        costs = [b - a for a, b in pairwise([0, *(step.passes for step in steps)])]
+        assert costs == [outside] * 2 + [outside + 1] * 4 + [outside] * 14
+
+
+def test_outside_its_steps_there_is_classifier_free_guidance_alone():
+    guider = guider_config("SkipLayerGuidance", scale=4.0, layers=[0], cfg_scale=3.0, start=0.98, stop=0.99)
+    torch.testing.assert_close(run(guider), run(guider_config("VanillaCFG", scale=3.0)), rtol=1e-9, atol=1e-9)
+
+
+def test_a_branch_that_was_not_evaluated_is_named():
+    with pytest.raises(ConfigError, match="no branch 'condi' was evaluated, only uncond, cond; did you mean cond"):
+        Estimates((UNCOND, COND), (None, None))["condi"]
+
+
 def test_percentiles_are_each_rows_own():
     threshold = PercentileThresholding(percentile=0.5)
     rows = torch.tensor([[1.0, -2.0, 3.0, 4.0], [0.1, 0.2, -0.3, 0.4]])
@@ -246,6 +300,9 @@ def test_percentiles_are_each_rows_own():
     ("Autoguidance", {}, "second, weaker checkpoint"), (PAG, {}, "layers missing"),
     (PAG, {"layers": []}, "list of 1 or more whole numbers, 0 or more"),
     (PAG, {"layers": [-1]}, "list of 1 or more whole numbers, 0 or more"),
+    ("CFGPlusPlus", {}, "scale"), ("CFGPlusPlus", {"scale": 0.5, "schedule": "increasing"}, "scales above 1"),
+    ("SkipLayerGuidance", {"layers": [0], "start": 0.5, "stop": 0.5}, "needs start < stop"),
+    ("SpatioTemporalSkipGuidance", {"layers": [0], "skip": "text"}, "skip"),
     ("VanillaCFG", {"dyn_thresh_config": {**PERCENTILE, "params": {"percentile": 0.0}}},
      "percentile is 0.0; it must be a number above 0 and at most 1"),
 ])

@@ -119,7 +119,8 @@ class Sampler:
         """
         schedule = self.schedule(num_steps)
         beginning = (start or FromNoise()).begin(schedule, at_least_float32(x))
-        guided = Guided(denoiser, self.guider, cond, uc, scale, model_inputs, plan or PassPlan())
+        guided = Guided(denoiser, self.guider, cond, uc, scale, model_inputs, plan or PassPlan(),
+                        schedule.levels())
         return self._solve(beginning, schedule, guided, generator, callback)
 
     def _solve(self, beginning: Beginning, schedule: NoiseSchedule, guided: Guided, generator: Generators,

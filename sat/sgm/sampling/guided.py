@@ -8,7 +8,7 @@ import torch
 
 from common.errors import ConfigError
 from sgm.guidance_scale import Scale, is_unguided
-from sgm.guiders import COND, Evaluation, Pass
+from sgm.guiders import COND, Estimates, Evaluation, Pass
 from sgm.noise_schedule import NoiseLevel
 from sgm.parameterization import VP
 
@@ -74,6 +74,7 @@ class Guided:
     scale: Scale | None
     model_inputs: Mapping
     plan: PassPlan = PassPlan()
+    levels: Sequence[NoiseLevel] = ()  # of the run's schedule, by which a guider can look at the next one
 
     def __call__(self, x: torch.Tensor, noise: NoiseLevel, state: StepState | None = None
                  ) -> tuple[torch.Tensor, StepState]:
@@ -81,12 +82,13 @@ class Guided:
             raise ConfigError("the sampler calls run.predict without the step's state; write denoised, state = "
                               "run.predict(x, now, state), see docs/samplers.md")
         scale = self.scale_at(noise)
-        passes = (COND,) if is_unguided(scale) else self.guider.passes
+        passes = (COND,) if is_unguided(scale) else tuple(self.guider.passes_at(noise))
         estimates, cached = self._estimates(passes, x, noise, self._cached(state, len(x)))
         state = replace(state, passes=state.passes + len(passes), cached=cached)
         if is_unguided(scale):
             return estimates[0], state
-        guided, memory = self.guider.guide(estimates, Evaluation(x, noise, scale), state.memory)
+        at = Evaluation(x, noise, scale, self.after(noise))
+        guided, memory = self.guider.guide(Estimates(passes, estimates), at, state.memory)
         return guided, replace(state, memory=memory)
 
     def scale_at(self, noise: NoiseLevel) -> Scale:
@@ -94,6 +96,10 @@ class Guided:
         if self.uc is None:
             return 1.0
         return self.guider.scale_at(replace(noise, timestep=self.timestep(noise)), self.scale)
+
+    def after(self, noise: NoiseLevel) -> NoiseLevel | None:
+        """Return the schedule's first level that is less noisy than this one; None without one."""
+        return next((level for level in self.levels if level.ratio < noise.ratio * (1 - 1e-9)), None)
 
     def timestep(self, noise: NoiseLevel) -> float | None:
         """Return the schedule's timestep, or the denoiser's of equal SNR if the schedule has none."""
