@@ -96,7 +96,7 @@ def check_settings(args: Arguments) -> None:
         raise ConfigError("training needs args.train_data, args.train_iters and section deepspeed; "
                           "see configs/tiny_t2v_train.yaml")
     launch.check_launcher()
-    check_deepspeed(args.deepspeed_config, world_size())
+    args.config.deepspeed = check_deepspeed(args.deepspeed_config, world_size())
     args.config.data = check_config(args.data_config, "data")
     merge_size_keys(args)
     if args.run.model_parallel_size > 1:

@@ -249,4 +249,4 @@ def test_a_loss_that_is_not_finite_stops_with_the_step(small_model, recipe, tmp_
 def test_mistakes_are_one_line(small_model, recipe, tmp_path, capsys):
     argv = recipe(small_model / "t2v.yaml", tmp_path, "deepspeed.optimizer.type=SGD")
     assert run(train_video.train_video, argv) == 2
-    assert "error: deepspeed.optimizer.type is SGD; it can be AdamW" in capsys.readouterr().err
+    assert "error: deepspeed.optimizer.type is 'SGD'; it must be AdamW" in capsys.readouterr().err

@@ -1,13 +1,59 @@
 """Section `deepspeed`: its keys that this training honours, and those that it refuses because they change nothing."""
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal
+
+from annotated_types import MaxLen, MinLen
+from pydantic import ValidationError
 
 from common.errors import ConfigError
+from common.kinds import AboveZero, BelowOne, NotNegative, Positive
 from common.suggestions import nearest
+from common.typed import Fields, checked, shown, typed
 from common.unread import Unread, warn_unread
+from configuration.yaml_files import plain
 
-HONOURED = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
-            "optimizer", "zero_optimization", "fp16", "bf16", "communication_data_type", "prescale_gradients",
-            "gradient_predivide_factor", "data_types")
+
+@dataclass
+class OptimizerParams:
+    """The keys of `deepspeed.optimizer.params`."""
+
+    lr: NotNegative
+    betas: Annotated[Sequence[BelowOne], MinLen(2), MaxLen(2)] = (0.9, 0.999)
+    eps: NotNegative = 1e-8
+    weight_decay: NotNegative = 0.01
+
+
+@dataclass
+class Optimizer:
+    """The keys of `deepspeed.optimizer`."""
+
+    params: Annotated[Mapping, Fields(OptimizerParams)]
+    type: Literal["AdamW", "Adam", "sat.ops.FusedEmaAdam", "Muon"] = "AdamW"
+
+
+@dataclass
+class Section:
+    """The keys of section `deepspeed` that this training honours; None leaves a choice to DeepSpeed.
+
+    DeepSpeed's own classes hold the keys of `zero_optimization`, `fp16` and `bf16`.
+    """
+
+    train_batch_size: Positive | None = None
+    train_micro_batch_size_per_gpu: Positive | None = None
+    gradient_accumulation_steps: Positive | None = None
+    gradient_clipping: NotNegative | None = None
+    optimizer: Annotated[Mapping, Fields(Optimizer)] | None = None
+    zero_optimization: Mapping | None = None
+    fp16: Mapping | None = None
+    bf16: Mapping | None = None
+    communication_data_type: Literal["fp16", "bf16", "bfp16", "fp32"] | None = None
+    prescale_gradients: bool | None = None
+    gradient_predivide_factor: AboveZero | None = None
+    data_types: Mapping | None = None
+
+
+HONOURED = tuple(field.name for field in fields(Section))
 UNREAD = {
     "steps_per_print": Unread("args.log_interval sets the steps between log lines", (50,)),
     "wall_clock_breakdown": Unread("the log holds the seconds per step", (False,)),
@@ -33,8 +79,12 @@ REFUSED = {
 OFFLOADS = ("cpu", "none")
 
 
-def check_deepspeed(config: Mapping, processes: int) -> None:
-    """Raise ConfigError for what would change nothing: unknown keys, sections that are not used, parts of ZeRO."""
+def check_deepspeed(config: Mapping, processes: int) -> dict:
+    """Return the section with its values checked; whole numbers are whole also where they are written as 3.0.
+
+    Raises ConfigError for wrong values, and for what would change nothing: unknown keys, sections that are not used.
+    """
+    config = plain(config)
     for key, value in config.items():
         if key in REFUSED and not _is_off(value):
             raise ConfigError(f"deepspeed.{key} has no effect on this training; "
@@ -42,8 +92,12 @@ def check_deepspeed(config: Mapping, processes: int) -> None:
         if key not in (*HONOURED, *UNREAD, *REFUSED):
             raise ConfigError(f"deepspeed.{key}: unknown key{nearest(key, (*HONOURED, *UNREAD, *REFUSED))}")
     warn_unread(config, UNREAD, "deepspeed")
+    section = _typed(config)
+    for key in ("zero_optimization", "fp16", "bf16"):
+        _check_part(key, config.get(key) or {})
     _check_zero(config.get("zero_optimization") or {})
     _check_batch(config, processes)
+    return section
 
 
 def check_optimizer_alone(config: Mapping) -> None:
@@ -52,6 +106,34 @@ def check_optimizer_alone(config: Mapping) -> None:
         if key != "optimizer" and not _is_off(value):
             raise ConfigError(f"deepspeed.{key}: the autoencoder's training reads deepspeed.optimizer alone; leave it "
                               f"out{nearest(key, ['optimizer'])}")
+    _typed(plain(config))
+
+
+def _typed(config: Mapping) -> dict:
+    if config.get("optimizer") is None:
+        raise ConfigError("deepspeed.optimizer is missing; give it params with lr, the learning rate")
+    return typed(Section, config, "deepspeed")
+
+
+def _check_part(key: str, given: Mapping) -> None:
+    """Raise ConfigError for a key or value that DeepSpeed does not know in this part of its section."""
+    from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    model: Any = {"zero_optimization": DeepSpeedZeroConfig, "fp16": DeepSpeedFP16Config, "bf16": DeepSpeedBF16Config}[
+        key]
+    known = {name: field for plain, field in model.model_fields.items() for name in (plain, field.alias) if name}
+    for name, value in given.items():
+        where = f"deepspeed.{key}.{name}"
+        if name not in known:
+            raise ConfigError(f"{where}: unknown key{nearest(name, known)}")
+        try:
+            model(**{name: value})
+        except (ValidationError, ValueError, TypeError) as error:
+            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+            raise ConfigError(f"{where} is {shown(value)}: {' '.join(reason.split())[:200]}") from error
+    checked(Literal[0, 1, 2, 3], given.get("stage", 0), f"deepspeed.{key}.stage")
+    checked(bool, given.get("enabled", False), f"deepspeed.{key}.enabled")
 
 
 def _check_zero(zero: Mapping) -> None:

@@ -6,7 +6,8 @@ from torch import nn
 from common.errors import CheckpointError, ConfigError
 from training.average import WeightAverage
 from training.data.batches import ClipOrder
-from training.optimization import build_optimizer, start_deepspeed
+from training.deepspeed_section import check_deepspeed
+from training.optimization import start_deepspeed
 from training.run_state import PATCH_EMBEDDING, load_partial
 from training.schedule import learning_rate
 from weights.checkpoint import save_checkpoint
@@ -48,12 +49,26 @@ def test_average_is_float32_and_the_weights_come_back_bit_for_bit():
 
 
 @pytest.mark.parametrize("config, message", [
-    ({"type": "SGD"}, "deepspeed.optimizer.type is SGD; it can be AdamW"),
-    ({"params": {"lr": 1e-3, "momentum": 0.9}}, "unknown key momentum"),
-    ({"params": {}}, "lr is missing")])
-def test_a_wrong_optimizer_is_named(config, message):
+    ({"optimizer": {"type": "SGD", "params": {"lr": 1}}}, "deepspeed.optimizer.type is 'SGD'; it must be AdamW, Adam"),
+    ({"optimizer": {"params": {"lr": 1e-3, "weight_decy": 0.9}}}, "params.weight_decy.* did you mean weight_decay"),
+    ({"optimizer": {"params": {}}}, "deepspeed.optimizer.params.lr is missing"),
+    ({"optimizer": {"params": {"lr": float("nan")}}}, "params.lr is nan; it must be a finite number, 0 or more"),
+    ({"optimizer": {"params": {"lr": 1, "betas": [0.9, 1.0]}}}, r"params.betas is \[0.9, 1.0\]"),
+    ({"optimizer": {"param": {"lr": 1}}}, "deepspeed.optimizer.param: .* did you mean params"),
+    ({}, "optimizer is missing"),
+    ({"gradient_acumulation_steps": 2}, "did you mean gradient_accumulation_steps"),
+    ({"train_micro_batch_size_per_gpu": 0}, "train_micro_batch_size_per_gpu is 0; it must be a whole number above 0"),
+    ({"zero_optimization": {"stge": 2}}, "zero_optimization.stge: unknown key; did you mean stage"),
+    ({"zero_optimization": {"stage": 4}}, "zero_optimization.stage is 4"),
+    ({"zero_optimization": {"overlap_comm": "often"}}, "zero_optimization.overlap_comm is 'often'"),
+    ({"zero_optimization": 3}, "zero_optimization is 3; it must be a mapping"),
+    ({"bf16": {"enable": True}}, "bf16.enable: unknown key; did you mean enabled"),
+    ({"fp16": {"loss_scale": "much"}}, "fp16.loss_scale is 'much'")])
+def test_a_wrong_section_is_named(config, message):
+    if "optimizer" not in config and config:
+        config = config | {"optimizer": {"params": {"lr": 1e-3}}}
     with pytest.raises(ConfigError, match=message):
-        build_optimizer(config, nn.Linear(2, 2))
+        check_deepspeed({"train_micro_batch_size_per_gpu": 1} | config, 1)
 
 
 def test_muon_refuses_partitioned_weights():
