@@ -1,4 +1,4 @@
-"""Data sets of captioned videos: a folder of mp4 files with captions, or WebDataset shards of them.
+"""Data sets of captioned videos: a folder of clips with captions, or WebDataset shards of them.
 
 An item is ``{"mp4": (T, 3, H, W) float32 in [-1, 1], "txt": str, "num_frames": int, "fps": number}``, where
 `num_frames` counts the real frames and the rest of the T repeat the last one.
@@ -9,7 +9,7 @@ import json
 import logging
 import tarfile
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,25 @@ from torch.utils.data import Dataset, get_worker_info
 
 from common.errors import ConfigError, DataError
 from common.kinds import Count, Positive, Rate, Seed, Sides, Size
-from media.clips import ClipFormat, UnreadableClip, clip_forms, fitting_form, probe_clip, read_clip
+from common.listing import listed
+from common.ranks import is_main_process
+from common.text import decoded
+from media.clip_facts import Facts
+from media.clip_folders import CaptionLines, Clip, folded, read_clip_folder
+from media.clip_survey import ShortClips, Survey, require_captions, without_caption
+from media.clips import ClipFormat, UnreadableClip, clip_forms, read_clip
+from media.containers import VIDEO_SUFFIXES
 from parallel import groups
 
 logger = logging.getLogger(__name__)
 
-NAMES_IN_A_REPORT = 3
+FORM_KEYS = ("video_size", "fps", "max_num_frames", "skip_frms_num")
 MAX_BAD_IN_A_ROW = 1000  # an endless stream of shards would otherwise never stop if nothing in it can be read
+CLIPS_BEFORE_A_CAPTION = 100  # without a single caption: a stream of shards then has none
 
 
 class SFTDataset(Dataset):
-    """The mp4 files below `data_dir`, at any depth; the caption of `videos/NAME.mp4` is in `labels/NAME.txt`.
+    """The clips of a folder with their captions, in any layout that `media.clip_folders` knows.
 
     A clip that cannot be read is reported once and replaced by the next one that can, always the same one.
     """
@@ -42,58 +50,54 @@ class SFTDataset(Dataset):
         fps: Rate,
         max_num_frames: Size | Sequence[Size],
         skip_frms_num: Count = 0,
+        caption_lines: CaptionLines = "all",
+        txt_key: str | None = None,
+        short_clips: ShortClips = "mask",
+        allow_no_captions: bool = False,
     ):
         """Find the clips; `video_size` is (height, width), `skip_frms_num` frames are skipped at each end of a file.
 
-        Raises ConfigError for several sizes or lengths, which `buckets` takes.
+        A caption is all of its text, or with `caption_lines` "first" the first line of it. `txt_key` is the caption's
+        column in a list. `short_clips` and `allow_no_captions` apply to `buckets`.
         """
         forms = clip_forms(video_size, fps, max_num_frames, skip_frms_num)
         if len(forms) > 1:
-            raise ConfigError("data.params: one data set has clips of one size and length; give one of each")
-        self._hold(find_videos(Path(data_dir)), forms[0])
-        _report_missing_captions(data_dir, [self])
+            raise ConfigError("data.params: several sizes or lengths make buckets; give one video_size and one "
+                              "max_num_frames")
+        found = read_clip_folder(Path(data_dir), caption_lines, txt_key)
+        _report(data_dir, [*found.oddities, *without_caption(found.clips)])
+        self._hold(found.clips, forms[0])
 
     @classmethod
-    def buckets(
-        cls,
-        data_dir: str,
-        video_size: Sequence,
-        fps: float,
-        max_num_frames: int | Sequence[int],
-        skip_frms_num: int = 0,
-    ) -> list["SFTDataset"]:
+    def buckets(cls, data_dir: str, memory: Path | None = None, **params) -> list["SFTDataset"]:
         """Return the clips of a folder in buckets, for one or several sizes `video_size` and lengths `max_num_frames`.
 
-        Each clip is in the bucket whose format loses least of it. Empty buckets and unreadable clips are left out.
-        Raises DataError if no clip can be read.
+        `params` are those of the class. Each clip is opened, and is in the bucket whose format loses least of it. What
+        is not used or odd is counted and named. Empty buckets and unreadable clips are left out. A `memory` is a file
+        that keeps what is found of clips, see `media.clip_facts`; the clips then have `digests`. Raises DataError if no
+        clip can be used, and if no clip has a caption, unless `allow_no_captions`.
         """
-        forms = clip_forms(video_size, fps, max_num_frames, skip_frms_num)
-        if len(forms) == 1:
-            return [cls(data_dir, forms[0].video_size, fps, forms[0].max_num_frames, skip_frms_num)]
-        found: dict[ClipFormat, list[Path]] = {form: [] for form in forms}
-        longest = max(forms, key=lambda form: form.max_num_frames)
-        videos = find_videos(Path(data_dir))
-        for video in videos:
-            try:
-                found[fitting_form(forms, *probe_clip(str(video), longest))].append(video)
-            except UnreadableClip as problem:
-                logger.warning("clip %s skipped: %s", video, problem)
-        buckets = [cls._of(members, form) for form, members in found.items() if members]
-        if not buckets:
-            raise DataError(f"none of the {len(videos)} clips can be read, the first is {videos[0]}: replace them")
-        _report_missing_captions(data_dir, buckets)
-        return buckets
+        forms, short_clips = clip_forms_of(params), params.get("short_clips", "mask")
+        found = read_clip_folder(Path(data_dir), params.get("caption_lines", "all"), params.get("txt_key"))
+        if not params.get("allow_no_captions"):
+            require_captions(found)
+        survey = Survey.of(found, forms, short_clips, memory)
+        _report(data_dir, survey.oddities())
+        made = []
+        for form, members in survey.usable.items():
+            bucket = cls.__new__(cls)
+            bucket._hold([found.clips[i] for i in members], form, [survey.facts[i] for i in members])
+            made += [bucket] if members else []
+        logger.info("%s: %d of %d clips, with captions from %s", data_dir, sum(map(len, made)), len(found.clips),
+                    found.captions_from)
+        return made
 
-    @classmethod
-    def _of(cls, videos: Sequence[Path], form: ClipFormat) -> "SFTDataset":
-        bucket = cls.__new__(cls)
-        bucket._hold(videos, form)
-        return bucket
-
-    def _hold(self, videos: Sequence[Path], form: ClipFormat) -> None:
+    def _hold(self, clips: Sequence[Clip], form: ClipFormat, facts: Sequence[Facts] = ()) -> None:
         self.form = form
-        self.videos = list(videos)
-        self.captions = [read_caption(label_path(video)) for video in self.videos]
+        self.videos = [clip.video for clip in clips]
+        self.captions = [clip.caption for clip in clips]
+        self.frames = [known.frames for known in facts]
+        self.digests = [known.digest for known in facts]
         self.unreadable: set[int] = set()
 
     @classmethod
@@ -121,8 +125,13 @@ class SFTDataset(Dataset):
         raise DataError(f"none of the {len(self)} clips can be read, the first is {self.videos[0]}: replace them")
 
 
+def clip_forms_of(params: Mapping) -> list[ClipFormat]:
+    """Return the formats that the parameters of a data set ask for."""
+    return clip_forms(**{key: params[key] for key in FORM_KEYS if key in params})
+
+
 class VideoDataset(webdataset.DataPipeline):
-    """An endless shuffled stream of WebDataset shards; samples have `.mp4` and `.txt`, or `.json` with the caption.
+    """An endless shuffled stream of WebDataset shards; samples have a clip and `.txt`, or `.json` with the caption.
 
     Shards are drawn with replacement, so that any number of processes may read any number of shards.
     """
@@ -137,10 +146,13 @@ class VideoDataset(webdataset.DataPipeline):
         txt_key: str = "caption",
         shuffle_buffer: Positive = 1000,
         seed: Seed = 1,
+        caption_lines: CaptionLines = "all",
+        allow_no_captions: bool = False,
     ):
         """Find the shards of `path`: a folder, a tar file, a pattern such as `{000..127}.tar`, or a list of these.
 
-        `txt_key` is the caption's key in the `.json`; `shuffle_buffer` 1 keeps the order within a shard.
+        `txt_key` is the caption's key in the `.json`; `shuffle_buffer` 1 keeps the order within a shard. If none of the
+        first clips has a caption, the stream ends with DataError, unless `allow_no_captions`.
         """
         form = ClipFormat(video_size, fps, max_num_frames, skip_frms_num)
         failures = _Failures()
@@ -153,7 +165,8 @@ class VideoDataset(webdataset.DataPipeline):
             ),
             webdataset.tarfile_to_samples(handler=failures.skip_shard),
             webdataset.detshuffle(shuffle_buffer, initial=min(shuffle_buffer, 100), seed=seed),
-            partial(_read_samples, form=form, txt_key=txt_key, failures=failures),
+            partial(_read_samples, form=form, caption_of=partial(_caption_of, txt_key=txt_key, which=caption_lines),
+                    failures=failures, allow_no_captions=allow_no_captions),
         )
 
     @classmethod
@@ -162,14 +175,10 @@ class VideoDataset(webdataset.DataPipeline):
         return cls(path=path, **{"seed": getattr(args, "seed", None) or 1, **kwargs})
 
 
-def _report_missing_captions(data_dir: str, datasets: Sequence[SFTDataset]) -> None:
-    clips = [clip for dataset in datasets for clip in zip(dataset.videos, dataset.captions, strict=True)]
-    without = [video.name for video, caption in clips if not caption]
-    if without:
-        named = ", ".join(without[:NAMES_IN_A_REPORT]) + (", …" if len(without) > NAMES_IN_A_REPORT else "")
-        logger.warning(
-            "%d of %d clips in %s have no caption, using an empty one: %s", len(without), len(clips), data_dir, named
-        )
+def _report(data_dir: str, sentences: Iterable[str]) -> None:
+    if is_main_process():
+        for sentence in sentences:
+            logger.warning("%s: %s", data_dir, sentence)
 
 
 def _reader_seed(data_rank: int) -> int:
@@ -201,66 +210,56 @@ class _Failures:
         return True
 
 
-def _read_samples(samples: Iterable[dict], form: ClipFormat, txt_key: str, failures: _Failures) -> Iterator[dict]:
+def _read_samples(samples: Iterable[dict], form: ClipFormat, caption_of: Callable[[Mapping], str],
+                  failures: _Failures, allow_no_captions: bool) -> Iterator[dict]:
+    captioned, without = allow_no_captions, 0
     for sample in samples:
         name = f"clip {sample['__key__']} of {sample['__url__']}"
         try:
-            if "mp4" not in sample:
-                raise UnreadableClip("no .mp4 in the sample")
-            clip, num_frames = read_clip(io.BytesIO(sample["mp4"]), form)
-            caption = _caption_of(sample, txt_key)
-        except UnreadableClip as problem:
+            caption = caption_of(sample)
+            clip, num_frames = read_clip(io.BytesIO(_video_of(sample)), form)
+        except DataError as problem:
             failures.report(name, problem)
             continue
         failures.in_a_row = 0
+        captioned, without = captioned or bool(caption), without + (not caption)
+        if not captioned and without >= CLIPS_BEFORE_A_CAPTION:
+            raise DataError(f"none of the first {without} clips of the shards has a caption; write .txt or .json "
+                            "beside them, or train without, with allow_no_captions: true")
         if not caption and name not in failures.reported:
             failures.reported.add(name)
             logger.warning("%s has no caption, using an empty one", name)
         yield make_item(clip, caption, num_frames, form)
 
 
-def _caption_of(sample: dict, txt_key: str) -> str:
+def _video_of(sample: Mapping) -> bytes:
+    """Return the bytes of a sample's clip. Raises UnreadableClip if it has none, or several."""
+    found = [key for key in sample if f".{key.lower()}" in VIDEO_SUFFIXES]
+    if len(found) != 1:
+        has = listed(key for key in sample if not key.startswith("__"))
+        raise UnreadableClip(f"it has {len(found)} clips among {has or 'no files'}, and must have one, such as .mp4")
+    return sample[found[0]]
+
+
+def _caption_of(sample: Mapping, txt_key: str, which: CaptionLines) -> str:
+    """Return a sample's caption, empty if it has none. Raises DataError if it is damaged or not text."""
     if "txt" in sample:
-        return _first_line(sample["txt"])
+        return folded(decoded(sample["txt"], "its .txt"), which)
+    if "json" not in sample:
+        return ""
+    text = decoded(sample["json"], "its .json")
     try:
-        described = json.loads(sample.get("json", b"{}"))
-    except ValueError as problem:
+        described = json.loads(text)
+    except (ValueError, RecursionError) as problem:
         raise UnreadableClip(f"its .json is damaged ({problem})") from problem
-    return str(described.get(txt_key) or "") if isinstance(described, dict) else ""
+    caption = described.get(txt_key) if isinstance(described, dict) else described
+    if caption is not None and not isinstance(caption, str):
+        raise UnreadableClip(f"its .json has no text under {txt_key!r}, but {str(caption)[:40]}")
+    return folded(caption or "", which)
 
 
 def make_item(clip, caption: str, num_frames: int, form: ClipFormat) -> dict:
     return {"mp4": clip, "txt": caption, "num_frames": num_frames, "fps": form.fps}
-
-
-def find_videos(folder: Path) -> list[Path]:
-    """Return all mp4 files at any depth, sorted, except hidden ones. Raises DataError if there are none."""
-    if not folder.is_dir():
-        raise DataError(f"training data {folder} is not a folder: give one that contains videos/ and labels/")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".mp4" and path.name[0] != ".")
-    if not found:
-        raise DataError(f"training data {folder} contains no .mp4 file: put the clips into {folder / 'videos'}")
-    return found
-
-
-def label_path(video: Path) -> Path:
-    """Return the path `…/labels/a/NAME.txt` for `…/videos/a/NAME.mp4`; without a `videos` folder, beside the clip."""
-    parts = list(video.absolute().with_suffix(".txt").parts)
-    for position in range(len(parts) - 2, -1, -1):
-        if parts[position] == "videos":
-            parts[position] = "labels"
-            break
-    return Path(*parts)
-
-
-def read_caption(path: Path) -> str:
-    """Return the first line of a file, or an empty caption if the file does not exist."""
-    return _first_line(path.read_bytes()) if path.is_file() else ""
-
-
-def _first_line(text: bytes) -> str:
-    lines = text.decode("utf-8-sig", errors="replace").splitlines()
-    return lines[0].strip() if lines else ""
 
 
 def find_shards(path: str | Iterable[str]) -> list[str]:

@@ -175,7 +175,8 @@ class DiffusionEngine(LatentCodec):
 
         `batch[input_key]` is a video (B, T, 3, H, W) in [-1, 1], or latents with `latent_input`. Image-to-video on
         latents also needs the first frame, `batch["image"]` (B, 3, H, W), or the VAE's latent of the noised first
-        frame, `batch["image_latents"]` (B, 1, C, h, w).
+        frame, `batch["image_latents"]` (B, 1, C, h, w). `batch["counted"]` (B, t), if present, is 1 for latent
+        frames that count in the loss.
         """
         if self.loss_fn is None:
             raise ConfigError("model.loss_fn_config is missing; give the loss's target and params")
@@ -188,6 +189,8 @@ class DiffusionEngine(LatentCodec):
         else:
             latents = self.encode_first_stage(video.transpose(1, 2)).transpose(1, 2)
         latents = self._padded(latents.float())
+        if "counted" in batch:
+            batch["counted"] = self._padded(batch["counted"].to(self.device))
         if image is not None:
             batch["concat_images"] = self._dropped(self._over_frames(image, latents.shape[1]))
         terms = self.loss_fn.terms(self.predict, self.denoiser, self.conditioner, latents, batch)
@@ -234,7 +237,7 @@ class DiffusionEngine(LatentCodec):
     def _padded(self, latents: Tensor) -> Tensor:
         """Put copies of the first latent frame in front, until the count divides into patches."""
         missing = -latents.shape[1] % self.patch_t
-        return torch.cat((latents[:, :1].repeat(1, missing, 1, 1, 1), latents), dim=1) if missing else latents
+        return torch.cat((latents[:, :1].repeat_interleave(missing, 1), latents), dim=1) if missing else latents
 
 
 SATVideoDiffusionEngine = DiffusionEngine

@@ -1,6 +1,8 @@
 import io
 import json
 import logging
+import re
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -12,7 +14,8 @@ from torch.utils.data import DataLoader
 
 import data_video
 from common.errors import ConfigError, DataError
-from data_video import SFTDataset, VideoDataset, label_path
+from data_video import SFTDataset, VideoDataset
+from media.clip_survey import SHORT
 from media.clips import ClipFormat, clip_forms, fitting_form, wanted_frames
 
 FORM = {"video_size": [32, 32], "fps": 8, "max_num_frames": 9, "skip_frms_num": 0}
@@ -69,7 +72,7 @@ def test_items_of_a_folder(folder, caplog):
     assert "1 of 4 clips" in caplog.text and "d.mp4" in caplog.text
     short, long = dataset[0], dataset[1]
     assert short["mp4"].shape == (9, 3, 32, 32) and short["mp4"].dtype == torch.float32
-    assert short["txt"] == "ünder" and long["txt"] == "the first" and dataset[3]["txt"] == ""
+    assert short["txt"] == "ünder" and long["txt"] == "the first second line" and dataset[3]["txt"] == ""
     assert (short["num_frames"], long["num_frames"], long["fps"]) == (5, 9, 8)
     assert close(levels_of(long), ramp(9))
     assert close(levels_of(short), ramp(5) + [50] * 4) and torch.equal(short["mp4"][4], short["mp4"][8])
@@ -94,13 +97,13 @@ def test_no_clip_left_is_an_error(tmp_path):
     with pytest.raises(DataError, match="not a folder"):
         SFTDataset(str(tmp_path / "missing"), **FORM)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no .mp4 file"):
+    with pytest.raises(DataError, match="contains no clip: put clips into .*videos, as .mp4"):
         SFTDataset(str(tmp_path / "empty"), **FORM)
 
 
 def test_batches_from_worker_processes(folder):
     batch = next(iter(DataLoader(SFTDataset(str(folder), **FORM), batch_size=2, num_workers=1)))
-    assert batch["mp4"].shape == (2, 9, 3, 32, 32) and batch["txt"] == ["ünder", "the first"]
+    assert batch["mp4"].shape == (2, 9, 3, 32, 32) and batch["txt"] == ["ünder", "the first second line"]
 
 
 @pytest.mark.parametrize("rate", [3, 8, 12, 24, 29.97, 30, 60])
@@ -161,7 +164,7 @@ def test_buckets_of_horizontal_and_vertical_long_and_short_clips(tmp_path, caplo
         write_video(tmp_path / "videos" / f"{name}.mp4", ramp(9) * 3 if name == "fast" else ramp(count),
                     fps=24 if name == "fast" else 8, size=size)
     (tmp_path / "videos" / "broken.mp4").write_bytes(b"no video")
-    form = {"video_size": [[16, 32], [32, 16]], "fps": 8, "max_num_frames": [9, 5]}
+    form = {"video_size": [[16, 32], [32, 16]], "fps": 8, "max_num_frames": [9, 5], "allow_no_captions": True}
     found = {bucket.form.name: bucket for bucket in SFTDataset.buckets(str(tmp_path), **form)}
     assert {name: [video.stem for video in bucket.videos] for name, bucket in found.items()} == {
         "16x32x9": ["fast", "wide"], "32x16x9": ["tall"], "32x16x5": ["brief"]}
@@ -169,7 +172,8 @@ def test_buckets_of_horizontal_and_vertical_long_and_short_clips(tmp_path, caplo
         height, width, frames = map(int, name.split("x"))
         assert all(item["mp4"].shape == (frames, 3, height, width) and item["num_frames"] == frames for item in bucket)
     assert close(levels_of(found["16x32x9"][0]), (ramp(9) * 3)[::3])
-    assert "broken.mp4 skipped" in caplog.text and caplog.text.count("have no caption") == 1
+    assert "1 of 5 clips skipped, they cannot be read: broken.mp4" in caplog.text
+    assert caplog.text.count("have no caption") == 1
     with pytest.raises(ConfigError, match="no pair twice"):
         SFTDataset.buckets(str(tmp_path), **form | {"max_num_frames": [9, 9]})
     (tmp_path / "only" / "videos").mkdir(parents=True)
@@ -178,9 +182,51 @@ def test_buckets_of_horizontal_and_vertical_long_and_short_clips(tmp_path, caplo
         SFTDataset.buckets(str(tmp_path / "only"), **form)
 
 
-def test_label_beside_a_clip_outside_of_a_videos_folder():
-    assert label_path(Path("/x/videos/y/videos/z/n.mp4")) == Path("/x/videos/y/labels/z/n.txt")
-    assert label_path(Path("/x/y/n.mp4")) == Path("/x/y/n.txt")
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory):
+    """A folder with a clip of nine frames, a copy of it, a short clip, a damaged one and one of a single frame."""
+    root = tmp_path_factory.mktemp("odd")
+    whole = write_video(root / "videos" / "a.mp4", ramp(9))
+    (root / "videos" / "b.mp4").write_bytes(whole.read_bytes())
+    write_video(root / "videos" / "c.mov", ramp(6))
+    (root / "videos" / "d.mp4").write_bytes(b"no video")
+    write_video(root / "videos" / "e.mp4", ramp(1))
+    (root / "labels").mkdir()
+    for name in "abcd":
+        (root / "labels" / f"{name}.txt").write_text(name)
+    return root
+
+
+@pytest.mark.parametrize("short, kept", [("mask", "abce"), ("repeat", "abce"), ("skip", "ab")])
+def test_what_is_not_used_is_counted_and_named_before_training(odd, caplog, short, kept):
+    (bucket,) = SFTDataset.buckets(str(odd), **FORM, short_clips=short)
+    assert [video.stem for video in bucket.videos] == list(kept)
+    assert [record.getMessage().removeprefix(f"{odd}: ") for record in caplog.records] == [
+        "1 of 5 clips have no caption, using an empty one: e.mp4",
+        next(record.getMessage().removeprefix(f"{odd}: ") for record in caplog.records if "skipped" in record.message),
+        "1 clips are copies of others, which so count more often: b.mp4",
+        f"2 of 5 clips have less than 9 frames at 8 fps; {SHORT[short]} (data.params.short_clips: {short}): "
+        "c.mov (6), e.mp4 (1)"]
+    assert "1 of 5 clips skipped, they cannot be read: d.mp4 (" in caplog.text
+
+
+def test_a_folder_that_teaches_nothing_is_refused(odd, tmp_path):
+    with pytest.raises(DataError, match="none of the 1 clips can be read, the first is .*d.mp4"):
+        (tmp_path / "only").mkdir()
+        (tmp_path / "only" / "d.mp4").write_bytes(b"no video")
+        SFTDataset.buckets(str(tmp_path / "only"), **FORM, allow_no_captions=True)
+    shutil.copy(odd / "videos" / "c.mov", tmp_path / "c.mov")
+    with pytest.raises(DataError, match="none of the 2 clips has a caption, .*data.params.allow_no_captions: true"):
+        SFTDataset.buckets(str(tmp_path), **FORM)
+    (tmp_path / "c.txt").write_text("short")
+    (tmp_path / "only" / "d.mp4").unlink()
+    with pytest.raises(DataError, match="all 1 clips are shorter than data.params.max_num_frames"):
+        SFTDataset.buckets(str(tmp_path), **FORM, short_clips="skip")
+
+
+def test_several_sizes_make_buckets_and_no_single_data_set(folder):
+    with pytest.raises(ConfigError, match="several sizes or lengths make buckets"):
+        SFTDataset(str(folder), **FORM | {"max_num_frames": [9, 5]})
 
 
 def write_shard(path, members):
@@ -209,6 +255,34 @@ def test_shards_stream_items(folder, tmp_path, caplog):
     assert set(first) == {"first", "told", ""} and first == captions()
     for said in ("2.tar skipped", "clip 1 of", "clip 3 of"):
         assert said in caplog.text
+
+
+def items_of(tmp_path, count=6, **settings):
+    stream = VideoDataset(str(tmp_path / "a.tar"), **FORM, shuffle_buffer=1, **settings)
+    return [item["txt"] for item, _ in zip(stream, range(count), strict=False)]
+
+
+def test_shards_follow_the_rules_of_text(folder, tmp_path, caplog):
+    clip = (folder / "videos" / "a.mp4").read_bytes()
+    write_shard(tmp_path / "a.tar", {
+        "0.mov": clip, "0.txt": b"\n\na dog\nruns", "1.mp4": clip, "1.txt": "ein Käfer".encode("utf-16"),
+        "2.webm": clip, "2.json": b'"told"', "3.mp4": clip, "3.txt": "Käfer".encode("latin-1"), "4.mp4": clip,
+        "4.json": b'{"caption": ["one", "two"]}', "5.mp4": clip, "5.json": b'{"caption": 7}', "6.txt": b"no clip",
+        "7.mp4": clip, "7.mov": clip, "8.mp4": clip, "8.json": b"{"})
+    assert items_of(tmp_path) == ["a dog runs", "ein Käfer", "told"] * 2
+    assert items_of(tmp_path, 1, caption_lines="first") == ["a dog"]
+    for said in ("clip 3 of .* skipped: its .txt, line 1: not UTF-8", "clip 4 of .* under 'caption', but .'one'",
+                 "clip 5 of .* but 7", "clip 6 of .* it has 0 clips among txt", "clip 7 of .* it has 2 clips among",
+                 "clip 8 of .* its .json is damaged"):
+        assert re.search(said, caplog.text), said
+
+
+def test_shards_without_captions_are_refused_unless_allowed(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(data_video, "CLIPS_BEFORE_A_CAPTION", 3)
+    write_shard(tmp_path / "a.tar", {"0.mp4": (folder / "videos" / "a.mp4").read_bytes()})
+    with pytest.raises(DataError, match="none of the first 3 clips of the shards has a caption"):
+        items_of(tmp_path)
+    assert items_of(tmp_path, allow_no_captions=True) == [""] * 6
 
 
 def test_shards_without_a_readable_clip_are_an_error(tmp_path, monkeypatch):

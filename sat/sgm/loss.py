@@ -54,7 +54,8 @@ class StandardDiffusionLoss:
         """Return the loss of each row, with the levels and timesteps drawn for it.
 
         `batch` goes to the conditioner; its `concat_images`, if present, is the image latent that the network is given
-        beside x. Raises ConfigError for a denoiser of another parameterization.
+        beside x. Its `counted` (B, T), if present, is 1 for the latent frames that count in the loss, of which each row
+        has the mean over its own. Raises ConfigError for a denoiser of another parameterization.
         """
         if denoiser.parameterization != self.parameterization:
             raise ConfigError(f"loss_fn_config: {self.__class__.__name__} needs a denoiser on {self.parameterization} "
@@ -70,7 +71,7 @@ class StandardDiffusionLoss:
         noised = self._add_noise(x, level, generator)
         denoised = denoiser(network, noised, level, cond, idx=timesteps, **inputs)
         weight = self.weight(denoiser, level)
-        return LossTerms(self._error(denoised.to(x.dtype), x, weight), weight, level, timesteps)
+        return LossTerms(self._error(denoised.to(x.dtype), x, weight, batch.get("counted")), weight, level, timesteps)
 
     def weight(self, denoiser: Any, level: torch.Tensor) -> torch.Tensor:
         """Return the weight (B,) of the error in the denoised estimate."""
@@ -83,9 +84,13 @@ class StandardDiffusionLoss:
         alpha, sigma = (append_dims(v, x.ndim) for v in self.parameterization.alpha_sigma(level))
         return alpha * x + sigma * noise
 
-    def _error(self, denoised: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def _error(self, denoised: torch.Tensor, target: torch.Tensor, weight: torch.Tensor,
+               counted: torch.Tensor | None = None) -> torch.Tensor:
         error = (denoised - target).abs() if self.type == "l1" else (denoised - target) ** 2
-        return weight * error.flatten(1).mean(1)
+        if counted is None:
+            return weight * error.flatten(1).mean(1)
+        counted = counted.to(error)
+        return weight * (error.flatten(2).mean(2) * counted).sum(1) / counted.sum(1)
 
 
 class VideoDiffusionLoss(StandardDiffusionLoss):

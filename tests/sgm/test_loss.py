@@ -45,6 +45,22 @@ def test_min_snr_bounds_each_samples_own_weight():
     assert torch.equal(bound.weight, free.weight.clamp(max=1.5)) and len(bound.weight.unique()) > 5
 
 
+@pytest.mark.parametrize("kind", ["l1", "l2"])
+def test_latent_frames_that_do_not_count_change_nothing(kind):
+    x = unit_noise(shape=(3, 4, 2, 2, 2), dtype=torch.float32)
+    counted = torch.tensor([[1.0, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]])
+
+    def terms(x, batch):
+        return loss_of(type=kind).terms(zero_network, denoiser_of(), dict, x, batch, torch.Generator().manual_seed(0))
+
+    whole, masked = terms(x, {}), terms(x, {"counted": counted})
+    torch.testing.assert_close(masked.loss[1], whole.loss[1])
+    other = torch.where(counted[:, :, None, None, None] == 1, x, 7.0)
+    assert torch.equal(terms(other, {"counted": counted}).loss, masked.loss)
+    first = loss_of(type=kind)._error(torch.zeros_like(x[2:, :1]), x[2:, :1], torch.ones(1))
+    torch.testing.assert_close(loss_of(type=kind)._error(torch.zeros_like(x), x, torch.ones(3), counted)[2:], first)
+
+
 def test_the_network_is_given_the_image_latent_and_ofs_of_the_batch():
     given = {}
 

@@ -37,7 +37,8 @@ def command(small_model, tmp_path_factory):
                  "load": str(small_model / "t2v"), "valid_data": [str(root / "clips")], "eval_interval": 8,
                  "eval_iters": 4},
         "data": {"target": "data_video.SFTDataset",
-                 "params": {"video_size": list(SIZES.values()), "fps": 8, "max_num_frames": [17, 9]}},
+                 "params": {"video_size": list(SIZES.values()), "fps": 8, "max_num_frames": [17, 9],
+                            "allow_no_captions": True}},
         "deepspeed": {"train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 1,
                       "optimizer": {"type": "AdamW", "params": {"lr": 1e-3, "weight_decay": 0.0}}},
     }, path)
@@ -71,8 +72,8 @@ def test_buckets_train_live_with_threads_and_from_a_cache_alike(command, seen, t
     train_video.train_video(command(tmp_path / "cached", cached, "args.num_workers=2"))
     assert sorted(set(live)) == sorted((2, frames, 3, *size) for frames in (9, 17) for size in SIZES.values())
     assert seen == [(2, (frames - 1) // 4 + 1, 4, height // 8, width // 8) for _, frames, _, height, width in live]
-    assert sorted(path.name for path in (tmp_path / "cache" / "train-0").iterdir() if path.is_dir()) == [
-        "16x32x17", "16x32x9", "32x16x17", "32x16x9"]
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir() if path.is_dir()) == [
+        "16x32x17", "16x32x9", "32x16x17", "32x16x9", "text"]
     for name in ("live", "cached"):
         assert [r["step"] for r in records(tmp_path / name) if "valid_loss" in r] == [8]
     (tmp_path / "cached" / "latest").write_text("8")

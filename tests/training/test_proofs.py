@@ -9,11 +9,11 @@ from omegaconf import OmegaConf
 import train_video
 from arguments import get_args
 from common.errors import ConfigError
-from data_video import SFTDataset
+from data_video import clip_forms_of
 from sample_video import sample_videos as sample_video
 from tests.test_train_video import make_clips, same
 from training.data.encoders import Encoders
-from training.data.latent_cache import describe_clips
+from training.data.latent_cache import describe_form
 from training.data.sources import read_sources
 from weights.checkpoint import read_state_dict
 
@@ -51,10 +51,9 @@ def fill(cache, args, full):
     """Fill a cache. Lower precisions take the latents of the `full` cache, because convolutions would take minutes."""
     train_video.check_settings(args)
     if full is not None:
-        part = cache / "train-0"
-        shutil.copytree(full / "train-0", part, ignore=shutil.ignore_patterns("text*"))
-        dataset = SFTDataset(args.training.train_data[0], **args.data_config.params)
-        (part / "clips.json").write_text(json.dumps(Encoders(args).describe_vae() | describe_clips(dataset)))
+        (form,) = clip_forms_of(args.data_config.params)
+        shutil.copytree(full, cache, ignore=shutil.ignore_patterns("text*"))
+        (cache / form.name / "clips.json").write_text(json.dumps(Encoders(args).describe_vae() | describe_form(form)))
     read_sources(args)
 
 

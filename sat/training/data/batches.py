@@ -5,8 +5,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from common.compression import Compression
 from common.seeds import generator_for
-from training.data.latent_cache import CachedLatents
+from training.data.latent_cache import CachedClip
 from training.data.reading import Reader
 from vae_modules.regularizers import DiagonalGaussian
 
@@ -75,25 +76,32 @@ class BatchOrder:
 
 
 class CachedClips:
-    """A bucket of cached clips; samples latents from their posteriors with torch's global random state."""
+    """A bucket of cached clips; samples latents from their posteriors with torch's global random state.
 
-    def __init__(self, latents: CachedLatents, input_key: str):
-        self.latents, self.input_key = latents, input_key
+    With a `counting`, batches say which latent frames count in the loss.
+    """
+
+    def __init__(self, clips: Sequence[CachedClip], input_key: str, counting: Compression | None = None):
+        self.clips, self.input_key, self.counting = clips, input_key, counting
 
     def __len__(self) -> int:
-        return len(self.latents.captions)
+        return len(self.clips)
 
     def prepare(self, index: Tensor) -> None:
         """Do nothing: the files are memory-mapped."""
 
     def batch(self, index: Tensor) -> dict:
         """Return latents (B, t, C, h, w), captions, and for image-to-video `image_latents` (B, 1, C, h, w)."""
-        batch = {self.input_key: _draw(self.latents.moments.take(index)).transpose(1, 2),
-                 "txt": [self.latents.captions[i] for i in index.tolist()]}
-        if self.latents.images is not None:
-            variants = self.latents.images.take(index)
+        clips = [self.clips[i] for i in index.tolist()]
+        latents = _draw(torch.stack([clip.moments for clip in clips])).transpose(1, 2)
+        batch = {self.input_key: latents, "txt": [clip.caption for clip in clips]}
+        images = [clip.image for clip in clips if clip.image is not None]
+        if images:
+            variants = torch.stack(images)
             chosen = torch.randint(variants.shape[1], (len(index),))
             batch["image_latents"] = _draw(variants[torch.arange(len(index)), chosen])[:, None]
+        if self.counting is not None:
+            batch |= _counted([clip.frames for clip in clips], latents.shape[1], self.counting)
         return batch
 
 
@@ -101,14 +109,25 @@ def _draw(moments: Tensor) -> Tensor:
     return DiagonalGaussian.from_moments(moments.float()).sample()
 
 
+def _counted(frames: Sequence[int], length: int, compression: Compression) -> dict[str, Tensor]:
+    """Return `counted` (B, length): 1 for latent frames made of real frames alone, of which clips have `frames`.
+
+    Returns nothing if all are real.
+    """
+    real = torch.tensor([compression.latent_frames(count) for count in frames])
+    counted = (torch.arange(length) < real[:, None]).float()
+    return {} if counted.all() else {"counted": counted}
+
+
 class LiveClips:
     """A bucket of clips that are read from their files for every batch, and encoded by the engine.
 
-    With `workers`, announced clips are read ahead in threads.
+    With `workers`, announced clips are read ahead in threads. With a `counting`, batches say which latent frames count
+    in the loss.
     """
 
-    def __init__(self, dataset: Any, workers: int = 0):
-        self.reader = Reader(dataset, workers)
+    def __init__(self, dataset: Any, workers: int = 0, counting: Compression | None = None):
+        self.reader, self.counting = Reader(dataset, workers), counting
 
     def __len__(self) -> int:
         return len(self.reader.dataset)
@@ -118,8 +137,11 @@ class LiveClips:
 
     def batch(self, index: Tensor) -> dict:
         items = self.reader.take(index.tolist())
-        batch = {}
+        batch: dict[str, Any] = {}
         for key in items[0]:
             values = [item[key] for item in items]
             batch[key] = torch.stack(values) if isinstance(values[0], Tensor) else values
+        if self.counting is not None:
+            length = self.counting.latent_frames(len(items[0]["mp4"]))
+            batch |= _counted([item["num_frames"] for item in items], length, self.counting)
         return batch

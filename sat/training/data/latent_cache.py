@@ -2,10 +2,9 @@
 
 A cache folder (see `cache_files`) has the part `clips`, float16 moments (n, 2 C, t, h, w) of whole clips. For
 image-to-video it also has the part `images`, moments (n, variants, 2 C, h, w) of the first frame alone, each variant
-with its own draw of the noise that conditioning images get in training. Text-to-video and image-to-video can share a
-folder.
+with its own draw of the noise that conditioning images get in training. Clips are keyed by the digest of their file.
+Text-to-video and image-to-video, training and held-out clips can share a folder.
 """
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,12 +16,13 @@ from torch import Tensor, nn
 
 from common.seeds import generator_for
 from data_video import SFTDataset
-from training.data.cache_files import Part, Rows, completed
+from media.clips import ClipFormat
+from training.data.cache_files import Part, completed
 from training.data.encoders import Encoders
 from training.data.reading import Reader
 
 CLIPS_AT_A_TIME = 8
-Batch = Sequence[tuple[int, Tensor]]  # (clip number, frames (T, 3, H, W))
+Batch = Sequence[tuple[str, Tensor]]  # (digest of the clip, frames (T, 3, H, W))
 
 
 @dataclass(frozen=True)
@@ -34,64 +34,55 @@ class FirstFrameNoise:
     variants: int
     seed: int
 
-    def noised(self, image: Tensor, clip: int) -> Tensor:
-        """Return noised variants (variants, 3, H, W) of `image` (3, H, W); depends only on seed and clip number."""
-        generator = generator_for(self.seed, "first frame", clip)
+    def noised(self, image: Tensor, digest: str) -> Tensor:
+        """Return noised variants (variants, 3, H, W) of `image` (3, H, W); depends only on seed and clip."""
+        generator = generator_for(self.seed, "first frame", digest)
         sigma = (self.mean + self.deviation * torch.randn(self.variants, generator=generator)).exp()
         noise = torch.randn(self.variants, *image.shape, generator=generator)
         return image + sigma.view(-1, 1, 1, 1) * noise
 
 
 @dataclass(frozen=True)
-class CachedLatents:
-    """The captions, `moments` (2 C, t, h, w) and, if any, `images` (variants, 2 C, h, w) of a cache's clips."""
+class CachedClip:
+    """A clip's `moments` (2 C, t, h, w), those of its noised first frame if any (variants, 2 C, h, w), its caption.
 
-    moments: Rows
-    images: Rows | None
-    captions: list[str]
+    `frames` is how many real frames it has.
+    """
+
+    moments: Tensor
+    image: Tensor | None
+    caption: str
+    frames: int
 
 
 def cached_latents(folder: Path, dataset: SFTDataset, encoders: Encoders, noise: FirstFrameNoise | None,
-                   workers: int = 0) -> CachedLatents:
-    """Return the cache in `folder`, after creating or completing it; a complete one does not build `encoders.vae`.
+                   workers: int = 0) -> list[CachedClip]:
+    """Return a bucket's clips from the cache in `folder`, after creating or completing it.
 
-    Raises DataError for a cache that was made with another encoder, size or noise, or of other clips.
+    A complete cache does not build `encoders.vae`. Clips that cannot be read are left out; the data set has reported
+    them. Raises DataError for a cache that was made with another encoder, size or noise.
     """
-    made_of = encoders.describe_vae() | describe_clips(dataset)
+    made_of = encoders.describe_vae() | describe_form(dataset.form)
     reader = Reader(dataset, workers)
 
-    def part(name: str, description: dict, moments: Callable[..., Tensor]) -> tuple[Rows, list[int]]:
-        def encode(clips: Sequence[int]) -> tuple[list[int], Tensor | None]:
-            return _encoded(reader, clips, lambda batch: moments(encoders.vae, batch))
-        return completed(folder, Part(name, "moments", description, len(dataset), encode))
+    def part(name: str, description: dict, moments: Callable[..., Tensor]) -> dict[str, Tensor]:
+        def encode(digests: Sequence[str]) -> tuple[list[str], Tensor | None]:
+            return _encoded(reader, digests, lambda batch: moments(encoders.vae, batch))
+        return completed(folder, Part(name, "moments", description, encode), dataset.digests)
 
-    rows, index = part("clips", made_of, clip_moments)
-    images = None
+    rows = part("clips", made_of, clip_moments)
+    images: dict[str, Tensor] = {}
     if noise is not None:
         drawn = {"first frame noise": [noise.mean, noise.deviation, noise.variants, noise.seed]}
-        images, _ = part("images", made_of | drawn, partial(image_moments, noise))
-    return CachedLatents(rows, images, [dataset.captions[i] for i in index])
+        images = part("images", made_of | drawn, partial(image_moments, noise))
+    return [CachedClip(rows[digest], images.get(digest), caption, frames)
+            for digest, caption, frames in zip(dataset.digests, dataset.captions, dataset.frames, strict=True)
+            if digest in rows and (noise is None or digest in images)]
 
 
-def joined(parts: Sequence[CachedLatents]) -> CachedLatents:
-    """Return the clips of several caches as one."""
-    stored = [rows for part in parts if part.images is not None for rows in part.images.parts]
-    images = Rows(stored) if stored else None
-    return CachedLatents(Rows([rows for part in parts for rows in part.moments.parts]), images,
-                         [caption for part in parts for caption in part.captions])
-
-
-def describe_clips(dataset: SFTDataset) -> dict:
-    form = dataset.form
-    return {"clips": _listing(dataset), "number of clips": len(dataset), "video size": list(form.video_size),
-            "frames": form.max_num_frames, "fps": form.fps, "skipped frames": form.skip_frms_num}
-
-
-def _listing(dataset: SFTDataset) -> str:
-    digest = hashlib.sha256()
-    for video, caption in zip(dataset.videos, dataset.captions, strict=True):
-        digest.update(f"{video.name}\0{video.stat().st_size}\0{caption}\n".encode())
-    return digest.hexdigest()
+def describe_form(form: ClipFormat) -> dict:
+    return {"video size": list(form.video_size), "frames": form.max_num_frames, "fps": form.fps,
+            "skipped frames": form.skip_frms_num}
 
 
 def clip_moments(vae: nn.Module, batch: Batch) -> Tensor:
@@ -99,7 +90,7 @@ def clip_moments(vae: nn.Module, batch: Batch) -> Tensor:
 
 
 def image_moments(noise: FirstFrameNoise, vae: nn.Module, batch: Batch) -> Tensor:
-    first = torch.cat([noise.noised(frames[0], clip) for clip, frames in batch])[:, :, None]
+    first = torch.cat([noise.noised(frames[0], digest) for digest, frames in batch])[:, :, None]
     return _moments(vae, first).squeeze(2).unflatten(0, (len(batch), noise.variants))
 
 
@@ -108,16 +99,17 @@ def _moments(vae: Any, video: Tensor) -> Tensor:
     return vae.encode(video.to(next(vae.parameters())), unregularized=True).to("cpu", torch.float16)
 
 
-def _encoded(reader: Reader, clips: Sequence[int], encode: Callable[[Batch], Tensor]
-             ) -> tuple[list[int], Tensor | None]:
-    """Return the numbers and moments of the readable clips; the data set has reported the others."""
+def _encoded(reader: Reader, digests: Sequence[str], encode: Callable[[Batch], Tensor]
+             ) -> tuple[list[str], Tensor | None]:
+    """Return the digests and moments of the readable clips; the data set reports the others."""
+    numbers = {digest: number for number, digest in enumerate(reader.dataset.digests)}
     kept, moments = [], []
-    for start in range(0, len(clips), CLIPS_AT_A_TIME):
-        numbers = clips[start:start + CLIPS_AT_A_TIME]
-        items = reader.take(numbers)
-        batch = [(number, item["mp4"]) for number, item in zip(numbers, items, strict=True)
-                 if number not in reader.dataset.unreadable]
+    for start in range(0, len(digests), CLIPS_AT_A_TIME):
+        some = digests[start:start + CLIPS_AT_A_TIME]
+        items = reader.take([numbers[digest] for digest in some])
+        batch = [(digest, item["mp4"]) for digest, item in zip(some, items, strict=True)
+                 if numbers[digest] not in reader.dataset.unreadable]
         if batch:
-            kept += [number for number, _ in batch]
+            kept += [digest for digest, _ in batch]
             moments.append(encode(batch))
     return kept, torch.cat(moments) if moments else None

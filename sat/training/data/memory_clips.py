@@ -1,5 +1,5 @@
 """Clips held in memory as bytes, and the stages in which the autoencoder's training takes batches of them."""
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from common.compression import COGVIDEOX
 from common.errors import ConfigError
 from configuration.targets import get_obj_from_str
-from media.clips import clip_forms
+from data_video import clip_forms_of
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,11 @@ class MemoryClips:
 
     @classmethod
     def read(cls, data_config: DictConfig, folders: Sequence[str]) -> "MemoryClips":
-        """Return all clips of the folders."""
+        """Return all clips of the folders; captions play no part, and what is repeated in short clips counts."""
         kind: Any = get_obj_from_str(data_config.target, "data")
-        make = kind.create_dataset_function
-        clips = (clip for folder in folders for clip in _clips(make(folder, None, **data_config.params)))
+        params = {"short_clips": "repeat", **data_config.params, "allow_no_captions": True}
+        found = [bucket for folder in folders for bucket in kind.buckets(folder, **params)]
+        clips = (bucket[number]["mp4"] for bucket in found for number in range(len(bucket)))
         return cls(torch.stack([((v + 1) * 127.5).round().byte() for v in clips]).transpose(1, 2).contiguous())
 
     def __len__(self) -> int:
@@ -45,11 +46,6 @@ class MemoryClips:
         return self.batch(index, start, frames)
 
 
-def _clips(dataset) -> Iterator[Tensor]:
-    for number in range(len(dataset)):
-        yield dataset[number]["mp4"]
-
-
 @dataclass(frozen=True)
 class Stage:
     """A stage of training, with batches of one size."""
@@ -61,7 +57,7 @@ class Stage:
 
 def read_stages(data_config: DictConfig) -> list[Stage]:
     """Return the stages of section `data`; raises ConfigError if clips have several sizes or do not fill a stage."""
-    forms = clip_forms(**data_config.params)
+    forms = clip_forms_of(data_config.params)
     if len(forms) > 1:
         raise ConfigError("data.params: the autoencoder trains on clips of one size and length; give one video_size "
                           "and one max_num_frames")

@@ -10,22 +10,26 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset
 
 from common.compression import Compression
-from common.errors import ConfigError
+from common.errors import ConfigError, DataError
 from common.patches import patch_grid
+from common.ranks import is_main_process
+from configuration.model import ModelConfig
 from configuration.settings import Arguments
 from configuration.targets import get_obj_from_str, instantiate_from_config
 from configuration.yaml_files import require
-from data_video import SFTDataset
+from data_video import SFTDataset, clip_forms_of
 from diffusion_video import FIRST_FRAME_NOISE
-from media.clips import ClipFormat, clip_forms
+from engine.text_length import report_captions
+from media.clips import ClipFormat
 from media.videos import check_encoder
 from network.context import VideoContext
 from training.data.batches import Batches, CachedClips, LiveClips
 from training.data.encoders import Encoders
-from training.data.latent_cache import FirstFrameNoise, cached_latents, joined
+from training.data.latent_cache import FirstFrameNoise, cached_latents
 from training.data.text_cache import cached_text
 from training.samples import SampleRequest
 
+MEMORY, TEXT = "clips.json", "text"  # in args.latent_cache: what is known of clips' files, and the text embeddings
 
 @dataclass(frozen=True)
 class Sources:
@@ -45,7 +49,7 @@ def check_data(args: Arguments) -> None:
     check_clip_data(args.data_config, args.training.split)
     with torch.device("meta"):
         network = instantiate_from_config(args.model_config.network_config)
-    for form in clip_forms(**args.data_config.params):
+    for form in clip_forms_of(args.data_config.params):
         _check_fits(network, form, Compression.of_first_stage(args.model_config.first_stage_config))
 
 
@@ -82,54 +86,71 @@ def _check_fits(network, form: ClipFormat, compression: Compression) -> None:
 
 def read_sources(args: Arguments) -> Sources:
     """Return the run's data, from `args.latent_cache` if that is set (completing it), or else from the clips' files."""
-    train = _folders(args.data_config, args.training.train_data or [])
-    valid = _folders(args.data_config, args.training.valid_data or [])
-    shown = (valid or train)[0][0]
-    if args.training.latent_cache is None:
-        return Sources(_live(train, args.training.num_workers), _live(valid, args.training.num_workers), shown)
+    cache = None if args.training.latent_cache is None else Path(args.training.latent_cache)
+    if cache is not None:
+        _refuse_earlier(cache)
+    memory = None if cache is None else cache / MEMORY
+    train = _folders(args.data_config, args.training.train_data or [], memory)
+    valid = _folders(args.data_config, args.training.valid_data or [], memory)
+    captions = [(video.name, caption) for dataset in train + valid
+                for video, caption in zip(dataset.videos, dataset.captions, strict=True)]
+    if is_main_process():
+        report_captions(ModelConfig.read(args.model_config), captions)
+    shown = (valid or train)[0]
+    if cache is None:
+        return Sources(_live(args, train), _live(args, valid), shown)
     encoders = Encoders(args)
-    text: dict[int, dict[str, Tensor]] = {}
-    train_buckets = _cached(args, encoders, train, "train", text)
-    valid_buckets = _cached(args, encoders, valid, "valid", text)
-    return Sources(train_buckets, valid_buckets, shown, text)
+    cached = [_cached(args, cache, encoders, datasets) for datasets in (train, valid)]
+    text = {number: cached_text(cache / TEXT, [caption for _, caption in captions], encoders, number)
+            for number in encoders.frozen_text()}
+    return Sources(cached[0], cached[1], shown, text)
 
 
-def _folders(data: DictConfig, folders: Sequence[str]) -> list[list[SFTDataset]]:
-    """Return the buckets of each folder."""
+def _refuse_earlier(cache: Path) -> None:
+    """Raise DataError for a cache of an earlier version, in which clips were known by their number alone."""
+    if (cache / "train-0").is_dir():
+        raise DataError(f"cache {cache} is of an earlier version, which did not store which clip a latent is of; "
+                        "delete the folder, or set args.latent_cache to another one")
+
+
+def _folders(data: DictConfig, folders: Sequence[str], memory: Path | None) -> list[SFTDataset]:
+    """Return the buckets of all folders."""
     kind: Any = get_obj_from_str(data.target, "data")
-    return [kind.buckets(folder, **data.params) for folder in folders]
+    return [bucket for folder in folders for bucket in kind.buckets(folder, memory, **data.params)]
 
 
-def _live(found: Sequence[Sequence[SFTDataset]], workers: int) -> list[Batches]:
-    return [LiveClips(ConcatDataset(datasets), workers) for datasets in _by_form(found).values()]
+def _live(args: Arguments, found: Sequence[SFTDataset]) -> list[Batches]:
+    return [LiveClips(ConcatDataset(datasets), args.training.num_workers, _counting(args))
+            for datasets in _by_form(found).values()]
 
 
-def _by_form(found: Sequence[Sequence[SFTDataset]]) -> dict[ClipFormat, list[SFTDataset]]:
+def _by_form(found: Sequence[SFTDataset]) -> dict[ClipFormat, list[SFTDataset]]:
     forms: dict[ClipFormat, list[SFTDataset]] = {}
-    for dataset in (dataset for datasets in found for dataset in datasets):
+    for dataset in found:
         forms.setdefault(dataset.form, []).append(dataset)
     return forms
 
 
-def _cached(args: Arguments, encoders: Encoders, found: Sequence[Sequence[SFTDataset]], name: str,
-            text: dict[int, dict[str, Tensor]]) -> list[Batches]:
-    """Return the cached buckets of all folders; adds the text embeddings of their captions to `text`."""
+def _counting(args: Arguments) -> Compression | None:
+    """Return the autoencoder's compression if the repeated frames of short clips do not count in the loss."""
+    mask = args.data_config.params.get("short_clips", "mask") == "mask"
+    return Compression.of_first_stage(args.model_config.first_stage_config) if mask else None
+
+
+def _cached(args: Arguments, cache: Path, encoders: Encoders, found: Sequence[SFTDataset]) -> list[Batches]:
+    """Return the cached buckets of all folders. Raises DataError if no clip of a bucket can be read."""
     noise = None
     if args.model_config.get("noised_image_input"):
         noise = FirstFrameNoise(*FIRST_FRAME_NOISE, args.training.first_frame_variants, args.run.seed)
-    one_form = len(clip_forms(**args.data_config.params)) == 1
-    parts: dict[ClipFormat, list] = {}
-    assert args.training.latent_cache is not None
-    for i, datasets in enumerate(found):
-        folder = Path(args.training.latent_cache) / f"{name}-{i}"
-        for dataset in datasets:
-            place = folder if one_form else folder / dataset.form.name
-            latents = cached_latents(place, dataset, encoders, noise, args.training.num_workers)
-            parts.setdefault(dataset.form, []).append(latents)
-        captions = [caption for dataset in datasets for caption in dataset.captions]
-        for number in encoders.frozen_text():
-            text.setdefault(number, {}).update(cached_text(folder, captions, encoders, number))
-    return [CachedClips(joined(latents), args.model_config.get("input_key", "mp4")) for latents in parts.values()]
+    buckets: list[Batches] = []
+    for form, datasets in _by_form(found).items():
+        clips = [clip for dataset in datasets for clip in cached_latents(cache / form.name, dataset, encoders, noise,
+                                                                         args.training.num_workers)]
+        if clips:
+            buckets.append(CachedClips(clips, args.model_config.get("input_key", "mp4"), _counting(args)))
+    if found and not buckets:
+        raise DataError(f"cache {cache} is empty because no clip could be read; replace the clips")
+    return buckets
 
 
 def sample_request(args: Arguments, dataset: SFTDataset) -> SampleRequest | None:

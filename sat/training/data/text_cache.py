@@ -1,4 +1,4 @@
-"""The text embeddings of a folder's distinct captions, computed once, in the part `text` of its cache."""
+"""The text embeddings of distinct captions, computed once, in a cache folder of their own."""
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,20 +17,19 @@ def cached_text(folder: Path, captions: Sequence[str], encoders: Encoders, numbe
     """Return each caption's text embedding (N, width) by `emb_models[number]`, memory-mapped from `folder`.
 
     Creates or completes the cache first; a complete one does not build the text encoder. Raises DataError for a cache
-    of other captions or another text encoder.
+    of another text encoder.
     """
-    distinct = list(dict.fromkeys(captions))
+    texts = {hashlib.sha256(caption.encode()).hexdigest(): caption for caption in captions}
 
     @torch.no_grad()
-    def encode(numbers: Sequence[int]) -> tuple[list[int], Tensor]:
+    def encode(keys: Sequence[str]) -> tuple[list[str], Tensor]:
         embedder = encoders.conditioner.embedders[number]
-        chunks = [numbers[i:i + CAPTIONS_AT_A_TIME] for i in range(0, len(numbers), CAPTIONS_AT_A_TIME)]
-        return list(numbers), torch.cat([embedder([distinct[n] for n in chunk]).cpu() for chunk in chunks])
+        chunks = [keys[i:i + CAPTIONS_AT_A_TIME] for i in range(0, len(keys), CAPTIONS_AT_A_TIME)]
+        return list(keys), torch.cat([embedder([texts[key] for key in chunk]).cpu() for chunk in chunks])
 
-    digest = hashlib.sha256("\n".join(distinct).encode()).hexdigest()
-    description = encoders.describe_text(number) | {"captions": digest}
-    rows, index = completed(folder, Part(f"text{number or ''}", "embeddings", description, len(distinct), encode))
-    return {distinct[i]: rows.row(position) for position, i in enumerate(index)}
+    part = Part(f"text{number or ''}", "embeddings", encoders.describe_text(number), encode)
+    stored = completed(folder, part, list(texts))
+    return {caption: stored[key] for key, caption in texts.items()}
 
 
 class EmbeddedText(AbstractEmbModel):

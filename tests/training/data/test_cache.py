@@ -1,17 +1,21 @@
 """Tests of the cache of latents and text embeddings: what it saves, that results are equal, and refusals."""
 import shutil
-from types import SimpleNamespace
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
+from safetensors import SafetensorError
 
 import train_video
 from arguments import get_args
 from common.errors import DataError
 from engine.text_encoder import FrozenT5Embedder
 from tests.test_train_video import make_clips
-from training.data.cache_files import Part, Rows, completed
+from training.data.cache_files import Part, completed
 from training.data.encoders import weights_digest
 from training.data.sources import read_sources
 from vae_modules.autoencoder import VideoAutoencoderInferenceWrapper
@@ -85,8 +89,8 @@ def test_latents_of_the_cache_are_those_of_the_vae(arguments, made, clips):
     live = read_sources(arguments("t2v", "args.latent_cache=null")).train[0]
     video = live.batch(torch.tensor([0, 1]))["mp4"]
     moments = engine.first_stage_model.encode(video.transpose(1, 2), unregularized=True)
-    torch.testing.assert_close(made[0].train[0].latents.moments.take(torch.tensor([0, 1])).float(), moments, atol=2e-3,
-                               rtol=1e-3)
+    stored = torch.stack([clip.moments for clip in made[0].train[0].clips[:2]]).float()
+    torch.testing.assert_close(stored, moments, atol=2e-3, rtol=1e-3)
     assert video.shape == (2, 17, 3, 32, 32)
 
 
@@ -95,16 +99,10 @@ def test_a_cache_made_otherwise_is_refused_with_what_differs(arguments, made, sm
         with pytest.raises(DataError, match=match):
             read_sources(arguments("t2v", *changes))
 
-    refused(r"another video size \(\[32, 32\], not \[32, 16\]\); delete the folder, or set args.latent_cache",
-            "data.params.video_size=[32,16]")
-    refused(r"another frames \(17, not 9\), fps \(8, not 4\)", "data.params.max_num_frames=9", "data.params.fps=4")
+    refused(r"another fps \(8, not 4\), skipped frames \(0, not 1\); delete the folder, or set args.latent_cache",
+            "data.params.fps=4", "data.params.skip_frms_num=1")
     refused(r"another encoder, precision \(None, not bfloat16\)", "deepspeed.bf16.enabled=true")
     refused(r"encoding \(None, not in chunks\)", "args.vae_encode_in_chunks=true")
-
-    other = tmp_path / "clips"
-    shutil.copytree(clips, other)
-    (other / "labels" / "0.txt").write_text("another caption")
-    refused("another clips; delete", f"args.train_data=[{other}]")
 
     t5 = tmp_path / "t5"
     shutil.copytree(small_model / "t5", t5)
@@ -124,28 +122,67 @@ def test_image_to_video_with_other_noise_is_refused(arguments, made):
         read_sources(arguments("i2v", "args.first_frame_variants=2"))
 
 
-def test_rows_lie_in_several_files():
-    rows = Rows([torch.arange(3.0)[:, None], torch.arange(3.0, 5.0)[:, None], torch.full((1, 1), 5.0)])
-    assert len(rows) == 6 and rows.take(torch.tensor([5, 0, 3, 2])).flatten().tolist() == [5, 0, 3, 2]
+def key(number):
+    return f"{number:064x}"
 
 
 def test_values_that_are_not_finite_are_refused_and_interrupted_caches_completed(tmp_path):
     calls = []
 
-    def encode(numbers):
-        calls.append(list(numbers))
-        return [n for n in numbers if n != 1], torch.tensor([float(n) for n in numbers if n != 1])
+    def encode(keys):
+        calls.append(list(keys))
+        kept = [given for given in keys if given not in unreadable]
+        return kept, torch.tensor([float(int(given, 16)) for given in kept]) if kept else None
 
-    part = Part("numbers", "values", {"made of": "numbers"}, 300, encode)
-    rows, index = completed(tmp_path, part)
-    assert index == [n for n in range(300) if n != 1] and rows.row(298) == 299
-    (tmp_path / "numbers-00001.safetensors").unlink()
-    assert completed(tmp_path, part)[1] == index
-    assert [len(call) for call in calls] == [256, 44, 44]
+    unreadable = {key(1)}
+    part = Part("numbers", "values", {"made of": "numbers"}, encode)
+    stored = completed(tmp_path, part, list(map(key, range(300))))
+    assert {int(given, 16): value.item() for given, value in stored.items()} == {n: n for n in range(300) if n != 1}
+    assert [len(call) for call in calls] == [256, 44]
+    unreadable.clear()  # the clip can be read now: it is added, and belongs to itself alone
+    assert completed(tmp_path, part, [key(299), key(1)])[key(1)] == 1 and calls[2:] == [[key(1)]]
+    min(tmp_path.glob("numbers-*"), key=lambda path: path.stat().st_size).unlink()
+    (tmp_path / ".numbers-0.77.partial.safetensors").write_bytes(b"of a run that was killed")
+    again = completed(tmp_path, part, list(map(key, range(300))))
+    assert all(again[key(n)] == n for n in range(300)) and len(calls[3]) < 300
+    assert not list(tmp_path.glob(".*.partial*"))
     with pytest.raises(DataError, match="broken for cache .* not finite"):
-        completed(tmp_path, SimpleNamespace(name="broken", values="values", description={}, items=1,
-                                            encode=lambda numbers: ([0], torch.tensor([float("nan")]))))
-    assert not (tmp_path / "broken-00000.safetensors").exists()
+        completed(tmp_path, Part("broken", "values", {}, lambda keys: (keys, torch.tensor([float("nan")]))), [key(0)])
+    assert not list(tmp_path.glob("broken-*"))
+
+
+def test_files_that_cannot_be_read_or_written_are_one_line(tmp_path, monkeypatch):
+    part = Part("numbers", "values", {}, lambda keys: (list(keys), torch.ones(len(keys))))
+    completed(tmp_path, part, [key(0)])
+    (file,) = tmp_path.glob("numbers-*")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:60])
+    with pytest.raises(DataError, match="of the cache is damaged or of an earlier version .*; delete it"):
+        completed(tmp_path, part, [key(0)])
+    file.write_bytes(whole)
+
+    def full(tensors, path):
+        Path(path).write_bytes(whole[:60])
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(DataError, match="cannot be written .*No space left on device"):
+        completed(tmp_path, part, [key(1)])
+    assert [path for path in tmp_path.iterdir() if path.suffix == ".safetensors"] == [file]
+    with sole_use_of_another(tmp_path), pytest.raises(DataError, match="is in use by another run"):
+        completed(tmp_path, part, [key(1)])
+    assert completed(tmp_path, part, [key(0)])[key(0)] == 1  # to read is free
+
+
+@contextmanager
+def sole_use_of_another(folder):
+    """Context manager in which another process holds a folder."""
+    code = ("import sys, time; sys.path.insert(0, 'sat'); from common.files import sole_use\n"
+            f"with sole_use({str(folder)!r}): print('held', flush=True); time.sleep(60)")
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        yield
+        other.kill()
 
 
 def test_an_encoder_is_known_by_its_values_in_the_runs_dtype():
