@@ -166,6 +166,21 @@ def test_time_patches_train_with_a_padding_latent_and_ofs(small_model):
     assert seen["c"]["concat"][:, :1].any() and not seen["c"]["concat"][:, 1:].any()
 
 
+def test_frames_that_do_not_count_leave_the_loss_and_padding_counts(small_model):
+    config = config_of(small_model)
+    config.network_config.params.update(patch_size=[2, 2, 2])
+    engine, given = build(config), []
+    terms = engine.loss_fn.terms
+    engine.loss_fn.terms = lambda *args: given.append(args[-1]) or terms(*args)
+    batch = {"mp4": torch.rand(1, 17, 3, 32, 32), "txt": ["a"]}
+    losses = []
+    for counted in ({}, {"counted": torch.tensor([[1.0, 1, 0, 0, 0]])}):
+        torch.manual_seed(3)
+        losses.append(engine.shared_step(batch | counted)[0].item())
+    assert given[1]["counted"].tolist() == [[1, 1, 1, 0, 0, 0]] and "counted" not in given[0]
+    assert losses[0] != losses[1] and losses[1] > 0
+
+
 def test_lora_training_freezes_the_rest(small_model):
     engine = build(config_of(small_model, not_trainable_prefixes=["all"]))
     engine.disable_untrainable_params()

@@ -14,6 +14,7 @@ import train_video
 from arguments import get_args
 from common.errors import DataError
 from engine.text_encoder import FrozenT5Embedder
+from tests.test_data_video import ramp, write_video
 from tests.test_train_video import make_clips
 from training.data.cache_files import Part, completed
 from training.data.encoders import weights_digest
@@ -115,6 +116,69 @@ def test_a_cache_made_otherwise_is_refused_with_what_differs(arguments, made, sm
     weights["encoder.conv_in.conv.bias"] += 1
     torch.save({"state_dict": weights}, tmp_path / "vae.pt")
     refused("another encoder; delete", f"model.first_stage_config.params.ckpt_path={tmp_path / 'vae.pt'}")
+
+
+def stored(sources):
+    """Return what the cache holds of each clip, by its caption."""
+    return {clip.caption: clip for bucket in sources.train for clip in bucket.clips}
+
+
+def test_a_clip_keeps_its_own_latents_whatever_becomes_of_the_others(arguments, tmp_path):
+    make_clips(tmp_path / "clips", 4, 7)
+    videos, labels = tmp_path / "clips" / "videos", tmp_path / "clips" / "labels"
+    for number in range(4):
+        (labels / f"{number}.txt").write_text(f"a circle {number}")
+    data = f"args.train_data=[{tmp_path / 'clips'}]"
+
+    def read(model, cache):
+        return stored(read_sources(arguments(model, data, f"args.latent_cache={tmp_path / cache}")))
+
+    def same(one, other):  # up to rounding, since clips are encoded in other batches
+        return all(torch.allclose(getattr(one, name).float(), getattr(other, name).float(), atol=2e-3, rtol=1e-3)
+                   for name in ("moments", "image"))
+
+    whole = (videos / "1.mp4").read_bytes()
+    (videos / "1.mp4").write_bytes(b"not there yet")
+    assert set(read("t2v", "shared")) == {"a circle 0", "a circle 2", "a circle 3"}
+    (videos / "1.mp4").write_bytes(whole)
+    shared, fresh = read("i2v", "shared"), read("i2v", "fresh")
+    assert len(shared) == 4 and all(same(shared[one], fresh[other]) == (one == other)
+                                    for one in fresh for other in fresh)
+
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "shared").rglob("*.safetensors")}
+    (videos / "0.mp4").write_bytes((videos / "2.mp4").read_bytes())  # a clip is replaced, another renamed or removed
+    (videos / "2.mp4").rename(videos / "4.mp4")
+    (labels / "2.txt").rename(labels / "4.txt")
+    (videos / "3.mp4").unlink()
+    again = read("i2v", "shared")
+    assert set(again) == {"a circle 0", "a circle 1", "a circle 2"}
+    assert same(again["a circle 0"], shared["a circle 2"]) and same(again["a circle 2"], shared["a circle 2"])
+    assert same(again["a circle 1"], shared["a circle 1"])
+    assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "shared").rglob("*.safetensors")}
+    (labels / "1.txt").write_text("a square")
+    assert set(read("i2v", "shared")) == {"a circle 0", "a square", "a circle 2"}
+
+
+def test_short_clips_do_not_count_where_they_stand_still(arguments, tmp_path):
+    make_clips(tmp_path, 1, 7)
+    write_video(tmp_path / "videos" / "1.mp4", ramp(7), size=(32, 32))
+    (tmp_path / "labels" / "1.txt").write_text("a circle")
+    counted = [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]  # seven frames: one, four, and two that fill no latent frame
+    for cache in ("null", tmp_path / "cache"):
+        data = (f"args.train_data=[{tmp_path}]", f"args.latent_cache={cache}")
+        (bucket,) = read_sources(arguments("t2v", *data)).train
+        assert bucket.batch(torch.tensor([0, 1]))["counted"].tolist() == counted
+        assert "counted" not in bucket.batch(torch.tensor([0, 0]))
+        (bucket,) = read_sources(arguments("t2v", *data, "data.params.short_clips=repeat")).train
+        assert "counted" not in bucket.batch(torch.tensor([0, 1]))
+        (bucket,) = read_sources(arguments("t2v", *data, "data.params.short_clips=skip")).train
+        assert len(bucket) == 1
+
+
+def test_a_cache_of_an_earlier_version_is_refused(arguments, tmp_path):
+    (tmp_path / "train-0").mkdir()
+    with pytest.raises(DataError, match="is of an earlier version, .*; delete the folder, or set args.latent_cache"):
+        read_sources(arguments("t2v", f"args.latent_cache={tmp_path}"))
 
 
 def test_image_to_video_with_other_noise_is_refused(arguments, made):
