@@ -28,9 +28,9 @@ from torch import Tensor
 from arguments import get_args
 from common.console import progress, run
 from common.errors import ConfigError, DataError
-from data_video import find_videos
 from diffusion_video import build_codec
 from engine.first_stage import LatentCodec
+from media.clip_folders import read_clip_folder
 from media.clips import ClipFormat, UnreadableClip, read_clip
 
 WINDOW, DEVIATION = 11, 1.5
@@ -132,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options, rest = parser.parse_known_args(argv)
     forms = [form_of(size, options.fps, frames) for frames in options.frames for size in options.sizes]
     args = get_args(rest)
-    clips = find_videos(options.data)[:options.count]
+    clips = [clip.video for clip in read_clip_folder(options.data).clips][:options.count]
     if not clips:
         raise DataError(f"--count {options.count} leaves no clip; leave it out")
     codec = build_codec(args.of_engine()).eval()

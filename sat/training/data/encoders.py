@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -68,12 +67,11 @@ class Encoders:
         """Return everything that determines a text embedding of `emb_models[number]`, as plain values."""
         model = self.model["conditioner_config"]["params"]["emb_models"][number]
         params = dict(model.get("params") or {})
-        folder = params.pop("model_dir", None)
-        params.pop("cache_dir", None)
+        folder, cache_dir = params.pop("model_dir", None), params.pop("cache_dir", None)
         described = {"text encoder's parameters": json.dumps(params, sort_keys=True)} | self._precision()
-        if folder is None or not Path(folder).is_dir():
+        if folder is None:
             return described
-        return {"text encoder": _files_digest(check_t5_folder(folder))} | described
+        return {"text encoder": _files_digest(check_t5_folder(folder, cache_dir))} | described
 
     def without(self) -> Arguments:
         """Return the arguments for an engine without these encoders: it takes latents and looks text embeddings up."""
@@ -101,13 +99,13 @@ def weights_digest(weights: Mapping[str, Tensor], dtype: torch.dtype) -> str:
 def _files_digest(found: T5Folder) -> str:
     """Return a SHA-256 of the names, sizes, first and last bytes of the files that a text encoder is read from."""
     digest = hashlib.sha256()
-    folders = dict.fromkeys((found.encoder, found.tokenizer))  # often the same folder
-    for file in (file for folder in folders for file in sorted(folder.iterdir())):
-        if file.is_file() and file.suffix in (".json", ".model", ".safetensors", ".bin"):
-            size = file.stat().st_size
-            digest.update(f"{file.name}\0{size}\n".encode())
-            with open(file, "rb") as stream:
-                digest.update(stream.read(HEAD))
-                stream.seek(max(0, size - HEAD))
-                digest.update(stream.read())
+    small = [file for folder in dict.fromkeys((found.encoder, found.tokenizer)) for file in folder.iterdir()
+             if file.suffix in (".json", ".model") and file.is_file()]
+    for file in sorted({*small, *found.weight_files}, key=lambda file: (file.name, str(file))):
+        size = file.stat().st_size
+        digest.update(f"{file.name}\0{size}\n".encode())
+        with open(file, "rb") as stream:
+            digest.update(stream.read(HEAD))
+            stream.seek(max(0, size - HEAD))
+            digest.update(stream.read())
     return digest.hexdigest()
