@@ -58,15 +58,16 @@ class SFTDataset(Dataset):
         """Find the clips; `video_size` is (height, width), `skip_frms_num` frames are skipped at each end of a file.
 
         A caption is all of its text, or with `caption_lines` "first" the first line of it. `txt_key` is the caption's
-        column in a list. `short_clips` and `allow_no_captions` apply to `buckets`.
+        column in a list. `short_clips` says what becomes of clips that have less than `max_num_frames`, for `buckets`
+        and training. `allow_no_captions` accepts a folder without any.
         """
         forms = clip_forms(video_size, fps, max_num_frames, skip_frms_num)
         if len(forms) > 1:
             raise ConfigError("data.params: several sizes or lengths make buckets; give one video_size and one "
                               "max_num_frames")
         found = read_clip_folder(Path(data_dir), caption_lines, txt_key)
-        _report(data_dir, [*found.oddities, *without_caption(found.clips)])
-        self._hold(found.clips, forms[0])
+        _report(data_dir, [*found.oddities, *without_caption(found.clips, allow_no_captions)])
+        self._hold(found.clips, forms[0], short_clips)
 
     @classmethod
     def buckets(cls, data_dir: str, memory: Path | None = None, **params) -> list["SFTDataset"]:
@@ -78,22 +79,24 @@ class SFTDataset(Dataset):
         clip can be used, and if no clip has a caption, unless `allow_no_captions`.
         """
         forms, short_clips = clip_forms_of(params), params.get("short_clips", "mask")
+        allowed = params.get("allow_no_captions", False)
         found = read_clip_folder(Path(data_dir), params.get("caption_lines", "all"), params.get("txt_key"))
-        if not params.get("allow_no_captions"):
+        if not allowed:
             require_captions(found)
         survey = Survey.of(found, forms, short_clips, memory)
-        _report(data_dir, survey.oddities())
+        _report(data_dir, [*found.oddities, *without_caption(found.clips, allowed), *survey.oddities()])
         made = []
         for form, members in survey.usable.items():
             bucket = cls.__new__(cls)
-            bucket._hold([found.clips[i] for i in members], form, [survey.facts[i] for i in members])
+            bucket._hold([found.clips[i] for i in members], form, short_clips, [survey.facts[i] for i in members])
             made += [bucket] if members else []
         logger.info("%s: %d of %d clips, with captions from %s", data_dir, sum(map(len, made)), len(found.clips),
                     found.captions_from)
         return made
 
-    def _hold(self, clips: Sequence[Clip], form: ClipFormat, facts: Sequence[Facts] = ()) -> None:
-        self.form = form
+    def _hold(self, clips: Sequence[Clip], form: ClipFormat, short_clips: ShortClips, facts: Sequence[Facts] = ()
+              ) -> None:
+        self.form, self.short_clips = form, short_clips
         self.videos = [clip.video for clip in clips]
         self.captions = [clip.caption for clip in clips]
         self.frames = [known.frames for known in facts]

@@ -173,7 +173,7 @@ def test_buckets_of_horizontal_and_vertical_long_and_short_clips(tmp_path, caplo
         assert all(item["mp4"].shape == (frames, 3, height, width) and item["num_frames"] == frames for item in bucket)
     assert close(levels_of(found["16x32x9"][0]), (ramp(9) * 3)[::3])
     assert "1 of 5 clips skipped, they cannot be read: broken.mp4" in caplog.text
-    assert caplog.text.count("have no caption") == 1
+    assert "have no caption" not in caplog.text
     with pytest.raises(ConfigError, match="no pair twice"):
         SFTDataset.buckets(str(tmp_path), **form | {"max_num_frames": [9, 9]})
     (tmp_path / "only" / "videos").mkdir(parents=True)

@@ -47,9 +47,8 @@ class Survey:
         return cls(folder, facts, usable, short_clips)
 
     def oddities(self) -> list[str]:
-        """Return what is not used, missing or odd, a sentence each with a count and the first names."""
-        return [*self.folder.oddities, *without_caption(self.folder.clips), *self._unreadable(), *self._copies(),
-                *self._short()]
+        """Return what is not used or odd, a sentence each with a count and the first names."""
+        return [*self._unreadable(), *self._copies(), *self._short()]
 
     def _named(self) -> list[tuple[str, Facts]]:
         return [(clip.video.name, known) for clip, known in zip(self.folder.clips, self.facts, strict=True)]
@@ -81,8 +80,10 @@ def require_captions(folder: ClipFolder) -> None:
                         "train without captions: data.params.allow_no_captions: true")
 
 
-def without_caption(clips: Sequence[Clip]) -> list[str]:
-    """Return a sentence that counts the clips without a caption; none if all have one."""
+def without_caption(clips: Sequence[Clip], allowed: bool) -> list[str]:
+    """Return a sentence that counts the clips without a caption; none if all have one, or none and that is `allowed`.
+    """
     without = [clip.video.name for clip in clips if not clip.caption]
-    return [f"{len(without)} of {len(clips)} clips have no caption, using an empty one: {listed(without)}"
-            ] if without else []
+    if not without or allowed and len(without) == len(clips):
+        return []
+    return [f"{len(without)} of {len(clips)} clips have no caption, using an empty one: {listed(without)}"]

@@ -120,7 +120,7 @@ def _folders(data: DictConfig, folders: Sequence[str], memory: Path | None) -> l
 
 
 def _live(args: Arguments, found: Sequence[SFTDataset]) -> list[Batches]:
-    return [LiveClips(ConcatDataset(datasets), args.training.num_workers, _counting(args))
+    return [LiveClips(ConcatDataset(datasets), args.training.num_workers, _counting(args, datasets))
             for datasets in _by_form(found).values()]
 
 
@@ -131,10 +131,11 @@ def _by_form(found: Sequence[SFTDataset]) -> dict[ClipFormat, list[SFTDataset]]:
     return forms
 
 
-def _counting(args: Arguments) -> Compression | None:
+def _counting(args: Arguments, datasets: Sequence[SFTDataset]) -> Compression | None:
     """Return the autoencoder's compression if the repeated frames of short clips do not count in the loss."""
-    mask = args.data_config.params.get("short_clips", "mask") == "mask"
-    return Compression.of_first_stage(args.model_config.first_stage_config) if mask else None
+    if datasets[0].short_clips != "mask":
+        return None
+    return Compression.of_first_stage(args.model_config.first_stage_config)
 
 
 def _cached(args: Arguments, cache: Path, encoders: Encoders, found: Sequence[SFTDataset]) -> list[Batches]:
@@ -147,7 +148,8 @@ def _cached(args: Arguments, cache: Path, encoders: Encoders, found: Sequence[SF
         clips = [clip for dataset in datasets for clip in cached_latents(cache / form.name, dataset, encoders, noise,
                                                                          args.training.num_workers)]
         if clips:
-            buckets.append(CachedClips(clips, args.model_config.get("input_key", "mp4"), _counting(args)))
+            buckets.append(CachedClips(clips, args.model_config.get("input_key", "mp4"),
+                                       _counting(args, datasets)))
     if found and not buckets:
         raise DataError(f"cache {cache} is empty because no clip could be read; replace the clips")
     return buckets
