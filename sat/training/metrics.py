@@ -1,10 +1,14 @@
 """Logging of a run's metrics to the console, `log.jsonl`, TensorBoard and, on request, Weights & Biases."""
+import errno
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+import os
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -14,6 +18,7 @@ from common.errors import ConfigError
 from common.ranks import summed
 from configuration.settings import TrainingSettings
 from configuration.yaml_files import plain
+from training.saved_steps import LOG
 
 logger = logging.getLogger(__name__)
 
@@ -71,34 +76,92 @@ def start_wandb(settings: TrainingSettings, config: DictConfig):
 class Log:
     """The log of a run, in `folder` and in the `wandb` run if given; with `folder` None it writes nothing.
 
-    Only the main process writes a log.
+    Only the main process writes a log. One that cannot be written, as on a full disk, is reported once, and training
+    goes on.
     """
 
     def __init__(self, folder: Path | None, wandb=None):
-        self.stream: TextIO | None = None
-        self.board: Any = None
-        self.wandb = wandb
+        self.parts: dict[str, Any] = {}
+        self.reported: set[str] = set()
         if folder is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            folder.mkdir(parents=True, exist_ok=True)
-            self.stream = open(folder / "log.jsonl", "a", buffering=1, encoding="utf-8")
-            self.board = SummaryWriter(str(folder / "tensorboard"))
+            self.parts[LOG] = JsonLines(folder / LOG)
+            self.parts["tensorboard"] = Board(folder / "tensorboard")
+        if wandb is not None:
+            self.parts["Weights & Biases"] = WandbLog(wandb)
 
     def write(self, step: int, record: Mapping[str, float]) -> None:
-        if self.stream is None:
-            return
-        logger.info("step %d  %s", step, "  ".join(f"{k} {v:.4g}" for k, v in record.items()))
-        self.stream.write(json.dumps({"step": step, **record}) + "\n")
-        for name, value in record.items():
-            self.board.add_scalar(name, value, step)
-        self.board.flush()
-        if self.wandb is not None:
-            self.wandb.log(dict(record), step=step)
+        if self.parts:
+            logger.info("step %d  %s", step, "  ".join(f"{k} {v:.4g}" for k, v in record.items()))
+        for name, part in self.parts.items():
+            self._try(name, partial(part.write, step, record))
 
     def close(self) -> None:
-        if self.stream is not None:
-            self.stream.close()
-            self.board.close()
-        if self.wandb is not None:
-            self.wandb.finish()
+        for name, part in self.parts.items():
+            self._try(name, part.close)
+
+    def _try(self, name: str, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as error:  # whatever a log's library raises, the training is worth more than its log
+            if name not in self.reported:
+                logger.warning("%s cannot be written (%s); training goes on", name, " ".join(str(error).split())[:160])
+            self.reported.add(name)
+
+
+class JsonLines:
+    """A file of one JSON object per line, of which each is whole or absent."""
+
+    def __init__(self, path: Path):
+        self.stream = open(path, "ab", buffering=0)
+
+    def write(self, step: int, record: Mapping[str, float]) -> None:
+        line, end = (json.dumps({"step": step, **record}) + "\n").encode(), self.stream.seek(0, os.SEEK_END)
+        written = 0
+        try:
+            written = self.stream.write(line)
+        finally:
+            if written < len(line):
+                self.stream.truncate(end)
+        if written < len(line):  # the system writes what still has room
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def close(self) -> None:
+        self.stream.close()
+
+
+class Board:
+    """A log for TensorBoard, which ends with the first error: the library's writer does not recover."""
+
+    def __init__(self, folder: Path):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.hook = threading.excepthook
+        threading.excepthook = self._of_thread
+        self.writer = SummaryWriter(str(folder))
+
+    def write(self, step: int, record: Mapping[str, float]) -> None:
+        for name, value in record.items():
+            self.writer.add_scalar(name, value, step)
+        self.writer.flush()
+
+    def close(self) -> None:
+        threading.excepthook = self.hook
+        self.writer.close()
+
+    def _of_thread(self, args: threading.ExceptHookArgs) -> None:
+        """Leave an error of the writer's thread, which `write` raises as well, to `write`."""
+        if type(args.thread).__module__ != "tensorboard.summary.writer.event_file_writer":
+            self.hook(args)
+
+
+class WandbLog:
+    """A log in a run of Weights & Biases."""
+
+    def __init__(self, run: Any):
+        self.run = run
+
+    def write(self, step: int, record: Mapping[str, float]) -> None:
+        self.run.log(dict(record), step=step)
+
+    def close(self) -> None:
+        self.run.finish()

@@ -115,14 +115,22 @@ def _written(folder: Path, step: int, write: Callable[[], None]) -> None:
     except (OSError, RuntimeError, UserError) as error:  # torch.save reports a full disk as RuntimeError
         problem = error
     if any_of(problem is not None):
-        reason = " ".join(str(problem or "another process could not write").split())[:160]
+        reason = "another process could not write" if problem is None else _cause(problem)
         raise CheckpointError(f"step {step} could not be saved in {folder} ({reason}); {_kept(folder)}: free some "
                               "disk space and continue with --resume") from problem
 
 
+def _cause(problem: BaseException) -> str:
+    """Return the system's error below one of torch, which says less; in one line."""
+    inner: BaseException | None = problem
+    while inner is not None and not isinstance(inner, OSError):
+        inner = inner.__context__
+    return " ".join(str(problem if inner is None else inner.strerror or inner).split())[:160]
+
+
 def _write(path: Path, content: Mapping) -> None:
-    with whole_file(path) as unfinished:
-        torch.save(dict(content), unfinished)
+    with whole_file(path) as unfinished, open(unfinished, "wb") as stream:  # a stream's error names its cause
+        torch.save(dict(content), stream)
 
 
 def read_latest(folder: Path, settings: Mapping) -> RunState | None:

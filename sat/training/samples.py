@@ -6,10 +6,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from common.files import whole_file
 from common.seeds import generator_for
 from diffusion_video import DiffusionEngine
 from media.records import LATENTS, save_latents
 from media.videos import write_outputs
+from parallel import groups
 
 
 @dataclass(frozen=True)
@@ -28,23 +30,30 @@ class SampleRequest:
 def write_samples(engine: DiffusionEngine, request: SampleRequest, folder: Path) -> None:
     """Sample with the engine's current weights; write mp4, contact sheet and caption of each to `<folder>/<i>/`.
 
-    Without `request.decode`, latents take the place of mp4 and contact sheet.
+    Without `request.decode`, latents take the place of mp4 and contact sheet. Samples are made one at a time, which
+    takes the least memory, and divided among the processes.
     """
-    count = len(request.captions)
-    padding = -request.shape[0] % engine.patch_t
-    shape = (request.shape[0] + padding, *request.shape[1:])
-    batch = {"txt": list(request.captions)}
-    cond, uncond = engine.conditioner.get_unconditional_conditioning(batch, batch, force_uc_zero_embeddings=["txt"])
-    if request.images is not None:
-        image = engine.encode_image(request.images.to(engine.device), shape[0], generator_for(request.seed, "image"))
-        cond["concat"] = uncond["concat"] = image
-    noise = [generator_for(request.seed, "sample", i) for i in range(count)]
-    latents = engine.sample(cond, uncond, batch_size=count, shape=shape, generator=noise)[:, padding:]
-    for i, caption in enumerate(request.captions):
+    for i in groups.own_share(range(len(request.captions))):
         (folder / str(i)).mkdir(parents=True, exist_ok=True)
+        latents = _sample(engine, request, i)
         if request.decode:
-            video = engine.decode_first_stage(latents[i:i + 1].transpose(1, 2))
+            video = engine.decode_first_stage(latents.transpose(1, 2))
             write_outputs(folder / str(i), [video[0]], request.fps)
         else:
-            save_latents(folder / str(i) / LATENTS, latents[i], request.fps)
-        (folder / str(i) / "prompt.txt").write_text(caption + "\n", encoding="utf-8")
+            save_latents(folder / str(i) / LATENTS, latents[0], request.fps)
+        with whole_file(folder / str(i) / "prompt.txt") as file:
+            file.write_text(request.captions[i] + "\n", encoding="utf-8")
+
+
+def _sample(engine: DiffusionEngine, request: SampleRequest, i: int) -> Tensor:
+    """Return the latent of one sample, (1, T, C, h, w), without padding latents."""
+    padding = -request.shape[0] % engine.patch_t
+    shape = (request.shape[0] + padding, *request.shape[1:])
+    batch = {"txt": [request.captions[i]]}
+    cond, uncond = engine.conditioner.get_unconditional_conditioning(batch, batch, force_uc_zero_embeddings=["txt"])
+    if request.images is not None:
+        image = request.images[i:i + 1].to(engine.device)
+        cond["concat"] = uncond["concat"] = engine.encode_image(image, shape[0],
+                                                                generator_for(request.seed, "image", i))
+    noise = [generator_for(request.seed, "sample", i)]
+    return engine.sample(cond, uncond, batch_size=1, shape=shape, generator=noise)[:, padding:]

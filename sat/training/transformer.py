@@ -1,10 +1,12 @@
 """The transformer's training. Random draws depend only on the seed and the step, so a run can resume at any step."""
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from common import ranks
+from common.errors import UserError
 from common.seeds import seed_everywhere
 from configuration.settings import Arguments, TrainingSettings
 from diffusion_video import DiffusionEngine
@@ -17,6 +19,8 @@ from training.partition import gathered
 from training.run_state import RunState
 from training.schedule import Course
 from training.trainer import Trainer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -109,14 +113,17 @@ class TransformerTrainer(Trainer):
         """Do what is due after a step: validation, a save, samples of the averaged weights."""
         super().after_step(log)
         if self.data.write_samples is not None and self.due(self.args.training.sample_interval):
-            self._write_samples()
+            self._write_samples(self.data.write_samples)
 
-    def _write_samples(self) -> None:
-        if ranks.is_main_process() and self.data.write_samples is not None:
-            self.deepspeed.eval()
+    def _write_samples(self, write: Callable[[int], None]) -> None:
+        self.deepspeed.eval()
+        try:
             with self.average.applied():
-                self.data.write_samples(self.step)
-            self.deepspeed.train()
+                write(self.step)
+        except (UserError, OSError) as error:
+            logger.warning("samples of step %d cannot be made (%s); training goes on", self.step,
+                           " ".join(str(error).split())[:160])
+        self.deepspeed.train()
         ranks.wait_for_all()
 
 

@@ -166,11 +166,13 @@ def sample_request(args: Arguments, dataset: SFTDataset) -> SampleRequest | None
     if decode:
         check_encoder()
     count = min(args.training.sample_count, len(dataset))
-    items = [dataset[i * len(dataset) // count] for i in range(count)]
+    shown = [i * len(dataset) // count for i in range(count)]
     form = dataset.form
     compression = Compression.of_first_stage(args.model_config.first_stage_config)
     frames, channels = compression.latent_frames(form.max_num_frames), args.sampling.latent_channels
     shape = (frames, channels, *compression.latent_size(*form.video_size))
-    with_images = args.model_config.get("noised_image_input")
-    images = torch.stack([item["mp4"][0] for item in items]) if with_images else None
-    return SampleRequest([item["txt"] for item in items], images, shape, max(1, round(form.fps)), args.run.seed, decode)
+    captions, images = [dataset.captions[i] for i in shown], None
+    if args.model_config.get("noised_image_input"):  # of each clip, only its first frame is kept
+        found = [(item["txt"], item["mp4"][0].clone()) for item in (dataset[i] for i in shown)]
+        captions, images = [caption for caption, _ in found], torch.stack([image for _, image in found])
+    return SampleRequest(captions, images, shape, max(1, round(form.fps)), args.run.seed, decode)
