@@ -75,6 +75,19 @@ def dies_at(number, monkeypatch):
         monkeypatch.setattr(owner, name, deadly(getattr(owner, name)))
 
 
+def fill_the_disk_at(name, monkeypatch):
+    """Patch torch.save to write only half of files with this in their name."""
+    save = torch.save
+
+    def full(content, file):
+        if name not in file.name:
+            return save(content, file)
+        file.write(b"PK half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+
+
 @pytest.mark.slow
 def test_killed_at_any_moment_of_a_save_the_last_or_the_new_one_is_whole(tmp_path, monkeypatch):
     run_files.save(tmp_path / "start", state(1), keep=1)
@@ -107,8 +120,8 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(tmp_path, room):
 
     def work():
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
-        with pytest.raises(CheckpointError, match="step 2 could not be saved in .*; the checkpoint of step 1 is "
-                                                  "intact: free some disk space and continue with --resume"):
+        with pytest.raises(CheckpointError, match="step 2 could not be saved in .* \\(File too large\\); the "
+                                                  "checkpoint of step 1 is intact: free some disk space and continue with --resume"):
             run_files.save(tmp_path, RunState(2, larger, larger, {}, {}), keep=3)
 
     assert in_child(work) == 0
@@ -118,13 +131,12 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(tmp_path, room):
 
 def test_a_full_disk_while_the_checkpoint_itself_is_written(tmp_path, monkeypatch):
     run_files.save(tmp_path, state(1), keep=3)
-    save = torch.save
-    monkeypatch.setattr(torch, "save", lambda content, file: save(content, file) if isinstance(file, Path) else (
-        file.write(b"PK half of it"), (_ for _ in ()).throw(OSError(28, "No space left on device"))))
+    fill_the_disk_at("mp_rank_00", monkeypatch)
     with pytest.raises(CheckpointError, match="No space left on device"):
         run_files.save(tmp_path, state(2), keep=3)
     monkeypatch.undo()
     assert saved_step(tmp_path) == 1 and not list(tmp_path.rglob(".*"))
+    assert [path.name for path in (tmp_path / "training").iterdir()] == ["1_rank_00.pt"]  # room for another try
 
 
 def test_what_latest_names_stays_whatever_else_is_there(tmp_path):
@@ -178,9 +190,7 @@ def test_a_missing_state_is_an_error(tmp_path):
 
 def test_an_autoencoder_is_one_file_and_a_failed_save_leaves_it_and_latest_as_they_were(tmp_path, monkeypatch):
     run_files.save(tmp_path, state(1), 1, run_files.VAE)
-    save = torch.save
-    monkeypatch.setattr(torch, "save", lambda content, file: save(content, file) if "3d-vae" not in Path(file).name
-                        else (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    fill_the_disk_at("3d-vae", monkeypatch)
     with pytest.raises(CheckpointError, match="step 2 could not be saved .*; the checkpoint of step 1 is intact"):
         run_files.save(tmp_path, state(2), 1, run_files.VAE)
     monkeypatch.undo()
