@@ -120,8 +120,9 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(tmp_path, room):
 
     def work():
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
-        with pytest.raises(CheckpointError, match="step 2 could not be saved in .* \\(File too large\\); the "
-                                                  "checkpoint of step 1 is intact: free some disk space and continue with --resume"):
+        with pytest.raises(CheckpointError, match=r"step 2 could not be saved in .* \(File too large\); the checkpoint "
+                                                  "of step 1 is intact: free some disk space and continue with "
+                                                  "--resume"):
             run_files.save(tmp_path, RunState(2, larger, larger, {}, {}), keep=3)
 
     assert in_child(work) == 0
