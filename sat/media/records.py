@@ -8,6 +8,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -148,6 +149,7 @@ def _fingerprint(path: Path) -> dict:
         return {"bytes": file.tell(), "sha256": digest}
 
 
+@cache
 def versions() -> dict[str, str]:
     """Return the installed versions of the libraries that can change a video's values."""
     installed = {distribution.name.lower() for distribution in metadata.distributions() if distribution.name}
