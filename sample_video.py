@@ -17,6 +17,7 @@ import torch
 from arguments import get_args
 from common import console
 from common.errors import DataError
+from common.files import whole_files
 from common.ranks import report_once
 from configuration.settings import Arguments, SamplingSettings
 from diffusion_video import DiffusionEngine
@@ -124,14 +125,16 @@ def make_videos(engine: DiffusionEngine, jobs: Sequence[Job], conditions: Condit
         with steps("diffusion sampling") as sampling:
             latents, trace = sample_latents(engine, batch, conditions, args, filmstrip)
         for row, job in enumerate(batch):
-            with steps("decode and save") as saving:
-                written = save(engine, job, latents[row], args.sampling.only_save_latents)
-                if filmstrip is not None:
-                    filmstrip.write(job.folder / FILMSTRIP, engine, row, job.plan.pad_latents)
+            with whole_files() as files:
+                with steps("decode and save") as saving:
+                    written = save(engine, job, latents[row], args.sampling.only_save_latents, files)
+                    if filmstrip is not None:
+                        filmstrip.write(job.folder / FILMSTRIP, engine, row, files, job.plan.pad_latents)
+                if groups.leads_copy():
+                    spent = {"diffusion sampling": sampling.seconds, "decode and save": saving.seconds}
+                    record = record_of(job, args, engine.device, trace.of_row(row))
+                    write_record(job.folder, record | {"seconds": steps.seconds | spent}, written, files=files)
             if groups.leads_copy():
-                seconds = steps.seconds | {"diffusion sampling": sampling.seconds, "decode and save": saving.seconds}
-                record = record_of(job, args, engine.device, trace.of_row(row))
-                write_record(job.folder, record | {"seconds": seconds}, written)
                 logger.info("%s", job.folder)
 
 

@@ -17,6 +17,68 @@ LOCK = ".in_use"
 LONGEST_PATH, LONGEST_NAME = 4000, 255  # bytes
 
 
+class WholeFiles:
+    """Files that are written under temporary names first, and then appear together."""
+
+    def __init__(self):
+        self._temporary: dict[Path, Path] = {}
+        self._leaving: list[Path] = []
+
+    @contextmanager
+    def writing(self, path: str | Path) -> Iterator[Path]:
+        """Context manager for writing one of the files: yields a temporary path beside it, with the same suffix.
+
+        Raises DataError, which names the file, if the system cannot write it, as on a full disk.
+        """
+        path = Path(path)
+        with _named(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._temporary[path] = path.with_name(partial_name(path))
+            yield self._temporary[path]
+
+    def present(self, path: Path) -> Path:
+        """Return where the content of a file is until the files appear."""
+        return self._temporary.get(path, path)
+
+    def leave(self, path: Path) -> None:
+        """Note a file of an earlier run that goes when the files appear."""
+        self._leaving.append(path)
+
+    def appear(self) -> None:
+        """Flush the files to disk and rename them, in the order in which they were begun.
+
+        Earlier versions of all but the first go before, so that none stands beside a new file.
+        """
+        for path, temporary in self._temporary.items():
+            with _named(path), open(temporary, "rb+") as written:
+                os.fsync(written.fileno())
+        for path in reversed(self._leaving + list(self._temporary)[1:]):
+            with _named(path):
+                path.unlink(missing_ok=True)
+        for path, temporary in self._temporary.items():
+            with _named(path):
+                os.replace(temporary, path)
+        for folder in {path.parent for path in self._temporary}:
+            with _named(folder):
+                sync_folder(folder)
+
+    def clear(self) -> None:
+        """Remove what is left under temporary names."""
+        for temporary in self._temporary.values():
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_files() -> Iterator[WholeFiles]:
+    """Context manager for files that appear together at its end; none does if the block raises or the process dies."""
+    files = WholeFiles()
+    try:
+        yield files
+        files.appear()
+    finally:
+        files.clear()
+
+
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Context manager for writing `path` atomically: yields a temporary path beside it, with the same suffix.
@@ -24,19 +86,16 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     On success the temporary file is flushed to disk and renamed to `path`. If the block raises or the process dies,
     `path` keeps its previous content. Raises DataError if the system cannot write the file, as on a full disk.
     """
-    path = Path(path)
-    temporary = path.with_name(partial_name(path))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_files() as files, files.writing(path) as temporary:
         yield temporary
-        with open(temporary, "rb+") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise DataError(f"{path} cannot be written ({error.strerror or error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -50,12 +109,11 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     check_empty(path)
     temporary = path.with_name(partial_name(path))
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written ({error.strerror or error})") from error
+        with _named(path):
+            temporary.mkdir(parents=True)
+            yield temporary
+            os.replace(temporary, path)
+            sync_folder(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

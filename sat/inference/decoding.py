@@ -8,6 +8,7 @@ from torch import Tensor
 
 from common import console
 from common.errors import DataError
+from common.files import WholeFiles, whole_files
 from configuration.settings import Arguments
 from configuration.yaml_files import plain
 from diffusion_video import build_codec
@@ -22,7 +23,6 @@ from media.records import (
     LATENTS,
     RECORD,
     VIDEO,
-    discard_record,
     find_latents,
     load_latents,
     save_latents,
@@ -36,24 +36,26 @@ from parallel import groups
 logger = logging.getLogger(__name__)
 
 
-def save(codec: LatentCodec, job: Job, latents: Tensor, latents_only: bool) -> str:
-    """Write the video of latents (T, C, h, w) with its contact sheet, or the latents alone; return the file's name."""
+def save(codec: LatentCodec, job: Job, latents: Tensor, latents_only: bool, files: WholeFiles) -> str:
+    """Write the video of latents (T, C, h, w) with its contact sheet, or the latents alone; return the file's name.
+
+    It appears with the others of `files`.
+    """
     if not latents_only:
-        decode(codec, latents, job.folder, job.plan.fps)
+        decode(codec, latents, job.folder, job.plan.fps, files)
         return VIDEO
     if groups.leads_copy():
-        discard_record(job.folder)
-        save_latents(job.folder / LATENTS, latents, job.plan.fps)
+        save_latents(job.folder / LATENTS, latents, job.plan.fps, files)
     return LATENTS
 
 
-def decode(codec: LatentCodec, latents: Tensor, folder: Path, fps: int) -> None:
+def decode(codec: LatentCodec, latents: Tensor, folder: Path, fps: int, files: WholeFiles) -> None:
     """Decode latents (T, C, h, w) chunk by chunk and write each chunk while the next is computed."""
     chunks = codec.decode_chunks(latents[None].transpose(1, 2))
     if groups.leads_copy():
         shown = console.progress(chunks, "decode", unit="chunk", leave=False)
-        write_outputs(folder, (chunk[0] for chunk in shown), fps)
-        (folder / FILMSTRIP).unlink(missing_ok=True)  # an earlier video's
+        write_outputs(folder, (chunk[0] for chunk in shown), fps, files)
+        files.leave(folder / FILMSTRIP)
     elif len(groups.context_group()[1]) > 1:
         for _ in chunks:  # decoded together, written by one
             pass
@@ -94,10 +96,11 @@ def _decode_all(found: list[tuple[Path, Path]], channels: int, args: Arguments, 
         latents, fps = _read(path, channels)
         folder = Path(args.sampling.output_dir) / relative
         record = _record_of_latents(path.parent)
-        decode(codec, latents.to(device), folder, fps)
-        if groups.leads_copy():
-            kept = [path.name] if folder.resolve() == path.parent.resolve() and path.name in record["files"] else []
-            write_record(folder, record | {"decoded_from": str(path)}, VIDEO, *kept)
+        kept = [path.name] if folder.resolve() == path.parent.resolve() and path.name in record["files"] else []
+        with whole_files() as files:
+            decode(codec, latents.to(device), folder, fps, files)
+            if groups.leads_copy():
+                write_record(folder, record | {"decoded_from": str(path)}, VIDEO, *kept, files=files)
 
 
 def _read(path: Path, channels: int) -> tuple[Tensor, int]:

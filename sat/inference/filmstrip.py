@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from common.files import whole_file
+from common.files import WholeFiles
 from diffusion_video import DiffusionEngine
 from media.videos import tiled, to_pixels
 from parallel import groups
@@ -28,7 +28,7 @@ class Filmstrip:
         if number % self.every == 0 or number == step.num_steps:
             self.kept.append((number, step.denoised.cpu()))
 
-    def write(self, path: Path, engine: DiffusionEngine, row: int, pad_latents: int = 0) -> None:
+    def write(self, path: Path, engine: DiffusionEngine, row: int, files: WholeFiles, pad_latents: int = 0) -> None:
         """Write the filmstrip of one row of the batch as PNG, one line of frames for each kept step.
 
         A line has frames evenly spread over the video and the step's number, counted from 1, at its left. The first
@@ -43,7 +43,7 @@ class Filmstrip:
         for i, (number, _) in enumerate(self.kept):
             draw.text((4, 2 + i * (lines[0].shape[1] + 2)), str(number), fill="black")
         if groups.leads_copy():
-            with whole_file(path) as partial:
+            with files.writing(path) as partial:
                 picture.save(partial)
 
 

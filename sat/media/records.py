@@ -8,6 +8,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from common.errors import DataError
-from common.files import whole_file
+from common.files import WholeFiles, whole_files
 from common.text import read_text
 
 logger = logging.getLogger(__name__)
@@ -28,14 +29,14 @@ DEFAULT_FPS = 8  # of latents without a frame rate
 MAX_FPS = 2**31 - 1  # that an mp4 can hold
 
 
-def save_latents(path: Path, latents: Tensor, fps: int) -> None:
+def save_latents(path: Path, latents: Tensor, fps: int, files: WholeFiles | None = None) -> None:
     """Save latents (T, C, h, w) as sampled, without padding, and the frame rate of their video.
 
-    Raises DataError if the system cannot write the file.
+    They appear at once, or with the others of `files`. Raises DataError if the system cannot write the file.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
-    with whole_file(path) as partial:
+    with nullcontext(files) if files is not None else whole_files() as written, written.writing(path) as partial:
         try:
             save_file({"latents": latents.float().cpu().contiguous()}, partial, metadata={"fps": str(fps)})
         except SafetensorError as error:  # also for a full disk
@@ -92,20 +93,17 @@ def find_latents(source: str | None) -> list[tuple[Path, Path]]:
     return [(path, path.parent.relative_to(root)) for path in found]
 
 
-def write_record(folder: Path, record: Mapping, *names: str) -> None:
+def write_record(folder: Path, record: Mapping, *names: str, files: WholeFiles | None = None) -> None:
     """Write metadata.json, the last file of a finished video.
 
-    Its entry `files` has size and SHA-256 of the folder's files `names`, which it describes.
+    Its entry `files` has size and SHA-256 of the folder's files `names`, which it describes. With `files` they and the
+    record appear together.
     """
-    files = {name: _fingerprint(folder / name) for name in names}
-    with whole_file(folder / RECORD) as partial:
-        text = json.dumps({**record, "files": files}, indent=2, ensure_ascii=False, default=str)
-        partial.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
-
-
-def discard_record(folder: Path) -> None:
-    """Remove a folder's record, before a file that it describes is replaced."""
-    (folder / RECORD).unlink(missing_ok=True)
+    with nullcontext(files) if files is not None else whole_files() as written:
+        described = {name: _fingerprint(written.present(folder / name)) for name in names}
+        text = json.dumps({**record, "files": described}, indent=2, ensure_ascii=False, default=str)
+        with written.writing(folder / RECORD) as partial:
+            partial.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def read_record(folder: Path) -> dict | None:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -11,8 +12,8 @@ import torch
 from torch import Tensor
 
 from common.errors import ConfigError, DataError, NumericalError
-from common.files import whole_file
-from media.records import VIDEO, discard_record
+from common.files import WholeFiles, whole_file, whole_files
+from media.records import VIDEO
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -112,10 +113,10 @@ def _shapes(path: Path) -> list[tuple[int, int]]:
         return [(frame.height, frame.width) for frame in container.decode(video=0)]
 
 
-def write_outputs(folder: Path, chunks: Iterable[Tensor], fps: int) -> None:
-    """Write the mp4 of decoded chunks (3, t, H, W), and its contact sheet; both appear at the end.
+def write_outputs(folder: Path, chunks: Iterable[Tensor], fps: int, files: WholeFiles | None = None) -> None:
+    """Write the mp4 of decoded chunks (3, t, H, W), and its contact sheet.
 
-    The record of an earlier video in the folder goes before the video does.
+    Both appear together at the end, or with the others of `files`.
     """
     frames: list[np.ndarray] = []
 
@@ -124,10 +125,11 @@ def write_outputs(folder: Path, chunks: Iterable[Tensor], fps: int) -> None:
             frames.append(to_pixels(chunk))
             yield frames[-1]
 
-    with whole_file(folder / VIDEO) as video, whole_file(folder / SHEET) as sheet:
-        _encode(video, pixels(), fps, folder / VIDEO)
-        _save_contact_sheet(sheet, np.concatenate(frames))
-        discard_record(folder)
+    with nullcontext(files) if files is not None else whole_files() as written:
+        with written.writing(folder / VIDEO) as video:
+            _encode(video, pixels(), fps, folder / VIDEO)
+        with written.writing(folder / SHEET) as sheet:
+            _save_contact_sheet(sheet, np.concatenate(frames))
 
 
 def _save_contact_sheet(path: Path, frames: np.ndarray) -> None:

@@ -1,6 +1,8 @@
 """Tests of videos and contact sheets on disk."""
 import os
 import resource
+from contextlib import contextmanager
+from pathlib import Path
 
 import av
 import imageio_ffmpeg
@@ -9,11 +11,11 @@ import pytest
 import torch
 
 from common.errors import ConfigError, DataError, NumericalError
-from common.files import check_writable, whole_file
+from common.files import check_writable, whole_file, whole_files
 from common.seeds import generator_for
 from media import videos
 from media.records import LATENTS, RECORD, save_latents, verified_record, write_record
-from media.videos import VIDEO, to_pixels, write_outputs, write_video
+from media.videos import SHEET, VIDEO, to_pixels, write_outputs, write_video
 
 
 def moving_bar() -> torch.Tensor:
@@ -25,6 +27,17 @@ def moving_bar() -> torch.Tensor:
 
 def moving_bar_pixels() -> np.ndarray:
     return to_pixels(moving_bar())
+
+
+@contextmanager
+def limited_file_size(size):
+    """Let no file grow larger, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def read_back(path):
@@ -81,16 +94,12 @@ def test_an_encoder_that_loses_frames_is_noticed(tmp_path, monkeypatch):
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
     noise = torch.rand(3, 9, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))  # no file may grow larger
-    try:
+    with limited_file_size(60_000):
         for name, write in (("000000.mp4", lambda: write_outputs(tmp_path, [noise], fps=8)),
                             ("latents.safetensors", lambda: save_latents(tmp_path / LATENTS, noise, 8)),
                             ("metadata.json", lambda: write_record(tmp_path, {"prompt": "a" * 70_000}))):
             with pytest.raises(DataError, match=f"{name} cannot be written .*File too large"):
                 write()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list(tmp_path.iterdir())
 
 
@@ -115,17 +124,39 @@ def test_pixels_cover_the_range():
     assert to_pixels(frames)[0, 0, :, 0].tolist() == [0, 0, 128, 255, 255]
 
 
-def test_a_new_video_never_stands_beside_an_old_record(tmp_path, monkeypatch):
-    write_outputs(tmp_path, [moving_bar()], fps=8)
-    write_record(tmp_path, {"prompt": "a"}, VIDEO)
-    with pytest.raises(NumericalError):  # a failure leaves the earlier video with its record
-        write_outputs(tmp_path, [moving_bar(), torch.full((3, 4, 32, 48), float("nan"))], fps=8)
-    assert verified_record(tmp_path) is not None
-    seen = []
-    replace = os.replace
-    monkeypatch.setattr(os, "replace", lambda *names: (seen.append((tmp_path / RECORD).exists()), replace(*names)))
-    write_outputs(tmp_path, [moving_bar()], fps=8)
-    assert seen == [False, False]
+def write_with_record(folder, video, prompt):
+    with whole_files() as files:
+        write_outputs(folder, [video], 8, files)
+        write_record(folder, {"prompt": prompt}, VIDEO, files=files)
+
+
+def test_video_and_record_appear_together(tmp_path, monkeypatch):
+    write_with_record(tmp_path, moving_bar(), "a")
+    before = (tmp_path / VIDEO).read_bytes()
+    for break_off in (os.fsync, os.replace):  # the first file cannot be flushed, or renamed
+        with monkeypatch.context() as patched:
+            patched.setattr(os, break_off.__name__, lambda *names: (_ for _ in ()).throw(OSError(28, "full")))
+            with pytest.raises(DataError, match="000000.mp4 cannot be written"):
+                write_with_record(tmp_path, -moving_bar(), "b")
+        assert (tmp_path / VIDEO).read_bytes() == before
+    write_with_record(tmp_path, moving_bar(), "a")
+    seen, replace = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda *names: (seen.append(names[1].name), replace(*names)))
+    monkeypatch.setattr(Path, "unlink", lambda path, missing_ok: (seen.append(path.name), os.unlink(path))
+                        if path.exists() else None)
+    write_with_record(tmp_path, -moving_bar(), "b")
+    assert seen == [RECORD, SHEET, VIDEO, SHEET, RECORD]  # the old record goes first, the new one comes last
+    assert verified_record(tmp_path)["prompt"] == "b"
+
+
+def test_a_record_that_cannot_be_written_leaves_the_earlier_video(tmp_path):
+    write_with_record(tmp_path, moving_bar(), "a")
+    for video, prompt, says in ((-moving_bar(), "b" * 70_000, "metadata.json cannot be written .File too large"),
+                                (torch.full((3, 9, 32, 48), float("nan")), "b", "not finite")):
+        with limited_file_size(60_000), pytest.raises((DataError, NumericalError), match=says):
+            write_with_record(tmp_path, video, prompt)
+        assert verified_record(tmp_path)["prompt"] == "a"
+        assert {path.name for path in tmp_path.iterdir()} == {VIDEO, SHEET, RECORD}
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
