@@ -2,7 +2,8 @@
 
     python tools/export_weights.py runs/tiny_t2v checkpoints/tiny/t2v --dtype float16
 
-The layout stays the same: `latest` and `<iteration>/mp_rank_00_model_states.pt`.
+SOURCE may be in any spelling that docs/released_models.md lists. TARGET gets `latest` and
+`<iteration>/mp_rank_00_model_states.pt`.
 """
 import argparse
 import sys
@@ -15,31 +16,37 @@ import torch
 
 from common.console import run
 from common.errors import CheckpointError
-from weights.checkpoint import NETWORK_PREFIX, find_checkpoint, read_state_dict, save_checkpoint
+from common.files import check_empty
+from weights.checkpoint import NETWORK_PREFIX, STATES, read_checkpoint, save_checkpoint
+from weights.lora import HEADER
+from weights.sources import transformer_weights
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def export_weights(source: Path, target: Path, dtype: torch.dtype) -> Path:
-    """Write the transformer's tensors of `source` to `target` in `dtype`; integer tensors keep their dtype.
+    """Write the transformer's tensors of `source` to the new folder `target` in `dtype`; a LoRA keeps its alpha.
 
-    Returns the file. Raises CheckpointError if there are no such tensors, or values overflow.
+    Returns the file. Raises CheckpointError if there are no such tensors, or values overflow, and DataError if `target`
+    holds anything.
     """
-    file = find_checkpoint(source)
-    state = {k: v for k, v in read_state_dict(file).items() if k.startswith(NETWORK_PREFIX)}
-    if not state:
-        raise CheckpointError(f"checkpoint {file} holds no tensors under {NETWORK_PREFIX}")
-    converted = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
+    check_empty(target)
+    weights = transformer_weights(source)
+    converted = {NETWORK_PREFIX + k: v.to(dtype) for k, v in weights.read().items()}
     overflown = [k for k, v in converted.items() if not torch.isfinite(v).all()]
     if overflown:
-        raise CheckpointError(f"checkpoint {file}: {overflown[0]} does not fit {dtype}; export in a wider --dtype")
-    return save_checkpoint(target, file.parent.name, {"module": converted})
+        raise CheckpointError(f"checkpoint {weights.source}: {overflown[0]} does not fit {dtype}; export in a wider "
+                              "--dtype")
+    file = weights.source if weights.source.is_file() else None
+    header = {key: value for key, value in read_checkpoint(file).items() if key == HEADER} if file else {}
+    return save_checkpoint(target, file.parent.name if file and file.name == STATES else "release",
+                           {"module": converted} | header)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="a checkpoint folder or file")
-    parser.add_argument("target", type=Path, help="the folder to write")
+    parser.add_argument("target", type=Path, help="the folder to write, new or empty")
     parser.add_argument("--dtype", choices=DTYPES, default="float16")
     options = parser.parse_args(argv)
     written = export_weights(options.source, options.target, DTYPES[options.dtype])

@@ -5,7 +5,7 @@ from configuration.model import ModelConfig
 from configuration.settings import Arguments, SamplingSettings
 from configuration.targets import check_config
 from engine.checks import check_device, check_model
-from engine.first_stage import make_tiling
+from engine.first_stage import make_tiling, require_weights
 from engine.process_checks import check_sequence_parallel, check_shared, merge_size_keys
 from inference.prompts import Source
 from inference.sizes import ModelLimits, extend_positions, model_limits, plan_video
@@ -30,6 +30,7 @@ def check_run(args: Arguments) -> ModelLimits:
     ConfigError or CheckpointError.
     """
     model = check_model(args.model_config)
+    require_weights(model.first_stage_config)
     check_device(model, args.run.device, args.run.dtype)
     args.config.data = check_config(args.data_config, "data")
     _check_image_input(model, args.sampling.image2video)

@@ -20,7 +20,8 @@ from training.run_state import RunState
 from training.schedule import Course
 from training.trainer import Trainer
 from vae_modules.autoencoder import VideoAutoencodingEngine
-from weights.checkpoint import load_module, read_checkpoint, read_state_dict
+from weights.checkpoint import load_module, read_checkpoint
+from weights.sources import autoencoder_weights
 
 WARMUP = 50  # steps
 FINAL_SHARE = 0.01  # of the peak learning rate
@@ -112,7 +113,7 @@ def build_model(args: Arguments) -> VideoAutoencodingEngine:
 
 def _initial_weights(model: VideoAutoencodingEngine, path: str, fresh_prefixes: Sequence[str]) -> dict[str, Tensor]:
     """Return the weights of a checkpoint, with the model's own weights for the parts that are to begin anew."""
-    loaded = read_state_dict(path)
+    loaded = autoencoder_weights(path, model.state_dict(), len(model.decoder.up)).read()
     fresh = {name: value for name, value in model.state_dict().items() if _named(name, fresh_prefixes)}
     return {name: value for name, value in loaded.items() if not _named(name, fresh_prefixes)} | fresh
 

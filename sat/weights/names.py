@@ -46,7 +46,8 @@ TEXT_ENCODER = Vocabulary(
     "text encoder", roots=("shared.", "encoder.", "decoder.", "lm_head."),
     prefixes=("text_encoders.", "text_encoder.", "cond_stage_model.", "conditioner.embedders.0.", "t5xxl.",
               "transformer.", *OF_WRAPPERS),
-    others=("diffusion_model.", "first_stage_model.", "vae.", "transformer_blocks.", "mixins.", *AVERAGES))
+    others=("diffusion_model.", "first_stage_model.", "vae.", "transformer_blocks.", "mixins.", *AVERAGES,
+            "spiece_model"))  # ComfyUI's files may hold the tokenizer
 
 
 @dataclass(frozen=True)

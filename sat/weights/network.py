@@ -79,7 +79,7 @@ def preset_hint(state: Mapping[str, Tensor]) -> str:
 
 def _check_preset(network: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
     own = required_tensors(network, state)
-    if all(map(is_matrix, state)):
+    if all(map(is_matrix, state)) or any("lora_" in name for name in state):
         raise CheckpointError(f"checkpoint {file} holds a LoRA alone; give it as args.load_lora, and as args.load the "
                               "weights of the model that it was trained for")
     if any(map(is_matrix, state)) and not any(map(is_matrix, own)):

@@ -92,3 +92,86 @@ def test_misfits_are_listed(layer):
         load_module(layer, state, "a.pt")
     for part in ("weight is 2x4, wanted 2x3", "missing: bias", "not in the model: extra"):
         assert part in str(error.value)
+
+
+def saved_iterations(folder, *names):
+    for name in names:
+        save_checkpoint(folder, name, {"module": {"w": torch.full((1,), float(name))}})
+
+
+@pytest.mark.parametrize("content", [b"\xef\xbb\xbf20\r\n", "20".encode("utf-16"), b"  20 \n\n", b"20"])
+def test_latest_is_read_as_any_editor_writes_it(content, tmp_path):
+    saved_iterations(tmp_path, 20, 30)
+    (tmp_path / "latest").write_bytes(content)
+    assert read_state_dict(tmp_path)["w"] == 20
+
+
+@pytest.mark.parametrize("content", [b"../other", b"/tmp", b"..", b".", b"", b" \n"])
+def test_latest_names_a_folder_beside_it(content, tmp_path):
+    saved_iterations(tmp_path / "run", 20)
+    saved_iterations(tmp_path / "other", 1)
+    (tmp_path / "run" / "latest").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"latest names iteration .*saved here: 20; write one of these"):
+        read_state_dict(tmp_path / "run")
+
+
+def test_an_unreadable_latest_is_named(tmp_path):
+    saved_iterations(tmp_path, 20)
+    (tmp_path / "latest").write_bytes(b"\xff\x00\x9f")
+    with pytest.raises(CheckpointError, match="latest, line 1: not UTF-8"):
+        find_checkpoint(tmp_path)
+
+
+def test_without_latest_the_saved_iterations_are_told(tmp_path):
+    saved_iterations(tmp_path, 1000, 200)
+    (tmp_path / "latest").unlink()
+    with pytest.raises(CheckpointError, match=r"no file `latest`.* saved here: 200, 1000; write one of these names into"):
+        find_checkpoint(tmp_path)
+    assert read_state_dict(tmp_path / "200")["w"] == 200
+
+
+def test_a_folder_with_one_file_of_weights_is_that_file(tmp_path):
+    save_file({"w": torch.ones(1)}, tmp_path / "model.safetensors")
+    assert find_checkpoint(tmp_path) == tmp_path / "model.safetensors"
+    save_file({"w": torch.ones(1)}, tmp_path / "second.safetensors")
+    with pytest.raises(CheckpointError, match="several files of weights"):
+        find_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("wrappers", [(), ("module",), ("state_dict",), ("model",), ("ema",), ("state_dict", "module"),
+                                      ("model", "ema_state_dict")])
+def test_tensors_are_found_under_any_wrapper(wrappers, tmp_path):
+    content = {"w": torch.ones(2)}
+    for wrapper in reversed(wrappers):
+        content = {wrapper: content, "step": 3, "optimizer": {"state": {}}}
+    torch.save(content, tmp_path / "a.pt")
+    assert torch.equal(read_state_dict(tmp_path / "a.pt")["w"], torch.ones(2))
+
+
+def test_of_weights_and_their_average_the_weights_are_taken(tmp_path):
+    torch.save({"ema": {"w": torch.zeros(2)}, "model": {"w": torch.ones(2)}}, tmp_path / "a.pt")
+    assert torch.equal(read_state_dict(tmp_path / "a.pt")["w"], torch.ones(2))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_values_that_are_no_numbers_are_refused(value, dtype, layer):
+    state = {name: tensor.to(dtype) for name, tensor in layer.state_dict().items()}
+    state["weight"][1, 1] = value
+    with pytest.raises(CheckpointError, match="values in weight are infinite or no numbers"):
+        load_module(layer, state, "a.pt")
+
+
+def test_values_that_the_dtype_does_not_hold_are_refused(layer):
+    state = layer.state_dict() | {"bias": torch.tensor([1e6, 1.0])}
+    with pytest.raises(CheckpointError, match="values in bias .* as float16"):
+        load_module(layer.half(), state, "a.pt")
+
+
+def test_integers_and_complex_numbers_are_not_converted(layer):
+    counted = torch.nn.BatchNorm1d(2)
+    load_module(counted, counted.state_dict(), "a.pt")  # a buffer that is an integer may be one
+    for dtype in (torch.int32, torch.complex64, torch.bool):
+        state = layer.state_dict() | {"bias": torch.ones(2).to(dtype)}
+        with pytest.raises(CheckpointError, match=f"types differ: bias is {str(dtype)[6:]}, wanted float32"):
+            load_module(layer, state, "a.pt")

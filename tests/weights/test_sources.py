@@ -22,6 +22,7 @@ from tests.released_structures import (
     both_predictions,
     first_stage,
     model_config,
+    random_vae,
     structure_of,
 )
 from tools.convert_weights import convert_to_diffusers, parts_of
@@ -256,3 +257,47 @@ def write_diffusers(folder, model, config):
     save_file({k: v.contiguous() for k, v in tensors.items()},
               folder / "transformer" / "diffusion_pytorch_model.safetensors")
     (folder / "transformer" / "config.json").write_text(json.dumps(transformer_config(config["params"])))
+
+
+@pytest.mark.parametrize("layout", ["ours", "theirs"])
+@pytest.mark.parametrize("spelling", ["module.", "model.diffusion_model.module.", "_orig_mod.diffusion_model."])
+def test_a_checkpoint_with_prefixes_and_other_parts_beside(layout, spelling, tmp_path, caplog):
+    model, config = build(**structure_of("5b")), model_config("5b")["network_config"]
+    state = model.state_dict()
+    stored = dict(to_diffusers(transformer_links(state, config["params"]), state)) if layout == "theirs" else state
+    vae = random_vae().state_dict()
+    save_file({spelling + k: v.contiguous() for k, v in stored.items()}
+              | {f"first_stage_model.{k}": v for k, v in vae.items()}
+              | {"model_ema.decay": torch.tensor(0.9)}, tmp_path / "all.safetensors")
+    with caplog.at_level(logging.INFO):
+        loaded = build_network(config, tmp_path / "all.safetensors", F32, "cpu").state_dict()
+    assert all(torch.equal(loaded[k], v) for k, v in state.items())
+    assert f"prefix {spelling} removed; {len(vae) + 1} entries of other parts ignored" in caplog.text
+    autoencoder = first_stage()
+    autoencoder["params"]["ckpt_path"] = str(tmp_path / "all.safetensors")
+    loaded = instantiate_from_config(autoencoder).state_dict()
+    assert all(torch.equal(loaded[k], v) for k, v in vae.items())
+
+
+def test_values_that_are_no_numbers_end_the_loading(tmp_path):
+    state, config = build(**structure_of("5b")).state_dict(), model_config("5b")["network_config"]
+    state["time_embed.0.weight"][3, 3] = float("nan")
+    save_file(state, tmp_path / "a.safetensors")
+    check_network(config, tmp_path / "a.safetensors")  # it reads no values
+    with pytest.raises(CheckpointError, match="values in time_embed.0.weight are infinite or no numbers"):
+        build_network(config, tmp_path / "a.safetensors", F32, "cpu")
+
+
+@pytest.mark.parametrize("name", ["transformer.transformer_blocks.0.attn1.to_q.lora_A.weight",
+                                  "diffusion_model.transformer_blocks.0.attn1.to_q.lora_down.weight",
+                                  "lora_unet_transformer_blocks_0_attn1_to_q.lora_up.weight"])
+def test_a_lora_is_not_taken_for_a_model(name, tmp_path):
+    save_file({name: torch.ones(2, 64)}, tmp_path / "lora.safetensors")
+    with pytest.raises(CheckpointError, match="holds a LoRA alone; give it as args.load_lora"):
+        check_network(model_config("5b")["network_config"], tmp_path / "lora.safetensors")
+
+
+def test_sampling_with_a_random_autoencoder_is_refused(sample, small_model):
+    code, said, videos = sample("model.first_stage_config.params.ckpt_path=null", base=small_model / "t2v.yaml")
+    assert code == 2 and not videos and "model load" not in said
+    assert "ckpt_path is null; an autoencoder with random weights decodes to noise" in said.splitlines()[-1]
