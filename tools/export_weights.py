@@ -18,7 +18,7 @@ from common.console import run
 from common.errors import CheckpointError
 from common.files import check_empty
 from weights.checkpoint import NETWORK_PREFIX, STATES, read_checkpoint, save_checkpoint
-from weights.lora import HEADER
+from weights.lora_files import HEADER
 from weights.sources import transformer_weights
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

@@ -174,6 +174,17 @@ def _sizes_of(shapes: Mapping[str, Tensor], source: Path) -> dict[str, Any]:
     return {**sizes, "feed_forward_proj": "gated-gelu" if gated else "relu"}
 
 
+def check_vocabulary(folder: T5Folder) -> None:
+    """Raise ConfigError if spiece.model is damaged, which transformers takes for a file of another library."""
+    from sentencepiece import SentencePieceProcessor
+    file = folder.tokenizer / VOCABULARIES[0]
+    try:
+        if file.is_file():
+            SentencePieceProcessor(model_file=str(file))
+    except (RuntimeError, OSError) as error:
+        raise ConfigError(f"{file} is damaged or no vocabulary of sentencepiece; fetch it again") from error
+
+
 def check_tokenizer(tokenizer: Any, folder: T5Folder) -> None:
     """Raise ConfigError if a tokenizer knows no words, or is not the one of the encoder's embedding."""
     config = t5_config(folder)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from common.errors import ConfigError
 from common.kinds import Share, Size, Text
 from configuration.model import ModelConfig
-from engine.t5_files import T5Folder, check_t5_folder, check_tokenizer, t5_config, t5_weights
+from engine.t5_files import T5Folder, check_t5_folder, check_tokenizer, check_vocabulary, t5_config, t5_weights
 from weights.checkpoint import check_shapes
 from weights.sources import materialize
 
@@ -64,6 +64,7 @@ def load_tokenizer(folder: T5Folder) -> Any:
     """Return the tokenizer of a text encoder. Raises ConfigError if it cannot be read or does not fit the encoder."""
     # Imported only now, because transformers takes seconds to import and the folder might be missing.
     from transformers import T5Tokenizer
+    check_vocabulary(folder)
     try:
         tokenizer = T5Tokenizer.from_pretrained(folder.tokenizer)
     except Exception as error:  # of which type depends on the damage: those of tokenizers are bare Exceptions

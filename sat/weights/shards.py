@@ -59,7 +59,7 @@ def write_tensors(folder: Path, planned: Mapping[str, Tensor], tensors: Iterable
             for expected, (key, tensor) in zip(shard, islice(coming, len(shard)), strict=True):
                 if (key, tensor.shape, tensor.dtype) != (expected, planned[expected].shape, planned[expected].dtype):
                     raise ValueError(f"{key} does not match the planned {expected} in name, shape or type")
-                tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tofile(stream)
+                stream.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     if len(shards) > 1:
         index = {"metadata": {"total_size": sum(map(_bytes, planned.values()))},
                  "weight_map": {key: name for name, shard in zip(names, shards, strict=True) for key in shard}}

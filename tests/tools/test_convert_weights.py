@@ -1,11 +1,17 @@
 """Tests of weight conversion to diffusers' layout and back, with diffusers' models as independent readers."""
 import json
+import os
+import re
+import subprocess
+import sys
 
 import pytest
 import torch
 from omegaconf import OmegaConf
+from safetensors.torch import save_file
 
-from common.errors import CheckpointError, ConfigError
+from common.errors import CheckpointError, ConfigError, DataError
+from common.files import REPOSITORY
 from tests.dit_models import HEAD, WIDTH, build
 from tests.released_structures import (
     STRUCTURES,
@@ -20,6 +26,7 @@ from tools import convert_weights
 from weights.checkpoint import NETWORK_PREFIX, read_state_dict, save_checkpoint
 from weights.links import merge_modulations, split_modulations
 from weights.shards import INDEX, read_shards, write_tensors
+from weights.sources import transformer_weights
 from weights.weight_files import DIFFUSERS, find_weights
 
 
@@ -154,3 +161,93 @@ def test_mistakes_are_named(tmp_path):
     OmegaConf.save(gated, yaml)
     with pytest.raises(ConfigError, match="no place in diffusers"):
         convert(yaml, tmp_path / "sat", tmp_path / "hf", "--to", "diffusers")
+
+
+def test_float8_becomes_bfloat16_in_both_layouts(tmp_path):
+    state = build(**structure_of("5b")).state_dict()
+    yaml, scale = write_config(tmp_path, "5b"), torch.tensor(0.01)
+    stored = {"model.diffusion_model." + k: (v / scale).to(torch.float8_e4m3fn) if v.ndim == 2 else v.bfloat16()
+              for k, v in state.items()}
+    expected = {k: (stored["model.diffusion_model." + k].float() * scale if v.ndim == 2 else v).bfloat16()
+                for k, v in state.items()}
+    scales = {k.removesuffix("weight") + "scale_weight": scale.clone() for k, v in stored.items() if v.ndim == 2}
+    save_file(stored | scales, tmp_path / "fp8.safetensors")
+    convert(yaml, tmp_path / "fp8.safetensors", tmp_path / "sat", "--to", "sat", "--only", "transformer")
+    convert(yaml, tmp_path / "fp8.safetensors", tmp_path / "hf", "--to", "diffusers", "--only", "transformer")
+    again = read_state_dict(tmp_path / "sat" / "transformer")
+    other = transformer_weights(tmp_path / "hf" / "transformer").read()
+    for name, value in expected.items():
+        for found in (again[NETWORK_PREFIX + name], other[name]):
+            assert found.dtype == torch.bfloat16 and torch.equal(found, value)
+
+
+@pytest.mark.parametrize("to", ["diffusers", "sat"])
+def test_a_folder_that_holds_anything_is_not_written_over(to, tmp_path, vae):
+    write_transformer(tmp_path / "source", "5b")
+    write_vae(tmp_path / "source" / "vae", vae)
+    yaml = write_config(tmp_path, "5b")
+    (tmp_path / "target" / "vae").mkdir(parents=True)
+    (tmp_path / "target" / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"older")
+    with pytest.raises(DataError, match="vae exists already and is not empty"):
+        convert(yaml, tmp_path / "source", tmp_path / "target", "--to", to)
+    assert [path.name for path in (tmp_path / "target").iterdir()] == ["vae"]  # not even the transformer
+    convert(yaml, tmp_path / "source", tmp_path / "target", "--to", to, "--only", "transformer")
+    with pytest.raises(DataError, match="transformer exists already"):
+        convert(yaml, tmp_path / "source", tmp_path / "target", "--to", to, "--only", "transformer")
+
+
+@pytest.mark.parametrize("to", ["diffusers", "sat"])
+@pytest.mark.parametrize("fault", ["full disk", "interruption", "not a number"])
+def test_what_goes_wrong_midway_leaves_nothing(to, fault, tmp_path, monkeypatch):
+    write_transformer(tmp_path / "source", "5b")
+    yaml = write_config(tmp_path, "5b")
+    reads = iter(range(1000))
+
+    def stop(state, source):
+        if next(reads) == 20:
+            raise {"full disk": OSError(28, "No space left on device"), "interruption": KeyboardInterrupt(),
+                   "not a number": CheckpointError("values")}[fault]
+    monkeypatch.setattr("weights.sources.check_finite", stop)
+    with pytest.raises({"full disk": DataError, "interruption": KeyboardInterrupt,
+                        "not a number": CheckpointError}[fault]):
+        convert(yaml, tmp_path / "source", tmp_path / "target", "--to", to, "--only", "transformer")
+    assert list((tmp_path / "target").iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to, room", [("diffusers", 100_000), ("sat", 20_000), ("sat", 200_000)])
+def test_a_full_disk_is_one_line(to, room, tmp_path):
+    write_transformer(tmp_path / "hf_source", "5b")
+    yaml = write_config(tmp_path, "5b")
+    convert(yaml, tmp_path / "hf_source", tmp_path / "source", "--to", "sat" if to == "diffusers" else "diffusers",
+            "--only", "transformer")
+    code = ("import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+            f"resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}));"
+            "from common.console import run; from tools.convert_weights import main; sys.exit(run(main))")
+    done = subprocess.run(
+        [sys.executable, "-c", code, yaml, tmp_path / "source", tmp_path / "target", "--to", to, "--only",
+         "transformer"], cwd=REPOSITORY, env=os.environ | {"PYTHONPATH": "sat:."}, capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert re.search("^error: .*transformer.* cannot be written .File too large", done.stderr, re.MULTILINE)
+    assert list((tmp_path / "target").iterdir()) == []
+
+
+@pytest.mark.parametrize("words, says", [
+    (["--shard-bytes", "0"], "'0' is not a whole number of bytes"), (["--shard-bytes", "-1"], "'-1' is not a whole"),
+    (["--shard-bytes", "abc"], "'abc' is not a whole"),
+])
+def test_sizes_that_are_none(words, says, tmp_path, capsys):
+    with pytest.raises(SystemExit) as error:
+        convert(write_config(tmp_path, "5b"), tmp_path, tmp_path / "t", "--to", "diffusers", *words)
+    assert error.value.code == 2 and says in capsys.readouterr().err
+
+
+def test_a_source_without_the_part_and_a_configuration_of_another_model(tmp_path, vae):
+    yaml = write_config(tmp_path, "5b_i2v")
+    write_vae(tmp_path / "sat" / "vae", vae)
+    with pytest.raises(CheckpointError, match="has no transformer/; give one that has transformer/ and vae/"):
+        convert(yaml, tmp_path / "sat", tmp_path / "hf", "--to", "diffusers")
+    write_transformer(tmp_path / "sat", "5b")
+    with pytest.raises(CheckpointError, match=r"does not fit the configuration; shapes differ: .*no preset"):
+        convert(yaml, tmp_path / "sat", tmp_path / "hf", "--to", "diffusers")
+    assert not (tmp_path / "hf").exists()

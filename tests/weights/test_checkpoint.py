@@ -125,7 +125,7 @@ def test_an_unreadable_latest_is_named(tmp_path):
 def test_without_latest_the_saved_iterations_are_told(tmp_path):
     saved_iterations(tmp_path, 1000, 200)
     (tmp_path / "latest").unlink()
-    with pytest.raises(CheckpointError, match=r"no file `latest`.* saved here: 200, 1000; write one of these names into"):
+    with pytest.raises(CheckpointError, match=r"no file `latest`.* saved here: 200, 1000; write one of these"):
         find_checkpoint(tmp_path)
     assert read_state_dict(tmp_path / "200")["w"] == 200
 

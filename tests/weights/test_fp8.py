@@ -76,8 +76,8 @@ def test_an_autoencoder_of_a_whole_checkpoint_too(tmp_path):
     (lambda w: {"time_embed.0.weight.absmax": torch.ones(3)}, "quantized by bitsandbytes"),
     (lambda w: {"time_embed.0.weight": w["time_embed.0.weight"].to(E4M3), "time_embed.0.scale_weight": torch.ones(7)},
      "time_embed.0.scale_weight of shape .7,. does not scale"),
-    (lambda w: {"time_embed.0.weight": w["time_embed.0.weight"].to(torch.int32)}, "types differ: time_embed.0.weight is "
-     "int32, wanted float32"),
+    (lambda w: {"time_embed.0.weight": w["time_embed.0.weight"].to(torch.int32)}, 
+     "types differ: time_embed.0.weight is int32, wanted float32"),
     (lambda w: {"time_embed.0.weight": w["time_embed.0.weight"].to(torch.complex64)}, "is complex64, wanted float32"),
 ])
 def test_what_is_not_read_is_refused(change, says, tmp_path):

@@ -69,7 +69,8 @@ def test_what_is_wrong_with_a_folder(arrange, says, tmp_path):
     ('{"weight_map": {"a": 1, "b": 2}}', "is not an index"), ('{"weight_map": ["a"]}', "is not an index"),
     ("[]", "is not an index"), ("", "is not an index"), ("{" * 100000, "is not an index"),
     ("version https://git-lfs.github.com/spec/v1", "is not an index"), ("\xff\xfe", "is not an index"),
-    ('{"weight_map": {}}', "names no shards"), ('{"weight_map": {"a": "../x.safetensors"}}', "names '../x.safetensors'"),
+    ('{"weight_map": {}}', "names no shards"),
+    ('{"weight_map": {"a": "../x.safetensors"}}', "names '../x.safetensors'"),
     ('{"weight_map": {"a": "/etc/passwd"}}', "names '/etc/passwd'"),
     ('{"weight_map": {"a": "x.safetensors", "b": "y.safetensors"}}', "lacks x.safetensors, y.safetensors, which"),
 ])
