@@ -32,6 +32,15 @@ from inference.pipeline import Conditions, encode_prompts, load_engine, sample_l
 from inference.prompts import Prompt, ask_prompts, read_prompts
 from inference.resuming import unfinished
 from inference.sizes import ModelLimits, model_limits, plan_video
+from inference.text_embeddings import (
+    check_encoding,
+    check_stored,
+    encode_texts,
+    load_conditioner,
+    prepare_text_embeddings,
+    texts_of,
+    write_text_embeddings,
+)
 from media.records import write_record
 from memory.offload import TEXT
 from parallel import groups, launch
@@ -48,6 +57,7 @@ def sample_videos(argv: Sequence[str] | None = None) -> None:
     with steps("configuration", announce=False), report_once():
         args = get_args(argv, __doc__)
         check_division(args)
+        prepare_text_embeddings(args)
         if args.run.plan:
             show_plan(args)
     if args.run.plan:
@@ -56,6 +66,8 @@ def sample_videos(argv: Sequence[str] | None = None) -> None:
         if args.sampling.input_type == "latents":
             with run_processes(args) as device:
                 decode_saved_latents(args, device)
+        elif args.sampling.save_text_embeddings is not None:
+            save_text_embeddings(args, steps)
         elif args.sampling.input_type == "cli":
             sample_typed_prompts(args, steps)
         else:
@@ -107,6 +119,19 @@ def sample_typed_prompts(args: Arguments, steps: console.Steps) -> None:
     logger.info("%d video(s) in %s; seconds: %s", made, args.sampling.output_dir, steps.seconds)
 
 
+def save_text_embeddings(args: Arguments, steps: console.Steps) -> None:
+    """Write the text embeddings of all prompts of a file; neither transformer nor autoencoder is loaded."""
+    with steps("configuration", announce=False):
+        path = check_encoding(args)
+        prompts = read_prompts(args.sampling.input_file, source_of_prompts(args.sampling, image_input(args)))
+        texts = texts_of(prompts, args.sampling.negative_prompt)
+    steps.announce("configuration", f": text embeddings of {len(texts)} text(s), on {args.run.device}")
+    with steps("model load"):
+        conditioner = load_conditioner(args)
+    with steps("prompt encoding"):
+        write_text_embeddings(path, encode_texts(conditioner, texts), args)
+
+
 def encode(engine: DiffusionEngine, jobs: Sequence[Job], settings: SamplingSettings, steps: console.Steps
            ) -> Conditions:
     """Return the conditioning of those prompts that this process samples."""
@@ -147,7 +172,9 @@ def jobs_of(prompts: Sequence[Prompt], limits: ModelLimits, args: Arguments, run
     """Return the videos to make of these prompts; `run` is what all videos of the run are made from."""
     jobs = plan_jobs(prompts, limits, args.sampling, image_input(args), run)
     check_names(jobs, args.sampling.output_dir)
-    return unfinished(jobs, args.sampling) if args.sampling.resume else jobs
+    jobs = unfinished(jobs, args.sampling) if args.sampling.resume else jobs
+    check_stored(jobs, args)
+    return jobs
 
 
 def image_input(args: Arguments) -> bool:

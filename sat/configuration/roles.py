@@ -34,7 +34,7 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "data": ("data_video",),
 }
 # Where classes that fill a role are defined; nothing else can be named, whatever the slot.
-HOMES = ("dit_video_concat", "network", "sgm", "engine", "vae_modules", "data_video", "training.data.text_cache",
+HOMES = ("dit_video_concat", "network", "sgm", "engine", "vae_modules", "data_video",
          "torch.nn.modules.linear.Identity")
 
 

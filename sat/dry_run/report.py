@@ -9,9 +9,11 @@ from common.cpu_operations import linear
 from configuration.model import ModelConfig
 from configuration.settings import Arguments, RunSettings, SamplingSettings
 from configuration.targets import instantiate_from_config
-from dry_run.memory import DECODER, TRANSFORMER, TRANSFORMERS, WEAK, Estimate, estimate, free_memory
+from dry_run.memory import DECODER, TRANSFORMER, TRANSFORMERS, WEAK, Estimate, estimate, free_memory, text_cost
 from dry_run.skips import SkipCounter, skip_counter, told
 from engine.checks import typed_model
+from engine.stored_text import stored_file
+from engine.text_encoder import t5_configs
 from inference.sizes import ModelLimits, VideoPlan, extend_positions, model_limits, plan_video
 from inference.starting_clips import check_start
 from network.published_teacache import PublishedTeaCache
@@ -55,7 +57,11 @@ def plan_lines(args: Arguments, model: ModelConfig) -> Iterator[str]:
     limits = model_limits(args.model_config)
     counter = skips_of(args, model)
     plan, calls = plan_video(limits, args.sampling), network_calls(args.sampling, model, counter)
+    if args.sampling.save_text_embeddings is not None:
+        yield from _text_alone(args, model)
+        return
     yield from _video(args.sampling, model, limits, plan)
+    yield from _conditioning(model)
     passes = [rows for part in calls.values() for rows in part]
     rows = max(passes, default=args.sampling.batch_size)
     steps = instantiate_from_config(model.sampler).num_steps
@@ -129,6 +135,25 @@ def _video(settings: SamplingSettings, model: ModelConfig, limits: ModelLimits, 
         yield (f"images: resized to cover {plan.height} x {plan.width}, cropped at the centre"
                if not limits.size_from_image else
                f"images: resized to a short side of {min(plan.height, plan.width)}; the video takes their shape")
+
+
+def _conditioning(model: ModelConfig) -> Iterator[str]:
+    stored = stored_file(model)
+    if stored is not None:
+        length, width, dtype = (stored.encoder[key] for key in ("max_length", "width", "dtype"))
+        yield (f"conditioning: text embeddings of {length} x {width} in {dtype} from {stored.path}, which has "
+               f"{len(stored)} text(s); no text encoder is loaded")
+    for embedder in t5_configs(model):
+        yield f"conditioning: text embeddings by the text encoder in {embedder.get('model_dir')}"
+
+
+def _text_alone(args: Arguments, model: ModelConfig) -> Iterator[str]:
+    """Yield the lines of a run that writes text embeddings, for which only the text encoder is loaded."""
+    cost = text_cost(model, args.run.dtype, args.memory.quantize_t5 is not None)
+    yield from _conditioning(model)
+    yield f"text embeddings of the prompts go to {args.sampling.save_text_embeddings}; no video is made"
+    yield (f"memory: {_size(cost.weights + cost.activations)} on {args.run.device} (text encoder), which has "
+           f"{_size(free_memory(args.run.device))} free; Python and its libraries not counted")
 
 
 def _memory(needed: Estimate) -> Iterator[str]:

@@ -24,10 +24,19 @@ def check_model(config) -> ModelConfig:
 
     Raises ConfigError or CheckpointError for wrong keys, targets, parameter names, and files that parts will read.
     """
+    model = check_text_encoder(config)
+    first_stage_weights(model.first_stage_config)
+    return model
+
+
+def check_text_encoder(config) -> ModelConfig:
+    """Read a `model` section and check what can be checked without the weights of transformer and autoencoder.
+
+    Raises as `check_model` does.
+    """
     model = typed_model(config)
     for embedder in t5_configs(model):
         check_t5_folder(**t5_folder(embedder))
-    first_stage_weights(model.first_stage_config)
     check_fit(model)
     return model
 

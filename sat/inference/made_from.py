@@ -13,7 +13,8 @@ from configuration.model import ModelConfig
 from configuration.settings import Arguments
 from configuration.targets import instantiate_from_config
 from engine.first_stage import first_stage_weights
-from engine.text_encoder import check_t5_folder, t5_configs, t5_folder
+from engine.stored_text import describe_encoder, stored_file
+from engine.text_encoder import t5_configs
 from inference.jobs import Job
 from weights.identity import identity
 from weights.lora_files import files_of
@@ -24,7 +25,8 @@ NO_EFFECT = {
     "mode", "plan", "device", "model_parallel_size", "guidance_parallel_size", "sequence_parallel_size", "offload",
     "output_dir", "resume", "save_denoised_every", "only_save_latents", "batch_size", "num_samples", "force_inference",
     "input_type", "input_file", "image2video", "num_frames", "sampling_num_frames", "sampling_image_size",
-    "sampling_fps", "latent_channels", "load", "load_lora", "fp16", "bf16"}
+    "sampling_fps", "latent_channels", "load", "load_lora", "fp16", "bf16", "quantize_t5", "text_embeddings",
+    "save_text_embeddings"}
 NO_EFFECT_IN_MODEL = {
     *UNREAD_OF_MODEL, "loss_fn_config", "loss_config", "input_key", "latent_input", "noised_image_dropout",
     "not_trainable_prefixes", "en_and_decode_n_samples_a_time", "compile_model", "compile_first_stage",
@@ -41,7 +43,11 @@ def run_made_from(args: Arguments) -> Entries:
     settings = {field.name: getattr(group, field.name)
                 for group in (args.run, args.sampling, args.autoencoder, args.memory) for field in fields(group)
                 if field.name not in NO_EFFECT}
-    return _flat(settings | {"dtype": args.run.dtype, "model": vars(model), "contents": _weights(args, model)})
+    encoder, contents = _text_encoder(args, model), _weights(args, model)
+    if "contents" in encoder:
+        contents["text encoder"] = encoder.pop("contents")
+    return _flat(settings | {"dtype": args.run.dtype, "text_encoder": encoder, "contents": contents,
+                             "model": {key: part for key, part in vars(model).items() if key != "conditioner_config"}})
 
 
 def made_from(job: Job) -> Entries:
@@ -73,10 +79,15 @@ def _weights(args: Arguments, model: ModelConfig) -> Entries:
     guider = instantiate_from_config(model.sampler).guider
     if guider.weak is not None:
         found["weaker transformer"] = identity(transformer_weights(guider.weak.ckpt_path).source)
-    for embedder in t5_configs(model):
-        folder = check_t5_folder(**t5_folder(embedder))
-        found["text encoder"] = identity(folder.encoder, folder.tokenizer)
     return found
+
+
+def _text_encoder(args: Arguments, model: ModelConfig) -> Entries:
+    """Return what text embeddings depend on, which is the same for stored ones and for the encoder that made them."""
+    stored, encoders = stored_file(model), t5_configs(model)
+    if stored is not None:
+        return dict(stored.encoder)
+    return describe_encoder(encoders[0], args) if len(encoders) == 1 else {"config": model.conditioner_config}
 
 
 def _flat(value: Mapping) -> Entries:

@@ -85,7 +85,8 @@ def _encode(partial: Path, chunks: Iterable[np.ndarray], fps: int, path: Path) -
 
 def _add_stream(container: OutputContainer, width: int, height: int, fps: int) -> VideoStream:
     """Return an H.264 stream whose colours are tagged as BT.709 in limited range, which all players understand."""
-    stream = container.add_stream(ENCODER, rate=fps, options={"crf": str(QUALITY)})
+    # With its macroblock tree, x264's files of the same frames differ: it reads memory that it has not written.
+    stream = container.add_stream(ENCODER, rate=fps, options={"crf": str(QUALITY), "mbtree": "0"})
     stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
     context = stream.codec_context
     context.color_primaries = context.color_trc = context.colorspace = BT709

@@ -140,3 +140,8 @@ def offload_engine(engine, how: str, device: torch.device) -> None:
     parts = {TEXT: list(engine.conditioner.embedders), "transformer": transformers,
              "VAE encoder": [vae.encoder], "VAE decoder": [vae.decoder]}
     engine.offload = Offload(parts, device, (TEXT, "transformer") if how == "sequential" else ())
+
+
+def offload_conditioner(conditioner, how: str, device: torch.device) -> None:
+    """Make a conditioner on the CPU compute on `device`, with its weights offloaded as `offload_engine` does it."""
+    Offload({TEXT: list(conditioner.embedders)}, device, (TEXT,) if how == "sequential" else ())

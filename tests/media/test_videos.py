@@ -159,6 +159,19 @@ def test_a_record_that_cannot_be_written_leaves_the_earlier_video(tmp_path):
         assert {path.name for path in tmp_path.iterdir()} == {VIDEO, SHEET, RECORD}
 
 
+def test_the_same_frames_make_the_same_file(tmp_path):
+    coarse = np.random.default_rng(0).integers(0, 256, (6, 6, 3), np.uint8)
+    picture = np.kron(coarse, np.ones((8, 8, 1), np.uint8))
+    frames = np.stack([np.roll(picture, 3 * i, 1) for i in range(17)])
+    files = set()
+    for i in range(12):
+        kept = [bytes([i]) * (20000 * j) for j in range(1, 8)]  # other memory around the encoder's
+        write_video(tmp_path / VIDEO, [frames], 8)
+        files.add((tmp_path / VIDEO).read_bytes())
+        del kept
+    assert len(files) == 1
+
+
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="--output-dir"):

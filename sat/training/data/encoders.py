@@ -19,7 +19,7 @@ from engine.first_stage import first_stage_weights
 from engine.t5_files import T5Folder, check_t5_folder
 
 HEAD = 1 << 20  # bytes at each end of a file that its digest covers; reading all of T5 XXL takes a minute
-STAND_IN = "training.data.text_cache.EmbeddedText"
+STAND_IN = "engine.stored_text.EmbeddedText"
 
 
 class Encoders:

@@ -1,12 +1,11 @@
 """The text embeddings of distinct captions, computed once, in a cache folder of their own."""
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from engine.text_encoder import AbstractEmbModel
 from training.data.cache_files import Part, completed
 from training.data.encoders import Encoders
 
@@ -30,16 +29,3 @@ def cached_text(folder: Path, captions: Sequence[str], encoders: Encoders, numbe
     part = Part(f"text{number or ''}", "embeddings", encoders.describe_text(number), encode)
     stored = completed(folder, part, list(texts))
     return {caption: stored[key] for key, caption in texts.items()}
-
-
-class EmbeddedText(AbstractEmbModel):
-    """A replacement for a text encoder in a conditioner; looks up each caption's text embedding in `known`."""
-
-    def __init__(self):
-        super().__init__()
-        self.known: Mapping[str, Tensor] = {}
-        self.place: Tensor
-        self.register_buffer("place", torch.empty(0), persistent=False)  # follows the model's device and dtype
-
-    def forward(self, texts: Sequence[str]) -> Tensor:
-        return torch.stack([self.known[text] for text in texts]).to(self.place)
