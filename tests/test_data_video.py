@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 import data_video
 from common.errors import ConfigError, DataError
 from data_video import SFTDataset, VideoDataset
+from media.clip_format import ClipFormat, clip_forms, fitting_form, wanted_frames
 from media.clip_survey import SHORT
-from media.clips import ClipFormat, clip_forms, fitting_form, wanted_frames
 
 FORM = {"video_size": [32, 32], "fps": 8, "max_num_frames": 9, "skip_frms_num": 0}
 

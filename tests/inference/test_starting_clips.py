@@ -69,7 +69,7 @@ def test_an_image_model_sees_the_clips_first_frame(run):
     (["model.sampler_config.params.num_steps=null"], "a", "num_steps: missing"),
     (["--strength", "0.5"], "a", "needs a clip; write prompt@@path/to/clip.mp4"),
     (["--strength", "0.5"], "a@@nowhere.mp4", "clip nowhere.mp4 does not exist"),
-    (["--strength", "0.5"], "a@@broken.mp4", "broken.mp4: damaged or not a video"),
+    (["--strength", "0.5"], "a@@broken.mp4", "broken.mp4: not a video but a text file; give a whole video"),
     (["--strength", "0.5"], "a@@short.mp4", "12 frames at 8 a second, where the video has 17; give a longer clip, or "
                                             "--num-frames 9"),
     (["--invert", "model.sampler_config.target=sgm.modules.diffusionmodules.sampling.VPSDEDPMPP2MSampler"],
@@ -77,5 +77,5 @@ def test_an_image_model_sees_the_clips_first_frame(run):
 ])
 def test_mistakes_get_one_line(run, words, line, says):
     code, err, _ = run(*words, line=line)
-    line = err.strip().splitlines()[-1]  # decord writes its own lines about damaged files
+    line = err.strip().splitlines()[-1]
     assert code == 2 and "Traceback" not in err and line.startswith("error: ") and says in line

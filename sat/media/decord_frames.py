@@ -1,0 +1,52 @@
+"""Frames decoded by decord, where its account of a file is the right one."""
+import os
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO
+
+import numpy as np
+
+from media.clip_file import Survey
+
+_KINDS = ("mov", "matroska")  # recognised for certain by decord too, which guesses the format of a file
+_CODECS = ("h264", "hevc", "vp9", "mpeg4")
+_AGREEMENT = 1e-3  # seconds: above the rounding of decord's float32 timestamps, far below a frame's duration
+_AT_ONCE = 8  # frames, as all of a long clip of large frames would not fit in memory
+
+
+class UnlikeDecord(Exception):
+    """An error of a file that decord cannot read, or reads wrong."""
+
+
+def decord_frames(source: str | BinaryIO, survey: Survey, kind: str, indices: Sequence[int]) -> Iterator[np.ndarray]:
+    """Yield the frames of these indices, (H, W, 3) of 8 bits; raises UnlikeDecord, perhaps after some of them."""
+    if kind not in _KINDS or survey.codec not in _CODECS or survey.times is None or not survey.is_plain:
+        raise UnlikeDecord
+    try:
+        import decord
+    except ImportError as problem:  # there are no packages of it for some systems
+        raise UnlikeDecord from problem
+    decord.logging.set_level(decord.logging.QUIET)  # errors are raised
+    try:
+        reader = decord.VideoReader(_openable(source), num_threads=1)  # the loader's workers read in parallel
+        _compare(reader, survey.times)
+        for at in range(0, len(indices), _AT_ONCE):
+            yield from reader.get_batch(indices[at:at + _AT_ONCE]).asnumpy()
+    except (RuntimeError, ValueError, IndexError, OSError, decord.DECORDError) as problem:
+        raise UnlikeDecord from problem
+
+
+def _openable(source: str | BinaryIO) -> str | BinaryIO:
+    """Return a stream at its start, or a path that cannot be taken for an address."""
+    if isinstance(source, (str, os.PathLike)):
+        return os.path.abspath(source)
+    source.seek(0)
+    return source
+
+
+def _compare(reader, times: np.ndarray) -> None:
+    """Raise UnlikeDecord unless decord counts the same frames and gives them the same times."""
+    if len(reader) != len(times):
+        raise UnlikeDecord
+    starts = np.asarray(reader.get_frame_timestamp(range(len(reader))), dtype=np.float64)[:, 0]
+    if not (np.abs((starts - starts[0]) - (times[:, 0] - times[0, 0])) < _AGREEMENT + 1e-6 * times[-1, 1]).all():
+        raise UnlikeDecord
