@@ -186,7 +186,7 @@ def _decoder(stream) -> Callable[[Packet], Sequence[VideoFrame]]:
     codec = stream.codec_context.codec.canonical_name
     if stream.metadata.get("alpha_mode") != "1" or codec not in _WITH_ALPHA:
         return lambda packet: packet.decode()
-    decoder = CodecContext.create(_WITH_ALPHA[codec], "r")
+    decoder: Any = CodecContext.create(_WITH_ALPHA[codec], "r")
     decoder.options = {"max_pixels": str(MOST_PIXELS)}
     return lambda packet: decoder.decode(packet if packet.size else None)
 
