@@ -29,7 +29,7 @@ av.logging.set_libav_level(av.logging.PANIC)  # errors are raised, and reported 
 
 @dataclass(frozen=True)
 class Survey:
-    """What the packets and the first frame of a file tell."""
+    """An account of a file by its packets and its first frame."""
 
     codec: str
     tracks: int  # of video
@@ -44,7 +44,7 @@ class Survey:
 
 @dataclass(frozen=True)
 class _Mark:
-    """What one packet tells; times are in units of the stream."""
+    """The account of one packet; times are in units of the stream."""
 
     start: int | None
     duration: int
@@ -124,14 +124,23 @@ class ClipFile:
 
     def decoded_times(self, form: ClipFormat) -> np.ndarray:
         """Return start and end of each frame, (N, 2) seconds, of as many as `form` needs, by decoding them."""
+        ticks = self._decoding_times() if self.kind == "avi" else None
         starts: list[float] = []
         duration = 0.0
-        for frame in self.frames():
-            starts.append(math.nan if frame.time is None else frame.time)
-            duration = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
+        for index, frame in enumerate(self.frames()):
+            time = frame.time if ticks is None else ticks[index] if index < len(ticks) else None
+            starts.append(math.nan if time is None else time)
+            if ticks is None and frame.duration and frame.time_base:
+                duration = float(frame.duration * frame.time_base)
             if covers(starts, form):
                 break
         return with_ends(self._in_order(starts), duration)
+
+    def _decoding_times(self) -> list[float]:
+        """Return when each frame is decoded, in seconds; AVI has no other times, and frames are shown at the same."""
+        with self._stream() as (container, stream):
+            ticks = [packet.dts for packet in container.demux(stream) if packet.size and packet.dts is not None]
+            return [float(tick * stream.time_base) for tick in sorted(ticks)]
 
     def _in_order(self, starts: Sequence[float]) -> np.ndarray:
         """Return increasing times: those of an even rate if the file's own are missing or run backwards."""
