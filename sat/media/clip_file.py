@@ -36,6 +36,7 @@ class Survey:
     aspect: Fraction  # width of a pixel by its height
     first: VideoFrame
     times: np.ndarray | None  # (N, 2) seconds, start and end of each frame; None if only decoding can tell
+    is_closed: bool  # each key frame comes before all that are shown after it, so that decoding may start at any
 
     @property
     def is_plain(self) -> bool:
@@ -91,7 +92,7 @@ class ClipFile:
             telling = self.kind in _INDEXED and codec in _ONE_FRAME_A_PACKET and not self.cut_off and (
                 self.kind != "mov" or stream.frames in (0, len(marks)))
             times = _times_of(marks, stream.time_base) if telling else None
-            return Survey(codec, len(container.streams.video), _aspect(stream), first, times)
+            return Survey(codec, len(container.streams.video), _aspect(stream), first, times, _is_closed(marks))
 
     def frames(self) -> Iterator[VideoFrame]:
         """Yield the frames that a player shows, in order; raises UnreadableClip with the time of a damage."""
@@ -163,11 +164,19 @@ def with_ends(starts: np.ndarray, last: float) -> np.ndarray:
 def _times_of(marks: Sequence[_Mark], unit: Fraction) -> np.ndarray | None:
     """Return start and end of each frame; None unless every packet is a whole frame that a player shows."""
     starts = [mark.start for mark in marks if mark.start is not None and not mark.is_hidden]
-    telling = len(set(starts)) == len(marks) > 0 and marks[0].is_key and min(starts) == marks[0].start
-    if not telling:
+    if not marks or len(set(starts)) < len(marks) or not marks[0].is_key or min(starts) < starts[0]:
         return None
     last = max(marks, key=lambda mark: mark.start or 0)
     return with_ends(np.array(sorted(starts)) * float(unit), last.duration * float(unit))
+
+
+def _is_closed(marks: Sequence[_Mark]) -> bool:
+    key = -math.inf
+    for mark in marks:
+        if mark.start is None or mark.start < key:
+            return False
+        key = mark.start if mark.is_key else key
+    return True
 
 
 def _shown(container):

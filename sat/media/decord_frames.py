@@ -1,4 +1,5 @@
 """Frames decoded by decord, where its account of a file is the right one."""
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
@@ -8,7 +9,7 @@ import numpy as np
 from media.clip_file import Survey
 
 _KINDS = ("mov", "matroska")  # recognised for certain by decord too, which guesses the format of a file
-_CODECS = ("h264", "hevc", "vp9", "mpeg4")
+_CODECS = ("h264", "hevc", "vp9")
 _AGREEMENT = 1e-3  # seconds: above the rounding of decord's float32 timestamps, far below a frame's duration
 _AT_ONCE = 8  # frames, as all of a long clip of large frames would not fit in memory
 
@@ -19,7 +20,9 @@ class UnlikeDecord(Exception):
 
 def decord_frames(source: str | BinaryIO, survey: Survey, kind: str, indices: Sequence[int]) -> Iterator[np.ndarray]:
     """Yield the frames of these indices, (H, W, 3) of 8 bits; raises UnlikeDecord, perhaps after some of them."""
-    if kind not in _KINDS or survey.codec not in _CODECS or survey.times is None or not survey.is_plain:
+    if survey.times is None or kind not in _KINDS or survey.codec not in _CODECS or not survey.is_plain:
+        raise UnlikeDecord
+    if not survey.is_closed:  # decord loses count when it skips to the next key frame
         raise UnlikeDecord
     try:
         import decord
@@ -29,10 +32,18 @@ def decord_frames(source: str | BinaryIO, survey: Survey, kind: str, indices: Se
     try:
         reader = decord.VideoReader(_openable(source), num_threads=1)  # the loader's workers read in parallel
         _compare(reader, survey.times)
-        for at in range(0, len(indices), _AT_ONCE):
-            yield from reader.get_batch(indices[at:at + _AT_ONCE]).asnumpy()
+        yield from _in_batches(reader, indices)
     except (RuntimeError, ValueError, IndexError, OSError, decord.DECORDError) as problem:
         raise UnlikeDecord from problem
+
+
+def _in_batches(reader, indices: Sequence[int]) -> Iterator[np.ndarray]:
+    """Yield the frames of indices that do not fall; decord is never sent back, which makes it count wrong."""
+    wanted = sorted(set(indices))
+    for at in range(0, len(wanted), _AT_ONCE):
+        batch = wanted[at:at + _AT_ONCE]
+        for index, frame in zip(batch, reader.get_batch(batch).asnumpy(), strict=True):
+            yield from itertools.repeat(frame, indices.count(index))
 
 
 def _openable(source: str | BinaryIO) -> str | BinaryIO:
