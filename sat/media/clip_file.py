@@ -28,7 +28,7 @@ av.logging.set_libav_level(av.logging.PANIC)  # errors are raised, and reported 
 
 
 @dataclass(frozen=True)
-class Survey:
+class Account:
     """An account of a file by its packets and its first frame."""
 
     codec: str
@@ -75,7 +75,7 @@ class ClipFile:
         except (av.FFmpegError, ValueError, OverflowError) as problem:
             raise UnreadableClip(f"damaged or not a video ({_reason(problem)})") from problem
 
-    def survey(self) -> Survey:
+    def account(self) -> Account:
         """Go through all packets, and decode one frame."""
         marks, first = [], None
         with self._stream() as (container, stream):
@@ -92,7 +92,7 @@ class ClipFile:
             telling = self.kind in _INDEXED and codec in _ONE_FRAME_A_PACKET and not self.cut_off and (
                 self.kind != "mov" or stream.frames in (0, len(marks)))
             times = _times_of(marks, stream.time_base) if telling else None
-            return Survey(codec, len(container.streams.video), _aspect(stream), first, times, _is_closed(marks))
+            return Account(codec, len(container.streams.video), _aspect(stream), first, times, _is_closed(marks))
 
     def frames(self) -> Iterator[VideoFrame]:
         """Yield the frames that a player shows, in order; raises UnreadableClip with the time of a damage."""

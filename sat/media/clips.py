@@ -1,6 +1,6 @@
 """Reading of a clip from a video file: choice of frames, size and range of values.
 
-A file is first surveyed through PyAV. decord, the usual reader, then decodes it where the survey finds nothing that
+PyAV first gives an account of a file. decord, the usual reader, then decodes it where the account holds nothing that
 decord gets wrong, and decord's own account agrees with it; PyAV decodes all others.
 """
 import io
@@ -15,7 +15,7 @@ import torch
 from av import VideoFrame
 from torch import Tensor
 
-from media.clip_file import ClipFile, Survey
+from media.clip_file import Account, ClipFile
 from media.clip_format import ClipFormat, clip_forms, fitting_form, wanted_frames
 from media.containers import VIDEO_SUFFIXES, UnreadableClip, clip_kind
 from media.decord_frames import UnlikeDecord, decord_frames
@@ -35,9 +35,9 @@ class _Disagreement(Exception):
 def probe_clip(source: str | BinaryIO, form: ClipFormat) -> tuple[int, int, int]:
     """Return height and width as shown, and how many frames `read_clip` would find. Raises UnreadableClip."""
     with _opened(source) as clip:
-        survey = clip.survey()
-        times = clip.decoded_times(form) if survey.times is None else survey.times
-        return *displayed_size(survey.first, survey.aspect), len(wanted_frames(times, form, clip.clock_error))
+        account = clip.account()
+        times = clip.decoded_times(form) if account.times is None else account.times
+        return *displayed_size(account.first, account.aspect), len(wanted_frames(times, form, clip.clock_error))
 
 
 def count_frames(source: str | BinaryIO, form: ClipFormat) -> int:
@@ -52,11 +52,11 @@ def read_clip(source: str | BinaryIO, form: ClipFormat) -> tuple[Tensor, int]:
     short, and how many of the T frames are real. Raises UnreadableClip.
     """
     with _opened(source) as clip:
-        survey = clip.survey()
-        frames = _announced(clip, survey, source if isinstance(source, (str, os.PathLike)) else clip.file, form)
+        account = clip.account()
+        frames = _announced(clip, account, source if isinstance(source, (str, os.PathLike)) else clip.file, form)
         if frames is None:
             wanted = wanted_frames(clip.decoded_times(form), form, clip.clock_error)
-            frames = _taken(clip.frames(), wanted, lambda frame: _fitted(to_rgb(frame, survey.aspect), form))
+            frames = _taken(clip.frames(), wanted, lambda frame: _fitted(to_rgb(frame, account.aspect), form))
     real = torch.stack(frames)
     padding = real[-1:].expand(form.max_num_frames - len(real), -1, -1, -1)
     return torch.cat([real, padding]), len(real)
@@ -77,18 +77,18 @@ def _opened(source: str | BinaryIO) -> Iterator[ClipFile]:
         yield ClipFile(file)
 
 
-def _announced(clip: ClipFile, survey: Survey, source: str | BinaryIO, form: ClipFormat) -> list[Tensor] | None:
+def _announced(clip: ClipFile, account: Account, source: str | BinaryIO, form: ClipFormat) -> list[Tensor] | None:
     """Return the wanted ones of the frames that the packets announce; None if only decoding tells which there are."""
-    if survey.times is None:
+    if account.times is None:
         return None
-    wanted = wanted_frames(survey.times, form)
+    wanted = wanted_frames(account.times, form)
     try:
-        return [_fitted(frame, form) for frame in decord_frames(source, survey, clip.kind, wanted)]
+        return [_fitted(frame, form) for frame in decord_frames(source, account, clip.kind, wanted)]
     except UnlikeDecord:
         pass
     try:
-        return _taken(_as_announced(clip.frames(), survey.times), wanted,
-                      lambda frame: _fitted(to_rgb(frame, survey.aspect), form))
+        return _taken(_as_announced(clip.frames(), account.times), wanted,
+                      lambda frame: _fitted(to_rgb(frame, account.aspect), form))
     except _Disagreement:
         return None
 

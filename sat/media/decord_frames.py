@@ -6,7 +6,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from media.clip_file import Survey
+from media.clip_file import Account
 
 _KINDS = ("mov", "matroska")  # recognised for certain by decord too, which guesses the format of a file
 _CODECS = ("h264", "hevc", "vp9")
@@ -18,11 +18,11 @@ class UnlikeDecord(Exception):
     """An error of a file that decord cannot read, or reads wrong."""
 
 
-def decord_frames(source: str | BinaryIO, survey: Survey, kind: str, indices: Sequence[int]) -> Iterator[np.ndarray]:
+def decord_frames(source: str | BinaryIO, account: Account, kind: str, indices: Sequence[int]) -> Iterator[np.ndarray]:
     """Yield the frames of these indices, (H, W, 3) of 8 bits; raises UnlikeDecord, perhaps after some of them."""
-    if survey.times is None or kind not in _KINDS or survey.codec not in _CODECS or not survey.is_plain:
+    if account.times is None or kind not in _KINDS or account.codec not in _CODECS or not account.is_plain:
         raise UnlikeDecord
-    if not survey.is_closed:  # decord loses count when it skips to the next key frame
+    if not account.is_closed:  # decord loses count when it skips to the next key frame
         raise UnlikeDecord
     try:
         import decord
@@ -31,7 +31,7 @@ def decord_frames(source: str | BinaryIO, survey: Survey, kind: str, indices: Se
     decord.logging.set_level(decord.logging.QUIET)  # errors are raised
     try:
         reader = decord.VideoReader(_openable(source), num_threads=1)  # the loader's workers read in parallel
-        _compare(reader, survey.times)
+        _compare(reader, account.times)
         yield from _in_batches(reader, indices)
     except (RuntimeError, ValueError, IndexError, OSError, decord.DECORDError) as problem:
         raise UnlikeDecord from problem
