@@ -217,7 +217,8 @@ def _converted(name: str, value):
     if choices and value not in choices:
         raise ConfigError(f"args.{name} is {shown(value)}; it must be one of {', '.join(choices)}"
                           f"{nearest(value, choices)}")
-    value = [value] if kind in ("inputs", "floats") and not isinstance(value, list) else value
+    single = {"inputs": str, "floats": int | float}.get(kind)
+    value = [value] if single is not None and isinstance(value, single) else value
     return checked(str if name == "device" else key.type, value, f"args.{name}")
 
 

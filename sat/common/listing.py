@@ -5,11 +5,12 @@ from collections.abc import Iterable
 from common.ranks import is_main_process
 
 NAMES_IN_A_LIST = 3
+LONGEST = 120  # characters of a name
 
 
 def listed(names: Iterable, most: int = NAMES_IN_A_LIST) -> str:
     """Return the first `most` names, separated by commas, and how many more there are."""
-    every = [str(name) for name in names]
+    every = [text if len(text) <= LONGEST else f"{text[:LONGEST]}…" for text in map(str, names)]
     return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")
 
 

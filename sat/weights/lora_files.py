@@ -4,16 +4,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, FiniteFloat, TypeAdapter, ValidationError
 from torch import Tensor
 
 from common.errors import CheckpointError
+from common.kinds import Size, SizeOrZero
 from common.text import read_text
 from weights.checkpoint import find_checkpoint, open_safetensors, read_checkpoint, unwrapped
 from weights.formats import SAFETENSORS, format_of
+from weights.lora_keys import is_lora
 
 FILE = "pytorch_lora_weights.safetensors"
 NAMES = (FILE, "pytorch_lora_weights.bin", "adapter_model.safetensors", "adapter_model.bin")
@@ -25,9 +27,7 @@ HEADER = "lora"
 KOHYA_ALPHA = "ss_network_alpha"
 LARGEST = 2 ** 48  # elements of a tensor whose shape is stated
 
-Size = Annotated[int, Field(ge=0)]
-Shapes = dict[str, list[Size]]
-T = TypeVar("T")
+Shapes = dict[str, list[SizeOrZero]]
 
 
 class PeftConfig(BaseModel):
@@ -36,9 +36,9 @@ class PeftConfig(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
     peft_type: str | None = None
-    r: Annotated[int, Field(ge=1)] | None = None
+    r: Size | None = None
     lora_alpha: FiniteFloat | None = None
-    rank_pattern: dict[str, Annotated[int, Field(ge=1)]] | None = None
+    rank_pattern: dict[str, Size] | None = None
     alpha_pattern: dict[str, FiniteFloat] | None = None
     use_rslora: bool | None = None
     use_dora: bool | None = None
@@ -56,14 +56,14 @@ class Header(BaseModel):
 
 @dataclass(frozen=True)
 class Content:
-    """A LoRA's file as it is: tensors and numbers by name, and what is said beside them.
+    """A LoRA's file as it is: tensors by name, with them numbers of a LoRA (or what should be numbers), and what is said beside them.
 
     `config` and `stated_in`: PEFT's settings and where they stand. `alpha`: a number for all of it, and where it
     stands. `base`: the shapes of the model it was trained for.
     """
 
     file: Path
-    values: Mapping[str, Tensor | float]
+    values: Mapping[str, Any]
     config: PeftConfig | None = None
     stated_in: str = ""
     alpha: tuple[float, str] | None = None
@@ -75,7 +75,8 @@ def read_content(path: str | Path) -> Content:
     file = find_lora(path)
     content = read_checkpoint(file)
     header = _validated(Header, content.get(HEADER) or {}, file, HEADER) if HEADER in content else Header()
-    values = {str(name): value for name, value in unwrapped(content).items() if isinstance(value, Tensor | int | float)}
+    values = {str(name): value for name, value in unwrapped(content).items()
+              if isinstance(value, Tensor) or is_lora(str(name))}
     metadata = _metadata(file)
     config, stated_in = _peft_config(path, file, metadata)
     base = header.base_shapes
@@ -97,8 +98,10 @@ def files_of(path: str | Path) -> list[Path]:
 def find_lora(path: str | Path) -> Path:
     """Return a LoRA's file for the path of a file or folder. Raises CheckpointError if there is none, or several."""
     folder = Path(path)
+    if not folder.exists():
+        raise CheckpointError(f"LoRA {path} does not exist; give the path of its file or folder")
     if not folder.is_dir():
-        return find_checkpoint(path)
+        return folder
     return next((folder / name for name in NAMES if (folder / name).is_file()), None) or find_checkpoint(path)
 
 

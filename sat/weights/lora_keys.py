@@ -61,6 +61,11 @@ def taken_apart(name: str) -> Key | None:
     return None
 
 
+def is_lora(name: str) -> bool:
+    """Return True for the name of a LoRA's tensor, in any spelling."""
+    return taken_apart(name) is not None
+
+
 def has_prefix(name: str) -> bool:
     """Return True unless a name starts with its block, as in the files that the release exports."""
     return not name.startswith("transformer_blocks.")

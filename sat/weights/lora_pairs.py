@@ -1,12 +1,15 @@
 """The pairs of matrices A and B of a LoRA's file, in any spelling, checked one by one."""
+import math
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from common.errors import CheckpointError
 from common.listing import listed
+from common.typed import shown
 from weights.links import SPLITS
 from weights.lora_files import Content, meta_tensors
 from weights.lora_forms import regular
@@ -55,9 +58,9 @@ def _is_released(content: Content, places: Mapping[str, Entry]) -> bool:
                    for name in places) and all(place_of(entry.layer)[0] in ATTENTION for entry in places.values())
 
 
-def _grouped(content: Content, places: Mapping[str, Entry]) -> dict[Place, dict[str, tuple[str, Tensor | float]]]:
+def _grouped(content: Content, places: Mapping[str, Entry]) -> dict[Place, dict[str, tuple[str, Any]]]:
     """Return A, B and alpha of each layer or part, each with its name in the file."""
-    groups: dict[Place, dict[str, tuple[str, Tensor | float]]] = {}
+    groups: dict[Place, dict[str, tuple[str, Any]]] = {}
     for name, entry in places.items():
         group = groups.setdefault((entry.layer, entry.part), {})
         if entry.matrix in group:
@@ -71,7 +74,7 @@ def _grouped(content: Content, places: Mapping[str, Entry]) -> dict[Place, dict[
     return groups
 
 
-def _pairs(groups: Mapping[Place, Mapping[str, tuple[str, Tensor | float]]], alphas: Alphas, content: Content
+def _pairs(groups: Mapping[Place, Mapping[str, tuple[str, Any]]], alphas: Alphas, content: Content
            ) -> dict[Place, Pair]:
     halves = [next(iter(group.values()))[0] for group in groups.values() if not {"A", "B"} <= group.keys()]
     if halves:
@@ -89,10 +92,11 @@ def _pairs(groups: Mapping[Place, Mapping[str, tuple[str, Tensor | float]]], alp
     return pairs
 
 
-def _matrix(name: str, value: Tensor | float, content: Content) -> Tensor:
+def _matrix(name: str, value: Any, content: Content) -> Tensor:
     """Return A or B as a matrix of finite numbers; 1 x 1 convolutions are matrices too."""
-    if not isinstance(value, Tensor) or not value.is_floating_point():
-        kind = str(value.dtype).removeprefix("torch.") if isinstance(value, Tensor) else "a number"
+    plain = isinstance(value, Tensor) and value.layout == torch.strided and not (value.is_nested or value.is_meta)
+    if not plain or not value.is_floating_point():
+        kind = str(value.dtype).removeprefix("torch.") if plain else type(value).__name__
         raise CheckpointError(f"LoRA {content.file}: {name} is of type {kind}; matrices of fractions are needed")
     if value.dim() < 2 or set(value.shape[2:]) - {1}:
         raise CheckpointError(f"LoRA {content.file}: {name} has the shape {tuple(value.shape)}; a matrix is needed")
@@ -105,12 +109,16 @@ def _matrix(name: str, value: Tensor | float, content: Content) -> Tensor:
     return matrix
 
 
-def _alpha(name: str, value: Tensor | float, content: Content) -> float:
-    number = float(value) if not isinstance(value, Tensor) or value.numel() == 1 and not value.is_complex() else 0.0
-    if number == 0 or number - number != 0:
-        raise CheckpointError(f"LoRA {content.file}: {name} is {str(value)[:60]}; it must be one finite number other "
-                              "than 0; state alpha with args.lora_alpha")
-    return number
+def _alpha(name: str, value: Any, content: Content) -> float:
+    try:
+        number = value.item() if isinstance(value, Tensor) else value
+        alpha = float(number) if isinstance(number, int | float) and not isinstance(number, bool) else 0.0
+    except (RuntimeError, OverflowError):  # not one number, or too large a one
+        alpha = 0.0
+    if alpha == 0 or not math.isfinite(alpha):
+        raise CheckpointError(f"LoRA {content.file}: {name} is {shown(value)}; it must be one finite number other than "
+                              "0; state alpha with args.lora_alpha")
+    return alpha
 
 
 def _by_part(pairs: Mapping[Place, Pair], content: Content) -> dict[tuple[str, int], Pair]:

@@ -12,6 +12,7 @@ from common.files import REPOSITORY
 from configuration.targets import instantiate_from_config
 from weights.checkpoint import describe_mismatches, required_tensors
 from weights.division import own_shard
+from weights.lora_keys import is_lora
 from weights.lora_names import is_matrix, without_lora
 from weights.sources import materialize, transformer_weights
 
@@ -79,7 +80,7 @@ def preset_hint(state: Mapping[str, Tensor]) -> str:
 
 def _check_preset(network: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
     own = required_tensors(network, state)
-    if all(map(is_matrix, state)) or any("lora_" in name for name in state):
+    if all(map(is_lora, state)) or any("lora_" in name for name in state):
         raise CheckpointError(f"checkpoint {file} holds a LoRA alone; give it as args.load_lora, and as args.load the "
                               "weights of the model that it was trained for")
     if any(map(is_matrix, state)) and not any(map(is_matrix, own)):

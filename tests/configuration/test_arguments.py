@@ -86,7 +86,19 @@ def test_paths_in_files_start_at_the_repository_and_typed_ones_where_the_user_st
     assert Path(get_args([*base, "args.output_dir=here"]).sampling.output_dir) == tmp_path / "here"
 
 
+def test_flags_that_name_several_files_add_up(base, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "b").touch()
+    run = get_args([*base, "--load-lora", "a", "b", "--lora-scale", "1", "-0.5", "--load-lora", "c", "--lora-scale", "2"
+                    ]).run
+    assert run.loras == [("a", 1.0, None), (str(tmp_path / "b"), -0.5, None), ("c", 2.0, None)]
+    assert get_args([*base, "args.load_lora=b", "args.lora_scale=0.5"]).run.loras == [(str(tmp_path / "b"), 0.5, None)]
+
+
 @pytest.mark.parametrize("words, says", [
+    (["args.load_lora=a", "args.lora_scale=[1,2]"], "args.lora_scale has 2 number(s), args.load_lora 1 LoRA(s)"),
+    (["args.load_lora=a", "args.lora_scale=strong"], "args.lora_scale is 'strong'; it must be a list of numbers"),
+    (["args.load_lora=a", "args.lora_alpha=0"], "args.lora_alpha is 0"),
     (["args.sampling_fsp=3"], "did you mean sampling_fps?"),
     (["modle.scale_factor=3"], "did you mean model?"),
     (["--sede", "3"], "did you mean --seed?"),

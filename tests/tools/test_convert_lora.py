@@ -6,17 +6,31 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from common.errors import CheckpointError, ConfigError
-from tests.dit_models import build, inputs
-from tests.released_structures import STRUCTURES, rotary
+from configuration.settings import RunSettings
+from configuration.targets import instantiate_from_config
+from tests.dit_models import build, config, inputs
+from tests.released_structures import STRUCTURES, assert_same, both_predictions, rotary
 from tests.tools.test_convert_weights import write_config, write_transformer
+from tests.weights.lora_spellings import (
+    LAYERS,
+    PROJECTIONS,
+    deltas,
+    every_spelling,
+    kohya,
+    metadata_of,
+    named,
+    random_lora,
+    write,
+)
 from tools import convert_lora, convert_weights
 from weights.checkpoint import save_checkpoint
-from weights.lora import checkpoint_of, lora_of, read_lora
+from weights.lora import checkpoint_of, configure_lora, load_lora, lora_of, merge, read_lora
 from weights.lora_files import CONFIG, FILE
 from weights.network import load_network
+from weights.sources import transformer_weights
 
 RANK, ALPHA = 3, 12
 
@@ -145,3 +159,88 @@ def test_mistakes_are_named(tuned, tmp_path):
     OmegaConf.save(other, yaml)
     with pytest.raises(CheckpointError, match="trained for another model"):
         convert(yaml, tmp_path / "sat", tmp_path / "hf", "--to", "diffusers")
+
+
+@torch.no_grad()
+def test_several_are_merged_and_written_as_their_sum(tuned, tmp_path):
+    plain = build(**STRUCTURES["5b"])
+    load_network(plain, tmp_path / "base" / "transformer")
+    wanted = {name: value.clone() for name, value in plain.state_dict().items()}
+    files = []
+    for seed, scale, strength in ((1, 0.8, 3 / 4), (2, -0.3, 1.0)):
+        lora = random_lora(PROJECTIONS + LAYERS, rank=4 + seed, seed=seed)
+        content = kohya(lora, strength * (4 + seed)) if seed == 1 else named(lora, "diffusion_model.{}")
+        files.append(write(tmp_path / f"{seed}.safetensors", content))
+        for layer, delta in deltas(lora, scale * strength).items():
+            wanted[f"{layer}.weight"] += delta
+    yaml, scales = tmp_path / "model.yaml", ("--lora-scale", 0.8, -0.3)
+    convert(yaml, *files, tmp_path / "merged", "--to", "merged", "--load", tmp_path / "base" / "transformer", *scales)
+    for name, value in transformer_weights(tmp_path / "merged").read().items():
+        torch.testing.assert_close(value, wanted[name], atol=1e-5, rtol=0)
+    for layout in ("diffusers", "sat"):
+        convert(yaml, *files, tmp_path / "as" / layout, "--to", layout, *scales)
+        state = dict(plain.state_dict())
+        merge(read_lora(tmp_path / "as" / layout), state)
+        for name, value in state.items():
+            torch.testing.assert_close(value, wanted[name], atol=1e-5, rtol=0)
+
+
+def test_alpha_can_be_stated_for_files_that_do_not_store_it(tuned, tmp_path):
+    released = write(tmp_path / "released.safetensors", named(random_lora(), "{}"))
+    for number, words in ((1, ()), (8, ("--alpha", 8))):
+        convert(tmp_path / "model.yaml", released, tmp_path / f"a{number}", "--to", "diffusers", *words)
+        assert read_lora(tmp_path / f"a{number}").alpha == number
+
+
+@pytest.mark.parametrize("spelling", ["diffusers", "ComfyUI", "kohya", "PEFT", "rank-stabilized"])
+def test_diffusers_reads_the_same_from_other_peoples_files(spelling, tmp_path):
+    """The network with two LoRAs, as `set_adapters` weighs them, computes what diffusers computes."""
+    diffusers = pytest.importorskip("diffusers", reason="diffusers is missing: pip install -r requirements-test.txt")
+    pytest.importorskip("peft", reason="peft is missing: pip install -r requirements-test.txt")
+    write_transformer(tmp_path / "base", "5b")
+    write_config(tmp_path, "5b")
+    convert_weights.main([*map(str, (tmp_path / "model.yaml", tmp_path / "base", tmp_path / "hf")), "--to",
+                          "diffusers", "--only", "transformer"])
+    other = diffusers.CogVideoXTransformer3DModel.from_pretrained(tmp_path / "hf" / "transformer").eval()
+    first, second = random_lora(), random_lora(PROJECTIONS + LAYERS, rank=3, seed=1)
+    file = every_spelling(tmp_path, first, 3.0)[spelling]
+    more = write(tmp_path / "more.safetensors", named(second, "transformer.{}"), metadata_of(r=3, lora_alpha=6))
+    pipeline = diffusers.CogVideoXPipeline
+    for name, source in (("one", as_diffusers_takes_it(file, spelling, tmp_path)), ("two", more)):
+        state, metadata = pipeline.lora_state_dict(str(source), return_lora_metadata=True)
+        metadata["transformer.target_modules"] = sorted({key.split(".", 1)[1].split(".lora_")[0] for key in state})
+        pipeline.load_lora_into_transformer(state, transformer=other, adapter_name=name, metadata=metadata)
+    other.set_adapters(["one", "two"], [0.8, -0.3])
+    run = RunSettings(load_lora=[str(file), str(more)], lora_scale=[0.8, -0.3])
+    model = {"network_config": config(**STRUCTURES["5b"])}
+    configure_lora(model, run)
+    mine = instantiate_from_config(model["network_config"]).eval()
+    load_network(mine, tmp_path / "base" / "transformer")
+    load_lora(mine, run)
+    with torch.no_grad():
+        assert_same(*both_predictions(mine, other, "5b"))
+
+
+def as_diffusers_takes_it(file, spelling, folder):
+    """Return a file that diffusers reads: what it cannot read is brought to its names here, by plain replacement.
+
+    PEFT's settings beside a file go into the file's metadata, where diffusers looks for them.
+    """
+    if spelling in ("diffusers", "rank-stabilized"):
+        return file
+    if spelling == "PEFT":
+        tensors, settings = load_file(file / "adapter_model.safetensors"), json.loads(
+            (file / "adapter_config.json").read_text())
+        tensors = {name.replace("base_model.model.", "transformer."): value for name, value in tensors.items()}
+        return write(folder / "theirs.safetensors", tensors, metadata_of(**settings))
+    replaced = (("diffusion_model.", "transformer."), ("lora_unet_", "transformer."), ("transformer_blocks_",
+                "transformer_blocks."), ("_attn1_", ".attn1."), ("to_out_0", "to_out.0"), ("lora_down", "lora_A"),
+                ("lora_up", "lora_B"))
+    tensors = {}
+    for name, value in load_file(file).items():
+        for old, new in replaced:
+            name = name.replace(old, new)
+        tensors[name] = value
+    alphas = {name: tensors.pop(name).item() for name in list(tensors) if name.endswith(".alpha")}
+    (alpha,) = set(alphas.values())
+    return write(folder / "theirs.safetensors", tensors, metadata_of(r=4, lora_alpha=alpha))

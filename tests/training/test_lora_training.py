@@ -7,13 +7,14 @@ from omegaconf import OmegaConf
 
 import train_video
 from arguments import get_args
-from common.errors import CheckpointError
+from common.errors import CheckpointError, ConfigError
 from inference.checks import check_run
 from inference.pipeline import load_engine
 from tests.test_train_video import make_clips, on_two_processes, same
 from weights.checkpoint import STATES, read_checkpoint, read_state_dict, save_checkpoint
 from weights.lora import read_lora
-from weights.lora_names import is_matrix, without_lora
+from weights.lora_names import KINDS, PARTS, is_matrix, without_lora
+from weights.lora_peft import write_peft
 
 pytestmark = pytest.mark.slow
 
@@ -109,3 +110,28 @@ def test_another_run_may_start_from_it(whole, command, tmp_path):
     train_video.check_settings(args)
     network = train_video.build_engine(args, fresh=True).network
     assert all(torch.equal(network.state_dict()[name], value) for name, value in read_lora(whole).matrices.items())
+
+
+def test_it_may_be_on_mlp_and_modulations_too(command, tmp_path):
+    params = "model.network_config.params.modules.lora_config.params"
+    words = command(tmp_path / "run", f"{params}.targets=[attention,mlp,modulation]", "args.train_iters=2")
+    train_video.train_video(words)
+    lora = read_lora(tmp_path / "run")
+    assert lora.kinds == list(KINDS) and len(lora.matrices) == 2 * len(lora.layers) * sum(PARTS.values())
+    assert all(value.any() for value in lora.matrices.values())
+    write_peft(tmp_path / "exported", lora)
+    again = read_lora(tmp_path / "exported")
+    assert again.alpha == lora.alpha and same(dict(again.matrices), dict(lora.matrices))
+    args = get_args(command(tmp_path / "next", f"args.load_lora={tmp_path / 'exported'}", f"{params}.targets=[mlp]"))
+    train_video.check_settings(args)
+    with pytest.raises(CheckpointError, match="not all of which are in lora_config; leave its layer_range and targets"):
+        train_video.build_engine(args, fresh=True)
+
+
+@pytest.mark.parametrize("words, says", [
+    (["args.load_lora=[a,b]"], "args.load_lora names 2 LoRAs; training continues one of them"),
+    (["args.load_lora=a", "args.lora_scale=0.5"], "args.lora_scale is 0.5; training continues a LoRA at its own"),
+])
+def test_training_continues_one_lora_at_its_own_strength(words, says, command, tmp_path):
+    with pytest.raises(ConfigError, match=says):
+        train_video.check_settings(get_args(command(tmp_path, *words)))

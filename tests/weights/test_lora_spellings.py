@@ -12,6 +12,7 @@ from tests.dit_models import build, config, inputs
 from tests.weights.lora_spellings import (
     LAYERS,
     PROJECTIONS,
+    deltas,
     every_spelling,
     fused,
     kohya,
@@ -34,29 +35,6 @@ SPELLINGS = ("diffusers", "diffusers, older", "linear layers", "adapter", "Comfy
 @pytest.fixture(scope="module")
 def plain():
     return build(seed=2)
-
-
-def deltas(lora, strength):
-    """Return what a LoRA adds to the weights of this project's layers, by plain formulas."""
-    added = {}
-    for i in sorted({int(layer.split(".")[1]) for layer in lora}):
-        def update(name, i=i):
-            a, b = lora.get(f"transformer_blocks.{i}.{name}", (None, None))
-            return None if a is None else strength * b @ a
-        block, qkv = f"transformer.layers.{i}.", [update(name) for name in PROJECTIONS[:3]]
-        if any(part is not None for part in qkv):
-            added[block + "attention.query_key_value"] = torch.cat([torch.zeros(64, 64) if part is None else part
-                                                                    for part in qkv])
-        for ours, theirs in (("attention.dense", PROJECTIONS[3]), ("mlp.dense_h_to_4h", LAYERS[0]),
-                             ("mlp.dense_4h_to_h", LAYERS[1])):
-            if update(theirs) is not None:
-                added[block + ours] = update(theirs)
-        attention, mlp = update(LAYERS[2]), update(LAYERS[3])
-        if attention is not None:
-            # diffusers: shift, scale, gate of video, then of text; here attention and MLP of video, then of text
-            added[f"mixins.adaln_layer.adaLN_modulations.{i}.1"] = torch.cat(
-                [attention[:192], mlp[:192], attention[192:], mlp[192:]])
-    return added
 
 
 @torch.no_grad()
