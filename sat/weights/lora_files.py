@@ -56,7 +56,7 @@ class Header(BaseModel):
 
 @dataclass(frozen=True)
 class Content:
-    """A LoRA's file as it is: tensors by name, with them numbers of a LoRA (or what should be numbers), and what is said beside them.
+    """A LoRA's file as it is: tensors by name, what has a LoRA's name and is none, and what is said beside them.
 
     `config` and `stated_in`: PEFT's settings and where they stand. `alpha`: a number for all of it, and where it
     stands. `base`: the shapes of the model it was trained for.

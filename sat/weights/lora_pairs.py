@@ -116,8 +116,8 @@ def _alpha(name: str, value: Any, content: Content) -> float:
     except (RuntimeError, OverflowError):  # not one number, or too large a one
         alpha = 0.0
     if alpha == 0 or not math.isfinite(alpha):
-        raise CheckpointError(f"LoRA {content.file}: {name} is {shown(value)}; it must be one finite number other than "
-                              "0; state alpha with args.lora_alpha")
+        raise CheckpointError(f"LoRA {content.file}: {name} is {' '.join(shown(value).split())}; it must be one "
+                              "finite number other than 0; state alpha with args.lora_alpha")
     return alpha
 
 
