@@ -81,8 +81,8 @@ def _stored(folder: Path, part: Part) -> dict[str, Tensor]:
             tensors = read_state_dict(file)
             keys, values = tensors[KEYS], tensors[part.values]
         except (CheckpointError, KeyError) as problem:
-            raise DataError(f"{file} of the cache is damaged or of an earlier version ({problem}); delete it, and what "
-                            "it held is computed again") from problem
+            raise DataError(f"{file} of the cache is damaged or of an earlier version; delete it, and what it held is "
+                            "computed again") from problem
         found |= zip((bytes(key.tolist()).hex() for key in keys), values, strict=True)
     return found
 
