@@ -6,7 +6,7 @@ decord gets wrong, and decord's own account agrees with it; PyAV decodes all oth
 import io
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import BinaryIO
 
@@ -19,7 +19,7 @@ from media.clip_file import Account, ClipFile
 from media.clip_format import ClipFormat, clip_forms, fitting_form, wanted_frames
 from media.containers import VIDEO_SUFFIXES, UnreadableClip, clip_kind
 from media.decord_frames import UnlikeDecord, decord_frames
-from media.display import displayed_size, to_rgb
+from media.display import Display, displayed_size
 from media.images import resize_cover_crop
 
 __all__ = ["VIDEO_SUFFIXES", "ClipFormat", "UnreadableClip", "clip_forms", "clip_kind", "count_frames", "fitting_form",
@@ -56,7 +56,7 @@ def read_clip(source: str | BinaryIO, form: ClipFormat) -> tuple[Tensor, int]:
         frames = _announced(clip, account, source if isinstance(source, (str, os.PathLike)) else clip.file, form)
         if frames is None:
             wanted = wanted_frames(clip.decoded_times(form), form, clip.clock_error)
-            frames = _taken(clip.frames(), wanted, lambda frame: _fitted(to_rgb(frame, account.aspect), form))
+            frames = _taken(clip.frames(), wanted, Display(account.aspect), form)
     real = torch.stack(frames)
     padding = real[-1:].expand(form.max_num_frames - len(real), -1, -1, -1)
     return torch.cat([real, padding]), len(real)
@@ -87,8 +87,7 @@ def _announced(clip: ClipFile, account: Account, source: str | BinaryIO, form: C
     except UnlikeDecord:
         pass
     try:
-        return _taken(_as_announced(clip.frames(), account.times), wanted,
-                      lambda frame: _fitted(to_rgb(frame, account.aspect), form))
+        return _taken(_as_announced(clip.frames(), account.times), wanted, Display(account.aspect), form)
     except _Disagreement:
         return None
 
@@ -104,13 +103,12 @@ def _as_announced(frames: Iterable[VideoFrame], times: np.ndarray) -> Iterator[V
     raise _Disagreement
 
 
-def _taken(frames: Iterable[VideoFrame], wanted: Sequence[int], convert: Callable[[VideoFrame], Tensor]
-           ) -> list[Tensor]:
-    """Return the converted frames of these indices, which may repeat, without decoding any after the last."""
+def _taken(frames: Iterable[VideoFrame], wanted: Sequence[int], display: Display, form: ClipFormat) -> list[Tensor]:
+    """Return the frames of these indices, which may repeat, without decoding any after the last."""
     found: dict[int, Tensor] = {}
     for index, frame in enumerate(frames):
         if index in wanted:
-            found[index] = convert(frame)
+            found[index] = _fitted(display.to_rgb(frame), form)
         if index == wanted[-1]:
             break
     return [found[index] for index in wanted]

@@ -27,18 +27,26 @@ def is_plain(frame: VideoFrame, aspect: Fraction) -> bool:
             and not _has_alpha(frame) and not frame.interlaced_frame)
 
 
-def to_rgb(frame: VideoFrame, aspect: Fraction) -> np.ndarray:
-    """Convert a frame to (H, W, 3) of 8 bits as it is shown: on white where transparent, high dynamic range reduced."""
-    height, width = _squared(frame, aspect)
-    layout = "rgba" if _has_alpha(frame) else "rgb24"
-    pixels = VideoReformatter().reformat(frame, width, height, layout, interpolation=Interpolation.BICUBIC, threads=1,
-                                         **_conversion(frame)).to_ndarray()
-    if layout == "rgba":
-        opaque = pixels[..., 3:].astype(np.float32) / 255
-        pixels = (pixels[..., :3] * opaque + 255 * (1 - opaque)).round().astype(np.uint8)
-    swap, flip_rows, flip_columns = _turn(frame)
-    pixels = pixels.swapaxes(0, 1) if swap else pixels
-    return np.ascontiguousarray(pixels[::-1 if flip_rows else 1, ::-1 if flip_columns else 1])
+class Display:
+    """A conversion of a clip's frames to RGB, as they are shown."""
+
+    def __init__(self, aspect: Fraction):
+        """Take the shape of the clip's pixels, as in `displayed_size`."""
+        self.aspect = aspect
+        self._reformatter = VideoReformatter()  # kept, because it makes tables, for high dynamic range large ones
+
+    def to_rgb(self, frame: VideoFrame) -> np.ndarray:
+        """Convert a frame to (H, W, 3) of 8 bits: on white where transparent, high dynamic range reduced."""
+        height, width = _squared(frame, self.aspect)
+        layout = "rgba" if _has_alpha(frame) else "rgb24"
+        pixels = self._reformatter.reformat(frame, width, height, layout, interpolation=Interpolation.BICUBIC,
+                                            threads=1, **_conversion(frame)).to_ndarray()
+        if layout == "rgba":
+            opaque = pixels[..., 3:].astype(np.float32) / 255
+            pixels = (pixels[..., :3] * opaque + 255 * (1 - opaque)).round().astype(np.uint8)
+        swap, flip_rows, flip_columns = _turn(frame)
+        pixels = pixels.swapaxes(0, 1) if swap else pixels
+        return np.ascontiguousarray(pixels[::-1 if flip_rows else 1, ::-1 if flip_columns else 1])
 
 
 def _squared(frame: VideoFrame, aspect: Fraction) -> tuple[int, int]:
