@@ -12,10 +12,9 @@ from common.listing import Remarks
 
 WIDE_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow's modes of one channel of more than 8 bits
 REMARK_RANGE = "whose range of values had to be taken from the values"
-_WHITES = (1.0, 255.0, 4095.0, 65535.0, 2.0**31 - 1, 2.0**32 - 1)  # floats, and integers of 8, 12, 16, 31 and 32 bits
-_DARKEST = 16  # a picture whose brightest value is less than 1/16 of white has another white
+_WHITES = (255.0, 4095.0, 65535.0, 2.0**31 - 1, 2.0**32 - 1)  # the highest integers of 8, 12, 16, 31 and 32 bits
+_DARKEST, _DARKEST_OTHER = 16, 4  # inverse shares of the usual and of another white that the brightest value must reach
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
-_FLOAT = 3
 
 
 @dataclass(frozen=True)
@@ -36,9 +35,9 @@ class Samples:
 def gray_in_range(values: np.ndarray, samples: Samples, path: str | Path, remarks: Remarks) -> np.ndarray:
     """Return values (H, W) of any range as float32 in [0, 1], with 1 for white.
 
-    White is 1 for floats, and the highest value of 12 and 16 bits. A picture that does not fit has the next usual white
-    of at most 16 times its brightest value; otherwise its own darkest and brightest are black and white. That is
-    remarked. Raises DataError if a value is not finite.
+    White is 1 for floats, and the highest value of 12 and 16 bits, if the brightest value is above 1/16 of that. Other
+    pictures have the next higher of the usual whites, if their brightest value is above 1/4 of it; otherwise their
+    darkest and brightest values are black and white. That is remarked. Raises DataError if a value is not finite.
     """
     if values.dtype == np.int32 and samples.bits == 32 and samples.unsigned:
         values = values.view(np.uint32)  # Pillow has no mode for them
@@ -64,9 +63,10 @@ def _usual_white(values: np.ndarray, samples: Samples) -> float | None:
 def _black_and_white(low: float, high: float, usual: float | None) -> tuple[float, float]:
     if high == low == 0:
         return 0.0, usual or 1.0
-    whites = [white for white in (usual, *_WHITES) if white is not None and (usual == 1 or white > 1)]
     slack = 1 / 255 if usual == 1 else 0.0  # floats may overshoot by rounding
-    fitting = [white for white in whites if high <= white + slack]
-    if low >= -slack and fitting and high * _DARKEST >= min(fitting):
-        return 0.0, min(fitting)
+    if low >= -slack and usual and high <= usual + slack and high * _DARKEST >= usual:
+        return 0.0, usual
+    others = [white for white in _WHITES if white >= high]
+    if low >= 0 and others and high * _DARKEST_OTHER >= others[0]:
+        return 0.0, others[0]
     return (min(low, 0.0), high) if high > 0 else (low, 0.0)

@@ -22,10 +22,11 @@ def loaded(path, values, **options):
     (np.uint16, 50000, None), (np.int32, 255, "255 is white"), (np.int32, 65535, "65535 is white"),
     (np.int32, 2**31 - 1, "2.14748e+09 is white"), (np.int32, 1_000_000, "1e+06 is white"),
     (np.float32, 1.0, None), (np.float32, 255.0, "255 is white"), (np.float32, 65535.0, "65535 is white"),
-    (np.float32, 8.5, "8.5 is white"), (np.float32, 0.01, "0.01 is white"), (np.float32, 1.001, None)])
+    (np.float32, 8.5, "8.5 is white"), (np.float32, 9435, "9435 is white"), (np.uint16, 900, "900 is white"),
+    (np.float32, 80, "255 is white"), (np.float32, 0.01, "0.01 is white"), (np.float32, 1.001, None)])
 def test_white_is_what_the_values_say(tmp_path, caplog, dtype, white, said):
     unit = loaded(tmp_path / "a.tif", (RAMP * white).astype(dtype))
-    full = 65535 if white == 50000 else white
+    full = {50000: 65535, 80: 255}.get(white, white)
     torch.testing.assert_close(unit, torch.from_numpy(RAMP * white / full).float(), atol=0.005, rtol=0)
     assert (said in caplog.text and "a.tif" in caplog.text) if said else not caplog.messages
 
