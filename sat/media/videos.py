@@ -25,6 +25,7 @@ SHEET = "frames.png"
 QUALITY = 8
 ENCODER: Final = "libx264"
 BT709, LIMITED = 1, 1  # the numbers of ITU-T H.273 for primaries, transfer and matrix; of ffmpeg for the range
+THREADS = 4  # the same on every machine, since the file depends on them
 SHEET_FRAMES = 24
 SHEET_COLUMNS = 6
 
@@ -91,7 +92,7 @@ def _add_stream(container: OutputContainer, width: int, height: int, fps: int) -
     context = stream.codec_context
     context.color_primaries = context.color_trc = context.colorspace = BT709
     context.color_range = LIMITED
-    context.thread_type = "AUTO"  # frames in parallel, since slices cost quality
+    context.thread_type, context.thread_count = "FRAME", THREADS  # slices would cost quality
     return stream
 
 
