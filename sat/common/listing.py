@@ -10,8 +10,11 @@ LONGEST = 120  # characters of a name
 
 def listed(names: Iterable, most: int = NAMES_IN_A_LIST) -> str:
     """Return the first `most` names, separated by commas, and how many more there are."""
-    every = [text if len(text) <= LONGEST else f"{text[:LONGEST]}…" for text in map(str, names)]
-    return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")
+    return _joined([text if len(text) <= LONGEST else f"{text[:LONGEST]}…" for text in map(str, names)], most)
+
+
+def _joined(names: list[str], most: int) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 class Remarks:
@@ -21,13 +24,15 @@ class Remarks:
         self._noun = noun
         self._names: dict[str, list[str]] = {}
 
-    def add(self, remark: str, name: object) -> None:
-        """Note a file; `remark` follows "3 pictures"; `name` may have details in parentheses."""
-        self._names.setdefault(remark, []).append(str(name))
+    def add(self, remark: str, path: object, detail: str = "") -> None:
+        """Note a file; `remark` follows "3 pictures", `detail` stands in parentheses behind the file's name."""
+        name = str(path) if len(str(path)) <= LONGEST else f"…{str(path)[-LONGEST:]}"
+        self._names.setdefault(remark, []).append(f"{name} ({detail})" if detail else name)
 
     def warn(self, logger: logging.Logger) -> None:
         """Log the remarks so far, on the main process alone, and forget them."""
         for remark, names in self._names.items():
             if is_main_process():
-                logger.warning("%d %s%s %s: %s", len(names), self._noun, "s"[:len(names) != 1], remark, listed(names))
+                logger.warning("%d %s%s %s: %s", len(names), self._noun, "s"[:len(names) != 1], remark,
+                               _joined(names, NAMES_IN_A_LIST))
         self._names.clear()

@@ -47,7 +47,7 @@ def gray_in_range(values: np.ndarray, samples: Samples, path: str | Path, remark
     usual = _usual_white(values, samples)
     black, white = _black_and_white(low, high, usual)
     if (black, white) != (0, usual):
-        remarks.add(REMARK_RANGE, f"{path} (from {low:g} to {high:g}: {black:g} is black, {white:g} is white)")
+        remarks.add(REMARK_RANGE, path, f"from {low:g} to {high:g}: {black:g} is black, {white:g} is white")
     exact = values.astype(np.float64) if white > 2**24 else values.astype(np.float32)
     unit = np.clip((exact - black) / (white - black), 0, 1)
     return (1 - unit if samples.white_is_zero else unit).astype(np.float32)

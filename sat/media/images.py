@@ -86,6 +86,6 @@ def remark_fit(shape: Sequence[int], size: Sequence[int], name: str, remarks: Re
     lost = 1 - math.prod(size) / (math.prod(shape) * scale**2)
     sizes = f"{shape[0]} x {shape[1]} for {size[0]} x {size[1]}"
     if scale > 1:
-        remarks.add(REMARK_ENLARGED, f"{name} ({sizes})")
+        remarks.add(REMARK_ENLARGED, name, sizes)
     if lost > MOST_LOST:
-        remarks.add(REMARK_CROPPED, f"{name} ({sizes}: {1 - lost:.0%} is shown)")
+        remarks.add(REMARK_CROPPED, name, f"{sizes}: {1 - lost:.0%} is shown")

@@ -65,7 +65,7 @@ def check_coded_color(path: Path, picture: Image.Image, remarks: Remarks) -> Non
     if primaries not in _SRGB_PRIMARIES or _is_adobe_rgb(picture):
         remarks.add(REMARK_CODED, path)
     elif "srgb" not in picture.info and abs(gamma - _SRGB_GAMMA) > _GAMMA_TOLERANCE:
-        remarks.add(REMARK_GAMMA, f"{path} ({gamma:g})")
+        remarks.add(REMARK_GAMMA, path, f"{gamma:g}")
 
 
 def _coded_color(path: Path, kind: str | None) -> tuple[int, int]:
@@ -100,7 +100,7 @@ def _converted(colors: Image.Image, profile: bytes | None, path: str | Path, rem
         try:
             return _by_profile(colors, ImageCms.ImageCmsProfile(io.BytesIO(profile)))
         except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as problem:
-            remarks.add(REMARK_PROFILE, f"{path} ({' '.join(str(problem).split())[:80]})")
+            remarks.add(REMARK_PROFILE, path, " ".join(str(problem).split())[:80])
     if colors.mode == "LAB":
         return _transformed(colors, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")))
     if colors.mode == "CMYK" and not profile:
