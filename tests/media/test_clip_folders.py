@@ -1,8 +1,11 @@
 """Clips of a folder with their captions: every layout, and what is odd about it."""
 import unicodedata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from common.errors import DataError
 from media.clip_folders import folded, label_path, read_clip_folder
@@ -144,3 +147,26 @@ def test_the_column_of_the_caption_can_be_named(tmp_path):
     assert read(tmp_path, caption_column="caption") == {"a.mp4": "long"}
     with pytest.raises(DataError, match="has no story; its columns are file_name, text, caption"):
         read(tmp_path, caption_column="story")
+
+
+SOUND = {"metadata.csv": b'file_name,text\nvideos/a.mp4,"one, two"\nb.mp4,two\n',
+         "metadata.jsonl": b'{"file_name": "a.mp4", "text": "one"}\n{"file_name": "b.mp4", "text": null}\n',
+         "videos.txt": b"a.mp4\nb.mp4\n", "a.txt": "ein Käfer\n".encode("utf-16")}
+ODD = [b"\0", b"\xff", b'"', b",", b"\n", b"\r", b"{", b"[" * 3000, b"9" * 5000, b"\xff\xfe", b"~nobody/", b"../", b"/"]
+
+
+@settings(max_examples=300, derandomize=True, deadline=None)
+@given(st.sampled_from(sorted(SOUND)), st.lists(st.tuples(st.floats(0, 1), st.sampled_from([None, *ODD])), max_size=4))
+def test_damaged_text_is_one_line_or_read(name, changes):
+    content = SOUND[name]
+    for place, inserted in changes:
+        cut = int(place * len(content))
+        content = content[:cut] if inserted is None else content[:cut] + inserted + content[cut:]
+    with TemporaryDirectory() as folder:
+        make(Path(folder), **{"a.mp4": "", "b.mp4": "", "prompts.txt": "one\ntwo\n", name: content})
+        try:
+            clips = read_clip_folder(Path(folder)).clips
+        except DataError as problem:
+            assert len(str(problem).splitlines()) == 1
+        else:
+            assert clips and all("\0" not in clip.caption and "\ufffd" not in clip.caption for clip in clips)

@@ -23,7 +23,9 @@ class MemoryClips:
     def read(cls, data_config: DictConfig, folders: Sequence[str]) -> "MemoryClips":
         """Return all clips of the folders; captions play no part, and what is repeated in short clips counts."""
         kind: Any = get_obj_from_str(data_config.target, "data")
-        params = {"short_clips": "repeat", **data_config.params, "allow_no_captions": True}
+        params = {**data_config.params, "allow_no_captions": True}
+        if params.get("short_clips") != "skip":
+            params["short_clips"] = "repeat"  # the loss of a reconstruction has no mask
         found = [bucket for folder in folders for bucket in kind.buckets(folder, **params)]
         clips = (bucket[number]["mp4"] for bucket in found for number in range(len(bucket)))
         return cls(torch.stack([((v + 1) * 127.5).round().byte() for v in clips]).transpose(1, 2).contiguous())

@@ -4,6 +4,7 @@ import torch
 from omegaconf import OmegaConf
 
 from common.errors import ConfigError
+from tests.test_data_video import ramp, write_video
 from training.data.memory_clips import MemoryClips, Stage, read_stages, stage_at
 
 PARAMS = {"video_size": [16, 16], "fps": 8, "max_num_frames": 9}
@@ -20,6 +21,19 @@ def test_a_batch_is_a_stretch_of_clips_drawn_from_the_generator():
     numbers = ((drawn + 1) * 127.5).round().long()[:, 0, :, 0, 0]
     assert torch.equal(numbers.diff(dim=1), torch.ones(6, 4, dtype=torch.long))
     assert len(set((numbers[:, 0] % 9).tolist())) == 1 and len(set((numbers[:, 0] // 9).tolist())) > 1
+
+
+def test_clips_are_read_without_captions_and_only_those_that_can_be(tmp_path, caplog):
+    for name, count in (("a", 9), ("b", 6)):
+        write_video(tmp_path / f"{name}.mp4", ramp(count), size=(16, 16))
+    (tmp_path / "c.mp4").write_bytes(b"no video")
+    config = OmegaConf.merge(section(short_clips="mask"), {"target": "data_video.SFTDataset"})
+    assert len(MemoryClips.read(config, [str(tmp_path)])) == 2
+    assert "1 of 3 clips skipped" in caplog.text
+    assert "(data.params.short_clips: repeat): b.mp4 (6)" in caplog.text
+    config.params.short_clips = "skip"
+    clips = MemoryClips.read(config, [str(tmp_path)])
+    assert len(clips) == 1 and clips.videos.shape == (1, 3, 9, 16, 16)
 
 
 def test_stages_follow_one_another_and_the_last_goes_on():
