@@ -103,7 +103,7 @@ def _matrix(name: str, value: Any, content: Content) -> Tensor:
     matrix = value.flatten(1)
     if matrix.dtype.itemsize == 1:  # 8 bits cannot be computed with
         matrix = matrix.float()
-    if not torch.isfinite(matrix).all():
+    if matrix.numel() and not torch.isfinite(torch.stack(torch.aminmax(matrix))).all():
         raise CheckpointError(f"LoRA {content.file}: {name} holds numbers that are not finite; its training failed, or "
                               "the file is damaged: give an earlier checkpoint")
     return matrix

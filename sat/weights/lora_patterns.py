@@ -39,9 +39,9 @@ def unused(patterns: Iterable[str], layers: Iterable[tuple[str, int | None]]) ->
 
 
 def names_of(layer: str, part: int | None) -> list[str]:
-    """Return the names of a layer, or of a part of it, by which a pattern can find it: diffusers' and the release's."""
-    theirs = diffusers_names(layer) or ()
-    return [before + name for name in (*theirs[part or 0:][:1], layer) for before in BEFORE]
+    """Return the names by which a pattern can find a layer of the release, or a part of it, a layer of diffusers."""
+    name = layer if part is None else (diffusers_names(layer) or ())[part]
+    return [before + name for before in BEFORE]
 
 
 def _fits(pattern: str, names: Iterable[str]) -> bool:
