@@ -1,4 +1,5 @@
 """Tests of colour profiles and of colours other than sRGB."""
+import itertools
 import struct
 import zlib
 
@@ -21,7 +22,7 @@ def number(value):
     return struct.pack(">i", round(value * 65536))
 
 
-def profile(space, tags):
+def profile(space, tags, kind=b"mntr", connection=b"XYZ "):
     """An ICC profile of version 2 with these tags."""
     tags = {b"desc": b"desc" + bytes(4) + struct.pack(">I", 5) + b"test\0" + bytes(78),
             b"wtpt": b"XYZ " + bytes(4) + number(0.9642) + number(1) + number(0.8249), **tags}
@@ -31,7 +32,7 @@ def profile(space, tags):
         table += name + struct.pack(">II", place + len(data), len(content))
         data += content
     size = place + len(data)
-    head = struct.pack(">I4sI4s4s4s6H", size, b"lcms", 0x02400000, b"mntr", space, b"XYZ ", *[2020, 1, 1] * 2)
+    head = struct.pack(">I4sI4s4s4s6H", size, b"lcms", 0x02400000, kind, space, connection, *[2020, 1, 1] * 2)
     head += b"acsp" + bytes(28) + number(0.9642) + number(1) + number(0.8249)
     return head.ljust(128, b"\0") + struct.pack(">I", len(tags)) + table + data
 
@@ -109,6 +110,29 @@ def test_a_profile_that_cannot_be_used_is_said(tmp_path, caplog, content):
     assert len(caplog.messages) == 1 and "a.png" in caplog.text and "profile that cannot be used" in caplog.text
 
 
+def ink_profile():
+    """A profile for CMYK by a table: magenta and yellow make a dull red, black ink is black, cyan does nothing."""
+    lab = [(0, 128, 128) if black else (255 - 80 * magenta - 20 * yellow, 128 + 40 * magenta, 128 + 40 * yellow)
+           for _, magenta, yellow, black in itertools.product((0, 1), repeat=4)]
+    identity = b"".join(number(float(i % 4 == 0)) for i in range(9))
+    table = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + identity + bytes(range(256)) * 4
+    table += bytes(itertools.chain(*lab)) + bytes(range(256)) * 3
+    return profile(b"CMYK", {b"A2B0": table}, b"prtr", b"Lab ")
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.jpg"])
+def test_a_profile_for_inks_is_applied(tmp_path, caplog, name):
+    options = {"quality": 100} if name.endswith("jpg") else {}
+    inks = np.array([(255, 0, 0, 0), (0, 255, 255, 0), (0, 0, 0, 255)], np.uint8)[:, None].repeat(16, 0).repeat(16, 1)
+    Image.fromarray(inks, mode="CMYK").save(tmp_path / name, icc_profile=ink_profile(), **options)
+    white, red, black = shown(tmp_path / name)[8::16, 8]
+    assert (white >= 254).all() and (black <= 1).all() and not caplog.messages
+    middle = (155 / 255 * 100 + 16) / 116  # Lab (60.8, 40, 40), as the table says, to XYZ and sRGB
+    xyz = np.array([0.9642, 1, 0.8249]) * np.array([middle + 40 / 500, middle, middle - 40 / 200]) ** 3
+    light = (np.linalg.inv(SRGB) @ xyz).clip(0.0031308, 1)
+    assert abs(red - 255 * (1.055 * light ** (1 / 2.4) - 0.055)).max() <= 4
+
+
 def test_cmyk_without_a_profile_is_said(tmp_path, caplog):
     Image.new("CMYK", (4, 4), (0, 200, 200, 20)).save(tmp_path / "a.jpg", quality=95)
     red, green, blue = shown(tmp_path / "a.jpg")[0, 0]
@@ -135,6 +159,16 @@ def test_other_light_is_refused(tmp_path, transfer, says):
     Image.fromarray(COLORS).save(tmp_path / "a.png")
     with pytest.raises(DataError, match=f"a.png is in {says}"):
         load_image(with_chunk(tmp_path / "a.png", b"cICP", bytes([9, transfer, 0, 1])))
+
+
+def test_light_of_an_avif_is_looked_at(tmp_path):
+    Image.fromarray(COLORS.repeat(8, 0).repeat(8, 1)).save(tmp_path / "a.avif")
+    content = (tmp_path / "a.avif").read_bytes()
+    before, mark, after = content.partition(b"colrnclx")
+    assert mark
+    (tmp_path / "a.avif").write_bytes(before + mark + struct.pack(">HH", 9, 16) + after[4:])
+    with pytest.raises(DataError, match="a.avif is in high dynamic range"):
+        load_image(tmp_path / "a.avif")
 
 
 def test_colours_named_by_number_are_said(tmp_path, caplog):
