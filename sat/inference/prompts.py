@@ -23,6 +23,7 @@ NEEDED_BY = {"image": ("this model needs an image", "image.png"),
              "clip": ("a run with args.strength or args.invert needs a clip", "clip.mp4")}
 QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019"}  # opening mark: closing mark
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+SHOWN_OF_NO_TEXT = 40  # characters of a typed line that is left out
 LONGEST_SHOWN = 200  # characters of a path that does not exist
 NAME_CHARACTERS = 120
 NAME_BYTES = 200  # file systems allow 255 bytes, which include the index in front
@@ -101,8 +102,9 @@ def _typed(form: str) -> Iterator[str]:
             content += sys.stdin.buffer.read()
         try:
             yield from lines(decoded(content, "input")) or [""]
-        except DataError as error:
-            logger.warning("%s", error)
+        except DataError:
+            shown = content.decode(errors="replace").strip()[:SHOWN_OF_NO_TEXT]
+            logger.warning("input %r is not UTF-8 text and is left out; set the terminal to UTF-8", shown)
 
 
 def parse_prompt(line: str, index: int, source: Source | None, where: str, folder: Path) -> Prompt:
