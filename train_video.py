@@ -26,6 +26,7 @@ from configuration.settings import Arguments
 from configuration.targets import check_config
 from diffusion_video import DiffusionEngine
 from engine.checks import check_device, check_model
+from engine.first_stage import CKPT_PATH, is_random
 from engine.process_checks import merge_size_keys
 from parallel import launch
 from training import run_files, run_state
@@ -107,7 +108,10 @@ def check_settings(args: Arguments) -> None:
     args.config.model.latent_input = args.training.latent_cache is not None
     if args.training.checkpoint_activations:
         OmegaConf.update(args.config, RECOMPUTE, True, force_add=True)
-    check_device(check_model(args.model_config), args.run.device, args.run.dtype)
+    model = check_model(args.model_config)
+    check_device(model, args.run.device, args.run.dtype)
+    if is_random(model.first_stage_config) and is_main_process():
+        logger.warning("%s is null: the autoencoder has random weights", CKPT_PATH)
     check_data(args)
     if args.training.sample_interval and (args.deepspeed_config.get("zero_optimization") or {}).get("stage") == 3:
         raise ConfigError("args.sample_interval: no samples are made while weights are divided among processes "

@@ -1,5 +1,4 @@
 """The latent codec: conversion between videos and the scaled latents of a diffusion model, by the autoencoder."""
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
@@ -12,8 +11,6 @@ from configuration.targets import instantiate_from_config
 from vae_modules.tiling import TILE_SIZE, Tiling
 from weights.sources import Weights
 
-logger = logging.getLogger(__name__)
-
 CKPT_PATH = "model.first_stage_config.params.ckpt_path"
 
 
@@ -25,29 +22,29 @@ def make_tiling(settings: AutoencoderSettings) -> Tiling | None:
 
 
 def first_stage_weights(config: Mapping) -> Weights | None:
-    """Return the weights that a first stage will load, checked but not read; None, with a warning, if it names none.
+    """Return the weights that a first stage will load, checked but not read; None if its `ckpt_path` is None.
 
     Raises CheckpointError for weights that are missing, damaged or do not fit it.
     """
     params = config.get("params") or {}
     if params.get("ckpt_path") is None:
-        if _has_weights(config):
-            logger.warning("%s is null: the autoencoder has random weights", CKPT_PATH)
         return None
     with torch.device("meta"):
         first_stage = instantiate_from_config({**config, "params": {**params, "ckpt_path": None}})
     return first_stage.check_weights(params["ckpt_path"], params.get("ignore_keys", ()))
 
 
+def is_random(config: Mapping) -> bool:
+    """Return True if a first stage has weights, but names no file for them."""
+    identity = str(config.get("target")).rpartition(".")[2] == nn.Identity.__name__
+    return not identity and (config.get("params") or {}).get("ckpt_path") is None
+
+
 def require_weights(config: Mapping) -> None:
-    """Raise ConfigError if a first stage has weights, but names no file for them."""
-    if _has_weights(config) and (config.get("params") or {}).get("ckpt_path") is None:
+    """Raise ConfigError if the weights of a first stage are random."""
+    if is_random(config):
         raise ConfigError(f"{CKPT_PATH} is null; an autoencoder with random weights decodes to noise: set it to the "
                           "autoencoder's weights")
-
-
-def _has_weights(config: Mapping) -> bool:
-    return str(config.get("target")).rpartition(".")[2] != nn.Identity.__name__
 
 
 class LatentCodec(nn.Module):

@@ -1,5 +1,4 @@
 """The files of a T5 text encoder: where configuration, weights and tokenizer are, and whether they fit each other."""
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,6 @@ from weights.diffusers_folder import is_pipeline
 from weights.formats import stranger
 from weights.sources import SHARED, Weights, text_encoder_weights
 from weights.weight_files import TRANSFORMERS, find_weights
-
-logger = logging.getLogger(__name__)
 
 ENCODER, TOKENIZER = "text_encoder", "tokenizer"  # subfolders of a diffusers folder
 DECODER = ("decoder.", "lm_head.")  # tensors of a whole T5 that are not loaded: only its encoder is used
@@ -170,7 +167,6 @@ def _sizes_of(shapes: Mapping[str, Tensor], source: Path) -> dict[str, Any]:
     except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
         raise CheckpointError(f"{source} does not hold the encoder of a T5, and no {CONFIG} says what it holds; put "
                               f"{CONFIG} beside it, or give another file") from error
-    logger.info("%s has no %s; the sizes are those of its tensors", source, CONFIG)
     return {**sizes, "feed_forward_proj": "gated-gelu" if gated else "relu"}
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from common.errors import ConfigError
 from common.kinds import Share, Size, Text
 from configuration.model import ModelConfig
-from engine.t5_files import T5Folder, check_t5_folder, check_tokenizer, check_vocabulary, t5_config, t5_weights
+from engine.t5_files import CONFIG, T5Folder, check_t5_folder, check_tokenizer, check_vocabulary, t5_config, t5_weights
 from weights.checkpoint import check_shapes
 from weights.sources import materialize
 
@@ -84,6 +84,8 @@ def load_t5(folder: T5Folder, device: torch.device | str) -> nn.Module:
     materialize(encoder, next(weights.dtype_of(k) for k, w in weights.shapes.items() if w.is_floating_point()), device)
     encoder.tie_weights()
     weights.copy_into(encoder)
+    if not (folder.encoder / CONFIG).is_file():
+        logger.info("%s has no %s; the text encoder's sizes are those of its tensors", folder.encoder, CONFIG)
     if weights.said:
         logger.info("loaded the text encoder from %s%s", weights.source, weights.described)
     return encoder

@@ -63,8 +63,8 @@ class Named:
         """Clauses on what was done to the names, for a message."""
         plain = self.prefixes in ((), (NETWORK_PREFIX,))
         said = [] if plain else [f"prefix {' or '.join(filter(None, self.prefixes))} removed"]
-        return said + ([f"{len(self.others)} entries of other parts ignored ({listed(self.others)})"]
-                       if self.others else [])
+        places = dict.fromkeys(name.partition(".")[0] for name in self.others)
+        return said + ([f"{len(self.others)} entries of other parts ignored ({listed(places)})"] if places else [])
 
 
 def named(names: Iterable[str], vocabulary: Vocabulary, source: Path) -> Named:

@@ -26,6 +26,7 @@ from weights.shards import read_shards
 from weights.weight_files import DIFFUSERS, find_weights
 
 COPY_PORTIONS = 16  # portions of a copy; more of them need less memory beside the model, but each maps the files again
+LEAST_PORTION = 4_000_000  # bytes: a small model is not worth many mappings
 WIDENED_PORTIONS = 64  # where tensors are not copied from the mapping but widened in memory
 SHARED = ("shared.weight", "encoder.embed_tokens.weight")
 
@@ -118,7 +119,7 @@ class Weights:
 
     def _portions(self) -> Iterator[list[Link]]:
         portions = WIDENED_PORTIONS if self.widened else COPY_PORTIONS
-        most = sum(shape.nbytes for shape in self.shapes.values()) / portions
+        most = max(sum(shape.nbytes for shape in self.shapes.values()) / portions, LEAST_PORTION)
         portion: list[Link] = []
         filled = 0
         for name, link in self.links.items():

@@ -62,7 +62,7 @@ def test_one_file_of_weights_without_a_configuration(prefix, given, t5, expected
     assert t5_width(folder) == TEXT_WIDTH and t5_config(folder)["feed_forward_proj"] == "gated-gelu"
     with caplog.at_level(logging.INFO):
         assert torch.equal(embedded(file if given == "file" else t5), expected)
-    assert "the sizes are those of its tensors" in caplog.text
+    assert "the text encoder's sizes are those of its tensors" in caplog.text
     assert t5_parameters(folder) > 1000
 
 
