@@ -11,7 +11,7 @@ from media.clip_file import Account
 _KINDS = ("mov", "matroska")  # recognised for certain by decord too, which guesses the format of a file
 _CODECS = ("h264", "hevc", "vp9")
 _AGREEMENT = 1e-3  # seconds: above the rounding of decord's float32 timestamps, far below a frame's duration
-_AT_ONCE = 8  # frames, as all of a long clip of large frames would not fit in memory
+_AT_ONCE = 2**28  # bytes of frames, as all of a long clip of large ones would not fit in memory
 
 
 class UnlikeDecord(Exception):
@@ -32,16 +32,16 @@ def decord_frames(source: str | BinaryIO, account: Account, kind: str, indices: 
     try:
         reader = decord.VideoReader(_openable(source), num_threads=1)  # the loader's workers read in parallel
         _compare(reader, account.times)
-        yield from _in_batches(reader, indices)
+        yield from _in_batches(reader, indices, max(1, _AT_ONCE // (3 * account.first.height * account.first.width)))
     except (RuntimeError, ValueError, IndexError, OSError, decord.DECORDError) as problem:
         raise UnlikeDecord from problem
 
 
-def _in_batches(reader, indices: Sequence[int]) -> Iterator[np.ndarray]:
+def _in_batches(reader, indices: Sequence[int], size: int) -> Iterator[np.ndarray]:
     """Yield the frames of indices that do not fall; decord is never sent back, which makes it count wrong."""
     wanted = sorted(set(indices))
-    for at in range(0, len(wanted), _AT_ONCE):
-        batch = wanted[at:at + _AT_ONCE]
+    for at in range(0, len(wanted), size):
+        batch = wanted[at:at + size]
         for index, frame in zip(batch, reader.get_batch(batch).asnumpy(), strict=True):
             yield from itertools.repeat(frame, indices.count(index))
 
