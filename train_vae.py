@@ -51,7 +51,8 @@ def check_settings(args: Arguments) -> None:
     launch.check_launcher()
     check_model_keys(args.model_config)
     args.config.model = check_config(args.model_config, "model")
-    args.config.data = check_config(args.data_config, "data")
+    clips = {key: value for key, value in args.data_config.items() if key != "stages"}
+    args.config.data = {**check_config(clips, "data"), "stages": args.data_config.get("stages")}
     check_clip_data(args.data_config, args.training.split)
     settings, stages = args.training, read_stages(args.data_config)
     if not (stages and settings.save and settings.train_data and args.deepspeed_config):
