@@ -110,9 +110,8 @@ def test_a_smaller_decoder_learns_the_latents_of_a_trained_encoder(clips, tmp_pa
 
 
 def test_a_loss_that_is_not_finite_names_the_step(clips, tmp_path):
-    loss = "model.first_stage_config.params.loss_config.params.l1_weight"
-    with pytest.raises(NumericalError, match="at step 0; lower deepspeed.optimizer.params.lr$"):
-        train_vae.main(recipe(clips, tmp_path, **{loss: float("nan")}))
+    with pytest.raises(NumericalError, match=r"the loss is (nan|inf) at step \d; lower deepspeed.optimizer.params.lr$"):
+        train_vae.main([*recipe(clips, tmp_path), "deepspeed.optimizer.params.lr=1e30"])
 
 
 def test_a_misspelt_key_of_the_model_is_named(clips, tmp_path):

@@ -8,7 +8,7 @@ from annotated_types import MaxLen, MinLen
 from torch import Tensor, nn
 
 from common.compression import Compression
-from common.kinds import BelowOne, Layers, Size
+from common.kinds import BelowOne, Layers, Size, SizeOrZero
 from common.unread import Unread
 from vae_modules.convolution import CausalConv3d, CausalState
 from vae_modules.layers import Downsample3D, ResnetBlock3D, Upsample3D, make_norm, swish
@@ -89,7 +89,7 @@ class ContextParallelDecoder3D(nn.Module):
                         "double_z": Unread("a decoder takes latents, not moments", (True, False)),
                         "resolution": ANY_SIZE, "gather_norm": SAME_NORMS}
 
-    def __init__(self, *, ch: Size, z_channels: Size, num_res_blocks: Layers,
+    def __init__(self, *, ch: Size, z_channels: Size, num_res_blocks: SizeOrZero,
                  ch_mult: Annotated[Sequence[Size], MinLen(1), MaxLen(16)] = (1, 2, 2, 4), in_channels: Size = 3,
                  out_ch: Size = 3, double_z: bool = True, dropout: BelowOne = 0.0,
                  attn_resolutions: Sequence[int] = (), resolution: Size = 256, gather_norm: bool = False,
