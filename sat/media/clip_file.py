@@ -127,13 +127,14 @@ class ClipFile:
         """Return start and end of each frame, (N, 2) seconds, of as many as `form` needs, by decoding them."""
         ticks = self._decoding_times() if self.kind == "avi" else None
         starts: list[float] = []
-        duration = 0.0
+        duration, in_order = 0.0, True
         for index, frame in enumerate(self.frames()):
             time = frame.time if ticks is None else ticks[index] if index < len(ticks) else None
             starts.append(math.nan if time is None else time)
             if ticks is None and frame.duration and frame.time_base:
                 duration = float(frame.duration * frame.time_base)
-            if covers(starts, form):
+            in_order = in_order and (len(starts) < 2 or starts[-1] > starts[-2])
+            if in_order and covers(starts, form):
                 break
         return with_ends(self._in_order(starts), duration)
 

@@ -13,7 +13,8 @@ VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".mkv", ".webm", ".avi
                   ".mpg", ".mpeg", ".vob", ".ogv", ".flv", ".wmv", ".asf", ".mxf")
 HEAD = 4096  # bytes that suffice to recognise a file
 
-_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp", b"moof", b"sidx")
+_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp", b"moof", b"sidx", b"pdin",
+          b"uuid", b"emsg", b"junk")
 _STARTS = {b"\x1aE\xdf\xa3": "matroska", b"GIF87a": "gif", b"GIF89a": "gif", b"OggS": "ogg", b"FLV\x01": "flv",
            b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "asf", b"\x06\x0e\x2b\x34": "mxf", b"\x00\x00\x01\xba": "mpeg",
            b"\x00\x00\x01\xb3": "mpegvideo"}

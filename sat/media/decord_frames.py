@@ -26,7 +26,7 @@ def decord_frames(source: str | BinaryIO, account: Account, kind: str, indices: 
         raise UnlikeDecord
     try:
         import decord
-    except ImportError as problem:  # there are no packages of it for some systems
+    except (ImportError, OSError, RuntimeError) as problem:  # there are no packages of it for some systems
         raise UnlikeDecord from problem
     decord.logging.set_level(decord.logging.QUIET)  # errors are raised
     try:
