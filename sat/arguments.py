@@ -30,6 +30,7 @@ from configuration.yaml_files import (
 )
 from weights.diffusers_folder import is_pipeline, use_pipeline_parts
 
+LONGEST_MESSAGE = 300  # characters
 DATA_KEYS = ("target", "params", "stages")
 OVERRIDE = re.compile(rf"({'|'.join(SECTIONS)})([.\[][^\s=]*)?=")
 GUIDER = "model.sampler_config.params.guider_config"
@@ -90,7 +91,7 @@ def _merged(options: dict, overrides: Sequence[str], environment: Collection[str
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
-        raise ConfigError(f"command line: {message}")
+        raise ConfigError(f"command line: {message[:LONGEST_MESSAGE]}")
 
 
 def _read_command_line(argv: Sequence[str] | None, description: str) -> tuple[dict, list[str]]:

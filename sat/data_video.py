@@ -12,14 +12,15 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import webdataset
+from annotated_types import MinLen
 from braceexpand import braceexpand
 from torch.utils.data import Dataset, get_worker_info
 
 from common.errors import ConfigError, DataError
-from common.kinds import Count, Positive, Rate, Seed, Sides, Size
+from common.kinds import Count, Positive, Rate, Seed, Sides, SidesOfEach, Size
 from common.listing import listed
 from common.ranks import is_main_process
 from common.text import decoded
@@ -46,9 +47,9 @@ class SFTDataset(Dataset):
     def __init__(
         self,
         data_dir: str,
-        video_size: Sequence[Any],
+        video_size: Sides | SidesOfEach,
         fps: Rate,
-        max_num_frames: Size | Sequence[Size],
+        max_num_frames: Size | Annotated[Sequence[Size], MinLen(1)],
         skip_frms_num: Count = 0,
         caption_lines: CaptionLines = "all",
         txt_key: str | None = None,

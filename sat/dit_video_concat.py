@@ -129,6 +129,11 @@ class DiffusionTransformer(BaseModel):
             label_embedding(num_classes, self.hidden_size, time_dim, adm_in_channels))
 
     def _add(self, name: str, part: Part, **sizes) -> None:
+        for key, value in (part.get("params") or {}).items():
+            own = tuple(value) if isinstance(value, list) else value
+            if own != sizes.get(key, own):
+                raise ConfigError(f"{name}_config.params.{key} is {value}, but the whole network makes it "
+                                  f"{sizes[key]}; leave it out")
         self.add_mixin(name, instantiate_from_config(part, **sizes), reinit=True)
 
     def _add_positions(self, config: Part, latent: Grid, head_dim: int, interpolations: dict) -> None:

@@ -54,12 +54,18 @@ def message_of(error: Exception) -> str | None:
     """Return the line that tells a user of an error; None if the error is a fault of this program."""
     if isinstance(error, UserError):
         return " ".join(str(error).split())
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or _lacks_memory(error):
         return " ".join(f"the memory does not suffice ({error}); --plan shows what a run takes".split())
     if isinstance(error, OSError):
         reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
         return f"{error.filename}: {reason}" if error.filename else reason
     return None
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Return True for torch's errors of memory, on the CPU and on accelerators."""
+    return isinstance(error, RuntimeError) and (type(error).__name__ == "OutOfMemoryError"
+                                                or "can't allocate memory" in str(error))
 
 
 @contextmanager

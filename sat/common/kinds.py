@@ -16,8 +16,9 @@ Seed = Annotated[int, Ge(-2**63), Lt(2**64)]  # what torch takes
 Size = Annotated[int, Gt(0), Le(1_000_000)]  # widths, frames, tokens, pixels along a side
 SizeOrZero = Annotated[int, Ge(0), Le(1_000_000)]
 Steps = Annotated[int, Gt(0), Le(100_000)]  # also processes, and videos of a prompt
-Layers = Annotated[int, Gt(0), Le(10_000)]
+Layers = Annotated[int, Gt(0), Le(1000)]
 Sides = Annotated[Sequence[Size], MinLen(2), MaxLen(2), Field(description="[height, width] in whole numbers above 0")]
+SidesOfEach = Annotated[Sequence[Sides], MinLen(1)]
 
 # Numbers are finite unless their kind says otherwise.
 Share = Annotated[float, Ge(0), Le(1)]

@@ -61,7 +61,8 @@ def checked(annotation: Any, value: Any, where: str) -> Any:
         wanted = wording(annotation, value)
         if any(found["type"] == "finite_number" for found in error.errors()):
             wanted = wanted.replace("a number", "a finite number").replace("numbers", "finite numbers")
-        must = f"it must be {wanted}" if wanted else " ".join(error.errors()[0]["msg"].split())
+        own = [found["ctx"]["error"] for found in error.errors() if found["type"] == "value_error"]
+        must = str(own[0]) if own else f"it must be {wanted}" if wanted else error.errors()[0]["msg"]
         raise ConfigError(f"{where} is {shown(value)}; {must}{_nearest(annotation, value)}") from error
 
 

@@ -132,10 +132,11 @@ def _checked_target(config: Mapping, where: str) -> Mapping:
             raise ConfigError(f"{where}.{key}: unknown key beside target and params{nearest(key, known)}")
     params = _parameters(config, where)
     check_names(cls, params, f"{where}.params")
+    params = typed(cls, params, f"{where}.params")
     warn_unread(params, getattr(cls, "UNREAD", {}), f"{where}.params")
     kinds = get_type_hints(cls, include_extras=True)
     beside = {key: checked(kinds[key], config[key], f"{where}.{key}") for key in SIBLING_KEYS if key in config}
-    return {**config, **beside} | ({"params": typed(cls, params, f"{where}.params")} if params else {})
+    return {**config, **beside} | ({"params": params} if params else {})
 
 
 def _parameters(config: Mapping, where: str) -> Mapping:

@@ -25,7 +25,7 @@ def parse(text: str, source: str):
             return None
         _check_size(root, source)
         if not isinstance(root, yaml.MappingNode | yaml.SequenceNode):
-            raise ConfigError(f"{source} is neither a mapping nor a list")
+            raise ConfigError(f"{source} is plain text, no mapping with keys; prompts are named by --input-file")
         return OmegaConf.create(text)
     except UNREADABLE as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())

@@ -1,5 +1,8 @@
 """Checks of the settings that divide a model among processes."""
+from typing import Any
+
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from common.errors import ConfigError
 from configuration.settings import Arguments, RunSettings, SamplingSettings
@@ -19,7 +22,7 @@ def merge_size_keys(args: Arguments) -> None:
     can be compared with a checkpoint's, and divided among them afterwards. Raises ConfigError if the keys disagree.
     """
     key = f"{NETWORK}.transformer_args.{SIZE}"
-    inner = OmegaConf.select(args.config, key, default=1)
+    inner = _at(args.config, key, 1)
     if not isinstance(inner, int) or inner < 1:
         raise ConfigError(f"{key} is {inner!r}; it must be a whole number, 1 or more")
     size = max(args.run.model_parallel_size, inner)
@@ -31,9 +34,17 @@ def merge_size_keys(args: Arguments) -> None:
         OmegaConf.update(args.config, key, 1)
 
 
+def _at(config: DictConfig, key: str, default: int | None = None) -> Any:
+    """Return the value of a key; the default where it is missing, or stands below something that is no mapping."""
+    try:
+        return OmegaConf.select(config, key, default=default)
+    except (OmegaConfBaseException, TypeError):
+        return default
+
+
 def check_shared(run: RunSettings, config: DictConfig) -> None:
     """Raise ConfigError if `args.model_parallel_size` processes cannot share the transformer."""
-    size, heads = run.model_parallel_size, OmegaConf.select(config, HEADS)
+    size, heads = run.model_parallel_size, _at(config, HEADS)
     if isinstance(heads, int) and heads % size:
         raise ConfigError(f"args.{SIZE} is {size}, which does not divide the transformer's {heads} attention heads")
     if size > 1 and run.loras:
@@ -47,7 +58,7 @@ def check_sequence_parallel(run: RunSettings, sampling: SamplingSettings, config
     if run.model_parallel_size > 1 and divided > 1:
         raise ConfigError("args.model_parallel_size works with neither sequence_parallel_size nor "
                           "guidance_parallel_size above 1; set it to 1")
-    size, heads, model = sampling.sequence_parallel_size, OmegaConf.select(config, HEADS), config.model
+    size, heads, model = sampling.sequence_parallel_size, _at(config, HEADS), config.model
     if size > 1 and model.get("compile_model"):
         raise ConfigError("args.sequence_parallel_size does not work with model.compile_model; leave it out")
     cache = model.get("step_cache_config")

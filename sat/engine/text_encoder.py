@@ -1,9 +1,10 @@
 """Text encoders, as embedders: modules that turn one entry of a batch into a conditioning tensor."""
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import AfterValidator
 from torch import Tensor, nn
 
 from common.errors import ConfigError
@@ -14,6 +15,17 @@ from weights.checkpoint import check_shapes
 from weights.sources import materialize
 
 logger = logging.getLogger(__name__)
+
+
+def _check_device(name: str) -> str:
+    try:
+        torch.device(name)
+    except RuntimeError as error:
+        raise ValueError("it must be the name of a device, such as cpu") from error
+    return name
+
+
+DeviceName = Annotated[str, AfterValidator(_check_device)]
 
 
 class AbstractEmbModel(nn.Module):
@@ -39,7 +51,7 @@ class FrozenT5Embedder(AbstractEmbModel):
 
     MAX_LENGTH = 77  # tokens, if the configuration does not say
 
-    def __init__(self, model_dir: Text | None = None, device: str = "cpu", max_length: Size = MAX_LENGTH,
+    def __init__(self, model_dir: Text | None = None, device: DeviceName = "cpu", max_length: Size = MAX_LENGTH,
                  freeze: bool = True, cache_dir: Text | None = None):
         super().__init__()
         folder = check_t5_folder(model_dir, cache_dir)

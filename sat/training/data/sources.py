@@ -61,6 +61,9 @@ def check_clip_data(data: DictConfig, split: str) -> None:
     if not issubclass(kind, SFTDataset):
         raise ConfigError(f"data.target is {kind.__name__}; training needs data_video.SFTDataset, which knows how "
                           "many clips it has; unpack the shards into folders of videos/ and labels/")
+    if "data_dir" in data.params:
+        raise ConfigError("data.params.data_dir: the folders of clips are args.train_data and args.valid_data; leave "
+                          "it out")
     if split.split(",")[0].strip() not in ("1", "1.0"):
         raise ConfigError(f"args.split is {split}; clips cannot be held out by fraction; put them into a folder "
                           "of their own, set args.valid_data to it, and leave args.split at 1,0,0")
