@@ -23,7 +23,7 @@ from common.errors import ConfigError
 from common.files import check_writable, sole_use
 from common.ranks import report_once, world_size
 from configuration.settings import Arguments
-from configuration.targets import check_config
+from configuration.targets import check_config, check_data_section
 from parallel import launch
 from training import run_files, run_state
 from training.autoencoder import AutoencoderTrainer, build_model, check_model_keys, convert_earlier_state
@@ -51,8 +51,7 @@ def check_settings(args: Arguments) -> None:
     launch.check_launcher()
     check_model_keys(args.model_config)
     args.config.model = check_config(args.model_config, "model")
-    clips = {key: value for key, value in args.data_config.items() if key != "stages"}
-    args.config.data = {**check_config(clips, "data"), "stages": args.data_config.get("stages")}
+    args.config.data = check_data_section(args.data_config)
     check_clip_data(args.data_config, args.training.split)
     settings, stages = args.training, read_stages(args.data_config)
     if not (stages and settings.save and settings.train_data and args.deepspeed_config):

@@ -23,7 +23,7 @@ from common.errors import ConfigError
 from common.files import check_writable, from_repository, sole_use
 from common.ranks import is_main_process, report_once, world_size
 from configuration.settings import Arguments
-from configuration.targets import check_config
+from configuration.targets import check_data_section
 from diffusion_video import DiffusionEngine
 from engine.checks import check_device, check_model
 from engine.first_stage import CKPT_PATH, is_random
@@ -98,7 +98,7 @@ def check_settings(args: Arguments) -> None:
                           "see configs/tiny_t2v_train.yaml")
     launch.check_launcher()
     args.config.deepspeed = check_deepspeed(args.deepspeed_config, world_size())
-    args.config.data = check_config(args.data_config, "data")
+    args.config.data = check_data_section(args.data_config)
     merge_size_keys(args)
     if args.run.model_parallel_size > 1:
         raise ConfigError(f"args.model_parallel_size is {args.run.model_parallel_size}; training divides weights with "

@@ -19,7 +19,8 @@ from configuration.targets import get_obj_from_str
 ODD = (None, True, False, "abc", "", " ", "3", "3.5", -1, 0, 1, 2, 7, 3.0, 2.5, -0.5, math.nan, math.inf, -math.inf,
        1e30, 10**30, -10**30, [], [0], [1, 2], [1, 2, 3], ["a"], [[1, 2]], [None], [math.nan], {}, {"a": 1},
        {"target": 3}, {"target": "torch.nn.Identity"}, {"target": "torch.nn.Identity", "params": [1]}, {"params": {}},
-       "x" * 5000, "~nobody_at_all/x", "a\0b", "a\nb", "/dev/null", "/proc/self", "${oc.env:HOME}", "${nowhere.at.all}", "${", "🎬")
+       "x" * 5000, "~nobody_at_all/x", "a\0b", "a\nb", "/dev/null", "/proc/self", "${oc.env:HOME}", "${nowhere.at.all}",
+       "${", "🎬")
 MISSING = object()  # a key that is left out
 Place = tuple[str | int, ...]
 

@@ -120,6 +120,13 @@ def check_config(config, where: str = "model") -> Any:
     return config
 
 
+def check_data_section(section) -> dict:
+    """Return section `data` with its class's parameters checked as `check_config` does; its other keys stay."""
+    section = plain(section)
+    named = {key: section[key] for key in ("target", "params") if key in section}
+    return {**section, **check_config(named, "data")}
+
+
 def _is_slot(where: str) -> bool:
     return slot_of(where) in ROLES and "." in where  # section data may be empty
 

@@ -3,7 +3,7 @@ from common import ranks
 from common.errors import ConfigError
 from configuration.model import ModelConfig
 from configuration.settings import Arguments, SamplingSettings
-from configuration.targets import check_config
+from configuration.targets import check_data_section
 from engine.checks import check_device, check_model
 from engine.first_stage import make_tiling, require_weights
 from engine.process_checks import check_sequence_parallel, check_shared, merge_size_keys
@@ -32,7 +32,7 @@ def check_run(args: Arguments) -> ModelLimits:
     model = check_model(args.model_config)
     require_weights(model.first_stage_config)
     check_device(model, args.run.device, args.run.dtype)
-    args.config.data = check_config(args.data_config, "data")
+    args.config.data = check_data_section(args.data_config)
     _check_image_input(model, args.sampling.image2video)
     sampler, weights = model.sampler, args.run.weights
     limits = model_limits(args.model_config)
