@@ -24,6 +24,7 @@ from network.token_division import DividedLayers
 from parallel import groups
 from parallel.guidance import SharedBranches
 from sgm.sampling import FromLevel, PassPlan, Sampler, Start, StepInfo, invert
+from sgm.windows import TimeWindows
 from weights.lora_names import MATRICES
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,8 @@ class DiffusionEngine(LatentCodec):
         self.sampler: Sampler | None = instantiate_from_config(config.sampler) if has_sampler else None
         self.step_cache: Any = config.step_cache_config and instantiate_from_config(config.step_cache_config)
         weak = self.sampler and build_weak(self.sampler.guider, config.network_config)
+        sizes = config.time_windows
+        self.windows = None if sizes is None else TimeWindows(sizes[0], sizes[1], self.patch_t)
         self.weak_model = None if weak is None else wrapper(weak, compile_model=config.compile_model)
         self.loss_fn: Any = config.loss_fn_config and instantiate_from_config(config.loss_fn_config)
         self.to(device=args.device, dtype=resolve_dtype(args.fp16, args.bf16))
@@ -129,6 +132,8 @@ class DiffusionEngine(LatentCodec):
         each row independent of the others. Raises NumericalError naming the step whose result is not finite.
         """
         noise = draw_noise(torch.empty(batch_size, *shape, device=self.device), generator)
+        if self.windows is not None:
+            noise = self.windows.rescheduled(noise, generator)
         plan = PassPlan(self.step_cache, self.sharing, self.config.guidance_one_by_one)
         with self._attention(noise, cond):
             return self._sampler(self._bound_denoiser(), noise, cond, uc=uc, num_steps=num_steps, scale=scale,
@@ -146,6 +151,8 @@ class DiffusionEngine(LatentCodec):
         """Return a context manager that uses the configured kernel for attention on latents (B, T, C, H, W)."""
         if self.config.attention_kernel is None:
             return nullcontext()
+        if self.windows is not None:
+            latents = latents[:, :self.windows.size]
         shape = attention_shape(self.config.network_config, latents, cond["crossattn"].shape[1])
         return use_attention_kernel(self.config.attention_kernel, shape, self.dtype, latents.device)
 
@@ -156,7 +163,8 @@ class DiffusionEngine(LatentCodec):
         return self.sampler
 
     def _bound_denoiser(self) -> Callable:
-        return self.denoiser.bind(self.predict, self._sampler.discretization.parameterization)
+        network = self.predict if self.windows is None else self.windows.over(self.predict)
+        return self.denoiser.bind(network, self._sampler.discretization.parameterization)
 
     def encode_clip(self, video: Tensor) -> Tensor:
         """Return latents (B, T, C, h, w) of a video (B, 3, frames, H, W): the posterior's mean, padded in front."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 from common.errors import ConfigError
-from common.kinds import AboveZero, Part, Positive, Share, Text
+from common.kinds import AboveZero, Part, Positive, Share, Sides, Text
 from common.suggestions import nearest
 from common.typed import typed
 from common.unread import Unread
@@ -52,6 +52,8 @@ class ModelConfig:
     compile_first_stage: bool = False
     attention_kernel: Kernel | None = None  # in sampling: a name in attention_kernels.KERNELS, or "fastest", measured
     guidance_one_by_one: bool = False  # one forward pass per branch instead of one batch: less memory
+    # Latent frames of a window, and those that neighbours share, for videos longer than trained: sgm.windows.
+    time_windows: Sides | None = None
     step_cache_config: Part | None = None  # reuse of layer outputs of earlier steps: step_cache
     # No effect, see UNREAD.
     log_keys: Sequence[str] = ()

@@ -22,6 +22,7 @@ OFFLOADS = ("model", "sequential")
 Paths = Annotated[list[str], MinLen(1)]
 FrameRate = Annotated[int, Gt(0), Le(1000)]
 Workers = Annotated[int, Ge(0), Le(1000)]
+RIFLEX, WINDOWS = "riflex", "windows"  # see inference.lengths
 INPUT_TYPES = ("txt", "cli", "latents")
 
 
@@ -106,6 +107,8 @@ class SamplingSettings:
     batch_size: Steps = _key(1, "int", "videos sampled together")
     num_samples: Steps = _key(1, "int", "videos per prompt")
     num_frames: Size | None = _key(None, "int", "frames of the video; overrides sampling_num_frames")
+    long_video: str | None = _key(None, "str", "way to make a video longer than trained; None: the first that works",
+                                  (RIFLEX, WINDOWS))
     sampling_num_frames: Size | None = _key(None, "int", "latent frames (as in released configurations) or frames")
     sampling_image_size: Sides | None = _key(None, "ints", "height and width in pixels")
     sampling_fps: FrameRate = _key(8, "int", "frames per second of the written video")

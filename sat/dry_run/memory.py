@@ -13,7 +13,7 @@ Files are not needed: a text encoder without its folder is taken to be T5 v1.1 X
 """
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -120,6 +120,8 @@ def transformer_costs(run: RunSettings, memory: MemorySettings, model: ModelConf
                       ) -> dict[str, Cost]:
     """Return the costs of the transformer, maybe quantized, and of the weaker one if the guider has it."""
     matrix = 1 if memory.quantize_transformer else None
+    if model.time_windows is not None:
+        plan = replace(plan, latent_frames=min(plan.latent_frames, model.time_windows[0]))
     costs = {TRANSFORMER: _transformer_cost(model.network_config, plan, rows, run.dtype, run.device, matrix)}
     guider = instantiate_from_config(model.sampler_config).guider if model.sampler_config else None
     if guider is not None and guider.weak is not None:

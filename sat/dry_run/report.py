@@ -14,10 +14,12 @@ from dry_run.skips import SkipCounter, skip_counter, told
 from engine.checks import typed_model
 from engine.stored_text import stored_file
 from engine.text_encoder import t5_configs
-from inference.sizes import ModelLimits, VideoPlan, extend_positions, model_limits, plan_video
+from inference.lengths import prepare_length
+from inference.sizes import ModelLimits, VideoPlan, model_limits, plan_video
 from inference.starting_clips import check_start
 from network.published_teacache import PublishedTeaCache
 from sgm.sampling import FromClip, PassPlan
+from sgm.windows import TimeWindows
 from weights.lora import configure_lora
 
 logger = logging.getLogger(__name__)
@@ -45,7 +47,8 @@ def show_plan(args: Arguments) -> None:
 def planned_model(args: Arguments) -> ModelConfig:
     """Return the model's configuration, with positions for the video and with its LoRA. Raises as `show_plan` does."""
     typed_model(args.model_config)
-    extend_positions(args.model_config, plan_video(model_limits(args.model_config), args.sampling).frames)
+    if (told := prepare_length(args.model_config, model_limits(args.model_config), args.sampling)) is not None:
+        logger.warning("%s", told)
     configure_lora(args.model_config, args.run)
     model = ModelConfig.read(args.model_config)
     check_start(args.sampling, model.sampler)
@@ -62,7 +65,8 @@ def plan_lines(args: Arguments, model: ModelConfig) -> Iterator[str]:
         return
     yield from _video(args.sampling, model, limits, plan)
     yield from _conditioning(model)
-    passes = [rows for part in calls.values() for rows in part]
+    windows = 1 if model.time_windows is None else len(TimeWindows(*model.time_windows).spans(plan.latent_frames))
+    passes = [rows for part in calls.values() for rows in part] * windows
     rows = max(passes, default=args.sampling.batch_size)
     steps = instantiate_from_config(model.sampler).num_steps
     sampler = model.sampler["target"].rpartition(".")[2]
@@ -76,7 +80,7 @@ def plan_lines(args: Arguments, model: ModelConfig) -> Iterator[str]:
     yield from _fit(args, model, plan, rows, needed)
     batch_size = args.sampling.batch_size
     computed = 1.0 if counter is None or not counter.skipped else 1 - sum(counter.skipped) / len(counter.skipped)
-    per_row = {part: computed * sum(found) / rows for part, found in calls.items()}
+    per_row = {part: computed * windows * sum(found) / rows for part, found in calls.items()}
     seconds = _seconds(args.run, needed, batch_size, per_row)
     yield (f"time: about {_duration(seconds)} for {batch_size} video(s) on {args.run.device}, from the "
            "speed of its matrix products")
@@ -128,7 +132,11 @@ def _video(settings: SamplingSettings, model: ModelConfig, limits: ModelLimits, 
     t, h, w = plan.patches
     table = limits.sampled_latents(params["num_frames"]), params["latent_height"], params["latent_width"]
     full = tuple(size // patch for size, patch in zip(table, limits.patch, strict=True))
-    crop = "" if plan.patches == full else f", cropped from positions for {full[0]} x {full[1]} x {full[2]}"
+    if model.time_windows is not None:
+        frames = min(plan.latent_frames, model.time_windows[0]) // limits.patch[0]
+        crop = f", of which each window has {frames} x {h} x {w}"
+    else:
+        crop = "" if plan.patches == full else f", cropped from positions for {full[0]} x {full[1]} x {full[2]}"
     text = (params["modules"]["pos_embed_config"].get("params") or {}).get("text_length", 0)
     yield f"tokens: {text} of text and {t * h * w} of video ({t} x {h} x {w} patches{crop})"
     if model.noised_image_input:

@@ -7,6 +7,7 @@ import torch
 from omegaconf import DictConfig
 
 from common.errors import ConfigError
+from common.patches import parse_patch_size
 from common.unread import warn_unread
 from configuration.model import UNREAD, ModelConfig
 from configuration.targets import check_config, get_obj_from_str, instantiate_from_config
@@ -17,6 +18,7 @@ from engine.text_encoder import t5_configs, t5_folder
 from engine.weak_network import check_guidance
 from network.attention_kernels import check_kernel, heads_of
 from sgm.sampling import check_compatible
+from sgm.windows import TimeWindows
 
 
 def check_model(config) -> ModelConfig:
@@ -75,6 +77,12 @@ def check_fit(config: "ModelConfig") -> None:
                      "the text encoder's d_model", t5_width(check_t5_folder(**t5_folder(embedder))))
     if config.step_cache_config is not None:
         instantiate_from_config(config.step_cache_config)
+    if config.time_windows is not None:
+        TimeWindows(config.time_windows[0], config.time_windows[1], parse_patch_size(network["patch_size"])[0])
+        if config.step_cache_config is not None or config.noised_image_input:
+            other = "model.step_cache_config" if config.step_cache_config is not None else "noised_image_input"
+            raise ConfigError(f"model.time_windows does not work with {other}: a window would get what belongs to "
+                              "another; leave one out")
     if config.compile_first_stage and (config.first_stage_config.get("params") or {}).get("cp_size", 1) > 1:
         raise ConfigError("model.compile_first_stage does not work with first_stage_config.params.cp_size above 1: "
                           "processes exchange tensors between layers then; leave one out")

@@ -1,4 +1,6 @@
 """Checks of a sampling run: everything that can be wrong is looked for before any weights are read."""
+import logging
+
 from common import ranks
 from common.errors import ConfigError
 from configuration.model import ModelConfig
@@ -7,13 +9,16 @@ from configuration.targets import check_data_section
 from engine.checks import check_device, check_model
 from engine.first_stage import make_tiling, require_weights
 from engine.process_checks import check_sequence_parallel, check_shared, merge_size_keys
+from inference.lengths import prepare_length
 from inference.prompts import Source
-from inference.sizes import ModelLimits, extend_positions, model_limits, plan_video
+from inference.sizes import ModelLimits, model_limits, plan_video
 from inference.starting_clips import check_start, starts_from_clips
 from media.videos import check_encoder
 from memory.quantization import check_quantization
 from weights.lora import configure_lora
 from weights.network import check_network
+
+logger = logging.getLogger(__name__)
 
 
 def check_division(args: Arguments) -> None:
@@ -36,7 +41,9 @@ def check_run(args: Arguments) -> ModelLimits:
     _check_image_input(model, args.sampling.image2video)
     sampler, weights = model.sampler, args.run.weights
     limits = model_limits(args.model_config)
-    extend_positions(args.model_config, plan_video(limits, args.sampling).frames)
+    plan_video(limits, args.sampling)
+    if (told := prepare_length(args.model_config, limits, args.sampling)) is not None:
+        logger.warning("%s", told)
     configure_lora(args.model_config, args.run)
     check_network(args.model_config.network_config, weights)
     check_start(args.sampling, sampler)

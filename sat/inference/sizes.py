@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from common.compression import Compression
 from common.errors import ConfigError
 from common.patches import parse_patch_size
-from configuration.settings import SamplingSettings
+from configuration.settings import RIFLEX, WINDOWS, SamplingSettings
 from configuration.yaml_files import require
 
 logger = logging.getLogger(__name__)
 
 # Models with patches of two latent frames have computed, not learned, positions, and were trained up to this length.
 LONGEST_WITH_TIME_PATCHES = 161
+MOST_BY_RIFLEX, MOST_BY_WINDOWS = 2, 32  # times the trained length; the first is what is published to work untrained
 # The grid in their configuration only bounds the size; this is the size they were trained at.
 SIZE_WITH_TIME_PATCHES = (768, 1360)
 
@@ -22,6 +23,8 @@ class ModelLimits:
     """The videos that a model can make, read from its configuration (`model_limits`). Sides are in pixels."""
 
     frame_counts: tuple[int, ...]  # every video length, in frames
+    trained_frames: int  # the longest that the model was trained with
+    longer: Mapping[str, int]  # the longest video of each way to exceed that (inference.lengths), the better first
     default_frames: int
     default_size: tuple[int, int]
     side_multiple: int
@@ -86,15 +89,30 @@ def model_limits(model: Mapping) -> ModelLimits:
         longest = max(longest, LONGEST_WITH_TIME_PATCHES)
     # Decoding needs an odd number of latent frames (vae_modules.autoencoder.decode_schedule), so lengths differ by
     # pairs of patches.
-    counts = tuple(range(1, longest + 1, 2 * compression.time * patch[0]))
+    step = 2 * compression.time * patch[0]
+    trained_frames = (longest - 1) // step * step + 1
+    longer = {way: times * (trained_frames - 1) + 1 for way, times in _ways(model, rotary=not fixed).items()}
+    counts = tuple(range(1, max(trained_frames, *longer.values(), 0) + 1, step))
     largest = compression.video_size(network["latent_height"], network["latent_width"])
     trained = largest
     if patch[0] > 1:
         trained = min(SIZE_WITH_TIME_PATCHES[0], largest[0]), min(SIZE_WITH_TIME_PATCHES[1], largest[1])
     return ModelLimits(
-        frame_counts=counts, default_frames=max(c for c in counts if c <= network["num_frames"]), default_size=trained,
+        frame_counts=counts, trained_frames=trained_frames, longer=longer,
+        default_frames=max(c for c in counts if c <= network["num_frames"]), default_size=trained,
         side_multiple=compression.space * max(patch[1:]), largest=largest, patch=patch, compression=compression,
         channels=network["out_channels"], size_from_image=patch[0] > 1, fixed_table=fixed)
+
+
+def _ways(model: Mapping, rotary: bool) -> dict[str, int]:
+    """Return the ways in which a model can exceed its trained length, and how many times, the better way first.
+
+    Image-to-video models have none: RIFLEx harms them, and an image would reach the first window alone.
+    """
+    if model.get("noised_image_input"):
+        return {}
+    riflex = {RIFLEX: MOST_BY_RIFLEX} if rotary and model.get("time_windows") is None else {}
+    return riflex | {WINDOWS: MOST_BY_WINDOWS}
 
 
 def plan_video(limits: ModelLimits, settings: SamplingSettings, size: Sequence[int] | None = None) -> VideoPlan:
@@ -120,24 +138,26 @@ def choose_frames(limits: ModelLimits, num_frames: int | None, sampling_num_fram
     """Return the frames of the video from `num_frames`, which counts frames, or else from `sampling_num_frames`.
 
     The latter means latent frames if the model has such a count (13 latent frames are 49 frames), as in released
-    configurations, and frames otherwise. Raises ConfigError for a count that the model cannot make.
+    configurations, and frames otherwise. Only the former may exceed the trained length. Raises
+    ConfigError for a count that the model cannot make.
     """
     if num_frames is not None:
-        return _one_of(limits, num_frames, "--num-frames")
+        return _one_of(limits.frame_counts, num_frames, "--num-frames")
     if sampling_num_frames is None:
         return limits.default_frames
-    by_latents = {limits.sampled_latents(frames): frames for frames in limits.frame_counts}
+    trained = [frames for frames in limits.frame_counts if frames <= limits.trained_frames]
+    by_latents = {limits.sampled_latents(frames): frames for frames in trained}
     if sampling_num_frames in by_latents:
         return by_latents[sampling_num_frames]
-    return _one_of(limits, sampling_num_frames, "args.sampling_num_frames")
+    return _one_of(trained, sampling_num_frames, "args.sampling_num_frames")
 
 
-def _one_of(limits: ModelLimits, frames: int, where: str) -> int:
-    if frames in limits.frame_counts:
+def _one_of(counts: Sequence[int], frames: int, where: str) -> int:
+    if frames in counts:
         return frames
-    nearest = min(limits.frame_counts, key=lambda count: (abs(count - frames), count))
-    step = limits.frame_counts[1] - 1 if len(limits.frame_counts) > 1 else 0
-    rule = f"{step} k + 1 up to {limits.frame_counts[-1]}" if step else "1"
+    nearest = min(counts, key=lambda count: (abs(count - frames), count))
+    step = counts[1] - 1 if len(counts) > 1 else 0
+    rule = f"{step} k + 1 up to {counts[-1]}" if step else "1"
     raise ConfigError(f"{where}: this model cannot make {frames} frames, only {rule}; the nearest is {nearest}")
 
 

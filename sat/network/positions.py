@@ -190,7 +190,7 @@ class Rotary3DPositionEmbeddingMixin(PositionMixin):
         dims = (self.hidden_size_head // 4, self.hidden_size_head // 8 * 3, self.hidden_size_head // 8 * 3)
         rates = [frequencies(dim, self.theta, device) for dim in dims]
         if self.riflex_k is not None:
-            rates[0] = riflex(rates[0], self.riflex_k, grid[0])
+            rates[0] = riflex(dims[0], self.theta, self.riflex_k, grid[0], device)
         along = coordinates(grid, self.grid, self.other_sizes, device)
         t, h, w = (torch.outer(where, rate) for where, rate in zip(along, rates, strict=True))
         video = torch.cat([x.expand(*grid, -1) for x in (t[:, None, None], h[:, None], w)], dim=-1)

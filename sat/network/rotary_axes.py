@@ -26,21 +26,24 @@ def intrinsic_frequency(length: int, dim: int, theta: float) -> int:
     It is the highest frequency that goes through no more than one period in the `length` latent frames that a model was
     trained with. Faster ones repeat in training already, slower ones repeat later.
     """
-    periods = 2 * math.pi / frequencies(dim, theta)
-    return next((k for k, period in enumerate(periods.tolist(), 1) if round(period) >= length), len(periods))
+    return next((k for k in range(1, dim // 2) if period(k, dim, theta) >= length), dim // 2)
 
 
-def riflex(given: Tensor, k: int, length: int) -> Tensor:
-    """Return the frequencies (n,) for a video of `length` latent frames by RIFLEx (Zhao et al. 2025, eq. 8).
+def period(k: int, dim: int, theta: float) -> int:
+    """Return the period of frequency k, from 1, in latent frames (N_k of RIFLEx)."""
+    return round(2 * math.pi * theta ** (2 * (k - 1) / dim))
+
+
+def riflex(dim: int, theta: float, k: int, length: int, device: torch.device | None = None) -> Tensor:
+    """Return the frequencies for a video of `length` latent frames by RIFLEx (Zhao et al. 2025, eq. 8): (dim / 2,).
 
     Where a video is longer than the period of frequency k (from 1), this frequency is lowered so that the whole video
     takes 0.9 of a period and does not repeat; the others stay as they are.
     """
-    if length <= round(2 * math.pi / float(given[k - 1])):
-        return given
-    changed = given.clone()
-    changed[k - 1] = RIFLEX_SHARE * 2 * math.pi / length
-    return changed
+    rates = frequencies(dim, theta, device)
+    if length > period(k, dim, theta):
+        rates[k - 1] = RIFLEX_SHARE * 2 * math.pi / length
+    return rates
 
 
 def read_riflex(given: bool | Mapping | None, length: int, dim: int, theta: float) -> int | None:

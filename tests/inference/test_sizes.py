@@ -48,9 +48,9 @@ def test_what_is_asked_is_delivered(config, asked, frames, latent_shape, pad):
 
 @pytest.mark.parametrize("config, asked, says", [
     (SMALL, {"num_frames": 18}, "the nearest is 17"),
-    (SMALL, {"num_frames": 49}, "8 k \\+ 1 up to 17; the nearest is 17"),
-    (V15, {"num_frames": 49 + 8}, "16 k \\+ 1 up to 161; the nearest is 49"),
-    (V1, {"latents": 50}, "the nearest is 49"),
+    (SMALL, {"num_frames": 50}, "8 k \\+ 1 up to 513; the nearest is 49"),
+    (V15, {"num_frames": 49 + 8}, "16 k \\+ 1 up to 5121; the nearest is 49"),
+    (V1, {"latents": 50}, "8 k \\+ 1 up to 49; the nearest is 49"),
     (V1, {"num_frames": 0}, "the nearest is 1"),
     (SMALL, {"size": [64, 60]}, "the nearest is \\[64, 64\\]"),
     (SMALL, {"size": [480, 720]}, "up to 64 x 64"),
@@ -65,8 +65,9 @@ def test_positions_reach_as_far_as_the_video():
     config = model([2, 2, 2], 81, (300, 300))
     extend_positions(config, 161)
     assert config["network_config"]["params"]["num_frames"] == 161
-    with pytest.raises(ConfigError, match="up to 81"):  # a learned position table cannot be extended
-        plan(model([2, 2, 2], 81, (300, 300), learned=True), num_frames=161)
+    learned = model_limits(model([2, 2, 2], 81, (300, 300), learned=True))  # a learned table cannot be extended
+    assert learned.trained_frames == 81 and learned.longer == {"windows": 32 * 80 + 1}
+    assert model_limits({**SMALL, "noised_image_input": True}).longer == {}
 
 
 def test_parts_that_disagree_are_refused():

@@ -7,7 +7,7 @@ import torch
 from common.errors import ConfigError
 from configuration.targets import instantiate_from_config
 from network.positions import Basic3DPositionEmbeddingMixin, Rotary3DPositionEmbeddingMixin
-from network.rotary_axes import frequencies, intrinsic_frequency, riflex
+from network.rotary_axes import frequencies, intrinsic_frequency, period, riflex
 from tests.dit_models import ROTARY, config
 
 CPU = torch.device("cpu")
@@ -54,13 +54,13 @@ def test_sincos_positions_of_a_smaller_grid_are_those_of_diffusers(diffusers):
 def test_riflex_changes_nothing_while_no_period_is_exceeded(grid):
     k = intrinsic_frequency(13, 16, 10000.0)
     given = frequencies(16, 10000.0)
-    assert k == 2 and round(2 * math.pi / float(given[k - 1])) == 20  # as published for CogVideoX-5B
-    assert torch.equal(riflex(given, k, grid[0]), given)
+    assert k == 2 and period(k, 16, 10000.0) == 20  # as published for CogVideoX-5B
+    assert torch.equal(riflex(16, 10000.0, k, grid[0]), given)
 
 
 def test_riflex_lowers_one_frequency_so_that_the_video_stays_within_a_period():
     given = frequencies(16, 10000.0)
-    changed = riflex(given, 2, 25)
+    changed = riflex(16, 10000.0, 2, 25)
     assert float(changed[1]) == pytest.approx(0.9 * 2 * math.pi / 25) and float(changed[1]) < float(given[1])
     assert torch.equal(changed[[0, *range(2, 8)]], given[[0, *range(2, 8)]])
 

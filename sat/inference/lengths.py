@@ -1,0 +1,52 @@
+"""Videos longer than a model was trained with: by one frequency of its positions (RIFLEx), or window by window."""
+import logging
+from collections.abc import MutableMapping
+from typing import Any
+
+from common.errors import ConfigError
+from configuration.settings import RIFLEX, SamplingSettings
+from inference.sizes import ModelLimits, choose_frames, extend_positions
+from network.positions import BASE
+from network.rotary_axes import intrinsic_frequency
+
+logger = logging.getLogger(__name__)
+
+
+def prepare_length(model: MutableMapping[str, Any], limits: ModelLimits, settings: SamplingSettings) -> str | None:
+    """Change a `model` section for the length of the video; return a line on the way, if longer than trained.
+
+    Raises ConfigError if `args.long_video` asks for a way that this model does not have.
+    """
+    frames = choose_frames(limits, settings.num_frames, settings.sampling_num_frames)
+    trained = limits.trained_frames
+    if frames <= trained:
+        extend_positions(model, frames)
+        return None
+    way = settings.long_video or next(way for way, longest in limits.longer.items() if frames <= longest)
+    if way not in limits.longer or frames > limits.longer[way]:
+        possible = ", ".join(f"{name} up to {longest} frames" for name, longest in limits.longer.items())
+        raise ConfigError(f"args.long_video {way}: not possible for {frames} frames of this model, only {possible}")
+    told = _with_riflex(model, limits, frames) if way == RIFLEX else _in_windows(model, limits)
+    return f"{frames} frames are longer than the {trained} that this model was trained with: {told}"
+
+
+def _with_riflex(model: MutableMapping[str, Any], limits: ModelLimits, frames: int) -> str:
+    network = model["network_config"]["params"]
+    part = network["modules"]["pos_embed_config"]
+    params = part.get("params") or {}
+    if params.get("riflex") in (None, True, False):
+        head = network["hidden_size"] // network["num_attention_heads"]
+        patches = limits.sampled_latents(limits.trained_frames) // limits.patch[0]
+        k = intrinsic_frequency(patches, head // 4, params.get("theta", BASE))
+        part["params"] = {**params, "riflex": {"k": k}}
+    extend_positions(model, frames)
+    return f"by RIFLEx, frequency {part['params']['riflex']['k']}"
+
+
+def _in_windows(model: MutableMapping[str, Any], limits: ModelLimits) -> str:
+    if model.get("time_windows") is None:
+        size, patch = limits.sampled_latents(limits.trained_frames), limits.patch[0]
+        overlap = max(size // 2 // patch, 1) * patch
+        model["time_windows"] = [size, overlap]
+    size, overlap = model["time_windows"]
+    return f"in windows of {size} latent frames, of which neighbours share at least {overlap}"
