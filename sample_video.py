@@ -22,7 +22,7 @@ from common.ranks import report_once
 from configuration.settings import Arguments, SamplingSettings
 from diffusion_video import DiffusionEngine
 from dry_run.report import show_plan
-from inference.checks import check_division, check_run, source_of_prompts
+from inference.checks import check_division, check_prompts, check_run, source_of_prompts
 from inference.decoding import decode_saved_latents, record_of, save
 from inference.filmstrip import FILMSTRIP, Filmstrip
 from inference.jobs import Job, in_batches, plan_jobs
@@ -170,6 +170,7 @@ def own_batches(jobs: Sequence[Job], size: int) -> Sequence[list[Job]]:
 
 def jobs_of(prompts: Sequence[Prompt], limits: ModelLimits, args: Arguments, run: Entries) -> list[Job]:
     """Return the videos to make of these prompts; `run` is what all videos of the run are made from."""
+    check_prompts(args.model_config, prompts)
     jobs = plan_jobs(prompts, limits, args.sampling, image_input(args), run)
     check_names(jobs, args.sampling.output_dir)
     jobs = unfinished(jobs, args.sampling) if args.sampling.resume else jobs

@@ -113,6 +113,7 @@ def check_settings(args: Arguments) -> None:
     if is_random(model.first_stage_config) and is_main_process():
         logger.warning("%s is null: the autoencoder has random weights", CKPT_PATH)
     check_data(args)
+    _check_last_frames(args)
     if args.training.sample_interval and (args.deepspeed_config.get("zero_optimization") or {}).get("stage") == 3:
         raise ConfigError("args.sample_interval: no samples are made while weights are divided among processes "
                           "(deepspeed.zero_optimization.stage 3); set it to null and sample from the checkpoints")
@@ -125,6 +126,14 @@ def check_settings(args: Arguments) -> None:
         check_network(args.model_config.network_config, args.run.load)
     args.training.save = args.training.save or str(from_repository("runs") / args.training.experiment_name)
     check_writable(args.training.save, "args.save")
+
+
+def _check_last_frames(args: Arguments) -> None:
+    if args.training.last_frame_rate and not args.model_config.get("noised_image_input"):
+        raise ConfigError("args.last_frame_rate: only an image-to-video model is given frames; set it to 0")
+    if args.training.last_frame_rate and args.model_config.get("noised_image_all_concat"):
+        raise ConfigError("args.last_frame_rate does not work with model.noised_image_all_concat, which gives every "
+                          "latent frame the first one; leave one out")
 
 
 def build_engine(args: Arguments, fresh: bool, text: Mapping | None = None) -> DiffusionEngine:
@@ -142,6 +151,7 @@ def build_engine(args: Arguments, fresh: bool, text: Mapping | None = None) -> D
         network = build_network(args.model_config.network_config, args.run.load, dtype, args.run.device)
     engine = DiffusionEngine(args.of_engine(), network) if text is None else without_encoders(args, text, network)
     engine.disable_untrainable_params()
+    engine.last_frame_rate = args.training.last_frame_rate
     if args.run.load is not None and partly and (fresh or trains_only_lora(engine.network)):
         run_state.load_partial(engine.network, args.run.load, args.training.grow_input, args.training.force_train)
     if fresh:

@@ -30,7 +30,7 @@ from weights.lora_names import MATRICES
 logger = logging.getLogger(__name__)
 
 OFS = 2.0  # the only value that models with an `ofs` embedding are trained and sampled with
-FIRST_FRAME_NOISE = (-3.0, 0.5)  # mean and deviation of log(sigma) of the conditioning image's noise in training
+FRAME_NOISE = (-3.0, 0.5)  # mean and deviation of log(sigma) of the conditioning image's noise in training
 
 
 def build_codec(args: Namespace) -> LatentCodec:
@@ -57,6 +57,7 @@ class DiffusionEngine(LatentCodec):
         self.config = config
         self.offload: Offload | None = None
         self.sharing: SharedBranches | None = None  # processes that share the branches of guidance
+        self.last_frame_rate = 0.0  # in training: share of clips whose last frame is given, too
         if network is None:
             network = instantiate_from_config(config.network_config)
         wrapper = get_obj_from_str(config.network_wrapper or "sgm.wrappers.OpenAIWrapper", "model.network_wrapper")
@@ -170,13 +171,21 @@ class DiffusionEngine(LatentCodec):
         """Return latents (B, T, C, h, w) of a video (B, 3, frames, H, W): the posterior's mean, padded in front."""
         return self._padded(self.encode_first_stage(video, sample_posterior=False).transpose(1, 2).float())
 
-    def encode_image(self, image: Tensor, latent_frames: int, generator: torch.Generator | None = None) -> Tensor:
+    def encode_image(self, image: Tensor, latent_frames: int, generator: torch.Generator | None = None,
+                     last: Tensor | None = None) -> Tensor:
         """Return `cond["concat"]` (B, latent_frames, C, h, w) for images (B, 3, H, W).
 
         The image latent is in the first latent frame, with zeros after it, or in all frames: `noised_image_all_concat`.
+        That of a `last` image is in the last latent frame.
         """
+        first, final = (None if given is None else self._image_latent(given, generator) for given in (image, last))
+        assert first is not None
+        return self._over_frames(first, latent_frames, final)
+
+    def _image_latent(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return the latent (B, 1, C, h, w) of images (B, 3, H, W), each a video of one frame."""
         latent = self.encode_first_stage(image[:, :, None], generator) / self.scale_factor * self.image_latent_scale
-        return self._over_frames(latent.transpose(1, 2), latent_frames)
+        return latent.transpose(1, 2)
 
     def shared_step(self, batch: Mapping) -> tuple[Tensor, dict[str, Tensor | None]]:
         """Return a batch's training loss and a dict to log: `loss`, `loss_per_sample` (B,), `timesteps` (B,).
@@ -200,7 +209,8 @@ class DiffusionEngine(LatentCodec):
         if "counted" in batch:
             batch["counted"] = self._padded(batch["counted"].to(self.device))
         if image is not None:
-            batch["concat_images"] = self._dropped(self._over_frames(image, latents.shape[1]))
+            last = self._noised_last(batch, None if is_latent else video)
+            batch["concat_images"] = self._dropped(self._over_frames(image, latents.shape[1], last))
         terms = self.loss_fn.terms(self.predict, self.denoiser, self.conditioner, latents, batch)
         loss = terms.loss.mean()
         return loss, {"loss": loss.detach(), "loss_per_sample": terms.loss.detach(), "timesteps": terms.timesteps}
@@ -223,16 +233,33 @@ class DiffusionEngine(LatentCodec):
             return batch["image_latents"].to(self.device) * self.image_latent_scale
         if "image" not in batch and video is None:
             raise ValueError("image-to-video training on latents needs batch['image'] or batch['image_latents']")
-        frames = video[:, 0] if video is not None and "image" not in batch else batch["image"].to(self.device)
-        image = frames[:, :, None]
-        sigma = torch.normal(*FIRST_FRAME_NOISE, size=(len(image),)).exp().to(image)
-        image = image + sigma.view(-1, 1, 1, 1, 1) * torch.randn_like(image)
-        return (self.encode_first_stage(image) / self.scale_factor * self.image_latent_scale).transpose(1, 2)
+        return self._noised(video[:, 0] if video is not None and "image" not in batch else batch["image"])
 
-    def _over_frames(self, image: Tensor, latent_frames: int) -> Tensor:
+    def _noised_last(self, batch: Mapping, video: Tensor | None) -> Tensor | None:
+        """Return the same of the last frame, zero for all but `last_frame_rate` of the clips; None if that is 0."""
+        if not self.last_frame_rate:
+            return None
+        if "last_latents" in batch:
+            last = batch["last_latents"].to(self.device) * self.image_latent_scale
+        elif video is not None:
+            last = self._noised(video[:, -1])
+        else:
+            raise ValueError("training with last frames on latents needs batch['last_latents']")
+        given = torch.rand(len(last), device=last.device) < self.last_frame_rate
+        return last * given.view(-1, 1, 1, 1, 1)
+
+    def _noised(self, frames: Tensor) -> Tensor:
+        """Return the latent (B, 1, C, h, w) of frames (B, 3, H, W) with noise of sigma = exp(N(-3, 0.5))."""
+        image = frames.to(self.device)
+        sigma = torch.normal(*FRAME_NOISE, size=(len(image),)).exp().to(image)
+        return self._image_latent(image + sigma.view(-1, 1, 1, 1) * torch.randn_like(image))
+
+    def _over_frames(self, image: Tensor, latent_frames: int, last: Tensor | None = None) -> Tensor:
         if self.config.noised_image_all_concat:
             return image.repeat(1, latent_frames, 1, 1, 1)
         rest = image.new_zeros(image.shape[0], latent_frames - 1, *image.shape[2:])
+        if last is not None:
+            rest[:, -1:] = last
         return torch.cat((image, rest), dim=1)
 
     def _dropped(self, image: Tensor) -> Tensor:

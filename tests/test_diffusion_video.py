@@ -152,6 +152,33 @@ def test_image_training_drops_the_image_latent(small_model):
     assert seen["concat"].shape == (1, *SHAPE) and not seen["concat"].any()
 
 
+@pytest.mark.parametrize("patches", [{}, {"patch_size": [2, 2, 2], "ofs_embed_dim": 32}])
+def test_the_last_frame_is_given_to_its_share_of_clips(small_model, patches):
+    config = config_of(small_model, "i2v")
+    config.network_config.params.update(patches)
+    engine, seen = build(config), []
+    engine.model.register_forward_pre_hook(lambda module, args, kwargs: seen.append(args[2]["concat"]),
+                                           with_kwargs=True)
+    batch = {"mp4": torch.rand(8, 17, 3, 32, 32), "txt": ["a"] * 8}
+    for rate in (0.0, 0.5, 1.0):
+        engine.last_frame_rate = rate
+        torch.manual_seed(1)
+        engine.shared_step(batch)
+    none, some, every = ([bool(row[-1].any()) for row in given] for given in seen)
+    assert not any(none) and all(every) and 0 < sum(some) < 8
+    for given in seen:
+        assert given[:, 0].any() and not given[:, 1:-1].any()
+
+
+def test_the_last_image_is_in_the_last_latent_frame(small_model, image_engine):
+    first, last = torch.rand(2, 1, 3, 32, 32) * 2 - 1
+    alone = image_engine.encode_image(first, 5, generator_for(0))
+    both = image_engine.encode_image(first, 5, generator_for(0), last)
+    assert torch.equal(both[:, :-1], alone[:, :-1]) and both[:, -1].any() and not alone[:, -1].any()
+    swapped = image_engine.encode_image(last, 5, None)
+    assert swapped.shape == both.shape
+
+
 def test_time_patches_train_with_a_padding_latent_and_ofs(small_model):
     config = config_of(small_model, "i2v")
     config.network_config.params.update(patch_size=[2, 2, 2], ofs_embed_dim=32)
@@ -207,7 +234,7 @@ def test_numbers_that_are_not_finite_name_the_step(small_model):
     ({"network_config": {"params": {"hiden_size": 3}}}, "did you mean hidden_size?"),
     ({"network_config": {"target": "os.system"}}, "os.system may not be named"),
     ({"sampler_config": {"target": "sgm.modules.diffusionmodules.sampling.EulerSampler"}}, "EulerEDMSampler"),
-    ({"compile_model": "reginal"}, "it must be true, false or regional"),
+    ({"compile_model": "reginal"}, "it must be true or false or regional"),
     ({"compile_first_stage": True, "first_stage_config": {"params": {"cp_size": 2}}}, "leave one out"),
 ])
 def test_mistakes_are_found_without_building(small_model, change, says):

@@ -112,6 +112,16 @@ def test_images_to_videos(run, tmp_path):
     assert code == 0 and record["image"].endswith("red.png")
 
 
+def test_a_video_between_two_images(run, tmp_path):
+    for name, color in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
+        Image.new("RGB", (50, 40), color).save(tmp_path / f"{name}.png")
+    (tmp_path / "images.txt").write_text("a circle@@red.png@@blue.png\na circle@@red.png\n")
+    code, _, out = run(model="i2v", file=tmp_path / "images.txt")
+    between, alone = (json.loads((out / f"{i}_a_circle" / "0" / "metadata.json").read_text()) for i in (0, 1))
+    assert code == 0 and between["last"].endswith("blue.png") and alone["last"] is None
+    assert between["made_from"] != alone["made_from"]
+
+
 @pytest.mark.parametrize("words, says", [
     (["args.sampling_fsp=3"], "did you mean sampling_fps?"),
     (["model.scale_facto=3"], "did you mean scale_factor?"),

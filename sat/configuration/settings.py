@@ -152,6 +152,7 @@ class TrainingSettings:
     ema_decay: BelowOne = _key(0.999, "float", "decay of the averaged weights that checkpoints hold; 0: no average")
     latent_cache: str | None = _key(None, "output", "folder of cached latents and text embeddings; filled if missing")
     first_frame_variants: Steps = _key(4, "int", "cached noise draws for each clip's first frame (image-to-video)")
+    last_frame_rate: Share = _key(0.0, "float", "share of clips whose last frame is given, too (image-to-video)")
     grow_input: bool = _key(False, "bool", "accept an args.load with fewer input channels; the new ones start at zero")
     sample_interval: Positive | None = _key(None, "int", "steps between samplings")
     sample_count: Steps = _key(4, "int", "videos per sampling")

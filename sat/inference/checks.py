@@ -1,5 +1,6 @@
 """Checks of a sampling run: everything that can be wrong is looked for before any weights are read."""
 import logging
+from collections.abc import Iterable, Mapping
 
 from common import ranks
 from common.errors import ConfigError
@@ -10,7 +11,7 @@ from engine.checks import check_device, check_model
 from engine.first_stage import make_tiling, require_weights
 from engine.process_checks import check_sequence_parallel, check_shared, merge_size_keys
 from inference.lengths import prepare_length
-from inference.prompts import Source
+from inference.prompts import Prompt, Source
 from inference.sizes import ModelLimits, model_limits, plan_video
 from inference.starting_clips import check_start, starts_from_clips
 from media.videos import check_encoder
@@ -62,6 +63,14 @@ def source_of_prompts(settings: SamplingSettings, image_input: bool) -> Source |
     if starts_from_clips(settings):
         return "clip"
     return "image" if image_input else None
+
+
+def check_prompts(model_config: Mapping, prompts: Iterable[Prompt]) -> None:
+    """Raise ConfigError for a prompt with a last picture that the model cannot be given."""
+    for prompt in prompts:
+        if prompt.last is not None and model_config.get("noised_image_all_concat"):
+            raise ConfigError(f"prompt {prompt.index} ends with {prompt.last}, but model.noised_image_all_concat gives "
+                              "every latent frame the first picture; leave the last one out")
 
 
 def _check_image_input(model: ModelConfig, wanted: bool | None) -> None:

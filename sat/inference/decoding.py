@@ -64,7 +64,7 @@ def decode(codec: LatentCodec, latents: Tensor, folder: Path, fps: int, files: W
 def record_of(job: Job, args: Arguments, device: torch.device, trace: Mapping) -> dict:
     """Return the record of a video: everything needed to make it again, and the course of sampling."""
     plan, sampling = job.plan, args.sampling
-    return {"prompt": job.prompt.text, "image": job.prompt.image, "clip": job.prompt.clip,
+    return {"prompt": job.prompt.text, "image": job.prompt.image, "last": job.prompt.last, "clip": job.prompt.clip,
             "strength": sampling.strength, "invert": sampling.invert, "negative_prompt": sampling.negative_prompt,
             "loras": [chosen._asdict() for chosen in args.run.loras],
             "seed": args.run.seed, "prompt_index": job.prompt.index, "sample": job.sample,

@@ -27,7 +27,7 @@ MOST_VIDEOS = 100_000  # of one run
 
 @dataclass(frozen=True)
 class Job:
-    """One video. `image` is (3, H, W) in [-1, 1], already of the video's size; None for text-to-video.
+    """One video. `image` and `last` are (3, H, W) in [-1, 1], already of the video's size; None if it has none.
 
     `contents` are digests of the prompt's `image` or `clip`, `run` is what all videos of the run are made from
     (`inference.made_from`).
@@ -40,6 +40,7 @@ class Job:
     image: Tensor | None = None
     contents: Mapping[str, str] = field(default_factory=dict)
     run: Mapping[str, Any] = field(default_factory=dict)
+    last: Tensor | None = None
 
     def generator(self, seed: int, purpose: str = "noise") -> torch.Generator:
         """Return a generator that depends only on the seed, the purpose, and the indices of prompt and sample."""
@@ -64,10 +65,12 @@ def plan_jobs(prompts: Sequence[Prompt], limits: ModelLimits, settings: Sampling
     jobs, remarks = [], Remarks("picture")
     for prompt in prompts:
         image, plan = _fitted(prompt, limits, settings, image_input, remarks)
-        contents = {name: _digest(path) for name, path in (("image", prompt.image), ("clip", prompt.clip)) if path}
+        last = None if prompt.last is None else _fitted_last(prompt.last, plan, remarks)
+        files = {"image": prompt.image, "clip": prompt.clip, "last": prompt.last}
+        contents = {name: _digest(path) for name, path in files.items() if path}
         for sample in range(settings.num_samples):
             folder = Path(settings.output_dir) / prompt.folder / str(sample)
-            jobs.append(Job(prompt, sample, plan, folder, image, contents, run))
+            jobs.append(Job(prompt, sample, plan, folder, image, contents, run, last))
     remarks.warn(logger)
     return jobs
 
@@ -111,6 +114,16 @@ def _fitted(prompt: Prompt, limits: ModelLimits, settings: SamplingSettings, ima
         image = fit_image_cover(picture, (plan.height, plan.width))
     remark_fit(picture.shape[-2:], image.shape[-2:], prompt.image, remarks)
     return image, plan
+
+
+def _fitted_last(path: str, plan: VideoPlan, remarks: Remarks) -> Tensor:
+    """Return the picture that a video ends with, cropped to the size of the video."""
+    if plan.latent_frames - plan.pad_latents < 2:
+        raise ConfigError(f"a video of {plan.frames} frame cannot end with another picture; leave the last one out")
+    picture = load_image(path, remarks)
+    image = fit_image_cover(picture, (plan.height, plan.width))
+    remark_fit(picture.shape[-2:], image.shape[-2:], path, remarks)
+    return image
 
 
 def _digest(path: str) -> str:

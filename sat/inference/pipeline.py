@@ -88,8 +88,7 @@ def sample_latents(engine: DiffusionEngine, batch: Sequence[Job], conditions: Co
     """
     plan, seed = batch[0].plan, args.run.seed
     cond, uncond = batched(batch, conditions)
-    images = [engine.encode_image(job.image[None].to(engine.device), plan.latent_frames, job.generator(seed, "image"))
-              for job in batch if job.image is not None]
+    images = [_encoded_images(engine, job, job.image, seed) for job in batch if job.image is not None]
     if images:
         cond["concat"] = uncond["concat"] = torch.cat(images)
     start = find_start(engine, batch, cond, args.sampling)
@@ -110,6 +109,13 @@ def sample_latents(engine: DiffusionEngine, batch: Sequence[Job], conditions: Co
                                 shape=plan.latent_shape, callback=after_step,
                                 generator=[job.generator(seed) for job in batch], start=start)
     return latents[:, plan.pad_latents:], trace
+
+
+def _encoded_images(engine: DiffusionEngine, job: Job, image: Tensor, seed: int) -> Tensor:
+    """Return the image latents (1, T, C, h, w) of a video's first picture, and of its last one if it has that."""
+    last = None if job.last is None else job.last[None].to(engine.device)
+    frames, generator = job.plan.latent_frames, job.generator(seed, "image")
+    return engine.encode_image(image[None].to(engine.device), frames, generator, last)
 
 
 def batched(batch: Sequence[Job], conditions: Conditions) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -31,12 +31,16 @@ NAME_BYTES = 200  # file systems allow 255 bytes, which include the index in fro
 
 @dataclass(frozen=True)
 class Prompt:
-    """The text of a video; `index` counts prompts from 0, `image` or `clip` is the path of what it starts from."""
+    """The text of a video; `index` counts prompts from 0, `image` or `clip` is the path of what it starts from.
+
+    `last` is the path of the picture that the video ends with, beside an `image`.
+    """
 
     index: int
     text: str
     image: str | None = None
     clip: str | None = None
+    last: str | None = None
 
     @property
     def folder(self) -> str:
@@ -46,9 +50,10 @@ class Prompt:
 def read_prompts(path: str | None, source: Source | None) -> list[Prompt]:
     """Read the prompts of a text file, one a line, as `prompt@@path/to/source` if `source` is given.
 
-    Blank lines and those starting with `#` are skipped. The file may be a pipe, such as bash's `<(command)`, which can
-    be read only once. Raises DataError if the file is missing, is not text or has no prompts, if several processes
-    would share a pipe, and if a line has a source without need, or lacks one.
+    With `prompt@@first.png@@last.png` a video also ends with a picture. Blank lines and those starting with `#` are
+    skipped. The file may be a pipe, such as bash's `<(command)`, which can be read only once. Raises DataError if the
+    file is missing, is not text or has no prompts, if several processes would share a pipe, and if a line has a source
+    without need, or lacks one.
     """
     if path is None:
         raise DataError("args.input_file is missing; give a text file with one prompt per line (--input-file)")
@@ -124,10 +129,27 @@ def parse_prompt(line: str, index: int, source: Source | None, where: str, folde
     if not text:
         raise DataError(f"{where}: the text before {SOURCE_MARK} is missing; write prompt{SOURCE_MARK}path/to/"
                         f"{example}")
-    found = next(filter(os.path.isfile, _spellings(path, folder)), None)
+    if (found := _found(path, folder)) is not None:  # also a file whose name has the mark
+        return Prompt(index, text, **{source: found})
+    first, *more = (part.strip() for part in path.split(SOURCE_MARK))
+    if len(more) > (source == "image"):
+        raise DataError(f"{where}: {SOURCE_MARK} stands there {len(more) + 1} times; a prompt starts from one {source}"
+                        f"{' and may end with another' if source == 'image' else ''}")
+    paths = {source: _existing(first, source, where, folder)}
+    return Prompt(index, text, **paths, last=_existing(more[0], source, where, folder) if more else None)
+
+
+def _existing(path: str, source: Source, where: str, folder: Path) -> str:
+    if not path:
+        raise DataError(f"{where}: a path after {SOURCE_MARK} is missing; name a file, or leave the mark out")
+    found = _found(path, folder)
     if found is None:
         raise DataError(f"{where}: {_why_missing(path, source, folder)}")
-    return Prompt(index, text, **{source: found})
+    return found
+
+
+def _found(path: str, folder: Path) -> str | None:
+    return next(filter(os.path.isfile, _spellings(path, folder)), None)
 
 
 def _spellings(path: str, folder: Path) -> Iterator[str]:
@@ -138,8 +160,6 @@ def _spellings(path: str, folder: Path) -> Iterator[str]:
 
 
 def _why_missing(path: str, source: Source, folder: Path) -> str:
-    if SOURCE_MARK in path:
-        return f"{SOURCE_MARK} stands there {path.count(SOURCE_MARK) + 1} times; a prompt starts from one {source}"
     if any(map(os.path.isdir, _spellings(path, folder))):
         return f"{source} {path} is a folder; name a file after {SOURCE_MARK}"
     return f"{source} {path[:LONGEST_SHOWN]} does not exist; correct the path after {SOURCE_MARK}"

@@ -53,6 +53,14 @@ def test_images_are_found_beside_the_prompt_file(tmp_path):
     assert prompt.clip == str(tmp_path / "a b.png") and prompt.image is None
 
 
+def test_a_video_may_end_with_a_picture(tmp_path):
+    for name in ("a.png", "b c.png"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "p.txt").write_text("a dog@@a.png @@ b c.png\na cat@@a.png\n")
+    both, first = read_prompts(str(tmp_path / "p.txt"), "image")
+    assert (both.image, both.last) == (str(tmp_path / "a.png"), str(tmp_path / "b c.png")) and first.last is None
+
+
 def test_a_pipe_is_read(monkeypatch):
     reading, writing = os.pipe()  # like bash's <(command)
     with open(reading) as pipe, open(writing, "w") as command:
@@ -87,7 +95,10 @@ def test_a_folder_is_no_prompt_file(tmp_path):
     (b"one", "clip", "line 1: a run with args.strength or args.invert needs a clip"),
     (b"one@@nowhere.mp4", "clip", "line 1: clip nowhere.mp4 does not exist"),
     (b"@@a.png", "image", "line 1: the text before @@ is missing"),
-    (b"one@@a.png@@b.png", "image", "line 1: @@ stands there 2 times; a prompt starts from one image"),
+    (b"one@@a.png@@b.png@@c.png", "image", "line 1: @@ stands there 3 times; a prompt starts from one image and"),
+    (b"one@@a.png@@b.png", "image", "line 1: image a.png does not exist"),
+    (b"one@@a.mp4@@b.mp4", "clip", "line 1: @@ stands there 2 times; a prompt starts from one clip"),
+    (b"one@@p.txt@@", "image", "line 1: a path after @@ is missing"),
     (b"one@@.", "image", "line 1: image . is a folder; name a file after @@"),
     (b"one@@~nobody_at_all/a.png", "image", "line 1: image ~nobody_at_all/a.png does not exist"),
     ("eins\nein Käfer".encode("latin-1"), None, "p.txt, line 2: not UTF-8 text; save the file as UTF-8"),

@@ -91,18 +91,25 @@ class CachedClips:
         """Do nothing: the files are memory-mapped."""
 
     def batch(self, index: Tensor) -> dict:
-        """Return latents (B, t, C, h, w), captions, and for image-to-video `image_latents` (B, 1, C, h, w)."""
+        """Return latents (B, t, C, h, w), captions, and for image-to-video `image_latents` (B, 1, C, h, w).
+
+        `last_latents` of that shape, too, if the cache has last frames.
+        """
         clips = [self.clips[i] for i in index.tolist()]
         latents = _draw(torch.stack([clip.moments for clip in clips])).transpose(1, 2)
         batch = {self.input_key: latents, "txt": [clip.caption for clip in clips]}
-        images = [clip.image for clip in clips if clip.image is not None]
-        if images:
-            variants = torch.stack(images)
-            chosen = torch.randint(variants.shape[1], (len(index),))
-            batch["image_latents"] = _draw(variants[torch.arange(len(index)), chosen])[:, None]
+        for key, frames in (("image_latents", [clip.image for clip in clips]),
+                            ("last_latents", [clip.last for clip in clips])):
+            if variants := [frame for frame in frames if frame is not None]:
+                batch[key] = _draw(_one_each(torch.stack(variants)))[:, None]
         if self.counting is not None:
             batch |= _counted([clip.frames for clip in clips], latents.shape[1], self.counting)
         return batch
+
+
+def _one_each(variants: Tensor) -> Tensor:
+    """Return one of each clip's variants (B, variants, ...), drawn at random: (B, ...)."""
+    return variants[torch.arange(len(variants)), torch.randint(variants.shape[1], (len(variants),))]
 
 
 def _draw(moments: Tensor) -> Tensor:

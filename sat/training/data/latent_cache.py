@@ -2,7 +2,8 @@
 
 A cache folder (see `cache_files`) has the part `clips`, float16 moments (n, 2 C, t, h, w) of whole clips. For
 image-to-video it also has the part `images`, moments (n, variants, 2 C, h, w) of the first frame alone, each variant
-with its own draw of the noise that conditioning images get in training. Clips are keyed by the digest of their file.
+with its own draw of the noise that conditioning images get in training, and maybe `last_images` of the last frame.
+Clips are keyed by the digest of their file.
 Text-to-video and image-to-video, training and held-out clips can share a folder.
 """
 from collections.abc import Callable, Sequence
@@ -26,17 +27,26 @@ Batch = Sequence[tuple[str, Tensor]]  # (digest of the clip, frames (T, 3, H, W)
 
 
 @dataclass(frozen=True)
-class FirstFrameNoise:
-    """The noise on conditioning images: log(sigma) ~ N(mean, deviation^2), drawn for each variant."""
+class FrameNoise:
+    """The noise on conditioning images: log(sigma) ~ N(mean, deviation^2), drawn for each variant.
+
+    `last`: the image is the clip's last frame, not its first.
+    """
 
     mean: float
     deviation: float
     variants: int
     seed: int
+    last: bool = False
+
+    @property
+    def frame(self) -> int:
+        """The index of the image in a clip."""
+        return -1 if self.last else 0
 
     def noised(self, image: Tensor, digest: str) -> Tensor:
         """Return noised variants (variants, 3, H, W) of `image` (3, H, W); depends only on seed and clip."""
-        generator = generator_for(self.seed, "first frame", digest)
+        generator = generator_for(self.seed, "last frame" if self.last else "first frame", digest)
         sigma = (self.mean + self.deviation * torch.randn(self.variants, generator=generator)).exp()
         noise = torch.randn(self.variants, *image.shape, generator=generator)
         return image + sigma.view(-1, 1, 1, 1) * noise
@@ -44,18 +54,19 @@ class FirstFrameNoise:
 
 @dataclass(frozen=True)
 class CachedClip:
-    """A clip's `moments` (2 C, t, h, w), those of its noised first frame if any (variants, 2 C, h, w), its caption.
+    """A clip's `moments` (2 C, t, h, w), those of its noised first and last frame if any, its caption.
 
-    `frames` is how many real frames it has.
+    Moments of a frame are (variants, 2 C, h, w). `frames` is how many real frames the clip has.
     """
 
     moments: Tensor
     image: Tensor | None
+    last: Tensor | None
     caption: str
     frames: int
 
 
-def cached_latents(folder: Path, dataset: SFTDataset, encoders: Encoders, noise: FirstFrameNoise | None,
+def cached_latents(folder: Path, dataset: SFTDataset, encoders: Encoders, noises: Sequence[FrameNoise] = (),
                    workers: int = 0) -> list[CachedClip]:
     """Return a bucket's clips from the cache in `folder`, after creating or completing it.
 
@@ -71,13 +82,14 @@ def cached_latents(folder: Path, dataset: SFTDataset, encoders: Encoders, noise:
         return completed(folder, Part(name, "moments", description, encode), dataset.digests)
 
     rows = part("clips", made_of, clip_moments)
-    images: dict[str, Tensor] = {}
-    if noise is not None:
+    images: dict[bool, dict[str, Tensor]] = {False: {}, True: {}}  # by FrameNoise.last
+    for noise in noises:
         drawn = {"first frame noise": [noise.mean, noise.deviation, noise.variants, noise.seed]}
-        images = part("images", made_of | drawn, partial(image_moments, noise))
-    return [CachedClip(rows[digest], images.get(digest), caption, frames)
+        name = "last_images" if noise.last else "images"
+        images[noise.last] = part(name, made_of | drawn, partial(image_moments, noise))
+    return [CachedClip(rows[digest], images[False].get(digest), images[True].get(digest), caption, frames)
             for digest, caption, frames in zip(dataset.digests, dataset.captions, dataset.frames, strict=True)
-            if digest in rows and (noise is None or digest in images)]
+            if digest in rows and all(digest in images[noise.last] for noise in noises)]
 
 
 def describe_form(form: ClipFormat) -> dict:
@@ -89,9 +101,9 @@ def clip_moments(vae: nn.Module, batch: Batch) -> Tensor:
     return _moments(vae, torch.stack([frames for _, frames in batch]).transpose(1, 2))
 
 
-def image_moments(noise: FirstFrameNoise, vae: nn.Module, batch: Batch) -> Tensor:
-    first = torch.cat([noise.noised(frames[0], digest) for digest, frames in batch])[:, :, None]
-    return _moments(vae, first).squeeze(2).unflatten(0, (len(batch), noise.variants))
+def image_moments(noise: FrameNoise, vae: nn.Module, batch: Batch) -> Tensor:
+    noised = torch.cat([noise.noised(frames[noise.frame], digest) for digest, frames in batch])[:, :, None]
+    return _moments(vae, noised).squeeze(2).unflatten(0, (len(batch), noise.variants))
 
 
 @torch.no_grad()

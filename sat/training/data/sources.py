@@ -18,14 +18,14 @@ from configuration.settings import Arguments
 from configuration.targets import get_obj_from_str, instantiate_from_config
 from configuration.yaml_files import require
 from data_video import SFTDataset, clip_forms_of
-from diffusion_video import FIRST_FRAME_NOISE
+from diffusion_video import FRAME_NOISE
 from engine.text_length import report_captions
 from media.clips import ClipFormat
 from media.videos import check_encoder
 from network.context import VideoContext
 from training.data.batches import Batches, CachedClips, LiveClips
 from training.data.encoders import Encoders
-from training.data.latent_cache import FirstFrameNoise, cached_latents
+from training.data.latent_cache import FrameNoise, cached_latents
 from training.data.text_cache import cached_text
 from training.samples import SampleRequest
 
@@ -143,12 +143,13 @@ def _counting(args: Arguments, datasets: Sequence[SFTDataset]) -> Compression | 
 
 def _cached(args: Arguments, cache: Path, encoders: Encoders, found: Sequence[SFTDataset]) -> list[Batches]:
     """Return the cached buckets of all folders. Raises DataError if no clip of a bucket can be read."""
-    noise = None
+    settings, noises = args.training, []
     if args.model_config.get("noised_image_input"):
-        noise = FirstFrameNoise(*FIRST_FRAME_NOISE, args.training.first_frame_variants, args.run.seed)
+        frames = (False, True) if settings.last_frame_rate else (False,)
+        noises = [FrameNoise(*FRAME_NOISE, settings.first_frame_variants, args.run.seed, last) for last in frames]
     buckets: list[Batches] = []
     for form, datasets in _by_form(found).items():
-        clips = [clip for dataset in datasets for clip in cached_latents(cache / form.name, dataset, encoders, noise,
+        clips = [clip for dataset in datasets for clip in cached_latents(cache / form.name, dataset, encoders, noises,
                                                                          args.training.num_workers)]
         if clips:
             buckets.append(CachedClips(clips, args.model_config.get("input_key", "mp4"),

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 import train_video
 from arguments import get_args
-from common.errors import DataError
+from common.errors import ConfigError, DataError
 from engine.text_encoder import FrozenT5Embedder
 from tests.test_data_video import ramp, write_video
 from tests.test_train_video import make_clips
@@ -184,6 +184,23 @@ def test_a_cache_of_an_earlier_version_is_refused(arguments, tmp_path):
 def test_image_to_video_with_other_noise_is_refused(arguments, made):
     with pytest.raises(DataError, match=r"another first frame noise \(.*, 4, 5\], not .*, 2, 5\]\)"):
         read_sources(arguments("i2v", "args.first_frame_variants=2"))
+
+
+def test_last_frames_are_cached_beside_first_ones(arguments, made):
+    args = arguments("i2v", "args.last_frame_rate=0.5")
+    batch = read_sources(args).train[0].batch(torch.tensor([1, 0]))
+    assert batch["last_latents"].shape == batch["image_latents"].shape
+    assert "last_latents" not in made[1].train[0].batch(torch.tensor([1, 0]))
+    engine = train_video.build_engine(args, fresh=True)
+    assert engine.last_frame_rate == 0.5 and torch.isfinite(engine.shared_step(batch)[0])
+
+
+@pytest.mark.parametrize("model, change, says", [
+    ("t2v", "args.last_frame_rate=0.5", "only an image-to-video model"),
+    ("i2v", "args.last_frame_rate=2", "last_frame_rate")])
+def test_wrong_uses_of_last_frames_are_refused(arguments, model, change, says):
+    with pytest.raises(ConfigError, match=says):
+        arguments(model, change)
 
 
 def key(number):
