@@ -31,6 +31,7 @@ from training.continuation import has_ended
 from training.data.memory_clips import MemoryClips, read_stages
 from training.data.sources import check_clip_data
 from training.deepspeed_section import check_optimizer_alone
+from training.metrics import check_wandb
 from training.run_state import RunState
 
 logger = logging.getLogger("train_vae")
@@ -58,6 +59,8 @@ def check_settings(args: Arguments) -> None:
         raise ConfigError("training needs data.stages, args.train_data, args.save and section deepspeed; "
                           "see configs/tiny_vae.yaml")
     check_optimizer_alone(args.deepspeed_config)
+    if args.training.wandb:
+        check_wandb()
     check_writable(args.training.folder, "args.save")
 
 

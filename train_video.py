@@ -34,6 +34,7 @@ from training.continuation import has_ended
 from training.data.encoders import Encoders
 from training.data.sources import check_data, read_sources, sample_request
 from training.deepspeed_section import check_deepspeed
+from training.metrics import check_wandb
 from training.run_state import RunState
 from training.samples import write_samples
 from training.transformer import Data, TransformerTrainer
@@ -125,6 +126,8 @@ def check_settings(args: Arguments) -> None:
     elif args.run.load is not None:
         check_network(args.model_config.network_config, args.run.load)
     args.training.save = args.training.save or str(from_repository("runs") / args.training.experiment_name)
+    if args.training.wandb:
+        check_wandb()
     check_writable(args.training.save, "args.save")
 
 

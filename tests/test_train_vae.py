@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -6,7 +8,8 @@ import torch
 from omegaconf import OmegaConf
 
 import train_vae
-from common.errors import CheckpointError, ConfigError, NumericalError
+from common.errors import CheckpointError, ConfigError, DataError, NumericalError
+from common.files import sole_use
 from tests.test_train_video import same
 from tests.vae_modules.small_vae import build, config, latent, video
 from tools import make_shapes
@@ -84,6 +87,41 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(clips, tmp_path, monk
     weights = tmp_path / "whole" / "3d-vae.pt"
     assert {v.dtype for v in read_checkpoint(weights)["state_dict"].values()} == {torch.float16}
     assert torch.isfinite(build(ckpt_path=str(weights)).encode(video())).all()
+
+
+def test_a_signal_to_stop_saves_the_step_under_way_and_the_run_goes_on_from_it(clips, tmp_path, monkeypatch):
+    train_vae.main(recipe(clips, tmp_path / "whole"))
+    update_weights = AutoencoderTrainer.update_weights
+
+    def signalled(self):
+        update_weights(self)
+        if self.step == 2:  # the third
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(AutoencoderTrainer, "update_weights", signalled)
+    command = recipe(clips, tmp_path / "stopped")
+    with pytest.raises(SystemExit) as ended:
+        train_vae.main(command)
+    monkeypatch.undo()
+    assert ended.value.code == 143 and (tmp_path / "stopped" / "latest").read_text() == "3"
+    train_vae.main([*command, "--resume"])
+    assert same(state_of(tmp_path / "whole", 4), state_of(tmp_path / "stopped", 4))
+
+
+def test_a_folder_that_another_run_uses_is_left_alone(clips, tmp_path):
+    command = recipe(clips, tmp_path)
+    (tmp_path / ".latest.1.partial").write_text("of the other run")
+    with sole_use(tmp_path), pytest.raises(DataError, match="in use by another run; wait for it to end"):
+        train_vae.main([*command, "--resume"])
+    assert (tmp_path / ".latest.1.partial").exists() and not (tmp_path / "log.jsonl").exists()
+
+
+@pytest.mark.parametrize("key, said", [
+    ("deepspeed.bf16.enabled=true", "deepspeed.bf16: the autoencoder's training reads deepspeed.optimizer alone"),
+    ("deepspeed.scheduler={type: WarmupLR}", "deepspeed.scheduler: the autoencoder's training reads")])
+def test_sections_that_change_nothing_are_refused(key, said, clips, tmp_path):
+    with pytest.raises(ConfigError, match=said):
+        train_vae.main([*recipe(clips, tmp_path), key])
 
 
 def test_the_decoder_goes_on_alone_from_other_weights(clips, tmp_path):

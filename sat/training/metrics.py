@@ -1,6 +1,7 @@
 """Logging of a run's metrics to the console, `log.jsonl`, TensorBoard and, on request, Weights & Biases."""
 import errno
 import hashlib
+import importlib
 import json
 import logging
 import os
@@ -54,21 +55,27 @@ class LossByTimestep:
         return means
 
 
+def check_wandb() -> None:
+    """Raise ConfigError if the package wandb is missing."""
+    try:
+        importlib.import_module("wandb")
+    except ImportError as error:
+        raise ConfigError("args.wandb needs the package wandb, which is not installed: pip install wandb") from error
+
+
 def start_wandb(settings: TrainingSettings, config: DictConfig):
     """Start a Weights & Biases run with this configuration; a resumed training continues the same run.
 
-    Raises ConfigError if the package is missing or `wandb.init` fails.
+    Raises ConfigError if `wandb.init` fails.
     """
-    try:
-        import wandb
-    except ImportError as error:
-        raise ConfigError("args.wandb needs the package wandb, which is not installed: pip install wandb") from error
+    import wandb
+
     try:
         run_id = hashlib.sha256(str(settings.folder.resolve()).encode()).hexdigest()[:16]
         return wandb.init(project=settings.wandb_project_name, name=settings.experiment_name, dir=str(settings.folder),
                           resume="allow", id=run_id,
                           config=plain(config))
-    except wandb.errors.Error as error:
+    except (wandb.errors.Error, OSError, ValueError) as error:
         raise ConfigError(f"args.wandb: {' '.join(str(error).split())[:160]}; run `wandb login`, or set "
                           "WANDB_MODE=offline") from error
 

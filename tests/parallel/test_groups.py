@@ -13,7 +13,7 @@ import torch.distributed as dist
 from common import ranks, swiss_army
 from common.errors import ConfigError, UserError
 from network import linears
-from parallel import groups
+from parallel import groups, launch
 from tests.dit_models import build, inputs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,6 +48,22 @@ def test_which_processes_divide_tokens_and_passes(monkeypatch):
                      ([6, 7], [4, 6], (1, 2), False), ([6, 7], [5, 7], (1, 2), False)]
     with pytest.raises(ConfigError, match="sequence_parallel_size 3 does not divide the 8 process"):
         groups.initialize_groups(groups.GroupSizes(sequence=3))
+
+
+@pytest.mark.parametrize("names, launcher", [
+    ({"SLURM_PROCID": "1", "SLURM_NTASKS": "2"}, "srun"), ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0"}, "srun"),
+    ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}, "mpirun"), ({"PMI_SIZE": "3"}, "mpiexec"),
+    ({"SLURM_PROCID": "0", "SLURM_NTASKS": "2"}, None), ({"PMI_SIZE": "3", "RANK": "0"}, None)])
+def test_copies_that_know_nothing_of_each_other_are_refused(names, launcher, monkeypatch):
+    for name in ("RANK", *(name for pair in launch.LAUNCHERS.values() for name in pair)):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+    if launcher is None:  # a batch script of one process, or torchrun
+        launch.check_launcher()
+    else:
+        with pytest.raises(ConfigError, match=f"{launcher} started several copies .* torchrun --nproc_per_node N"):
+            launch.check_launcher()
 
 
 def test_plain_linears_compute_the_same():
