@@ -12,7 +12,7 @@ from engine.first_stage import make_tiling, require_weights
 from engine.process_checks import check_sequence_parallel, check_shared, merge_size_keys
 from inference.lengths import prepare_length
 from inference.prompts import Prompt, Source
-from inference.sizes import ModelLimits, model_limits, plan_video
+from inference.sizes import ModelLimits, check_holdable, model_limits, plan_video
 from inference.starting_clips import check_start, starts_from_clips
 from media.videos import check_encoder
 from memory.quantization import check_quantization
@@ -42,7 +42,7 @@ def check_run(args: Arguments) -> ModelLimits:
     _check_image_input(model, args.sampling.image2video)
     sampler, weights = model.sampler, args.run.weights
     limits = model_limits(args.model_config)
-    plan_video(limits, args.sampling)
+    check_holdable(plan_video(limits, args.sampling))
     if (told := prepare_length(args.model_config, limits, args.sampling)) is not None:
         logger.warning("%s", told)
     configure_lora(args.model_config, args.run)

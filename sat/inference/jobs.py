@@ -15,7 +15,7 @@ from common.listing import Remarks
 from common.seeds import generator_for
 from configuration.settings import SamplingSettings
 from inference.prompts import Prompt
-from inference.sizes import ModelLimits, VideoPlan, plan_video
+from inference.sizes import ModelLimits, VideoPlan, check_holdable, plan_video
 from media.clips import ClipFormat, UnreadableClip, count_frames, read_clip
 from media.images import fit_image_cover, fit_image_short_side, remark_fit
 from media.pictures import load_image
@@ -71,6 +71,8 @@ def plan_jobs(prompts: Sequence[Prompt], limits: ModelLimits, settings: Sampling
         for sample in range(settings.num_samples):
             folder = Path(settings.output_dir) / prompt.folder / str(sample)
             jobs.append(Job(prompt, sample, plan, folder, image, contents, run, last))
+    for job in jobs:
+        check_holdable(job.plan, min(settings.batch_size, len(jobs)))
     remarks.warn(logger)
     return jobs
 

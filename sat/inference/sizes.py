@@ -1,5 +1,7 @@
 """The plan of a video: its frames, padding latents and latent sizes, decided before any model is built."""
 import logging
+import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -132,6 +134,19 @@ def plan_video(limits: ModelLimits, settings: SamplingSettings, size: Sequence[i
         latent_frames=latent[0], latent_height=latent[1], latent_width=latent[2],
         pad_latents=limits.pad_latents(frames),
         patches=(time, rows, columns))
+
+
+def check_holdable(plan: VideoPlan, videos: int = 1) -> None:
+    """Raise ConfigError if a batch of videos would not fit into this machine's memory, whatever else it took.
+
+    Latents, their noise and a step's result are 32-bit, the frames of one video 8-bit.
+    """
+    needed = videos * 3 * 4 * math.prod(plan.latent_shape) + 3 * plan.frames * plan.height * plan.width
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise ConfigError(f"{videos} video(s) at a time of {plan.frames} frames of {plan.height} x {plan.width} take "
+                          f"more than {needed / 1e9:.0f} GB, and this machine has {there / 1e9:.0f} GB; make them "
+                          "shorter or smaller, or lower args.batch_size; --plan shows what a run takes")
 
 
 def choose_frames(limits: ModelLimits, num_frames: int | None, sampling_num_frames: int | None) -> int:

@@ -4,7 +4,7 @@ from argparse import Namespace
 import pytest
 
 from common.errors import ConfigError
-from inference.sizes import extend_positions, model_limits, plan_video
+from inference.sizes import check_holdable, extend_positions, model_limits, plan_video
 
 
 def model(patch, frames, grid, rotary=True, learned=False):
@@ -59,6 +59,13 @@ def test_what_is_asked_is_delivered(config, asked, frames, latent_shape, pad):
 def test_what_cannot_be_made_names_the_nearest(config, asked, says):
     with pytest.raises(ConfigError, match=says):
         plan(config, **asked)
+
+
+def test_what_no_machine_holds_is_refused():
+    planned = plan(SMALL)
+    check_holdable(planned, 100)
+    with pytest.raises(ConfigError, match="1000000000 video.s. at a time of 17 frames of 64 x 64 take more than"):
+        check_holdable(planned, 10**9)
 
 
 def test_positions_reach_as_far_as_the_video():
