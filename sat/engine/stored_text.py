@@ -17,6 +17,7 @@ from common.files import whole_file
 from common.listing import listed
 from configuration.model import ModelConfig
 from configuration.settings import Arguments
+from configuration.targets import check_config
 from engine.t5_files import CONFIG, VOCABULARIES, T5Folder, check_t5_folder, t5_width
 from engine.text_encoder import AbstractEmbModel, FrozenT5Embedder, t5_configs, t5_folder
 from weights.identity import identity
@@ -161,6 +162,7 @@ def use_text_file(model: MutableMapping, path: str) -> None:
 def only_t5(model: Mapping) -> Mapping:
     """Return the `params` of the T5 that is a model's only embedder. Raises ConfigError if it has others."""
     config = ModelConfig.read(model)
+    check_config({key: part for key, part in vars(config).items() if key.endswith("_config")}, "model")
     found = t5_configs(config)
     if len(found) != 1 or len(config.conditioner_config["params"]["emb_models"]) != 1:
         raise ConfigError("stored text embeddings need a model whose only embedder is a T5; leave --text-embeddings "

@@ -40,6 +40,7 @@ def check_run(args: Arguments) -> ModelLimits:
     check_device(model, args.run.device, args.run.dtype)
     args.config.data = check_data_section(args.data_config)
     _check_image_input(model, args.sampling.image2video)
+    check_negative_prompt(args.sampling.negative_prompt)
     sampler, weights = model.sampler, args.run.weights
     limits = model_limits(args.model_config)
     check_holdable(plan_video(limits, args.sampling))
@@ -71,6 +72,16 @@ def check_prompts(model_config: Mapping, prompts: Iterable[Prompt]) -> None:
         if prompt.last is not None and model_config.get("noised_image_all_concat"):
             raise ConfigError(f"prompt {prompt.index} ends with {prompt.last}, but model.noised_image_all_concat gives "
                               "every latent frame the first picture; leave the last one out")
+
+
+def check_negative_prompt(text: str | None) -> None:
+    """Raise ConfigError for bytes that are no text, which the command line hands on, and for zero characters."""
+    try:
+        whole = "\0" not in (text or "").encode().decode()
+    except UnicodeEncodeError:
+        whole = False
+    if not whole:
+        raise ConfigError(f"args.negative_prompt is {text!a}, which is not UTF-8 text; write it as prompts are written")
 
 
 def _check_image_input(model: ModelConfig, wanted: bool | None) -> None:

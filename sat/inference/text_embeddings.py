@@ -17,6 +17,7 @@ from configuration.targets import instantiate_from_config
 from engine.checks import check_text_encoder
 from engine.stored_text import TextFile, describe_encoder, only_t5, stored_file, use_text_file, write_text_file
 from engine.text_length import report_prompts
+from inference.checks import check_negative_prompt
 from inference.jobs import Job
 from inference.prompts import Prompt
 from memory.offload import offload_conditioner
@@ -76,6 +77,7 @@ def check_encoding(args: Arguments) -> Path:
     assert args.sampling.save_text_embeddings is not None
     only_t5(args.model_config)
     check_text_encoder(args.model_config)
+    check_negative_prompt(args.sampling.negative_prompt)
     check_quantization(args.memory, args.run.device)
     path = Path(args.sampling.save_text_embeddings)
     if path.exists():
