@@ -133,7 +133,7 @@ def test_a_video_between_two_images(run, tmp_path):
     (["data.prams={}"], "did you mean params?"),
     (["model.scale_factor=abc"], "model.scale_factor is 'abc'"),
     (["model.sampler_config=null"], "model.sampler_config is missing"),
-    (["model.network_config.params.num_frames=null"], "num_frames is missing"),
+    (["model.network_config.params.num_frames=null"], "num_frames is null; it must be a whole number above 0"),
     (["args.load=nowhere"], "checkpoint nowhere does not exist"),
     (["model.first_stage_config.params.ckpt_path=nowhere.pt"], "nowhere.pt does not exist"),
     (["model.conditioner_config.params.emb_models.0.params.model_dir=nowhere"], "T5 folder nowhere"),
@@ -148,7 +148,7 @@ def test_a_video_between_two_images(run, tmp_path):
     (["--num-inference-steps", "0"], "0"),
     (["--guidance-scale", "0"], "scale: 0.0 must be above 0"),
     (["--guidance-scale", "-1", "--no-dynamic-cfg"], "scale: -1.0 must be above 0"),
-    (["--guidance-scale", "nan"], "scale: nan must be a number, and finite"),
+    (["--guidance-scale", "nan"], "scale is nan; it must be a finite number"),
     (["--save-denoised-every", "0"], "args.save_denoised_every is 0"),
     (["--save-denoised-every", "1", "--only-save-latents"], "leave one out"),
 ])
