@@ -199,6 +199,8 @@ def test_a_start_takes_the_transformer_and_little_more_memory(tmp_path, peak_mem
     with torch.device("meta"):
         network = instantiate_from_config(config.model.network_config)
     materialize(network, torch.bfloat16, "cpu")
+    for value in network.state_dict().values():
+        value.fill_(0.5)
     save_checkpoint(tmp_path / "wide", 1, {"module": {NETWORK_PREFIX + k: v for k, v in network.state_dict().items()}})
     config.args.update({"load": str(tmp_path / "wide"), "bf16": True, "device": "cpu"})
     OmegaConf.save(config, tmp_path / "wide.yaml")
