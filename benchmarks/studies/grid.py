@@ -156,6 +156,7 @@ def _check_axis(axis, where: str) -> None:
     for name, part in axis.items() if isinstance(axis, Mapping) else [("", "")]:
         if part is not None and not (isinstance(part, Mapping) and "target" in part):
             raise ConfigError(f"{where}: {name or axis!r} must be a name with a target and params")
+        checked(Mapping | None, (part or {}).get("params"), f"{where}.{name}.params")
 
 
 def check_keys(given, known: Sequence[str], where: str) -> None:

@@ -13,7 +13,9 @@ from benchmarks.studies.rank_losses import LossAcrossRanks
 from benchmarks.studies.trained_model import SmallModel
 from benchmarks.studies.training import Training
 from common.errors import ConfigError
+from common.kinds import AboveZero, Steps
 from common.seeds import generator_for
+from common.typed import typed
 from sgm.sampling import RungeKutta3Sampler, Sampler
 
 REFERENCE_STEPS = 200
@@ -41,7 +43,7 @@ class GaussianFlow:
 
     cell_type = Cell
     measures = ("passes", "error")
-    deviation: float = 0.5
+    deviation: AboveZero = 0.5
     last_jump: bool = True
 
     def solve(self, sampler: Sampler, cell: Cell) -> dict[str, float]:
@@ -65,8 +67,8 @@ class FiniteCurve:
 
     cell_type = Cell
     measures = ("passes", "error", "energy", "floor")
-    clips: int = 128
-    rows: int = 256
+    clips: Steps = 128
+    rows: Steps = 256
 
     def solve(self, sampler: Sampler, cell: Cell) -> dict[str, float]:
         guided, passes = cell.guidance != "none", []
@@ -91,13 +93,13 @@ PROBLEMS: dict[str, type[Problem]] = {"gaussian": GaussianFlow, "finite": Finite
 def problem_of(study: Study) -> Problem:
     """Build the study's problem. Raises ConfigError for an unknown problem or parameter, or an invalid variant."""
     kind, params = study.problem.get("kind"), {k: v for k, v in study.problem.items() if k != "kind"}
-    if kind not in PROBLEMS:
+    if kind not in list(PROBLEMS):
         raise ConfigError(f"study {study.name}: problem.kind {kind} is none of {', '.join(PROBLEMS)}")
     check_keys(params, [f.name for f in fields(PROBLEMS[kind])], f"study {study.name}: problem")
     if PROBLEMS[kind].cell_type is not study.cell_type:
         needs = "variants" if PROBLEMS[kind].cell_type is VariantCell else "samplers and schedules"
         raise ConfigError(f"study {study.name}: problem.kind {kind} needs {needs}")
-    problem = PROBLEMS[kind](**params)
+    problem = PROBLEMS[kind](**typed(PROBLEMS[kind], params, f"study {study.name}: problem"))
     for name, variant in study.variants.items():
         problem.check(variant, f"study {study.name}: variants.{name}")
     return problem

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 NOISY = ("DeepSpeed", "transformers", "httpx", "urllib3", "PIL", "imageio", "imageio_ffmpeg", "datasets", "torchao",
          "torch.utils._pytree")
+LONGEST_LINE = 1000  # characters
 
 
 class Fault(Exception):
@@ -53,13 +54,18 @@ def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
 def message_of(error: Exception) -> str | None:
     """Return the line that tells a user of an error; None if the error is a fault of this program."""
     if isinstance(error, UserError):
-        return " ".join(str(error).split())
+        return _short(" ".join(str(error).split()))
     if isinstance(error, MemoryError) or _lacks_memory(error):
         return " ".join(f"the memory does not suffice ({error}); --plan shows what a run takes".split())
     if isinstance(error, OSError):
         reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
-        return f"{error.filename}: {reason}" if error.filename else reason
+        return _short(f"{error.filename}: {reason}" if error.filename else reason)
     return None
+
+
+def _short(line: str) -> str:
+    """Return a line without the middle of it, if it is longer than anyone reads."""
+    return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE // 2]} … {line[-LONGEST_LINE // 2:]}"
 
 
 def _lacks_memory(error: Exception) -> bool:

@@ -1,7 +1,7 @@
 """Clips held in memory as bytes, and the stages in which the autoencoder's training takes batches of them."""
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import torch
 from omegaconf import DictConfig
@@ -9,7 +9,10 @@ from torch import Tensor
 
 from common.compression import COGVIDEOX
 from common.errors import ConfigError
+from common.kinds import Positive, Size, Steps
+from common.typed import Fields, checked
 from configuration.targets import get_obj_from_str
+from configuration.yaml_files import plain
 from data_video import clip_forms_of
 
 
@@ -52,9 +55,9 @@ class MemoryClips:
 class Stage:
     """A stage of training, with batches of one size."""
 
-    iters: int
-    frames: int
-    batch_size: int
+    iters: Positive
+    frames: Size
+    batch_size: Steps
 
 
 def read_stages(data_config: DictConfig) -> list[Stage]:
@@ -63,16 +66,13 @@ def read_stages(data_config: DictConfig) -> list[Stage]:
     if len(forms) > 1:
         raise ConfigError("data.params: the autoencoder trains on clips of one size and length; give one video_size "
                           "and one max_num_frames")
-    keys, longest = {field.name for field in fields(Stage)}, forms[0].max_num_frames
-    for number, stage in enumerate(data_config.get("stages") or ()):
-        where = f"data.stages[{number}]"
-        if not isinstance(stage, Mapping) or set(stage) != keys or not all(
-                isinstance(value, int) and value > 0 for value in stage.values()):
-            raise ConfigError(f"{where} is {stage}; give it {', '.join(sorted(keys))}, each 1 or more")
-        if stage["frames"] > longest or not COGVIDEOX.has_length(stage["frames"]):
-            raise ConfigError(f"{where}.frames is {stage['frames']}; it must be 4k + 1, and at most "
+    given = checked(list[Annotated[Mapping, Fields(Stage)]] | None, plain(data_config).get("stages"), "data.stages")
+    stages, longest = [Stage(**stage) for stage in given or ()], forms[0].max_num_frames
+    for number, stage in enumerate(stages):
+        if stage.frames > longest or not COGVIDEOX.has_length(stage.frames):
+            raise ConfigError(f"data.stages[{number}].frames is {stage.frames}; it must be 4k + 1, and at most "
                               f"data.params.max_num_frames, {longest}")
-    return [Stage(**stage) for stage in data_config.get("stages") or ()]
+    return stages
 
 
 def stage_at(stages: Sequence[Stage], step: int) -> Stage:
