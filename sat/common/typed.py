@@ -15,10 +15,10 @@ from pydantic.errors import PydanticUserError
 from pydantic.json_schema import GenerateJsonSchema
 
 from common.errors import ConfigError
-from common.kinds import MANY
 from common.suggestions import nearest
 
 LONGEST_SHOWN = 80
+FAR = 1000  # a bound this far away is named only to those who passed it
 CONTAINERS: Mapping[type, Any] = {kind: kind for kind in (list, tuple, dict, Sequence, Mapping)} | {Iterable: Sequence}
 
 
@@ -184,9 +184,9 @@ def _bounds(schema: Mapping, value: Any) -> str:
     high, below = schema.get("maximum"), schema.get("exclusiveMaximum")
     number = value if isinstance(value, int | float) else 0
     most = high if high is not None else below
-    if most is not None and most >= MANY and number <= most:
+    if most is not None and most >= FAR and number <= most:
         high = below = None
-    if low is not None and low <= -MANY and number >= low:
+    if low is not None and low <= -FAR and number >= low:
         low = None
     if low is not None and high is not None:
         return f" from {low} to {high}"

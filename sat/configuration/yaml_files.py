@@ -12,7 +12,7 @@ from common.files import REPOSITORY, expanded_path
 from common.suggestions import nearest
 from common.text import read_text
 from common.typed import shown
-from configuration.yaml_text import UNREADABLE, parse
+from configuration.yaml_text import UNREADABLE, parse, reason_of
 
 SECTIONS = ("args", "model", "data", "deepspeed")
 # Parameters anywhere below `model` whose value is the path of a file or folder to read.
@@ -100,7 +100,7 @@ def parse_override(text: str) -> tuple[str, object]:
         value: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={raw}"]), resolve=False)
         return key, value["value"]
     except UNREADABLE as error:
-        raise ConfigError(f"override {shown(text)}: {' '.join(str(error).split())[:300]}") from error
+        raise ConfigError(f"override {shown(text)}: {reason_of(error)}") from error
 
 
 def plain(config: Any) -> Any:

@@ -28,8 +28,17 @@ def parse(text: str, source: str):
             raise ConfigError(f"{source} is plain text, no mapping with keys; prompts are named by --input-file")
         return OmegaConf.create(text)
     except UNREADABLE as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
-        raise ConfigError(f"{source} is not a readable YAML file: {reason[:300]}") from error
+        raise ConfigError(f"{source} is not a readable YAML file: {reason_of(error)}") from error
+
+
+def reason_of(error: Exception) -> str:
+    """Return what is wrong with a text, of an error in UNREADABLE."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    text = " ".join(str(error).replace('in "<unicode string>", ', "in ").split())[:300]
+    if "integer string conversion" in text:
+        return "a number in it has thousands of digits"
+    return f"{text} (indent with spaces)" if "'\\t'" in text else text
 
 
 def _check_size(root: yaml.Node, source: str) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from arguments import get_args
-from common.errors import ConfigError
+from common.errors import ConfigError, UserError
 from common.files import REPOSITORY
 
 MODEL = """
@@ -146,3 +146,75 @@ def test_binary_file_is_no_configuration(tmp_path):
     (tmp_path / "a.yaml").write_bytes(b"\xff\xfe\x00\x81")
     with pytest.raises(ConfigError, match="a.yaml"):
         get_args(["--base", str(tmp_path / "a.yaml")])
+
+
+BOMB = "args:\n  a0: &a0 [x, x, x, x]\n" + "".join(
+    f"  a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
+REFERENCES = "model:\n  r0: yyyyyyyyyy\n" + "".join(
+    f"  r{i}: '{f'${{model.r{i - 1}}}' * 9}'\n" for i in range(1, 9))
+
+
+@pytest.mark.parametrize("text, says", [
+    ("", "is empty"), ("# nothing", "is empty"), ("a red circle\na blue one", "plain text"),
+    ("args: " + "[" * 4000, "nested too deeply"), ("args: " + "{a: " * 80 + "1" + "}" * 80, "more than 60 levels deep"),
+    (BOMB, "expands to more than"), ("args: &a {seed: *a}", "inside what it refers to"),
+    ("args: {seed: 1, seed: 2}", "duplicate key"), ("args:\n\tseed: 1", "indent with spaces"),
+    ("args: {seed: " + "9" * 6000 + "}", "thousands of digits"),
+    ("args: {seed: " + "9" * 40 + "}", "args.seed is 9999"),
+    ("args: {seed: !!python/object/apply:os.getpid []}", "could not determine a constructor"),
+    ("args: {negative_prompt: " + "a" * 400_000 + "}", "too many for a configuration"),
+    (REFERENCES, "its references stand for more than"), ("args: {1: 2}", "unknown key args.1"),
+    ("args: {load: '${args.save}', save: '${args.load}'}", "refers to itself"),
+    ("args: {load: '${oc.decode:1}'}", "a reference can be"), ("args: {load: '${oc.env:${args.save}}'}", "a reference"),
+    ("args: {output_dir: ''}", "args.output_dir is '', which is empty"),
+    ("args: {load: ~nobody_at_all/x}", "the home folder of a user"),
+    ("args: {save: '" + "x" * 5000 + "'}", "too long for a path"),
+    ("args: {save_interval: 0}", "args.save_interval is 0; it must be a whole number above 0"),
+    ("args: {ema_decay: .nan}", "args.ema_decay is nan; it must be a finite number"),
+    ("args: {final_lr_share: .nan}", "args.final_lr_share is nan"),
+    ("args: {warmup_iters: -1}", "args.warmup_iters is -1"),
+    ("args: {num_samples: 1000000000000000000000000000000}", "at most 100000"),
+    ("args: {num_frames: -5}", "args.num_frames is -5"), ("args: {train_data: []}", "args.train_data is []"),
+])
+def test_odd_files_are_one_line(base, tmp_path, text, says):
+    (tmp_path / "odd.yaml").write_text(text)
+    with pytest.raises(UserError) as error:
+        get_args([*base, str(tmp_path / "odd.yaml")])
+    assert says in str(error.value) and "\n" not in str(error.value)
+
+
+def test_what_cannot_be_a_file_is_one_line(base, tmp_path):
+    for name, says in ((str(tmp_path), "is a folder"), ("x" * 5000, "too long"), ("~nobody_at_all/a", "home folder"),
+                       ("a\0b", "UTF-8"), ("a\udc80", "UTF-8"), ("", "is empty")):
+        with pytest.raises(UserError, match=says):
+            get_args([*base, name])
+
+
+def test_files_read_the_environment_only_where_the_command_line_allows(base, tmp_path, monkeypatch):
+    monkeypatch.setenv("A_SECRET", "hush")
+    monkeypatch.setenv("A_REFERENCE", "${oc.env:A_SECRET}")
+    (tmp_path / "odd.yaml").write_text("args: {negative_prompt: 'a ${oc.env:A_SECRET}'}\n"
+                                       "model: {x: '${oc.env:A_REFERENCE}'}")
+    words = [*base, str(tmp_path / "odd.yaml")]
+    with pytest.raises(ConfigError, match="reads the environment variable A_SECRET; .* add --allow-env A_SECRET"):
+        get_args(words)
+    with pytest.raises(ConfigError, match="A_SECRET; .* --allow-env"):  # nor does the value of another variable
+        get_args([*words, "--allow-env", "A_REFERENCE", "args.negative_prompt=a"])
+    (tmp_path / "odd.yaml").write_text("args: {negative_prompt: 'a ${oc.env:A_SECRET}'}")
+    args = get_args([*words, "--allow-env", "A_SECRET"])
+    assert args.sampling.negative_prompt == "a hush"
+
+
+def test_references_to_keys_are_followed_wherever_they_stand(base, tmp_path):
+    (tmp_path / "odd.yaml").write_text("args: {experiment_name: '${model.name}', seed: 3,\n"
+                                       "       save: '${args.output_dir}/${.seed}'}\n"
+                                       "model: {name: red, parts: ['${model.name}']}")
+    args = get_args([*base, str(tmp_path / "odd.yaml")])
+    assert args.training.experiment_name == "red" and args.model_config.parts == ["red"]
+    assert args.training.save.endswith("somewhere/3")
+
+
+def test_whole_numbers_may_be_written_with_a_point(base, tmp_path):
+    (tmp_path / "odd.yaml").write_text("args: {num_frames: 9., batch_size: 2.0}")
+    args = get_args([*base, str(tmp_path / "odd.yaml")])
+    assert (args.sampling.num_frames, args.sampling.batch_size) == (9, 2) and type(args.sampling.num_frames) is int

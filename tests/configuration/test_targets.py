@@ -1,14 +1,17 @@
 """Tests of building objects from configurations: allowed targets, refused ones, and the error line."""
 import importlib
+import inspect
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
 from common.errors import ConfigError
+from common.typed import _adapter, _annotations
 from configuration import targets
 from configuration.roles import ROLES
 from configuration.targets import check_config, get_obj_from_str, instantiate_from_config
+from tests.dit_models import config as network
 
 
 @pytest.mark.parametrize("path", [
@@ -91,3 +94,75 @@ def test_a_value_that_a_class_refuses_is_a_mistake_of_the_configuration():
     with pytest.raises(ConfigError, match="ch is 30"):
         instantiate_from_config({"target": "vae_modules.cp_enc_dec.ContextParallelEncoder3D",
                                  "params": {"ch": 30, "z_channels": 4, "num_res_blocks": 1}})
+
+
+NETWORK = "model.network_config.params"
+
+
+@pytest.mark.parametrize("place, value, says", [
+    ("network_config.params.num_layers", -1, f"{NETWORK}.num_layers is -1; it must be a whole number above 0"),
+    ("network_config.params.num_frames", 0, f"{NETWORK}.num_frames is 0; it must be a whole number above 0"),
+    ("network_config.params.latent_height", "abc", f"{NETWORK}.latent_height is 'abc'; it must be a whole number"),
+    ("network_config.params.transformer_args.hidden_dropout", 1.0, f"{NETWORK}.transformer_args.hidden_dropout is 1.0"),
+    ("network_config.params.transformer_args.hidden_droput", 0, "did you mean hidden_dropout"),
+    ("network_config.params.modules.lora_confg", {}, "did you mean lora_config"),
+    ("network_config.params.modules.pos_embed_config.params.text_length", [], "text_length is []; it must be"),
+    ("first_stage_config.params.ignore_keys", 3, "ignore_keys is 3; it must be a list of texts"),
+    ("first_stage_config.params.cp_size", "abc", "cp_size is 'abc'; it must be a whole number above 0"),
+    ("first_stage_config.params.encoder_config.params.double_z", "abc", "double_z is 'abc'; it must be true or false"),
+    ("first_stage_config.params.encoder_config.params.ch_mult", [], "ch_mult is []"),
+    ("conditioner_config.params.emb_models", [], "emb_models is []; it must be a list of 1 or more mappings"),
+    ("conditioner_config.params.emb_models.0.ucg_rate", 2, "emb_models[0].ucg_rate is 2; it must be a number from"),
+    ("denoiser_config.params.discretization_config.params.shift_scale", float("nan"), "shift_scale is nan"),
+    ("denoiser_config.params.discretization_config", {}, "discretization_config: no target given"),
+    ("sampler_config.params.guider_config.params.num_steps", 0, "guider_config.params.num_steps is 0"),
+    ("sampler_config.params.num_steps", 10**9, "num_steps is 1000000000; it must be a whole number"),
+    ("sampler_config.params", [1], "params: must be a mapping")])
+def test_every_parameter_is_checked_against_its_annotation(small_model, place, value, says):
+    config = OmegaConf.load(small_model / "t2v.yaml").model
+    OmegaConf.update(config, place, value, merge=False, force_add=True)
+    with pytest.raises(ConfigError) as error:
+        check_config(config)
+    assert says in str(error.value)
+
+
+def test_whole_numbers_with_a_point_become_whole(small_model):
+    config = OmegaConf.load(small_model / "t2v.yaml").model
+    config.network_config.params.num_layers = 2.0
+    config.first_stage_config.params.encoder_config.params.ch_mult = [1.0, 1.0, 1.0, 1.0]
+    found = check_config(config)
+    assert repr(found["network_config"]["params"]["num_layers"]) == "2"
+    assert repr(found["first_stage_config"]["params"]["encoder_config"]["params"]["ch_mult"]) == "[1, 1, 1, 1]"
+
+
+def test_what_follows_from_the_whole_network_is_not_set_in_a_part():
+    part = {"target": "dit_video_concat.FinalLayerMixin", "params": {"hidden_size": 7}}
+    with pytest.raises(ConfigError, match="final_layer_config.params.hidden_size is 7, but .* makes it 64"):
+        instantiate_from_config(network(extra_modules={"final_layer_config": part}))
+
+
+@pytest.mark.parametrize("slot", ROLES)
+def test_every_parameter_of_every_class_has_an_annotation_that_is_checked(slot):
+    """A parameter without one would be accepted whatever it is."""
+    for cls in classes_of(ROLES[slot]):
+        for name, parameter in inspect.signature(cls).parameters.items():
+            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                assert name in _annotations(cls) and _adapter(_annotations(cls)[name]) is not None, (cls, name)
+
+
+def classes_of(role):
+    for name in role:
+        module, _, base = name.rpartition(".")
+        if base[:1].isupper():
+            yield from family(getattr(importlib.import_module(module), base))
+        else:
+            found = vars(importlib.import_module(name)).values()
+            yield from (cls for cls in found if isinstance(cls, type) and cls.__module__ == name
+                        and not issubclass(cls, tuple))
+
+
+def family(cls):
+    yield cls
+    for child in cls.__subclasses__():
+        if not child.__module__.startswith("tests"):
+            yield from family(child)
