@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from arguments import get_args
 from common.errors import ConfigError
-from common.files import REPOSITORY
+from common.files import REPOSITORY, sole_use
 from configuration.targets import instantiate_from_config
 from engine.process_checks import check_sequence_parallel, check_shared, merge_size_keys
 from media.records import LATENTS, RECORD, load_latents
@@ -24,7 +24,7 @@ SHARED = str(REPOSITORY / "configs" / "inference.yaml")
 
 
 def launch(words, processes=2):
-    """Start processes as torchrun would; return (exit code, standard error) of each."""
+    """Start processes as torchrun would, which ends all when the first fails; return (exit code, standard error)."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
@@ -33,8 +33,12 @@ def launch(words, processes=2):
         "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": str(torch.get_num_threads())}) for rank in range(processes)]
     try:
-        said = [process.communicate(timeout=300)[1] for process in started]
-    finally:  # if one fails, the other waits for it
+        said = [started[0].communicate(timeout=300)[1]]
+        if started[0].returncode != 0:
+            for process in started[1:]:
+                process.kill()
+        said += [process.communicate(timeout=300)[1] for process in started[1:]]
+    finally:
         for process in started:
             process.kill()
     return [(process.returncode, text) for process, text in zip(started, said, strict=True)]
@@ -62,9 +66,13 @@ def test_each_prompt_is_made_once_and_as_by_one_process(words, tmp_path):
 
 
 def test_a_mistake_is_told_once(words, tmp_path):
-    (first, told), (second, quiet) = launch([*words, "--input-type", "cli"])
-    assert (first, second) == (2, 2) and quiet.strip() == ""
+    (first, told), (_, quiet) = launch([*words, "--input-type", "cli"])
+    assert first == 2 and quiet in ("", told)  # the same line again if the first takes seconds to end
     assert told.startswith("error: args.input_type is cli") and told.count("\n") == 1
+    with sole_use(tmp_path):
+        (first, told), (_, quiet) = launch([*words, "--output-dir", str(tmp_path)])
+    assert first == 2 and quiet.strip() == "" and told.count("\n") == 1
+    assert told.startswith(f"error: folder {tmp_path} is in use by another run")
 
 
 def test_two_processes_decode_one_video_together(words, tmp_path):
@@ -125,7 +133,7 @@ def test_two_processes_share_one_transformer(small_model, words, tmp_path, share
      "args.load_lora does not work with args.model_parallel_size above 1"),
     (("args.sequence_parallel_size=2",), "does not divide the 1 attention heads"),
     (("args.guidance_parallel_size=2",), "guidance_parallel_size 2 does not divide the 1 process"),
-    (("args.guidance_parallel_size=0",), "it must be 1 or more"),
+    (("args.guidance_parallel_size=0",), "args.guidance_parallel_size is 0; it must be a whole number above 0"),
     (("args.guidance_parallel_size=2", "args.model_parallel_size=2",
       "model.network_config.params.num_attention_heads=2"), "guidance_parallel_size above 1; set it to 1"),
     (("args.sequence_parallel_size=2", "model.compile_model=true"), "leave it out"),
