@@ -52,6 +52,8 @@ def typed_model(config) -> ModelConfig:
     if model.network_wrapper is not None:
         get_obj_from_str(model.network_wrapper, "model.network_wrapper")
     parts = check_config({k: v for k, v in vars(model).items() if k.endswith("_config")}, "model")
+    if not (parts["conditioner_config"].get("params") or {}).get("emb_models"):
+        raise ConfigError("model.conditioner_config.params.emb_models is empty; it must have one or more embedders")
     if isinstance(config, DictConfig):
         config.update({key: part for key, part in parts.items() if part is not None})
     warn_unread(vars(model), UNREAD, "model")

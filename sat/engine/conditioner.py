@@ -1,9 +1,7 @@
 """The conditioner: embedders that turn a batch into the network's conditioning."""
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Annotated
 
 import torch
-from annotated_types import MinLen
 from torch import Tensor, nn
 
 from common.errors import ConfigError
@@ -22,7 +20,7 @@ class GeneralConditioner(nn.Module):
     tuple of tensors. Output: `vector` (B, D), `crossattn` (B, N, D), `concat` (B, C, H, W) or (B, T, C, H, W).
     """
 
-    def __init__(self, emb_models: Annotated[Sequence[Part], MinLen(1)]):
+    def __init__(self, emb_models: Sequence[Part]):
         super().__init__()
         self.embedders = nn.ModuleList(_build_embedder(config, i) for i, config in enumerate(emb_models))
 

@@ -111,7 +111,7 @@ NETWORK = "model.network_config.params"
     ("first_stage_config.params.cp_size", "abc", "cp_size is 'abc'; it must be a whole number above 0"),
     ("first_stage_config.params.encoder_config.params.double_z", "abc", "double_z is 'abc'; it must be true or false"),
     ("first_stage_config.params.encoder_config.params.ch_mult", [], "ch_mult is []"),
-    ("conditioner_config.params.emb_models", [], "emb_models is []; it must be a list of 1 or more mappings"),
+    ("conditioner_config.params.emb_models", 3, "emb_models is 3; it must be a list of mappings"),
     ("conditioner_config.params.emb_models.0.ucg_rate", 2, "emb_models[0].ucg_rate is 2; it must be a number from"),
     ("denoiser_config.params.discretization_config.params.shift_scale", float("nan"), "shift_scale is nan"),
     ("denoiser_config.params.discretization_config", {}, "discretization_config: no target given"),

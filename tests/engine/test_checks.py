@@ -1,0 +1,27 @@
+"""Tests of the checks of a `model` section before any part of it is built."""
+import pytest
+from omegaconf import OmegaConf
+
+from common.errors import ConfigError
+from engine.checks import typed_model
+
+
+def test_a_model_needs_an_embedder(small_model):
+    config = OmegaConf.load(small_model / "t2v.yaml").model
+    config.conditioner_config.params.emb_models = []
+    with pytest.raises(ConfigError, match="emb_models is empty"):
+        typed_model(config)
+
+
+def test_whole_numbers_written_with_a_point_become_whole_in_the_configuration_too(small_model):
+    config = OmegaConf.load(small_model / "t2v.yaml").model
+    config.network_config.params.latent_width = 4.0
+    assert typed_model(config).network_config["params"]["latent_width"] == 4
+    assert type(config.network_config.params.latent_width) is int
+
+
+def test_the_wrapper_is_checked_before_it_is_built(small_model):
+    config = OmegaConf.load(small_model / "t2v.yaml").model
+    config.network_wrapper = "torch.nn.Identity"
+    with pytest.raises(ConfigError, match="cannot be a network_wrapper"):
+        typed_model(config)
