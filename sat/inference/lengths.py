@@ -1,5 +1,6 @@
 """Videos longer than a model was trained with: by one frequency of its positions (RIFLEx), or window by window."""
 import logging
+import math
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -10,6 +11,8 @@ from network.positions import BASE
 from network.rotary_axes import intrinsic_frequency
 
 logger = logging.getLogger(__name__)
+
+OVERLAP = 0.6  # of a window: measured, see docs/long_videos.md
 
 
 def prepare_length(model: MutableMapping[str, Any], limits: ModelLimits, settings: SamplingSettings) -> str | None:
@@ -46,7 +49,7 @@ def _with_riflex(model: MutableMapping[str, Any], limits: ModelLimits, frames: i
 def _in_windows(model: MutableMapping[str, Any], limits: ModelLimits) -> str:
     if model.get("time_windows") is None:
         size, patch = limits.sampled_latents(limits.trained_frames), limits.patch[0]
-        overlap = max(size // 2 // patch, 1) * patch
+        overlap = math.ceil(OVERLAP * size / patch) * patch
         model["time_windows"] = [size, overlap]
     size, overlap = model["time_windows"]
     return f"in windows of {size} latent frames, of which neighbours share at least {overlap}"
