@@ -86,6 +86,7 @@ def test_a_signal_while_decoding_leaves_whole_files_alone(run, tmp_path, monkeyp
                 os.kill(os.getpid(), number)
             return function(*words, **options)
         return called
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
     frame = {"first frame": 0, "last frame": 16}.get(place)
     if frame is not None:
         monkeypatch.setattr(videos, "_to_yuv", interrupted(videos._to_yuv, lambda image, index, fps: index == frame))
@@ -98,6 +99,8 @@ def test_a_signal_while_decoding_leaves_whole_files_alone(run, tmp_path, monkeyp
         assert run()[0] == 130
     except SystemExit as end:
         assert end.code == 128 + number
+    finally:
+        signal.signal(signal.SIGINT, before)
     left = names(tmp_path / "out")
     assert not [name for name in left if "partial" in name or name.endswith(RECORD)]
     assert len(left) == 0 or place == "rename"
