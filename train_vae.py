@@ -23,10 +23,10 @@ from common.errors import ConfigError
 from common.files import check_writable, sole_use
 from common.ranks import report_once, world_size
 from configuration.settings import Arguments
-from configuration.targets import check_config, check_data_section
+from configuration.targets import check_data_section
 from parallel import launch
 from training import run_files, run_state
-from training.autoencoder import AutoencoderTrainer, build_model, check_model_keys, convert_earlier_state
+from training.autoencoder import AutoencoderTrainer, build_model, check_model, convert_earlier_state
 from training.continuation import has_ended
 from training.data.memory_clips import MemoryClips, read_stages
 from training.data.sources import check_clip_data
@@ -50,8 +50,7 @@ def check_settings(args: Arguments) -> None:
     if world_size() > 1:
         raise ConfigError("train_vae.py trains on one process; start it without torchrun")
     launch.check_launcher()
-    check_model_keys(args.model_config)
-    args.config.model = check_config(args.model_config, "model")
+    args.config.model = check_model(args.model_config, args.run.device)
     args.config.data = check_data_section(args.data_config)
     check_clip_data(args.data_config, args.training.split)
     settings, stages = args.training, read_stages(args.data_config)

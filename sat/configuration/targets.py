@@ -117,6 +117,8 @@ def check_config(config, where: str = "model") -> Any:
         return {key: check_config(value, f"{where}.{key}") for key, value in config.items()}
     if isinstance(config, list | tuple):
         return [check_config(value, f"{where}[{i}]") for i, value in enumerate(config)]
+    if _is_slot(where) and config is not None and slot_of(where).endswith("_config"):
+        raise ConfigError(f"{where} is {shown(config)}; it must be a mapping of target and params")
     return config
 
 

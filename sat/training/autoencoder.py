@@ -1,21 +1,25 @@
 """Training of the autoencoder, in one process, on clips held in memory."""
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from common.errors import CheckpointError, ConfigError
+from common.kinds import NotNegative
 from common.ranks import world_size
 from common.suggestions import nearest
+from common.typed import typed
 from configuration.model import ModelConfig
 from configuration.settings import Arguments
-from configuration.targets import instantiate_from_config
+from configuration.targets import check_config, get_obj_from_str, instantiate_from_config
+from configuration.yaml_files import plain, require
+from engine.first_stage import first_stage_weights
 from training import run_files, run_state
 from training.data.memory_clips import MemoryClips, Stage, stage_at
-from training.optimization import build_optimizer
+from training.optimization import build_optimizer, check_memory
 from training.run_state import RunState
 from training.schedule import Course
 from training.trainer import Trainer
@@ -30,7 +34,14 @@ GRADIENT_NORM = 1.0  # the most that a step's gradient may have
 LEAST_ERROR = 1e-10  # a perfect reconstruction counts as 100 dB
 EARLIER_STATE = "state.pt"
 
-OWN_KEYS = ("fresh_prefixes", "latent_noise")  # of section `model`, beside those of an engine
+
+
+@dataclass
+class OwnKeys:
+    """The keys of section `model` that only this training has, beside those of an engine."""
+
+    fresh_prefixes: Sequence[str] = ()
+    latent_noise: NotNegative = 0.0
 
 
 class AutoencoderTrainer(Trainer):
@@ -90,12 +101,28 @@ class AutoencoderTrainer(Trainer):
         run_files.save(self.folder, state, keep=1, kind=run_files.VAE)
 
 
-def check_model_keys(model: Mapping) -> None:
-    """Raise ConfigError for a key of section `model` that neither this training nor an engine has."""
-    known = (*OWN_KEYS, *(field.name for field in fields(ModelConfig)))
+def check_model(section: Mapping, device: torch.device) -> dict:
+    """Return section `model` with its values checked, as `configuration.targets.check_config` does.
+
+    Raises ConfigError for a key that neither this training nor an engine has, for wrong values, and for an autoencoder
+    that cannot be built or that the memory does not hold; CheckpointError for weights that it cannot load.
+    """
+    model = plain(section)
+    known = [field.name for kind in (OwnKeys, ModelConfig) for field in fields(kind)]
     for key in model:
         if key not in known:
             raise ConfigError(f"model.{key}: unknown key{nearest(key, known)}")
+    typed(OwnKeys, typed(ModelConfig, model, "model"), "model")
+    model = check_config(model, "model")
+    config = require(model.get("first_stage_config"), "model.first_stage_config", "target")
+    if not issubclass(get_obj_from_str(config["target"]), VideoAutoencodingEngine):
+        raise ConfigError(f"model.first_stage_config.target is {config['target']}; this training needs an autoencoder, "
+                          "such as vae_modules.autoencoder.VideoAutoencodingEngine")
+    with torch.device("meta"):
+        params = {**(config.get("params") or {}), "ckpt_path": None}
+        check_memory(instantiate_from_config({**config, "params": params}), device)
+    first_stage_weights(config)
+    return model
 
 
 def build_model(args: Arguments) -> VideoAutoencodingEngine:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from common.errors import CheckpointError, ConfigError
+from dry_run.memory import free_memory
 from training.deepspeed_section import HONOURED
 from training.muon import Muon
 from training.repartition import repartitioned
@@ -28,6 +29,15 @@ class TrainingStep(nn.Module):
 
     def forward(self, batch: Mapping):
         return self.engine.shared_step(batch)
+
+
+def check_memory(network: nn.Module, device: torch.device, bytes_each: int = 4) -> None:
+    """Raise ConfigError for a network, built on any device, whose weights alone are more than `device` has free."""
+    elements = sum(parameter.numel() for parameter in network.parameters())
+    free = free_memory(device)
+    if elements * bytes_each > free:
+        raise ConfigError(f"the network has {elements / 1e9:.1f} G parameters, whose {elements * bytes_each / 1e9:.1f} "
+                          f"GB are more than the {free / 1e9:.1f} GB that {device} has free; make it smaller")
 
 
 def build_optimizer(config: Mapping | None, module: nn.Module) -> torch.optim.Optimizer:

@@ -66,8 +66,10 @@ def read_stages(data_config: DictConfig) -> list[Stage]:
     if len(forms) > 1:
         raise ConfigError("data.params: the autoencoder trains on clips of one size and length; give one video_size "
                           "and one max_num_frames")
-    given = checked(list[Annotated[Mapping, Fields(Stage)]] | None, plain(data_config).get("stages"), "data.stages")
-    stages, longest = [Stage(**stage) for stage in given or ()], forms[0].max_num_frames
+    given = checked(list | None, plain(data_config).get("stages"), "data.stages") or ()
+    stages = [Stage(**checked(Annotated[Mapping, Fields(Stage)], stage, f"data.stages[{number}]"))
+              for number, stage in enumerate(given)]
+    longest = forms[0].max_num_frames
     for number, stage in enumerate(stages):
         if stage.frames > longest or not COGVIDEOX.has_length(stage.frames):
             raise ConfigError(f"data.stages[{number}].frames is {stage.frames}; it must be 4k + 1, and at most "

@@ -27,6 +27,7 @@ from training.data.batches import Batches, CachedClips, LiveClips
 from training.data.encoders import Encoders
 from training.data.latent_cache import FrameNoise, cached_latents
 from training.data.text_cache import cached_text
+from training.optimization import check_memory
 from training.samples import SampleRequest
 
 MEMORY, TEXT = "clips.json", "text"  # in args.latent_cache: what is known of clips' files, and the text embeddings
@@ -49,6 +50,7 @@ def check_data(args: Arguments) -> None:
     check_clip_data(args.data_config, args.training.split)
     with torch.device("meta"):
         network = instantiate_from_config(args.model_config.network_config)
+    check_memory(network, args.run.device, args.run.dtype.itemsize)
     for form in clip_forms_of(args.data_config.params):
         _check_fits(network, form, Compression.of_first_stage(args.model_config.first_stage_config))
 

@@ -44,8 +44,8 @@ def test_stages_follow_one_another_and_the_last_goes_on():
 
 
 @pytest.mark.parametrize("stage, message", [
-    ({"iters": 2, "frames": 1}, r"data.stages\[0\] is .*; give it batch_size, frames, iters, each 1 or more"),
-    ({"iters": 0, "frames": 1, "batch_size": 1}, "each 1 or more"),
+    ({"iters": 2, "frames": 1}, r"data.stages\[0\].batch_size is missing"),
+    ({"iters": 0, "frames": 1, "batch_size": 1}, r"data.stages\[0\].iters is 0; it must be a whole number above 0"),
     ({"iters": 2, "frames": 10, "batch_size": 1}, r"data.stages\[0\].frames is 10; it must be 4k \+ 1"),
     ({"iters": 2, "frames": 13, "batch_size": 1}, "at most data.params.max_num_frames, 9"),
 ])
