@@ -17,11 +17,10 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def nothing_remembered(tmp_path_factory):
-    """The tests neither use nor fill what the user's cache folder remembers of verified checkpoints."""
+def cache_of_the_tests(tmp_path_factory):
+    """The tests, and the processes that they start, neither use nor fill the user's cache folder."""
     with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("cache")
-        patch.setattr("weights.checksums.cache_file", lambda: folder / "verified.json")
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
 
 

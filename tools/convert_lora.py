@@ -23,6 +23,7 @@ import torch
 from arguments import get_args
 from common.console import run
 from common.errors import CheckpointError, ConfigError
+from common.files import check_empty, whole_folder
 from configuration.settings import RunSettings
 from configuration.targets import instantiate_from_config
 from weights.checkpoint import NETWORK_PREFIX, check_shapes, save_checkpoint
@@ -48,8 +49,7 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
     target = options.target
     if target.resolve() in [Path(source).resolve() for source in options.sources]:
         raise ConfigError(f"source and target are both {target}; write to another folder")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(f"target {target} exists already, and is not an empty folder; write to another one")
+    check_empty(target)
     return options
 
 
@@ -71,14 +71,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     with torch.device("meta"):
         base = without_lora(instantiate_from_config(args.model_config.network_config).state_dict())
     lora = replace(read_loras(chosen, base), base=base)
-    if options.to == "diffusers":
-        write_peft(options.target, lora)
-    elif options.to == "sat":
-        save_checkpoint(options.target, "release", checkpoint_of(lora))
-    else:
-        state = merged_state(lora, options.load or args.run.load)
-        save_checkpoint(options.target, "release", {
-            "module": {NETWORK_PREFIX + name: value for name, value in state.items()}})
+    state = merged_state(lora, options.load or args.run.load) if options.to == "merged" else {}
+    with whole_folder(options.target) as folder:
+        if options.to == "diffusers":
+            write_peft(folder, lora)
+        elif options.to == "sat":
+            save_checkpoint(folder, "release", checkpoint_of(lora))
+        else:
+            save_checkpoint(folder, "release", {
+                "module": {NETWORK_PREFIX + name: value for name, value in state.items()}})
     sys.stdout.write(f"{options.target}\n")
 
 

@@ -16,7 +16,7 @@ import torch
 
 from common.console import run
 from common.errors import CheckpointError
-from common.files import check_empty
+from common.files import check_empty, whole_folder
 from weights.checkpoint import NETWORK_PREFIX, STATES, read_checkpoint, save_checkpoint
 from weights.lora_files import HEADER
 from weights.sources import transformer_weights
@@ -39,8 +39,10 @@ def export_weights(source: Path, target: Path, dtype: torch.dtype) -> Path:
                               "--dtype")
     file = weights.source if weights.source.is_file() else None
     header = {key: value for key, value in read_checkpoint(file).items() if key == HEADER} if file else {}
-    return save_checkpoint(target, file.parent.name if file and file.name == STATES else "release",
-                           {"module": converted} | header)
+    with whole_folder(target) as folder:
+        written = save_checkpoint(folder, file.parent.name if file and file.name == STATES else "release",
+                                  {"module": converted} | header)
+    return target / written.relative_to(folder)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

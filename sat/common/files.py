@@ -7,8 +7,10 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import filelock
+from safetensors import SafetensorError
 
 from common.errors import DataError
+from common.partial_files import clear_dead, partial_name
 from common.ranks import is_main_process
 from common.typed import shown
 
@@ -96,17 +98,20 @@ def _named(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(f"{path} cannot be written ({error.strerror or error})") from error
+    except SafetensorError as error:  # its writer's, of a full disk too
+        raise DataError(f"{path} cannot be written ({' '.join(str(error).split())})") from error
 
 
 @contextmanager
 def whole_folder(path: str | Path) -> Iterator[Path]:
     """Context manager for writing a new folder as a whole: yields a temporary folder beside it, which becomes `path`.
 
-    If the block raises, nothing is left. Raises DataError if `path` holds anything or is a file, and if the system
-    cannot write it.
+    If the block raises, nothing is left; what a process left that was killed goes when the folder is written again.
+    Raises DataError if `path` holds anything or is a file, and if the system cannot write it.
     """
-    path = Path(path)
+    path = Path(path).absolute()
     check_empty(path)
+    clear_dead(path)
     temporary = path.with_name(partial_name(path))
     try:
         with _named(path):
@@ -123,11 +128,6 @@ def check_empty(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} exists already and is not empty; nothing is written over it: choose another folder, "
                         "or move it away")
-
-
-def partial_name(path: Path) -> str:
-    """Return the name under which this process writes a file until it is whole."""
-    return f".{path.stem}.{os.getpid()}.partial{path.suffix}"
 
 
 def sync_folder(folder: Path) -> None:

@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from common.errors import UserError
 
-SECONDS_FOR_OTHERS = 3.0
+SECONDS_FOR_OTHERS = 5.0
 LOST = "gloo/transport"  # names the place in the messages of gloo
 
 

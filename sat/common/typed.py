@@ -163,7 +163,7 @@ def wording(annotation: Any, value: Any = None) -> str:
 def _words(schema: Mapping, value: Any = None) -> str:
     choices = schema.get("anyOf") or schema.get("oneOf")
     if choices:
-        words = [words for choice in choices if (words := _words(choice, value))]
+        words = list(dict.fromkeys(part for choice in choices for part in _alternatives(choice, value)))
         return _listed([word for word in words if word != "null"]) + (", or null" if "null" in words else "")
     if "enum" in schema or "const" in schema:
         return _listed([shown(item).strip("'") for item in schema.get("enum", [schema.get("const")])])
@@ -173,6 +173,15 @@ def _words(schema: Mapping, value: Any = None) -> str:
     if kind == "array":
         return schema.get("description") or _list_words(schema)
     return {"string": "text", "boolean": "true or false", "object": "a mapping", "null": "null"}.get(str(kind), "")
+
+
+def _alternatives(schema: Mapping, value: Any) -> list[str]:
+    """Return the words of one choice among several, which can be several themselves."""
+    if schema.get("type") == "boolean":
+        return ["true", "false"]
+    if "enum" in schema and "null" not in map(shown, schema["enum"]):
+        return [shown(item).strip("'") for item in schema["enum"]]
+    return list(filter(None, [_words(schema, value)]))
 
 
 def _listed(words: list[str]) -> str:

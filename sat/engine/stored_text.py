@@ -15,6 +15,7 @@ from torch import Tensor
 from common.errors import ConfigError, DataError, NumericalError, UserError
 from common.files import whole_file
 from common.listing import listed
+from common.partial_files import clear_dead
 from configuration.model import ModelConfig
 from configuration.settings import Arguments
 from configuration.targets import check_config
@@ -104,7 +105,6 @@ class TextFile(Mapping[str, Tensor]):
 
 def write_text_file(path: Path, embeddings: Mapping[str, Tensor], encoder: Mapping[str, Any]) -> None:
     """Write text embeddings (max_length, width) by text. Raises NumericalError if one is not finite."""
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
     for text, embedding in embeddings.items():
         if not torch.isfinite(embedding).all():
@@ -112,11 +112,9 @@ def write_text_file(path: Path, embeddings: Mapping[str, Tensor], encoder: Mappi
                                  "or fp32)")
     tensors = {str(number): embedding.cpu().contiguous() for number, embedding in enumerate(embeddings.values())}
     metadata = {"format": FORMAT, "texts": json.dumps(list(embeddings)), "encoder": json.dumps(dict(encoder))}
+    clear_dead(path)
     with whole_file(path) as partial:
-        try:
-            save_file(tensors, partial, metadata=metadata)
-        except SafetensorError as error:  # also for a full disk
-            raise OSError(" ".join(str(error).split())) from error
+        save_file(tensors, partial, metadata=metadata)
 
 
 def describe_encoder(embedder: Mapping, args: Arguments) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The output folder of a run: held by one run at a time, without the rests of runs that died, names that fit it."""
 import logging
 import os
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 from common.errors import DataError
 from common.files import check_writable, sole_use
 from common.listing import listed
+from common.partial_files import left_by_dead
 from common.ranks import is_main_process, wait_for_all
 from inference.filmstrip import FILMSTRIP
 from inference.jobs import Job
@@ -18,8 +18,7 @@ from media.videos import SHEET
 logger = logging.getLogger(__name__)
 
 FILES = (VIDEO, SHEET, RECORD, LATENTS, NOISE, FILMSTRIP)
-PARTIAL = re.compile("|".join(rf"\.{Path(name).stem}\.(?:\d+)\.partial\{Path(name).suffix}" for name in FILES))
-BELOW = ("", "*/", "*/*/")  # a video's files are in a folder of its prompt and sample
+BELOW = ("*/", "*/*/")  # a video's files are in a folder of its prompt and sample
 ROOM = 64  # bytes that the name of a file takes while it is written
 
 
@@ -39,26 +38,13 @@ def own_output(folder: str) -> Iterator[None]:
 
 def remove_partial_files(folder: Path) -> None:
     """Remove the partial files of sampling runs that no living process owns, and log their names."""
-    found = [path for below in BELOW for path in folder.glob(f"{below}.*.partial.*")
-             if PARTIAL.fullmatch(path.name) and not _lives(int(path.name.split(".")[2]))]
+    found = [path for inner in [folder, *(inner for below in BELOW for inner in folder.glob(below))]
+             for path in left_by_dead(inner, set(FILES))]
     for path in found:
         path.unlink(missing_ok=True)
     if found:
         logger.info("%d partial file(s) of a run that died are removed: %s", len(found),
                     listed(path.relative_to(folder) for path in found))
-
-
-def _lives(process: int) -> bool:
-    """Return True if a process of another run has this number; this one has written nothing yet."""
-    if process == os.getpid():
-        return False
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def check_names(jobs: Iterable[Job], folder: str) -> None:

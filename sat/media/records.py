@@ -34,13 +34,9 @@ def save_latents(path: Path, latents: Tensor, fps: int, files: WholeFiles | None
 
     They appear at once, or with the others of `files`. Raises DataError if the system cannot write the file.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
     with nullcontext(files) if files is not None else whole_files() as written, written.writing(path) as partial:
-        try:
-            save_file({"latents": latents.float().cpu().contiguous()}, partial, metadata={"fps": str(fps)})
-        except SafetensorError as error:  # also for a full disk
-            raise OSError(" ".join(str(error).split())) from error
+        save_file({"latents": latents.float().cpu().contiguous()}, partial, metadata={"fps": str(fps)})
 
 
 def load_latents(path: Path) -> tuple[Tensor, int]:

@@ -43,6 +43,9 @@ class PeftConfig(BaseModel):
     use_rslora: bool | None = None
     use_dora: bool | None = None
     lora_bias: bool | None = None
+    init_lora_weights: bool | str | None = None
+    layer_replication: list | None = None
+    modules_to_save: list[str] | str | None = None
 
 
 class Header(BaseModel):

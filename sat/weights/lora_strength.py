@@ -12,6 +12,8 @@ from weights.lora_patterns import check_patterns, names_of, of_layer, unused
 
 # The release trains with this alpha, and does not store it.
 RELEASED_ALPHA = 1.0, "not stored, so that of the release's training is assumed"
+# Ways of PEFT's to begin (init_lora_weights) that subtract the LoRA's beginning from the model's weights.
+CHANGE_THE_MODEL = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,13 @@ def check_config(content: Content) -> None:
         return
     if config.peft_type not in (None, "LORA"):
         raise CheckpointError(f"LoRA {content.file}: peft_type is {config.peft_type[:40]}; only LORA is supported")
-    for key in ("use_dora", "lora_bias"):
+    for key in ("use_dora", "lora_bias", "layer_replication"):
         if getattr(config, key):
             raise CheckpointError(f"LoRA {content.file} has {key} set, which is not supported; convert a plain LoRA")
+    if str(config.init_lora_weights).startswith(CHANGE_THE_MODEL):
+        raise CheckpointError(f"LoRA {content.file} was trained over weights that its start "
+                              f"({str(config.init_lora_weights)[:40]}) changed, so it does not fit the model's own; save "
+                              "it with PEFT's path_initial_model_for_weight_conversion, or merged")
     check_patterns([*(config.rank_pattern or ()), *(config.alpha_pattern or ())], content.file)
 
 
@@ -89,6 +95,9 @@ def doubts(content: Content, pairs: Mapping[tuple[str, int | None], Pair]) -> It
     if other:
         yield (f"{len(other)} pairs of matrices are not of the rank that {content.stated_in} says (r {config.r}), and "
                f"count as they are: {listed(other)}")
+    if config.modules_to_save:
+        yield (f"modules_to_save in {content.stated_in} names {listed(config.modules_to_save)}, of which the file holds "
+               "nothing; the model's own are used")
     if idle := unused(config.alpha_pattern or (), pairs):
         yield f"alpha_pattern in {content.stated_in} fits no layer of it with {idle}"
 

@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from common.errors import DataError
-from common.files import LOCK, sole_use, whole_file
+from common.files import LOCK, sole_use, whole_file, whole_folder
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path):
@@ -18,6 +20,27 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path):
         partial.write_text("half")
         raise OSError(28, os.strerror(28))
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_what_a_dead_process_left_of_a_folder_goes_and_what_a_living_one_writes_stays(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    dead, living, other = (tmp_path / name for name in (
+        f".vae.{process.pid}.partial", f".vae.{os.getppid()}.partial", f".transformer.{process.pid}.partial"))
+    for folder in (dead, living, other):
+        folder.mkdir()
+        (folder / "file").touch()
+    with whole_folder(tmp_path / "vae") as folder:
+        (folder / "new").touch()
+    assert sorted(os.listdir(tmp_path)) == sorted([living.name, other.name, "vae"])
+    assert os.listdir(tmp_path / "vae") == ["new"]
+
+
+def test_a_writer_of_safetensors_that_fails_is_one_line(tmp_path):
+    with pytest.raises(DataError, match=r"a\.safetensors cannot be written"), \
+            whole_file(tmp_path / "a.safetensors") as partial:
+        save_file({"a": torch.zeros(3)}, partial / "no folder")
+    assert not os.listdir(tmp_path)
 
 
 HOLD = f"""

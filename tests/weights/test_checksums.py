@@ -14,7 +14,7 @@ NAME = "model.diffusion_model.time_embed.0.weight"
 
 @pytest.fixture
 def checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr(checksums, "cache_file", lambda: tmp_path / "cache" / "verified.json")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return save_checkpoint(tmp_path / "run", 1, {"module": {NAME: torch.full((1000,), 3.0)}})
 
 

@@ -167,7 +167,9 @@ def test_every_load_says_rank_alpha_strength_and_where_alpha_came_from(plain, tm
 
 def test_settings_that_do_not_fit_the_matrices_are_said(plain, tmp_path, caplog):
     tensors = named(random_lora(), "base_model.model.{}")
-    output(plain, peft_folder(tmp_path / "peft", tensors, r=8, lora_alpha=8, alpha_pattern={"to_x": 3}))
+    output(plain, peft_folder(tmp_path / "peft", tensors, r=8, lora_alpha=8, alpha_pattern={"to_x": 3},
+                              init_lora_weights="gaussian", modules_to_save=["proj_out"]))
+    assert "modules_to_save in adapter_config.json names proj_out, of which the file holds nothing" in caplog.text
     assert "8 pairs of matrices are not of the rank that adapter_config.json says (r 8)" in caplog.text
     assert "alpha_pattern in adapter_config.json fits no layer of it with to_x" in caplog.text
 
@@ -192,6 +194,7 @@ A = torch.ones(4, 64)
     ({f"{FIRST}.lora_magnitude_vector": torch.ones(64)}, "is DoRA, which is not supported"),
     ({f"{FIRST}.dora_scale": torch.ones(64, 1)}, "is DoRA"),
     ({f"{FIRST}.hada_w1_a": A}, "is LoHa"), ({f"{FIRST}.lokr_w1": A}, "is LoKr"),
+    ({f"{FIRST}.lora_E": A}, "is AdaLoRA"),
     ({f"{FIRST}.diff": A}, "is differences of whole weights"),
     ({f"{FIRST}.lora_B.bias": torch.ones(64)}, "is a LoRA with biases"),
     ({"lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": A}, "is for the text encoder too"),
@@ -221,7 +224,9 @@ def test_what_cannot_be_used_is_one_line_that_names_it(change, says, plain, tmp_
     ({"rank_pattern": {"to_q": "8"}}, "rank_pattern.to_q is '8'"), ({"alpha_pattern": [1]}, "alpha_pattern is"),
     ({"alpha_pattern": {"(": 1}}, "the pattern '.' is not understood"),
     ({"alpha_pattern": {r"(\w+)+x": 1}}, "the pattern .* is not understood"),
-    ({"use_dora": True}, "has use_dora set"), ({"peft_type": "LOHA"}, "peft_type is LOHA"),
+    ({"use_dora": True}, "has use_dora set"), ({"layer_replication": [[0, 1]]}, "has layer_replication set"),
+    ({"init_lora_weights": "pissa_niter_4"}, r"over weights that its start \(pissa_niter_4\) changed"),
+    ({"peft_type": "LOHA"}, "peft_type is LOHA"),
 ])
 def test_settings_are_checked(settings, says, tmp_path):
     tensors = named(random_lora(), "base_model.model.{}")

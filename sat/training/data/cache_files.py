@@ -122,7 +122,6 @@ def _difference(key: str, found, wanted) -> str:
 
 
 def _write_file(folder: Path, part: Part, keys: Sequence[str]) -> None:
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     kept, values = part.encode(keys)
@@ -133,8 +132,5 @@ def _write_file(folder: Path, part: Part, keys: Sequence[str]) -> None:
                         "wider dtype")
     stored = torch.tensor([list(bytes.fromhex(key)) for key in kept], dtype=torch.uint8)
     path = folder / f"{part.name}-{hashlib.sha256(''.join(kept).encode()).hexdigest()[:16]}.safetensors"
-    try:
-        with whole_file(path) as unfinished:
-            save_file({KEYS: stored, part.values: values.contiguous()}, unfinished)
-    except SafetensorError as problem:  # of a full disk, too
-        raise DataError(f"{path} cannot be written ({problem})") from problem
+    with whole_file(path) as unfinished:
+        save_file({KEYS: stored, part.values: values.contiguous()}, unfinished)
