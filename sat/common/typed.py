@@ -192,9 +192,10 @@ def _bounds(schema: Mapping, value: Any) -> str:
     low, above = schema.get("minimum"), schema.get("exclusiveMinimum")
     high, below = schema.get("maximum"), schema.get("exclusiveMaximum")
     number = value if isinstance(value, int | float) else 0
-    most = high if high is not None else below
-    if most is not None and most >= FAR and number <= most:
-        high = below = None
+    if high is not None and high >= FAR and number <= high:
+        high = None
+    if below is not None and below >= FAR and number < below:
+        below = None
     if low is not None and low <= -FAR and number >= low:
         low = None
     if low is not None and high is not None:

@@ -7,6 +7,7 @@ A folder holds `latest` (an iteration, or `release`) and `<iteration>/mp_rank_00
 """
 import os
 import pickle
+import re
 import shutil
 from argparse import Namespace
 from collections.abc import Container, Mapping
@@ -50,10 +51,10 @@ def find_checkpoint(path: str | Path) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
-        raise CheckpointError(f"checkpoint {path} does not exist; the header of the model's configuration says what "
+        raise CheckpointError(f"checkpoint {path} {_absent(path)}; the header of the model's configuration says what "
                               "belongs there, or set another path (args.load, ckpt_path)")
     if (path / STATES).is_file():
-        return path / STATES
+        return _undivided(path / STATES)
     latest = path / "latest"
     if not latest.is_file():
         return _without_latest(path)
@@ -68,6 +69,24 @@ def find_checkpoint(path: str | Path) -> Path:
     if not states.is_file():
         raise CheckpointError(f"{latest} names iteration {iteration[:100]!r}, but {iteration[:100]}/{STATES} beside it "
                               f"is missing{_saved(path)}")
+    return _undivided(states)
+
+
+def _absent(path: Path) -> str:
+    """Return a clause on a path that is neither file nor folder."""
+    if path.is_symlink():
+        return f"is a link to {os.readlink(path)}, which does not exist"
+    if re.match(r"https?:/", str(path)):
+        return "is an address; nothing is fetched from the network, so download it first"
+    return "is neither a file nor a folder" if path.exists() else "does not exist"
+
+
+def _undivided(states: Path) -> Path:
+    """Return a file of weights. Raises CheckpointError if it is one of several processes' parts."""
+    parts = list(states.parent.glob("mp_rank_*_model_states.pt"))
+    if len(parts) > 1:
+        raise CheckpointError(f"checkpoint {states.parent} is divided among {len(parts)} processes (mp_rank_00 and so "
+                              "on); merge its parts with the program that wrote it")
     return states
 
 

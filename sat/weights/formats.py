@@ -36,11 +36,15 @@ TEXT = re.compile(rb"[\t\n\r\x20-\x7e\x80-\xff]+")
 def format_of(file: Path) -> str:
     """Return SAFETENSORS, TORCH or OLD_TORCH for a file of weights, whatever its name.
 
-    Raises CheckpointError, which says what the file is and what helps, for any other and for a truncated one.
+    Raises CheckpointError, which says what the file is and what helps, for any other, for a truncated one, and for one
+    that the system cannot read.
     """
-    size = file.stat().st_size
-    with open(file, "rb") as stream:
-        head = stream.read(HEAD)
+    try:
+        size = file.stat().st_size
+        with open(file, "rb") as stream:
+            head = stream.read(HEAD)
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {file} cannot be read ({error.strerror}); copy or fetch it again") from error
     if not head:
         raise CheckpointError(f"checkpoint {file} is empty; {AGAIN}")
     if head[8:9] == b"{":

@@ -27,8 +27,9 @@ MATRIX_OF = {"a": "A", "down": "A", "b": "B", "up": "B", "alpha": "alpha"}
 # What looks like a LoRA and computes something else, by a part of its tensors' names.
 OTHER_KINDS = {
     "DoRA": r"lora_magnitude_vector|dora_scale", "LoHa": r"hada_[wt]\d", "LoKr": r"lokr_[wt]\d", "OFT": r"oft_",
-    "IA3": r"ia3_|on_input", "LoCon of Tucker form": r"lora_mid", "AdaLoRA": r"\.(lora_E|ranknum)\b", "a LoRA with biases": r"lora_\w+(\.\w+)?\.bias$",
-    "a LoRA on embeddings": r"lora_embedding_", "differences of whole weights": r"\.diff(_b)?$",
+    "IA3": r"ia3_|on_input", "LoCon of Tucker form": r"lora_mid", "a LoRA with biases": r"lora_\w+(\.\w+)?\.bias$",
+    "AdaLoRA": r"\.(lora_E|ranknum)\b", "a LoRA on embeddings": r"lora_embedding_",
+    "differences of whole weights": r"\.diff(_b)?$",
 }
 TEXT_ENCODER = re.compile(r"(base_model\.model\.)?(lora_te\d*_|text_encoder|text_model|lora_t5|te\d*\.)")
 

@@ -79,8 +79,8 @@ def check_config(content: Content) -> None:
         if getattr(config, key):
             raise CheckpointError(f"LoRA {content.file} has {key} set, which is not supported; convert a plain LoRA")
     if str(config.init_lora_weights).startswith(CHANGE_THE_MODEL):
-        raise CheckpointError(f"LoRA {content.file} was trained over weights that its start "
-                              f"({str(config.init_lora_weights)[:40]}) changed, so it does not fit the model's own; save "
+        raise CheckpointError(f"LoRA {content.file} was trained over weights that its start, init_lora_weights "
+                              f"{str(config.init_lora_weights)[:40]}, changed, and does not fit the model's own; save "
                               "it with PEFT's path_initial_model_for_weight_conversion, or merged")
     check_patterns([*(config.rank_pattern or ()), *(config.alpha_pattern or ())], content.file)
 
@@ -96,8 +96,8 @@ def doubts(content: Content, pairs: Mapping[tuple[str, int | None], Pair]) -> It
         yield (f"{len(other)} pairs of matrices are not of the rank that {content.stated_in} says (r {config.r}), and "
                f"count as they are: {listed(other)}")
     if config.modules_to_save:
-        yield (f"modules_to_save in {content.stated_in} names {listed(config.modules_to_save)}, of which the file holds "
-               "nothing; the model's own are used")
+        yield (f"modules_to_save in {content.stated_in} names {listed(config.modules_to_save)}, of which the file "
+               "holds nothing; the model's own are used")
     if idle := unused(config.alpha_pattern or (), pairs):
         yield f"alpha_pattern in {content.stated_in} fits no layer of it with {idle}"
 

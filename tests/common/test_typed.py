@@ -70,3 +70,19 @@ def test_a_class_of_a_stranger_is_checked_where_it_can_be():
 def test_a_value_is_shown_in_a_few_words():
     for value in ("x" * 9999, 10**9999, [["y" * 500] * 9], "\ud800"):
         assert len(shown(value)) < 100 and shown(value).encode()
+
+
+@pytest.mark.parametrize("annotation, must", [
+    (bool | Literal["regional"], "true, false or regional"), (bool | None, "true or false, or null"),
+    (Literal["a", "b"] | None, "a or b, or null"), (Count | Literal["all"], "a whole number, 0 or more or all")])
+def test_choices_read_as_one_list(annotation, must):
+    with pytest.raises(ConfigError, match=f"^args.key is 'neither'; it must be {must}"):
+        checked(annotation, "neither", "args.key")
+
+
+@pytest.mark.parametrize("value, must", [
+    (2**64, "a whole number below 18446744073709551616"), (-2**63 - 1, "a whole number -9223372036854775808 or more"),
+    (1.5, "a whole number")])
+def test_a_far_bound_is_named_only_to_what_is_beyond_it(value, must):
+    with pytest.raises(ConfigError, match=f"; it must be {must}$"):
+        checked(Seed, value, "args.seed")

@@ -3,6 +3,7 @@ import os
 import pickle
 import random
 from argparse import Namespace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -175,3 +176,19 @@ def test_integers_and_complex_numbers_are_not_converted(layer):
         state = layer.state_dict() | {"bias": torch.ones(2).to(dtype)}
         with pytest.raises(CheckpointError, match=f"types differ: bias is {str(dtype)[6:]}, wanted float32"):
             load_module(layer, state, "a.pt")
+
+
+@pytest.mark.parametrize("path, says", [
+    ("nowhere.pt", "does not exist"), ("link.pt", "is a link to blob, which does not exist"),
+    ("https:/host/model.pt", "is an address; nothing is fetched"), ("pipe", "is neither a file nor a folder"),
+    ("unreadable", r"cannot be read \(Input/output error\)"),
+    ("divided", "is divided among 2 processes")])
+def test_what_cannot_be_read_is_told_with_its_path(path, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.symlink("blob", "link.pt")
+    os.mkfifo("pipe")
+    os.symlink("/proc/self/mem", "unreadable")
+    save_checkpoint("divided", 1, {"module": {}})
+    Path("divided/1/mp_rank_01_model_states.pt").touch()
+    with pytest.raises(CheckpointError, match=f"checkpoint {path}.* {says}"):
+        read_state_dict(path)

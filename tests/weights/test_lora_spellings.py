@@ -225,7 +225,7 @@ def test_what_cannot_be_used_is_one_line_that_names_it(change, says, plain, tmp_
     ({"alpha_pattern": {"(": 1}}, "the pattern '.' is not understood"),
     ({"alpha_pattern": {r"(\w+)+x": 1}}, "the pattern .* is not understood"),
     ({"use_dora": True}, "has use_dora set"), ({"layer_replication": [[0, 1]]}, "has layer_replication set"),
-    ({"init_lora_weights": "pissa_niter_4"}, r"over weights that its start \(pissa_niter_4\) changed"),
+    ({"init_lora_weights": "pissa_niter_4"}, r"over weights that its start, init_lora_weights pissa_niter_4, changed"),
     ({"peft_type": "LOHA"}, "peft_type is LOHA"),
 ])
 def test_settings_are_checked(settings, says, tmp_path):
