@@ -97,7 +97,8 @@ class AutoencoderTrainer(Trainer):
         network, _ = run_state.weights_of(self.model)
         settings = run_state.settings_of(self.args, world_size())
         state = RunState(self.step, network, self.average.whole(), self.optimizer.state_dict(), settings,
-                         clips=(len(self.train),), generator=self.generator.get_state())
+                         clips=(len(self.train),), marks=(tuple(self.train.marks),),
+                         generator=self.generator.get_state())
         run_files.save(self.folder, state, keep=1, kind=run_files.VAE)
 
 

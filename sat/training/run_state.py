@@ -5,15 +5,17 @@ A run that trains only a LoRA stores the LoRA's weights and a digest of the mode
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from common.errors import CheckpointError, ConfigError
+from common.listing import listed
 from configuration.settings import Arguments
 from configuration.yaml_files import MODEL_PATHS, plain
+from training.data.marks import Marked, changed
 from weights.checkpoint import load_module
 from weights.lora import header_of, lora_of, trains_only_lora
 from weights.sources import transformer_weights
@@ -38,6 +40,7 @@ class RunState:
     settings: Mapping
     lora: Mapping | None = None  # if only a LoRA is trained: its header, and a digest of the model's weights
     clips: tuple[int, ...] = ()  # number in each bucket, which determines their order; empty in older files
+    marks: tuple[tuple[str, ...], ...] = ()  # of the clips of each bucket; empty in older files
     generator: Tensor | None = None  # state of the generator, for a run whose draws all come from one
 
 
@@ -67,13 +70,17 @@ def restore(network: nn.Module, state: RunState) -> None:
     network.load_state_dict(state.network, strict=state.lora is None)
 
 
-def check_same_clips(state: RunState, buckets: Sequence[Sized]) -> None:
-    """Raise ConfigError if the buckets do not have as many clips as in the stopped run, whose order depends on it."""
-    given = tuple(map(len, buckets))
+def check_same_clips(state: RunState, buckets: Sequence[Marked]) -> None:
+    """Raise ConfigError if the buckets do not have the clips and captions of the stopped run, in that order."""
+    given, remedy = tuple(map(len, buckets)), "or start a new run with args.load and another args.save"
     if state.clips and state.clips != given:
         raise ConfigError(f"args.train_data had {' + '.join(map(str, state.clips))} clips when the run was stopped and "
-                          f"has {' + '.join(map(str, given))} now; restore those clips, or start a new run with "
-                          "args.load and another args.save")
+                          f"has {' + '.join(map(str, given))} now; restore those clips, {remedy}")
+    names = [name for before, bucket in zip(state.marks, buckets, strict=False)
+             for name in changed(before, bucket.marks)]
+    if names:
+        raise ConfigError(f"args.train_data: {len(names)} clips or captions are others than when the run was stopped "
+                          f"({listed(names)}); restore them, {remedy}")
 
 
 def _digest_under_lora(network: nn.Module) -> str:

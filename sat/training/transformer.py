@@ -106,7 +106,8 @@ class TransformerTrainer(Trainer):
             network, lora = run_state.weights_of(self.engine.network) if ranks.is_main_process() else ({}, None)
         run_files.save(self.folder, RunState(
             self.step, network, self.average.whole(), optimizer_state(self.deepspeed),
-            run_state.settings_of(self.args, ranks.world_size()), lora, tuple(map(len, self.data.train))),
+            run_state.settings_of(self.args, ranks.world_size()), lora, tuple(map(len, self.data.train)),
+            marks=tuple(tuple(bucket.marks) for bucket in self.data.train)),
             self.args.training.keep_checkpoints)
 
     def after_step(self, log: Log) -> None:

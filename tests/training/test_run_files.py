@@ -10,6 +10,8 @@ import torch
 
 from common.errors import CheckpointError, ConfigError
 from training import run_files, run_state
+from training.data.batches import LiveClips
+from training.data.marks import mark
 from training.run_state import RunState
 from weights.checkpoint import read_checkpoint, read_state_dict
 
@@ -176,9 +178,19 @@ def test_what_changed_since_is_named(tmp_path):
     with pytest.raises(ConfigError, match="changed configuration: a from None to 0, args.seed from 1 to 2, b from None "
                                           "to 0, c from None to 0, d from None to 0 and 2 more; change it back"):
         run_files.read_latest(tmp_path, {"args.seed": 2} | dict.fromkeys("abcdef", 0))
-    run_state.check_same_clips(RunState(1, {}, {}, {}, {}), [[1, 2]])
+
+
+def test_clips_must_be_those_of_the_stopped_run():
+    two = LiveClips([1, 2], marks=[mark("a.mp4", "file", "a", 10), mark("b.mp4", "file", "b", 20)])
+    run_state.check_same_clips(RunState(1, {}, {}, {}, {}), [two])  # an older state
+    run_state.check_same_clips(RunState(1, {}, {}, {}, {}, clips=(2,), marks=(tuple(two.marks),)), [two])
     with pytest.raises(ConfigError, match=r"args.train_data had 3 \+ 1 clips when the run was stopped and has 2 now"):
-        run_state.check_same_clips(RunState(1, {}, {}, {}, {}, clips=(3, 1)), [[1, 2]])
+        run_state.check_same_clips(RunState(1, {}, {}, {}, {}, clips=(3, 1)), [two])
+    before = (mark("a.mp4", "file", "a", 10), mark("b.mp4", "file", "b", 21))
+    with pytest.raises(ConfigError, match=r"1 clips or captions are others than when .* \(b.mp4\); restore them"):
+        run_state.check_same_clips(RunState(1, {}, {}, {}, {}, clips=(2,), marks=(before,)), [two])
+    cached = (mark("a.mp4", "content", "a"), mark("b.mp4", "content", "b"))
+    run_state.check_same_clips(RunState(1, {}, {}, {}, {}, clips=(2,), marks=(cached,)), [two])
 
 
 def test_a_missing_state_is_an_error(tmp_path):

@@ -22,6 +22,10 @@ class Batches(Protocol):
 
     def batch(self, index: Tensor) -> dict: ...
 
+    @property
+    def marks(self) -> Sequence[str]:
+        """The marks of the clips, see `training.data.marks`."""
+
 
 class ClipOrder:
     """An endless sequence of clip numbers, reshuffled each epoch, that depends only on the seed.
@@ -87,6 +91,10 @@ class CachedClips:
     def __len__(self) -> int:
         return len(self.clips)
 
+    @property
+    def marks(self) -> list[str]:
+        return [clip.mark for clip in self.clips]
+
     def prepare(self, index: Tensor) -> None:
         """Do nothing: the files are memory-mapped."""
 
@@ -133,8 +141,9 @@ class LiveClips:
     in the loss.
     """
 
-    def __init__(self, dataset: Any, workers: int = 0, counting: Compression | None = None):
-        self.reader, self.counting = Reader(dataset, workers), counting
+    def __init__(self, dataset: Any, workers: int = 0, counting: Compression | None = None,
+                 marks: Sequence[str] = ()):
+        self.reader, self.counting, self.marks = Reader(dataset, workers), counting, list(marks)
 
     def __len__(self) -> int:
         return len(self.reader.dataset)

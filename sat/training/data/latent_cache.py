@@ -20,6 +20,7 @@ from data_video import SFTDataset
 from media.clips import ClipFormat
 from training.data.cache_files import Part, completed
 from training.data.encoders import Encoders
+from training.data.marks import mark
 from training.data.reading import Reader
 
 CLIPS_AT_A_TIME = 8
@@ -56,7 +57,7 @@ class FrameNoise:
 class CachedClip:
     """A clip's `moments` (2 C, t, h, w), those of its noised first and last frame if any, its caption.
 
-    Moments of a frame are (variants, 2 C, h, w). `frames` is how many real frames the clip has.
+    Moments of a frame are (variants, 2 C, h, w). `frames` is how many real frames the clip has, `mark` as in `marks`.
     """
 
     moments: Tensor
@@ -64,6 +65,7 @@ class CachedClip:
     last: Tensor | None
     caption: str
     frames: int
+    mark: str = ""
 
 
 def cached_latents(folder: Path, dataset: SFTDataset, encoders: Encoders, noises: Sequence[FrameNoise] = (),
@@ -87,8 +89,10 @@ def cached_latents(folder: Path, dataset: SFTDataset, encoders: Encoders, noises
         drawn = {"first frame noise": [noise.mean, noise.deviation, noise.variants, noise.seed]}
         name = "last_images" if noise.last else "images"
         images[noise.last] = part(name, made_of | drawn, partial(image_moments, noise))
-    return [CachedClip(rows[digest], images[False].get(digest), images[True].get(digest), caption, frames)
-            for digest, caption, frames in zip(dataset.digests, dataset.captions, dataset.frames, strict=True)
+    return [CachedClip(rows[digest], images[False].get(digest), images[True].get(digest), caption, frames,
+                       mark(video.name, "content", digest, caption))
+            for video, digest, caption, frames in zip(dataset.videos, dataset.digests, dataset.captions, dataset.frames,
+                                                      strict=True)
             if digest in rows and all(digest in images[noise.last] for noise in noises)]
 
 

@@ -1,6 +1,8 @@
 """Clips held in memory as bytes, and the stages in which the autoencoder's training takes batches of them."""
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any
 
 import torch
@@ -14,6 +16,7 @@ from common.typed import Fields, checked
 from configuration.targets import get_obj_from_str
 from configuration.yaml_files import plain
 from data_video import clip_forms_of
+from training.data.marks import mark
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,11 @@ class MemoryClips:
 
     def __len__(self) -> int:
         return len(self.videos)
+
+    @cached_property
+    def marks(self) -> list[str]:
+        return [mark(f"number {number}", "content", hashlib.sha256(video.contiguous().numpy()).hexdigest())
+                for number, video in enumerate(self.videos, 1)]
 
     @property
     def frames(self) -> int:

@@ -26,6 +26,7 @@ from network.context import VideoContext
 from training.data.batches import Batches, CachedClips, LiveClips
 from training.data.encoders import Encoders
 from training.data.latent_cache import FrameNoise, cached_latents
+from training.data.marks import mark
 from training.data.text_cache import cached_text
 from training.optimization import check_memory
 from training.samples import SampleRequest
@@ -125,8 +126,15 @@ def _folders(data: DictConfig, folders: Sequence[str], memory: Path | None) -> l
 
 
 def _live(args: Arguments, found: Sequence[SFTDataset]) -> list[Batches]:
-    return [LiveClips(ConcatDataset(datasets), args.training.num_workers, _counting(args, datasets))
+    return [LiveClips(ConcatDataset(datasets), args.training.num_workers, _counting(args, datasets),
+                      [name for dataset in datasets for name in _marks(dataset)])
             for datasets in _by_form(found).values()]
+
+
+def _marks(dataset: SFTDataset) -> list[str]:
+    """Return marks of clips by name, size and caption, since nothing has read all of their bytes."""
+    return [mark(video.name, "file", video.name, video.stat().st_size, caption)
+            for video, caption in zip(dataset.videos, dataset.captions, strict=True)]
 
 
 def _by_form(found: Sequence[SFTDataset]) -> dict[ClipFormat, list[SFTDataset]]:
