@@ -7,13 +7,15 @@ import json
 import sys
 from pathlib import Path
 
-import decord
+import av
 
 
 def faults(video: Path, args: argparse.Namespace) -> list[str]:
     """Return a message for everything that is wrong with one video."""
-    reader = decord.VideoReader(str(video))
-    found = {"frames": len(reader), "size": list(reader[0].shape[:2]), "fps": round(reader.get_avg_fps(), 3)}
+    with av.open(f"file:{video}", format="mp4") as container:
+        frames = [(frame.height, frame.width) for frame in container.decode(video=0)]
+        rate = container.streams.video[0].average_rate
+    found = {"frames": len(frames), "size": list(frames[0]), "fps": round(float(rate), 3)}
     wrong = [f"{video}: {key} is {found[key]}, expected {getattr(args, key)}"
              for key in found if found[key] != getattr(args, key)]
     wrong += [f"{video.parent} has no {name}" for name in ("frames.png", "metadata.json")

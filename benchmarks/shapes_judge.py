@@ -23,6 +23,7 @@ import numpy as np
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__file__).resolve().parents[1])]
 
 from common.errors import DataError, UserError
+from media.clips import UnreadableClip, read_frames
 from tools.shapes_world import BACKGROUNDS, PALETTE, SIZE, Combination, parse_caption
 
 ATTRIBUTES = ("color", "shape", "motion", "background")
@@ -255,13 +256,10 @@ def _nearest(color: np.ndarray, palette: dict[str, tuple]) -> tuple[str, float]:
 
 def judge_file(path: str | Path) -> Verdict:
     """Judge an mp4 file. Raises DataError if it cannot be decoded or does not have the world's size."""
-    import decord
-
     try:
-        reader = decord.VideoReader(str(path), num_threads=1)
-        frames = reader.get_batch(range(len(reader))).asnumpy()
-    except (RuntimeError, decord.DECORDError) as problem:
-        raise DataError(f"video {path} cannot be decoded: sample it again") from problem
+        frames = read_frames(str(path))
+    except UnreadableClip as problem:
+        raise DataError(f"video {path} cannot be decoded ({problem}): sample it again") from problem
     try:
         return judge_frames(frames)
     except ValueError as problem:

@@ -21,7 +21,6 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__fil
 
 import numpy as np
 import torch
-from decord import VideoReader
 from omegaconf import OmegaConf
 from torch import Tensor
 from tqdm import tqdm
@@ -36,6 +35,7 @@ from configuration.targets import instantiate_from_config
 from diffusion_video import DiffusionEngine
 from inference.pipeline import load_engine
 from inference.sizes import model_limits, plan_video
+from media.clips import read_frames
 from media.videos import write_outputs
 from sgm.sampling import StepInfo
 from tools.shapes_world import COLORS, PALETTE, Combination, all_combinations, render
@@ -137,7 +137,7 @@ def judge_model(model: str, args: Arguments, options: argparse.Namespace) -> lis
                                               Path(options.out) / model):
             results.append((combination, judge_file(video)))
             if model == "i2v":
-                shown = VideoReader(str(video))[0].asnumpy().astype(float)
+                shown = read_frames(str(video))[0].astype(float)
                 errors.append(np.square(shown - first_frame(combination, seed)).mean())
     rows = split_rows(model, results)
     if errors:

@@ -17,8 +17,11 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
-from decord import VideoReader
 from PIL import Image, ImageDraw, ImageFont
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__file__).resolve().parents[1])]
+
+from media.clips import read_frames
 
 # A still row of frames.
 FRAMES, SCALE, MARGIN, CAPTION = 9, 1.5, 6, 22
@@ -29,8 +32,8 @@ PAUSE = 900  # milliseconds for which the last frame stays
 
 def read_video(folder: Path) -> tuple[np.ndarray, float]:
     """Return the frames (N, H, W, 3) of a finished video and its frames per second."""
-    reader = VideoReader(str(folder / "000000.mp4"))
-    return reader.get_batch(range(len(reader))).asnumpy(), reader.get_avg_fps()
+    record = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
+    return read_frames(str(folder / "000000.mp4")), record["fps"]
 
 
 def caption(folder: Path) -> str:

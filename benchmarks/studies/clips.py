@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from decord import VideoReader
 
 from benchmarks.shapes_judge import ATTRIBUTES, judge_frames, wilson_interval
 from benchmarks.studies.clip_features import DRAWN, UNITS, clip_features, columns_of, rendered_features
 from benchmarks.studies.statistics import around, frechet_distance, resampled, spread_ratio
 from common.errors import DataError
 from common.files import whole_file
+from media.clips import read_frames
 from tools.shapes_world import Combination, parse_caption
 
 TABLE = "clips.csv"
@@ -61,7 +61,7 @@ def diversity(apart: np.ndarray, data: np.ndarray) -> float:
 
 def judged(combinations: Sequence[Combination], videos: Sequence[Path]) -> Clips:
     """Judge videos; their order is all combinations of the first repeat, then all of the second, and so on."""
-    frames = [VideoReader(str(video), num_threads=1)[:].asnumpy() for video in videos]
+    frames = [read_frames(str(video)) for video in videos]
     right = [[judge_frames(shown).matches(combinations[i % len(combinations)])[name] for name in ATTRIBUTES]
              for i, shown in enumerate(frames)]
     features = [clip_features(shown) for shown in frames]

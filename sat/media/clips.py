@@ -23,7 +23,7 @@ from media.display import Display, displayed_size
 from media.images import resize_cover_crop
 
 __all__ = ["VIDEO_SUFFIXES", "ClipFormat", "UnreadableClip", "clip_forms", "clip_kind", "count_frames", "fitting_form",
-           "probe_clip", "read_clip"]
+           "probe_clip", "read_clip", "read_frames"]
 
 _AGREEMENT = 1e-3  # seconds: above the rounding of times in containers, far below a frame's duration
 
@@ -60,6 +60,13 @@ def read_clip(source: str | BinaryIO, form: ClipFormat) -> tuple[Tensor, int]:
     real = torch.stack(frames)
     padding = real[-1:].expand(form.max_num_frames - len(real), -1, -1, -1)
     return torch.cat([real, padding]), len(real)
+
+
+def read_frames(source: str | BinaryIO) -> np.ndarray:
+    """Return all frames of a video file as players show them, (N, H, W, 3) of 8 bits. Raises UnreadableClip."""
+    with _opened(source) as clip:
+        display = Display(clip.account().aspect)
+        return np.stack([display.to_rgb(frame) for frame in clip.frames()])
 
 
 @contextmanager

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -30,6 +31,18 @@ SHEET_FRAMES = 24
 SHEET_COLUMNS = 6
 
 
+@dataclass(frozen=True)
+class EncodedForm:
+    """The way in which a video is encoded: how its pixels are stored, and how long x264 searches for a small file."""
+
+    pixels: str = "yuv420p"
+    preset: str = "medium"
+
+
+FOR_PLAYERS = EncodedForm()
+EXACT_COLORS = EncodedForm("yuv444p", "veryfast")  # for training data, since few players show it
+
+
 def check_encoder() -> None:
     """Raise ConfigError if no video can be encoded here."""
     remedy = "pip install av, whose wheels for Linux have it"
@@ -52,16 +65,16 @@ def to_pixels(frames: Tensor) -> np.ndarray:
     return unit.mul(255).round().to(torch.uint8).permute(1, 2, 3, 0).cpu().numpy()
 
 
-def write_video(path: Path, chunks: Iterable[np.ndarray], fps: int) -> None:
+def write_video(path: Path, chunks: Iterable[np.ndarray], fps: int, form: EncodedForm = FOR_PLAYERS) -> None:
     """Write consecutive chunks (t, H, W, 3) of 8 bits as H.264, each as it comes; the file appears when it is whole.
 
     Raises DataError if it cannot be encoded or written, ValueError without frames.
     """
     with whole_file(path) as partial:
-        _encode(partial, chunks, fps, path)
+        _encode(partial, chunks, fps, path, form)
 
 
-def _encode(partial: Path, chunks: Iterable[np.ndarray], fps: int, path: Path) -> None:
+def _encode(partial: Path, chunks: Iterable[np.ndarray], fps: int, path: Path, form: EncodedForm = FOR_PLAYERS) -> None:
     """Write an mp4 under a temporary name, and read it back: every frame must be there, in the size that was sent."""
     import av
     check_encoder()
@@ -70,9 +83,9 @@ def _encode(partial: Path, chunks: Iterable[np.ndarray], fps: int, path: Path) -
     try:
         with av.open(f"file:{partial}", "w", format="mp4", options={"movflags": "+faststart"}) as container:
             for chunk in chunks:
-                stream = stream or _add_stream(container, chunk.shape[2], chunk.shape[1], fps)
+                stream = stream or _add_stream(container, chunk.shape[2], chunk.shape[1], fps, form)
                 for frame in chunk:
-                    container.mux(stream.encode(_to_yuv(frame, sent, fps)))
+                    container.mux(stream.encode(_to_yuv(frame, sent, fps, form)))
                     sent += 1
             if stream is None:
                 raise ValueError("a video needs at least one frame")
@@ -84,11 +97,12 @@ def _encode(partial: Path, chunks: Iterable[np.ndarray], fps: int, path: Path) -
         raise DataError(f"{path} was not written whole: {len(found)} of {sent} frames can be read back; make it again")
 
 
-def _add_stream(container: OutputContainer, width: int, height: int, fps: int) -> VideoStream:
+def _add_stream(container: OutputContainer, width: int, height: int, fps: int, form: EncodedForm) -> VideoStream:
     """Return an H.264 stream whose colours are tagged as BT.709 in limited range, which all players understand."""
     # With its macroblock tree, x264's files of the same frames differ: it reads memory that it has not written.
-    stream = container.add_stream(ENCODER, rate=fps, options={"crf": str(QUALITY), "mbtree": "0"})
-    stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
+    options = {"crf": str(QUALITY), "mbtree": "0", "preset": form.preset}
+    stream = container.add_stream(ENCODER, rate=fps, options=options)
+    stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, form.pixels
     context = stream.codec_context
     context.color_primaries = context.color_trc = context.colorspace = BT709
     context.color_range = LIMITED
@@ -96,14 +110,14 @@ def _add_stream(container: OutputContainer, width: int, height: int, fps: int) -
     return stream
 
 
-def _to_yuv(frame: np.ndarray, number: int, fps: int) -> VideoFrame:
-    """Convert a frame (H, W, 3) with the matrix of BT.709, halving the chroma; an odd side repeats its last line."""
+def _to_yuv(frame: np.ndarray, number: int, fps: int, form: EncodedForm) -> VideoFrame:
+    """Convert a frame (H, W, 3) with the matrix of BT.709; an odd side repeats its last line."""
     from av import VideoFrame
     from av.video.reformatter import ColorRange, Colorspace, Interpolation
     exact = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
     even = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge")
     yuv = VideoFrame.from_ndarray(even, format="rgb24").reformat(
-        format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG, interpolation=exact)
+        format=form.pixels, dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG, interpolation=exact)
     yuv.pts, yuv.time_base, yuv.duration = number, Fraction(1, fps), 1
     return yuv
 

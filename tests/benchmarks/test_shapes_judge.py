@@ -6,7 +6,7 @@ import pytest
 from benchmarks import shapes_judge
 from benchmarks.shapes_judge import judge_file, judge_folder, judge_frames, summarize, wilson_interval
 from common.errors import DataError
-from tools.make_shapes import write_clip
+from media.videos import write_video
 from tools.shapes_world import Combination, all_combinations, parse_caption, render
 
 SAMPLE = all_combinations()[::5]  # 44 clips: every colour, shape, motion and background
@@ -80,7 +80,7 @@ def test_files_and_folders(tmp_path):
     for index, (prompt, shown) in enumerate(captions.items()):
         folder = tmp_path / f"{index}_x" / "0"
         folder.mkdir(parents=True)
-        write_clip(folder / "000000.mp4", clip_of(parse_caption(shown)).astype(np.uint8))
+        write_video(folder / "000000.mp4", [clip_of(parse_caption(shown)).astype(np.uint8)], 8)
         (folder / "metadata.json").write_text(json.dumps({"prompt": prompt}))
     judged, left_out = judge_folder(tmp_path)
     assert len(judged) == 3 and len(left_out) == 1

@@ -92,7 +92,7 @@ def test_short_videos_last_as_long_as_their_frames(tmp_path, frames):
 
 def test_an_encoder_that_loses_frames_is_noticed(tmp_path, monkeypatch):
     encode = videos._to_yuv
-    monkeypatch.setattr(videos, "_to_yuv", lambda frame, number, fps: encode(frame, number - number % 2, fps))
+    monkeypatch.setattr(videos, "_to_yuv", lambda frame, number, *form: encode(frame, number - number % 2, *form))
     with pytest.raises(DataError, match="a.mp4"):
         write_video(tmp_path / "a.mp4", [moving_bar_pixels()], fps=8)
     assert not list(tmp_path.iterdir())

@@ -18,7 +18,7 @@ def outputs(tmp_path):
         folder.mkdir(parents=True)
         frames = torch.linspace(0, 0.4, 5)[None, :, None, None].expand(3, 5, 64, 64)
         write_outputs(folder, [frames + i / 10 - 0.9], 8)
-        (folder / "metadata.json").write_text(json.dumps({"prompt": f"circle {i}", "image": None}))
+        (folder / "metadata.json").write_text(json.dumps({"prompt": f"circle {i}", "image": None, "fps": 8}))
     return tmp_path / "outputs"
 
 
