@@ -28,9 +28,10 @@ from inference.filmstrip import FILMSTRIP, Filmstrip
 from inference.jobs import Job, in_batches, plan_jobs
 from inference.made_from import Entries, run_made_from
 from inference.output_folder import check_names, own_output
-from inference.pipeline import Conditions, encode_prompts, load_engine, sample_latents
+from inference.pipeline import Conditions, encode_prompts, load_engine
 from inference.prompts import Prompt, ask_prompts, read_prompts
 from inference.resuming import unfinished
+from inference.segments import sample_batch
 from inference.sizes import ModelLimits, model_limits, plan_video
 from inference.text_embeddings import (
     check_encoding,
@@ -148,16 +149,16 @@ def make_videos(engine: DiffusionEngine, jobs: Sequence[Job], conditions: Condit
         if args.sampling.save_denoised_every is not None:
             filmstrip = Filmstrip(args.sampling.save_denoised_every)
         with steps("diffusion sampling") as sampling:
-            latents, trace = sample_latents(engine, batch, conditions, args, filmstrip)
+            sampled = sample_batch(engine, batch, conditions, args, filmstrip)
         for row, job in enumerate(batch):
             with whole_files() as files:
                 with steps("decode and save") as saving:
-                    written = save(engine, job, latents[row], args.sampling.only_save_latents, files)
+                    written = save(engine, job, sampled, row, args.sampling.only_save_latents, files)
                     if filmstrip is not None:
                         filmstrip.write(job.folder / FILMSTRIP, engine, row, files, job.plan.pad_latents)
                 if groups.leads_copy():
                     spent = {"diffusion sampling": sampling.seconds, "decode and save": saving.seconds}
-                    record = record_of(job, args, engine.device, trace.of_row(row))
+                    record = record_of(job, args, engine.device, sampled.trace.of_row(row))
                     write_record(job.folder, record | {"seconds": steps.seconds | spent}, written, files=files)
             if groups.leads_copy():
                 logger.info("%s", job.folder)

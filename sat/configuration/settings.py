@@ -97,6 +97,8 @@ class SamplingSettings:
     image2video: bool | None = _key(None, "bool", "prompts name images, `prompt@@a.png`; None: if the model needs one")
     strength: float | None = _key(None, "float", "start from clips, `prompt@@a.mp4`, with this share of the steps left")
     invert: bool = _key(False, "bool", "invert each clip to noise, save the noise, and sample from it without guidance")
+    continue_from: Steps | None = _key(None, "int", "keep this many last latent frames of each clip, and go on")
+    segments: Steps | None = _key(None, "int", "segments of the video, each of which continues the one before")
     negative_prompt: str | None = _key(None, "str", "guidance steers away from this; None: a zero text embedding")
     save_text_embeddings: str | None = _key(None, "output", "encode the prompts, write this file, and stop there")
     text_embeddings: str | None = _key(None, "input", "file of the prompts' text embeddings; no text encoder is loaded")

@@ -28,7 +28,8 @@ from engine.first_stage import LatentCodec
 from engine.t5_files import check_t5_folder, t5_config, t5_parameters
 from engine.text_encoder import t5_configs
 from engine.weak_network import weak_config
-from inference.sizes import VideoPlan
+from inference.continuing import segments_of
+from inference.sizes import VideoPlan, model_limits
 from vae_modules.autoencoder import VideoAutoencodingEngine, decode_schedule
 
 META = torch.device("meta")
@@ -160,6 +161,8 @@ def autoencoder_costs(args: Arguments, model: ModelConfig, plan: VideoPlan, dtyp
                               plan.latent_width, dtype=dtype)
         from_clip = args.sampling.strength is not None or args.sampling.invert
         given = plan.frames if from_clip else int(model.noised_image_input)
+        if (segments := segments_of(args.sampling, model_limits(args.model_config))) is not None:
+            given = segments.kept_frames
         video = torch.empty(1, 3, given, plan.height, plan.width, dtype=dtype)
     vae = codec.first_stage_model
     encoded = measure(lambda: vae.encode(video, unregularized=True), args.run.device) if given else (0, 0)

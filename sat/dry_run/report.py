@@ -14,11 +14,12 @@ from dry_run.skips import SkipCounter, skip_counter, told
 from engine.checks import typed_model
 from engine.stored_text import stored_file
 from engine.text_encoder import t5_configs
+from inference.continuing import Segments, check_segments, segments_of
 from inference.lengths import prepare_length
 from inference.sizes import ModelLimits, VideoPlan, model_limits, plan_video
 from inference.starting_clips import check_start
 from network.published_teacache import PublishedTeaCache
-from sgm.sampling import FromClip, PassPlan
+from sgm.sampling import Continuing, FromClip, PassPlan, Start
 from sgm.windows import TimeWindows
 from weights.lora import configure_lora
 
@@ -52,6 +53,7 @@ def planned_model(args: Arguments) -> ModelConfig:
     configure_lora(args.model_config, args.run)
     model = ModelConfig.read(args.model_config)
     check_start(args.sampling, model.sampler)
+    check_segments(args.sampling, model_limits(args.model_config), model.sampler)
     return model
 
 
@@ -59,11 +61,13 @@ def plan_lines(args: Arguments, model: ModelConfig) -> Iterator[str]:
     """Yield the lines of the plan."""
     limits = model_limits(args.model_config)
     counter = skips_of(args, model)
-    plan, calls = plan_video(limits, args.sampling), network_calls(args.sampling, model, counter)
+    segments = segments_of(args.sampling, limits)
+    plan, calls = plan_video(limits, args.sampling), network_calls(args.sampling, model, counter, segments)
     if args.sampling.save_text_embeddings is not None:
         yield from _text_alone(args, model)
         return
     yield from _video(args.sampling, model, limits, plan)
+    yield from _segments(segments, args.sampling, plan)
     yield from _conditioning(model)
     windows = 1 if model.time_windows is None else len(TimeWindows(*model.time_windows).spans(plan.latent_frames))
     passes = [rows for part in calls.values() for rows in part] * windows
@@ -93,11 +97,12 @@ def skips_of(args: Arguments, model: ModelConfig) -> SkipCounter | None:
     return skip_counter(args.run) if known else None
 
 
-def network_calls(settings: SamplingSettings, model: ModelConfig, counter: SkipCounter | None = None
-                  ) -> dict[str, list[int]]:
+def network_calls(settings: SamplingSettings, model: ModelConfig, counter: SkipCounter | None = None,
+                  segments: Segments | None = None) -> dict[str, list[int]]:
     """Return the rows of each forward pass of the transformer and of a weaker one.
 
     They are found by running the sampler with a network that returns zeros; `counter` notes what a step cache skips.
+    The first of `segments` is counted as continuing a clip if `args.continue_from` is given.
     """
     calls: dict[str, list[int]] = {TRANSFORMER: [], WEAK: []}
 
@@ -112,13 +117,28 @@ def network_calls(settings: SamplingSettings, model: ModelConfig, counter: SkipC
     denoiser = instantiate_from_config(model.denoiser_config).bind(network, sampler.discretization.parameterization)
     latents = torch.zeros(settings.batch_size, 1, 1, 1, 1)
     cond = {"crossattn": torch.zeros(settings.batch_size, 1, 1)}
-    start = None if settings.strength is None else FromClip(latents, settings.strength)
-    sampler(denoiser, latents, cond, None if settings.invert else cond, start=start,
-            plan=PassPlan(None if counter is None else instantiate_from_config(model.step_cache_config),
-                          one_by_one=model.guidance_one_by_one))
+    starts: list[Start | None] = [None if settings.strength is None else FromClip(latents, settings.strength)]
+    if segments is not None:
+        first = None if settings.continue_from is None else Continuing(latents)
+        starts = [first, *[Continuing(latents)] * (segments.count - 1)]
+    for start in starts:
+        sampler(denoiser, latents, cond, None if settings.invert else cond, start=start,
+                plan=PassPlan(None if counter is None else instantiate_from_config(model.step_cache_config),
+                              one_by_one=model.guidance_one_by_one))
     if settings.invert:  # inversion takes as many forward passes as sampling
         return {part: found * 2 for part, found in calls.items()}
     return calls
+
+
+def _segments(segments: Segments | None, settings: SamplingSettings, plan: VideoPlan) -> Iterator[str]:
+    if segments is None:
+        return
+    new = plan.frames - segments.kept_frames
+    kept = f"the last {segments.kept} latent frames ({segments.kept_frames} frames) of what was before"
+    length = f"the clip and {segments.count * new} new frames"
+    if settings.segments is not None:
+        length = f"{segments.frames(plan.frames)} frames; after a clip, {length}"
+    yield f"segments: {segments.count} of {plan.frames} frames, which keep {kept}; the whole video: {length}"
 
 
 def _video(settings: SamplingSettings, model: ModelConfig, limits: ModelLimits, plan: VideoPlan) -> Iterator[str]:

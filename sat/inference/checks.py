@@ -10,6 +10,7 @@ from configuration.targets import check_data_section
 from engine.checks import check_device, check_model
 from engine.first_stage import make_tiling, require_weights
 from engine.process_checks import check_sequence_parallel, check_shared, merge_size_keys
+from inference.continuing import check_segments
 from inference.lengths import prepare_length
 from inference.prompts import Prompt, Source
 from inference.sizes import ModelLimits, check_holdable, model_limits, plan_video
@@ -49,6 +50,7 @@ def check_run(args: Arguments) -> ModelLimits:
     configure_lora(args.model_config, args.run)
     check_network(args.model_config.network_config, weights)
     check_start(args.sampling, sampler)
+    check_segments(args.sampling, limits, sampler)
     check_quantization(args.memory, args.run.device)
     if not args.sampling.only_save_latents:
         check_encoder()
@@ -61,8 +63,10 @@ def check_run(args: Arguments) -> ModelLimits:
 
 def source_of_prompts(settings: SamplingSettings, image_input: bool) -> Source | None:
     """Return what every prompt names beside its text: a clip, an image, or nothing."""
-    if starts_from_clips(settings):
+    if starts_from_clips(settings) or settings.continue_from is not None and settings.segments is None:
         return "clip"
+    if settings.segments is not None:
+        return "image or clip" if image_input else "clip if any"
     return "image" if image_input else None
 
 

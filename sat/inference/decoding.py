@@ -1,4 +1,5 @@
 """Decoding of latents into the files of a video."""
+import itertools
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from inference.filmstrip import FILMSTRIP
 from inference.jobs import Job
 from inference.made_from import made_from
 from inference.output_folder import own_output
+from inference.segments import Sampled, without_first
 from inference.sizes import model_limits
 from media.records import (
     LATENTS,
@@ -36,25 +38,31 @@ from parallel import groups
 logger = logging.getLogger(__name__)
 
 
-def save(codec: LatentCodec, job: Job, latents: Tensor, latents_only: bool, files: WholeFiles) -> str:
-    """Write the video of latents (T, C, h, w) with its contact sheet, or the latents alone; return the file's name.
+def save(codec: LatentCodec, job: Job, sampled: Sampled, row: int, latents_only: bool, files: WholeFiles) -> str:
+    """Write the video of a row of a batch with its contact sheet, or its latents alone; return the file's name.
 
     It appears with the others of `files`.
     """
+    latents = sampled.latents[row]
     if not latents_only:
-        decode(codec, latents, job.folder, job.plan.fps, files)
+        decode(codec, latents, job.folder, job.plan.fps, files, sampled.before[row], sampled.dropped)
         return VIDEO
     if groups.leads_copy():
         save_latents(job.folder / LATENTS, latents, job.plan.fps, files)
     return LATENTS
 
 
-def decode(codec: LatentCodec, latents: Tensor, folder: Path, fps: int, files: WholeFiles) -> None:
-    """Decode latents (T, C, h, w) chunk by chunk and write each chunk while the next is computed."""
+def decode(codec: LatentCodec, latents: Tensor, folder: Path, fps: int, files: WholeFiles,
+           before: Tensor | None = None, dropped: int = 0) -> None:
+    """Decode latents (T, C, h, w) chunk by chunk and write each chunk while the next is computed.
+
+    The frames `before` (3, t, H, W) come first; the first `dropped` of the decoded frames are left out.
+    """
     chunks = codec.decode_chunks(latents[None].transpose(1, 2))
     if groups.leads_copy():
         shown = console.progress(chunks, "decode", unit="chunk", leave=False)
-        write_outputs(folder, (chunk[0] for chunk in shown), fps, files)
+        frames = without_first((chunk[0] for chunk in shown), dropped)
+        write_outputs(folder, frames if before is None else itertools.chain([before], frames), fps, files)
         files.leave(folder / FILMSTRIP)
     elif len(groups.context_group()[1]) > 1:
         for _ in chunks:  # decoded together, written by one
@@ -65,12 +73,20 @@ def record_of(job: Job, args: Arguments, device: torch.device, trace: Mapping) -
     """Return the record of a video: everything needed to make it again, and the course of sampling."""
     plan, sampling = job.plan, args.sampling
     return {"prompt": job.prompt.text, "image": job.prompt.image, "last": job.prompt.last, "clip": job.prompt.clip,
-            "strength": sampling.strength, "invert": sampling.invert, "negative_prompt": sampling.negative_prompt,
+            "strength": sampling.strength, "invert": sampling.invert, **_in_segments(job),
+            "negative_prompt": sampling.negative_prompt,
             "loras": [chosen._asdict() for chosen in args.run.loras],
             "seed": args.run.seed, "prompt_index": job.prompt.index, "sample": job.sample,
-            "frames": plan.frames, "height": plan.height, "width": plan.width, "fps": plan.fps,
+            "frames": job.frames, "height": plan.height, "width": plan.width, "fps": plan.fps,
             "device": str(device), "versions": versions(), **trace,
             "config": plain(args.config), "made_from": made_from(job)}
+
+
+def _in_segments(job: Job) -> dict:
+    """Return how a video was made in segments, and how many of its first frames are the clip's."""
+    made = job.segments
+    return {} if made is None else {"segments": made.count, "segment_frames": job.plan.frames,
+                                    "kept_latents": made.kept, "clip_frames": made.before}
 
 
 def decode_saved_latents(args: Arguments, device: torch.device) -> None:

@@ -14,6 +14,7 @@ from common.errors import ConfigError, DataError
 from common.listing import Remarks
 from common.seeds import generator_for
 from configuration.settings import SamplingSettings
+from inference.continuing import Segments, segments_of
 from inference.prompts import Prompt
 from inference.sizes import ModelLimits, VideoPlan, check_holdable, plan_video
 from media.clips import ClipFormat, UnreadableClip, count_frames, read_clip
@@ -30,7 +31,7 @@ class Job:
     """One video. `image` and `last` are (3, H, W) in [-1, 1], already of the video's size; None if it has none.
 
     `contents` are digests of the prompt's `image` or `clip`, `run` is what all videos of the run are made from
-    (`inference.made_from`).
+    (`inference.made_from`). `plan` is that of one segment, if the video is made in `segments`.
     """
 
     prompt: Prompt
@@ -41,14 +42,22 @@ class Job:
     contents: Mapping[str, str] = field(default_factory=dict)
     run: Mapping[str, Any] = field(default_factory=dict)
     last: Tensor | None = None
+    segments: Segments | None = None
+
+    @property
+    def frames(self) -> int:
+        """The frames of the whole video."""
+        return self.plan.frames if self.segments is None else self.segments.frames(self.plan.frames)
 
     def generator(self, seed: int, purpose: str = "noise") -> torch.Generator:
         """Return a generator that depends only on the seed, the purpose, and the indices of prompt and sample."""
         return generator_for(seed, self.prompt.index, self.sample, purpose)
 
     def clip(self) -> Tensor:
-        """Return the prompt's clip, (3, T, H, W) in [-1, 1], at the video's size and rate."""
+        """Return the prompt's clip, (3, T, H, W) in [-1, 1], at its size and rate; all of it before segments."""
         assert self.prompt.clip is not None
+        if self.segments is not None:
+            return self.segments.clip(self.prompt.clip, self.plan)
         return read_clip(self.prompt.clip, clip_format(self.plan))[0].transpose(0, 1)
 
 
@@ -62,15 +71,19 @@ def plan_jobs(prompts: Sequence[Prompt], limits: ModelLimits, settings: Sampling
     if len(prompts) * settings.num_samples > MOST_VIDEOS:
         raise ConfigError(f"{len(prompts)} prompt(s) with {settings.num_samples} samples each are more than the "
                           f"{MOST_VIDEOS} videos that a run can make; lower args.num_samples, or divide the prompts")
-    jobs, remarks = [], Remarks("picture")
+    jobs, remarks, segments = [], Remarks("picture"), segments_of(settings, limits)
     for prompt in prompts:
-        image, plan = _fitted(prompt, limits, settings, image_input, remarks)
+        if segments is None or prompt.clip is None:
+            own, (image, plan) = segments, _fitted(prompt, limits, settings, image_input, remarks)
+        else:
+            image, plan = None, plan_video(limits, settings)
+            own = segments.after(prompt.clip, plan)
         last = None if prompt.last is None else _fitted_last(prompt.last, plan, remarks)
         files = {"image": prompt.image, "clip": prompt.clip, "last": prompt.last}
         contents = {name: _digest(path) for name, path in files.items() if path}
         for sample in range(settings.num_samples):
             folder = Path(settings.output_dir) / prompt.folder / str(sample)
-            jobs.append(Job(prompt, sample, plan, folder, image, contents, run, last))
+            jobs.append(Job(prompt, sample, plan, folder, image, contents, run, last, own))
     for job in jobs:
         check_holdable(job.plan, min(settings.batch_size, len(jobs)))
     remarks.warn(logger)
@@ -78,15 +91,19 @@ def plan_jobs(prompts: Sequence[Prompt], limits: ModelLimits, settings: Sampling
 
 
 def in_batches(jobs: Iterable[Job], size: int) -> Iterator[list[Job]]:
-    """Yield batches of consecutive jobs with the same latent shape, at most `size` each."""
+    """Yield batches of consecutive jobs with the same latent shape and kind of start, at most `size` each."""
     batch: list[Job] = []
     for job in jobs:
-        if batch and (len(batch) == size or job.plan.latent_shape != batch[0].plan.latent_shape):
+        if batch and (len(batch) == size or _start_of(job) != _start_of(batch[0])):
             yield batch
             batch = []
         batch.append(job)
     if batch:
         yield batch
+
+
+def _start_of(job: Job) -> tuple:
+    return job.plan.latent_shape, job.prompt.clip is None
 
 
 def clip_format(plan: VideoPlan, frames: int | None = None) -> ClipFormat:

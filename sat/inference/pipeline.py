@@ -9,13 +9,14 @@ from common import console
 from configuration.settings import Arguments
 from diffusion_video import DiffusionEngine
 from engine.text_length import report_prompts
+from inference.continuing import ONLY, Segment, kept_latents
 from inference.jobs import Job
 from inference.starting_clips import find_start
 from media.records import NOISE, save_latents
 from memory.offload import offload_engine
 from memory.quantization import quantize_engine
 from parallel import groups
-from sgm.sampling import FromLevel, StepInfo
+from sgm.sampling import Continuing, FromLevel, Start, StepInfo
 from weights.lora import load_lora
 from weights.network import build_network
 
@@ -68,6 +69,14 @@ class Trace:
     passes: list[int] = field(default_factory=list)
     passes_skipped: Sequence[float] = ()  # share of its network evaluations that a step cache saved each row
 
+    def __add__(self, later: "Trace") -> "Trace":
+        """Return the course of this run and a later one, of which each saved its share."""
+        before, after = self.passes[-1], later.passes[-1]
+        skipped = [(one * before + other * after) / (before + after)
+                   for one, other in zip(self.passes_skipped, later.passes_skipped, strict=True)]
+        return Trace(self.guidance_scale + later.guidance_scale, self.noise + later.noise,
+                     self.passes + [before + count for count in later.passes], skipped)
+
     def add(self, step: StepInfo) -> None:
         self.guidance_scale.append(float(step.scale))
         self.noise.append({"alpha": step.alpha, "sigma": step.sigma, "timestep": step.timestep})
@@ -81,17 +90,20 @@ class Trace:
 
 
 def sample_latents(engine: DiffusionEngine, batch: Sequence[Job], conditions: Conditions, args: Arguments,
-                   watch: Watch | None = None) -> tuple[Tensor, Trace]:
+                   watch: Watch | None = None, segment: Segment = ONLY) -> tuple[Tensor, Trace]:
     """Return latents (B, T, C, h, w) of a batch without padding latents, and the course of sampling.
 
-    `watch` is called after every step.
+    `watch` is called after every step. `segment` is the stretch of the videos that is sampled.
     """
     plan, seed = batch[0].plan, args.run.seed
     cond, uncond = batched(batch, conditions)
-    images = [_encoded_images(engine, job, job.image, seed) for job in batch if job.image is not None]
-    if images:
-        cond["concat"] = uncond["concat"] = torch.cat(images)
-    start = find_start(engine, batch, cond, args.sampling)
+    if engine.config.noised_image_input:
+        cond["concat"] = uncond["concat"] = _encoded_images(engine, batch, seed, segment)
+    start: Start | None
+    if segment.kept is None:
+        start = find_start(engine, batch, cond, args.sampling)
+    else:
+        start = Continuing(kept_latents(engine.encode_first_stage, segment.kept.to(engine.device), plan.pad_latents))
     if isinstance(start, FromLevel) and groups.leads_copy():  # found by inversion
         for job, noise in zip(batch, start.latents, strict=True):
             save_latents(job.folder / NOISE, noise, plan.fps)
@@ -107,15 +119,23 @@ def sample_latents(engine: DiffusionEngine, batch: Sequence[Job], conditions: Co
 
         latents = engine.sample(cond, None if args.sampling.invert else uncond, batch_size=len(batch),
                                 shape=plan.latent_shape, callback=after_step,
-                                generator=[job.generator(seed) for job in batch], start=start)
+                                generator=[job.generator(seed, segment.named("noise")) for job in batch], start=start)
     return latents[:, plan.pad_latents:], trace
 
 
-def _encoded_images(engine: DiffusionEngine, job: Job, image: Tensor, seed: int) -> Tensor:
-    """Return the image latents (1, T, C, h, w) of a video's first picture, and of its last one if it has that."""
-    last = None if job.last is None else job.last[None].to(engine.device)
-    frames, generator = job.plan.latent_frames, job.generator(seed, "image")
-    return engine.encode_image(image[None].to(engine.device), frames, generator, last)
+def _encoded_images(engine: DiffusionEngine, batch: Sequence[Job], seed: int, segment: Segment) -> Tensor:
+    """Return the image latents (B, T, C, h, w) of a segment's first pictures, and of the videos' last ones at the end.
+
+    The first picture of a segment that continues is the first frame that it keeps.
+    """
+    found = []
+    for row, job in enumerate(batch):
+        image = job.image if segment.kept is None else segment.kept[row, :, 0]
+        assert image is not None
+        last = job.last[None].to(engine.device) if job.last is not None and segment.is_last else None
+        generator = job.generator(seed, segment.named("image"))
+        found.append(engine.encode_image(image[None].to(engine.device), job.plan.latent_frames, generator, last))
+    return torch.cat(found)
 
 
 def batched(batch: Sequence[Job], conditions: Conditions) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -11,6 +11,7 @@ from typing import Literal
 
 from common.errors import DataError
 from common.files import REPOSITORY
+from common.first_bytes import HEAD, named
 from common.ranks import world_size
 from common.text import decoded, lines
 from configuration.yaml_files import existing_path
@@ -18,9 +19,11 @@ from configuration.yaml_files import existing_path
 logger = logging.getLogger(__name__)
 
 SOURCE_MARK = "@@"
-Source = Literal["image", "clip"]
+Source = Literal["image", "clip", "image or clip", "clip if any"]
 NEEDED_BY = {"image": ("this model needs an image", "image.png"),
-             "clip": ("a run with args.strength or args.invert needs a clip", "clip.mp4")}
+             "clip": ("a run with args.strength, args.invert or args.continue_from needs a clip", "clip.mp4"),
+             "image or clip": ("this model needs an image, or a clip to continue", "image.png"),
+             "clip if any": ("a path is missing", "clip.mp4")}
 QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019"}  # opening mark: closing mark
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 SHOWN_OF_NO_TEXT = 40  # characters of a typed line that is left out
@@ -50,6 +53,7 @@ class Prompt:
 def read_prompts(path: str | None, source: Source | None) -> list[Prompt]:
     """Read the prompts of a text file, one a line, as `prompt@@path/to/source` if `source` is given.
 
+    Of an image or a clip, the file's first bytes tell which it is.
     With `prompt@@first.png@@last.png` a video also ends with a picture. Blank lines and those starting with `#` are
     skipped. The file may be a pipe, such as bash's `<(command)`, which can be read only once. Raises DataError if the
     file is missing, is not text or has no prompts, if several processes would share a pipe, and if a line has a source
@@ -118,10 +122,11 @@ def parse_prompt(line: str, index: int, source: Source | None, where: str, folde
     Raises DataError, starting with `where`, if the source is missing, not wanted or does not exist.
     """
     text, mark, path = (part.strip() for part in line.partition(SOURCE_MARK))
-    if source is None:
+    if source is None or source == "clip if any" and not mark:
         if mark:
             raise DataError(f"{where}: {SOURCE_MARK} names an image or a clip, but this run starts from text alone; "
-                            "remove it, use an image-to-video model, or give --strength to start from a clip")
+                            "remove it, use an image-to-video model, or give --strength or --continue-from "
+                            "to start from a clip")
         return Prompt(index, text)
     need, example = NEEDED_BY[source]
     if not path:
@@ -130,16 +135,28 @@ def parse_prompt(line: str, index: int, source: Source | None, where: str, folde
         raise DataError(f"{where}: the text before {SOURCE_MARK} is missing; write prompt{SOURCE_MARK}path/to/"
                         f"{example}")
     if (found := _found(path, folder)) is not None:  # also a file whose name has the mark
-        return Prompt(index, text, **{source: found})
+        return Prompt(index, text, **{_kind(found, source): found})
     first, *more = (part.strip() for part in path.split(SOURCE_MARK))
-    if len(more) > (source == "image"):
-        raise DataError(f"{where}: {SOURCE_MARK} stands there {len(more) + 1} times; a prompt starts from one {source}"
-                        f"{' and may end with another' if source == 'image' else ''}")
-    paths = {source: _existing(first, source, where, folder)}
-    return Prompt(index, text, **paths, last=_existing(more[0], source, where, folder) if more else None)
+    one, takes_last = source.removesuffix(" if any"), "image" in source
+    if len(more) > takes_last:
+        raise DataError(f"{where}: {SOURCE_MARK} stands there {len(more) + 1} times; a prompt starts from one {one}"
+                        f"{' and may end with another' if takes_last else ''}")
+    found = _existing(first, one, where, folder)
+    kind = _kind(found, source)
+    if more and kind == "clip":
+        raise DataError(f"{where}: a video that continues a clip cannot end with a picture; leave {more[0]} out")
+    return Prompt(index, text, **{kind: found}, last=_existing(more[0], kind, where, folder) if more else None)
 
 
-def _existing(path: str, source: Source, where: str, folder: Path) -> str:
+def _kind(path: str, source: Source) -> str:
+    """Return "image" or "clip", which a file that may be either is by its first bytes."""
+    if source != "image or clip":
+        return "image" if source == "image" else "clip"
+    with open(path, "rb") as file:
+        return "image" if named(file.read(HEAD)).startswith("a picture") else "clip"
+
+
+def _existing(path: str, source: str, where: str, folder: Path) -> str:
     if not path:
         raise DataError(f"{where}: a path after {SOURCE_MARK} is missing; name a file, or leave the mark out")
     found = _found(path, folder)
@@ -159,7 +176,7 @@ def _spellings(path: str, folder: Path) -> Iterator[str]:
         yield existing_path(spelling, Path.cwd(), folder, REPOSITORY)
 
 
-def _why_missing(path: str, source: Source, folder: Path) -> str:
+def _why_missing(path: str, source: str, folder: Path) -> str:
     if any(map(os.path.isdir, _spellings(path, folder))):
         return f"{source} {path} is a folder; name a file after {SOURCE_MARK}"
     return f"{source} {path[:LONGEST_SHOWN]} does not exist; correct the path after {SOURCE_MARK}"

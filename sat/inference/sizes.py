@@ -142,11 +142,16 @@ def check_holdable(plan: VideoPlan, videos: int = 1) -> None:
     Latents, their noise and a step's result are 32-bit, the frames of one video 8-bit.
     """
     needed = videos * 3 * 4 * math.prod(plan.latent_shape) + 3 * plan.frames * plan.height * plan.width
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    there = physical_memory()
     if needed > there:
         raise ConfigError(f"{videos} video(s) at a time of {plan.frames} frames of {plan.height} x {plan.width} take "
                           f"more than {needed / 1e9:.0f} GB, and this machine has {there / 1e9:.0f} GB; make them "
                           "shorter or smaller, or lower args.batch_size; --plan shows what a run takes")
+
+
+def physical_memory() -> int:
+    """Return the bytes of memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def choose_frames(limits: ModelLimits, num_frames: int | None, sampling_num_frames: int | None) -> int:

@@ -92,7 +92,7 @@ def test_a_folder_is_no_prompt_file(tmp_path):
     (b"one", "image", "line 1: this model needs an image"),
     (b"one@@", "image", "line 1: this model needs an image"),
     (b"one@@nowhere.png", "image", "line 1: image nowhere.png does not exist"),
-    (b"one", "clip", "line 1: a run with args.strength or args.invert needs a clip"),
+    (b"one", "clip", "line 1: a run with args.strength, args.invert or args.continue_from needs a clip"),
     (b"one@@nowhere.mp4", "clip", "line 1: clip nowhere.mp4 does not exist"),
     (b"@@a.png", "image", "line 1: the text before @@ is missing"),
     (b"one@@a.png@@b.png@@c.png", "image", "line 1: @@ stands there 3 times; a prompt starts from one image and"),

@@ -24,10 +24,10 @@ from sgm.sampling.single_step import (
     VideoDDIMSampler,
     VideoDDPMSampler,
 )
-from sgm.sampling.start import FromClip, FromLevel, Start
+from sgm.sampling.start import Continuing, FromClip, FromLevel, Start
 
 __all__ = [
-    "AdaptiveSampler", "DDIMSampler", "DEISSampler", "DPMPP2MSampler", "DPMPP2SAncestralSampler",
+    "AdaptiveSampler", "Continuing", "DDIMSampler", "DEISSampler", "DPMPP2MSampler", "DPMPP2SAncestralSampler",
     "DPMPP3MSampler", "EulerAncestralSampler", "EulerEDMSampler", "FromClip", "FromLevel", "HeunEDMSampler",
     "Image2VideoDDIMSampler", "LinearMultistepSampler", "PassPlan", "RestartSampler", "RungeKutta3Sampler",
     "SASolverSampler", "SDEDPMPP2MSampler", "SDEDPMPP3MSampler", "Sampler", "SdeditEDMSampler", "Start", "StepInfo",

@@ -1,6 +1,6 @@
 """The base of all samplers: the loop from unit noise to latents, noise from given generators, a report per step."""
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ from configuration.targets import instantiate_from_config
 from sgm.noise_schedule import NoiseLevel, NoiseSchedule
 from sgm.sampling.guided import Guided, PassPlan, StepState
 from sgm.sampling.start import Beginning, FromNoise, Start
+from sgm.sampling.steps import noised_back
 
 NO_GUIDANCE = {"target": "sgm.guiders.IdentityGuider"}
 
@@ -100,6 +101,10 @@ class Sampler:
         """Step from x at `now` to `then`; return (x, the denoised estimate at `now`, state for the next step)."""
         raise NotImplementedError
 
+    def again(self, before: StepState, after: StepState) -> StepState:
+        """Return the state in which a step is made again: that before it, but all passes so far count."""
+        return replace(before, passes=after.passes, cached=after.cached)
+
     def schedule(self, num_steps: int | None = None, device: torch.device | str = "cpu") -> NoiseSchedule:
         """Return the schedule of a run; `num_steps` replaces the configured count. Raises ConfigError if not valid."""
         num_steps = self.num_steps if num_steps is None else num_steps
@@ -120,22 +125,26 @@ class Sampler:
         schedule = self.schedule(num_steps)
         beginning = (start or FromNoise()).begin(schedule, at_least_float32(x))
         guided = Guided(denoiser, self.guider, cond, uc, scale, model_inputs, plan or PassPlan(),
-                        schedule.levels())
+                        schedule.levels(), beginning.known)
         return self._solve(beginning, schedule, guided, generator, callback)
 
     def _solve(self, beginning: Beginning, schedule: NoiseSchedule, guided: Guided, generator: Generators,
                callback: Callable | None) -> torch.Tensor:
-        x, first, held = beginning
+        x, first, held, known, rounds = beginning
         prefix, state = held[:, :self.fixed_frames], StepState()
         run = Run(schedule, guided, lambda: draw_noise(x, generator))
         for now, then in list(pairwise(schedule.levels()))[first:]:
             x = self._hold(x, prefix, now, generator)
+            for _ in range(rounds - 1 if _repeatable(now, then) else 0):
+                after, _, later = self.step(x, now, then, run, state)
+                x, state = noised_back(after, now, then, run.draw()), self.again(state, later)
             before = x
             x, denoised, state = self.step(x, now, then, run, state)
             check_finite(x, f"sampling step {now.index + 1} of {now.num_steps}")
             if callback is not None:
                 callback(StepInfo(int(now.index), now.num_steps, before, denoised, now.alpha, now.sigma,
                                   guided.timestep(now), guided.scale_at(now), state.passes, state.skipped))
+        prefix = prefix if known is None else known
         return torch.cat([prefix, x[:, prefix.shape[1]:]], dim=1)
 
     def _hold(self, x: torch.Tensor, prefix: torch.Tensor, now: NoiseLevel, generator: Generators) -> torch.Tensor:
@@ -144,6 +153,11 @@ class Sampler:
         if self.sdedit:
             prefix = now.alpha * prefix + now.sigma * draw_noise(prefix, generator)
         return torch.cat([prefix, x[:, prefix.shape[1]:]], dim=1)
+
+
+def _repeatable(now: NoiseLevel, then: NoiseLevel) -> bool:
+    """Return True if a step made again would begin with something of its first result, and not with the clean end."""
+    return now.alpha > 0 and then.sigma > 0
 
 
 def check_finite(x: torch.Tensor, where: str) -> None:

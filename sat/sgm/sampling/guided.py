@@ -75,6 +75,7 @@ class Guided:
     model_inputs: Mapping
     plan: PassPlan = PassPlan()
     levels: Sequence[NoiseLevel] = ()  # of the run's schedule, by which a guider can look at the next one
+    known: torch.Tensor | None = None  # clean first frames (B, k, C, H, W), which every estimate has
 
     def __call__(self, x: torch.Tensor, noise: NoiseLevel, state: StepState | None = None
                  ) -> tuple[torch.Tensor, StepState]:
@@ -86,10 +87,10 @@ class Guided:
         estimates, cached = self._estimates(passes, x, noise, self._cached(state, len(x)))
         state = replace(state, passes=state.passes + len(passes), cached=cached)
         if is_unguided(scale):
-            return estimates[0], state
+            return self._with_known(estimates[0]), state
         at = Evaluation(x, noise, scale, self.after(noise))
         guided, memory = self.guider.guide(Estimates(passes, estimates), at, state.memory)
-        return guided, replace(state, memory=memory)
+        return self._with_known(guided), replace(state, memory=memory)
 
     def scale_at(self, noise: NoiseLevel) -> Scale:
         """Return the guidance scale used at this level."""
@@ -117,7 +118,10 @@ class Guided:
             return None if values is None else {name: of(value) for name, value in values.items()}
 
         cond, uc, inputs = of_each(self.cond), of_each(self.uc), of_each(self.model_inputs)
-        return replace(self, cond=cond, uc=uc, scale=of(self.scale), model_inputs=inputs)
+        return replace(self, cond=cond, uc=uc, scale=of(self.scale), model_inputs=inputs, known=of(self.known))
+
+    def _with_known(self, estimate: torch.Tensor) -> torch.Tensor:
+        return estimate if self.known is None else torch.cat([self.known, estimate[:, self.known.shape[1]:]], dim=1)
 
     def _cached(self, state: StepState, rows: int) -> Any:
         """Return the step cache's state, which is empty in a run's first evaluation; None without a step cache."""

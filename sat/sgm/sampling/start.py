@@ -9,11 +9,17 @@ from sgm.noise_schedule import NoiseSchedule
 
 
 class Beginning(NamedTuple):
-    """The latents `x` at level `first` of a schedule; `held` has the clean first frames that `fixed_frames` keeps."""
+    """The latents `x` at level `first` of a schedule; `held` has the clean first frames that `fixed_frames` keeps.
+
+    `known` are clean first frames that every denoised estimate of the run has, None without any. Every step is made
+    `rounds` times, with noise added back in between.
+    """
 
     x: torch.Tensor
     first: int
     held: torch.Tensor
+    known: torch.Tensor | None = None
+    rounds: int = 1
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,27 @@ class FromLevel:
         return Beginning(latents, self.first, latents)
 
 
-Start = FromNoise | FromClip | FromLevel
+@dataclass(frozen=True)
+class Continuing:
+    """A start from unit noise of which the first latent frames are known: `latents` (B, k, C, H, W), clean.
+
+    They are noised by the run's own noise, and every denoised estimate is given them in place of its own. So they are
+    on the path that leads to them at each level, whatever the sampler's steps. A network that was not trained with
+    known frames fits the others to them better if each step is made again from its start, to which noise leads back:
+    resampling of RePaint (Lugmayr et al. 2022, section 4.2) with jumps of one step, `rounds` times in all.
+    """
+
+    latents: torch.Tensor
+    rounds: int = 2
+
+    def begin(self, schedule: NoiseSchedule, noise: torch.Tensor) -> Beginning:
+        first, known = schedule.levels()[0], self.latents.to(noise)
+        x, frames = FromNoise().begin(schedule, noise).x, known.shape[1]
+        noised = first.alpha * known + first.sigma * noise[:, :frames]
+        return Beginning(torch.cat([noised, x[:, frames:]], dim=1), 0, noise, known, self.rounds)
+
+
+Start = FromNoise | FromClip | FromLevel | Continuing
 
 
 def check_strength(strength: float, where: str = "strength") -> None:

@@ -44,6 +44,12 @@ def churn(x: torch.Tensor, now: NoiseLevel, gamma: float, noise: torch.Tensor,
     return hat.alpha * (x / now.alpha + added * noise), hat
 
 
+def noised_back(x: torch.Tensor, now: NoiseLevel, then: NoiseLevel, noise: torch.Tensor) -> torch.Tensor:
+    """Return x at `then` with noise added until it is at `now`, a noisier level of nonzero signal-to-noise ratio."""
+    kept = now.alpha / then.alpha
+    return kept * x + math.sqrt(max(now.sigma**2 - (kept * then.sigma)**2, 0)) * noise
+
+
 def ancestral_split(now: NoiseLevel, then: NoiseLevel, eta: float) -> tuple[float, float]:
     """Return (down, up) with down^2 + up^2 = ratio'^2: a step goes down to `down`, then adds noise of deviation `up`.
 
