@@ -1,0 +1,20 @@
+"""CogVideoX from Python: `load` a configuration, call the pipeline with a prompt, look at its result.
+
+    import sys; sys.path.insert(0, "PATH/TO/THE/CLONE")      # unless Python runs there
+    from cogvideo import load
+    pipe = load("configs/tiny_t2v.yaml")
+    pipe("a red circle moves right on a black background", seed=3).save("a.mp4")
+
+docs/python.md describes the rest.
+"""
+import sys
+from pathlib import Path
+
+SOURCE = str(Path(__file__).resolve().parents[1] / "sat")
+if SOURCE not in sys.path:
+    sys.path.insert(0, SOURCE)
+
+from cogvideo.pipeline import Pipeline, load
+from cogvideo.result import Result
+
+__all__ = ["Pipeline", "Result", "load"]

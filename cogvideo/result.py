@@ -1,0 +1,41 @@
+"""The result of one video: its frames, latents, and the course of its sampling."""
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from media.videos import tiled, write_video
+
+SHOWN, COLUMNS = 24, 6  # frames in a picture, and in one of its lines
+
+
+@dataclass(frozen=True)
+class Result:
+    """One video. `video` is (frames, H, W, 3) uint8, `latents` are (T, C, h, w) as sampled, without padding.
+
+    `trace` has for every step `guidance_scale`, `noise` (alpha, sigma, timestep) and the forward passes so far
+    (`passes`).
+    """
+
+    prompt: str
+    seed: int
+    sample: int
+    fps: int
+    video: np.ndarray = field(repr=False)
+    latents: Tensor = field(repr=False)
+    trace: Mapping[str, Any] = field(repr=False)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the video as an mp4 file, byte for byte the one of the command line, and return its path."""
+        write_video(Path(path), [self.video], self.fps)
+        return Path(path)
+
+    def show(self) -> Image.Image:
+        """Return a picture of at most 24 frames, evenly spread; a notebook displays it."""
+        count = min(len(self.video), SHOWN)
+        chosen = self.video[np.linspace(0, len(self.video) - 1, count).round().astype(int)]
+        return Image.fromarray(tiled(chosen, min(count, COLUMNS)))
