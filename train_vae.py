@@ -49,6 +49,9 @@ def check_settings(args: Arguments) -> None:
     """Check all settings before anything is read or built; raises ConfigError for the first mistake."""
     if world_size() > 1:
         raise ConfigError("train_vae.py trains on one process; start it without torchrun")
+    if args.run.plan:
+        raise ConfigError("--plan reports on sampling and on the transformer's training; train_vae.py has none: leave "
+                          "it out")
     launch.check_launcher()
     args.config.model = check_model(args.model_config, args.run.device)
     args.config.data = check_data_section(args.data_config)

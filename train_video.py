@@ -4,7 +4,8 @@
     torchrun --nproc_per_node 2 train_video.py --base configs/tiny_t2v.yaml configs/tiny_t2v_train.yaml
 
 Writes below `args.save`: checkpoints of averaged weights in the layout of released ones, `training/` for `--resume`,
-`log.jsonl`, `tensorboard/` and `samples/`. With `args.latent_cache`, clips and captions are encoded once.
+`log.jsonl`, `tensorboard/` and `samples/`. With `args.latent_cache`, clips and captions are encoded once. With `--plan`
+nothing is loaded or written: it reports the memory that the run takes, by part.
 """
 import logging
 import sys
@@ -24,8 +25,10 @@ from common.files import check_writable, from_repository, sole_use
 from common.ranks import is_main_process, report_once, world_size
 from configuration.settings import Arguments
 from configuration.targets import check_data_section
+from data_video import clip_forms_of
 from diffusion_video import DiffusionEngine
-from engine.checks import check_device, check_model
+from dry_run.training_report import show_training_plan
+from engine.checks import check_device, check_model, typed_model
 from engine.first_stage import CKPT_PATH, is_random
 from engine.process_checks import merge_size_keys
 from parallel import launch
@@ -42,7 +45,7 @@ from weights.lora import check_training, configure_lora, load_lora, trains_only_
 from weights.network import build_network, check_network
 from weights.sources import transformer_weights
 
-RECOMPUTE = "model.network_config.params.transformer_args.checkpoint_activations"
+TRANSFORMER_ARGS = "model.network_config.params.transformer_args"
 
 logger = logging.getLogger("train_video")
 
@@ -50,6 +53,9 @@ logger = logging.getLogger("train_video")
 def train_video(argv: Sequence[str] | None = None) -> None:
     with report_once():
         args = get_args(argv, __doc__.splitlines()[0])
+        if args.run.plan:
+            plan(args)
+            return
         check_settings(args)
         folder = args.training.folder
         with faults_beside(folder), launch.launched(args.run.device, deepspeed=True) as device, sole_use(folder):
@@ -57,6 +63,16 @@ def train_video(argv: Sequence[str] | None = None) -> None:
             if not is_main_process():
                 logging.getLogger().setLevel(logging.WARNING)
             train(args)
+
+
+def plan(args: Arguments) -> None:
+    """Report the memory that a run takes; needs neither weights nor clips. Raises as `check_settings` does."""
+    configure(args)
+    typed_model(args.model_config)
+    check_data(args)
+    configure_lora(args.model_config, args.run)
+    if is_main_process():
+        show_training_plan(args, clip_forms_of(args.data_config.params))
 
 
 def train(args: Arguments) -> None:
@@ -94,30 +110,13 @@ def check_settings(args: Arguments) -> None:
 
     Raises ConfigError or CheckpointError for the first mistake.
     """
-    if not args.training.train_data or not args.training.train_iters or not args.deepspeed_config:
-        raise ConfigError("training needs args.train_data, args.train_iters and section deepspeed; "
-                          "see configs/tiny_t2v_train.yaml")
+    configure(args)
     launch.check_launcher()
-    args.config.deepspeed = check_deepspeed(args.deepspeed_config, world_size())
-    args.config.data = check_data_section(args.data_config)
-    merge_size_keys(args)
-    if args.run.model_parallel_size > 1:
-        raise ConfigError(f"args.model_parallel_size is {args.run.model_parallel_size}; training divides weights with "
-                          "deepspeed.zero_optimization.stage: 3 instead; set it to 1")
-    precision = {name: bool((args.deepspeed_config.get(name) or {}).get("enabled")) for name in ("fp16", "bf16")}
-    args.run.fp16, args.run.bf16 = precision["fp16"], precision["bf16"]
-    args.config.model.latent_input = args.training.latent_cache is not None
-    if args.training.checkpoint_activations:
-        OmegaConf.update(args.config, RECOMPUTE, True, force_add=True)
     model = check_model(args.model_config)
     check_device(model, args.run.device, args.run.dtype)
     if is_random(model.first_stage_config) and is_main_process():
         logger.warning("%s is null: the autoencoder has random weights", CKPT_PATH)
     check_data(args)
-    _check_last_frames(args)
-    if args.training.sample_interval and (args.deepspeed_config.get("zero_optimization") or {}).get("stage") == 3:
-        raise ConfigError("args.sample_interval: no samples are made while weights are divided among processes "
-                          "(deepspeed.zero_optimization.stage 3); set it to null and sample from the checkpoints")
     check_training(args.run)
     configure_lora(args.model_config, args.run)
     partly = args.training.grow_input or args.training.force_train
@@ -129,6 +128,43 @@ def check_settings(args: Arguments) -> None:
     if args.training.wandb:
         check_wandb()
     check_writable(args.training.save, "args.save")
+
+
+def configure(args: Arguments) -> None:
+    """Check the settings that need no files, and fill in those that follow from others. Raises as `check_settings`."""
+    if not args.training.train_data or not args.training.train_iters or not args.deepspeed_config:
+        raise ConfigError("training needs args.train_data, args.train_iters and section deepspeed; "
+                          "see configs/tiny_t2v_train.yaml")
+    args.config.deepspeed = check_deepspeed(args.deepspeed_config, world_size())
+    args.config.data = check_data_section(args.data_config)
+    merge_size_keys(args)
+    if args.run.model_parallel_size > 1:
+        raise ConfigError(f"args.model_parallel_size is {args.run.model_parallel_size}; training divides weights with "
+                          "deepspeed.zero_optimization.stage: 3 instead; set it to 1")
+    precision = {name: bool((args.deepspeed_config.get(name) or {}).get("enabled")) for name in ("fp16", "bf16")}
+    args.run.fp16, args.run.bf16 = precision["fp16"], precision["bf16"]
+    args.config.model.latent_input = args.training.latent_cache is not None
+    _set_activations(args)
+    _check_last_frames(args)
+    if args.training.sample_interval and (args.deepspeed_config.get("zero_optimization") or {}).get("stage") == 3:
+        raise ConfigError("args.sample_interval: no samples are made while weights are divided among processes "
+                          "(deepspeed.zero_optimization.stage 3); set it to null and sample from the checkpoints")
+
+
+def _set_activations(args: Arguments) -> None:
+    """Let the network compute activations again, and keep what that needs in CPU memory, as the settings ask."""
+    for key in ("checkpoint_activations", "offload_activations"):
+        if getattr(args.training, key):
+            OmegaConf.update(args.config, f"{TRANSFORMER_ARGS}.{key}", True, force_add=True)
+    asked = OmegaConf.select(args.config, TRANSFORMER_ARGS)
+    if not OmegaConf.is_dict(asked):
+        return
+    if asked.get("offload_activations") and not asked.get("checkpoint_activations"):
+        raise ConfigError("args.offload_activations keeps the inputs of layers whose activations are computed again; "
+                          "set args.checkpoint_activations too")
+    if asked.get("offload_activations") and args.run.device.type == "cpu":
+        raise ConfigError("args.offload_activations has no effect on a CPU, whose memory already holds them; leave it "
+                          "out")
 
 
 def _check_last_frames(args: Arguments) -> None:

@@ -1,7 +1,7 @@
 """The engine: a video diffusion model built from YAML, which samples latents and computes the training loss."""
 import logging
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -39,6 +39,14 @@ def build_codec(args: Namespace) -> LatentCodec:
     codec = LatentCodec(model.first_stage_config, model.scale_factor, model.disable_first_stage_autocast,
                         compiled=model.compile_first_stage)
     return codec.to(device=args.device, dtype=resolve_dtype(args.fp16, args.bf16))
+
+
+def freeze(parameters: Iterable[tuple[str, nn.Parameter]], prefixes: Sequence[str]) -> None:
+    """Freeze the parameters whose names begin with one of the prefixes ("all": all of them), but never a LoRA's."""
+    for name, parameter in parameters:
+        frozen = any(prefix == "all" or name.startswith(prefix) for prefix in prefixes)
+        if frozen and not any(part in name for part in MATRICES):
+            parameter.requires_grad_(False)
 
 
 class DiffusionEngine(LatentCodec):
@@ -217,10 +225,7 @@ class DiffusionEngine(LatentCodec):
 
     def disable_untrainable_params(self) -> None:
         """Freeze the parameters that `not_trainable_prefixes` names, except LoRA's matrices."""
-        for name, parameter in self.named_parameters():
-            frozen = any(prefix == "all" or name.startswith(prefix) for prefix in self.config.not_trainable_prefixes)
-            if frozen and not any(part in name for part in MATRICES):
-                parameter.requires_grad_(False)
+        freeze(self.named_parameters(), self.config.not_trainable_prefixes)
 
     def _noised_image(self, batch: Mapping, video: Tensor | None) -> Tensor | None:
         """Return the latent (B, 1, C, h, w) of the first frame with noise of sigma = exp(N(-3, 0.5)), drawn per clip.

@@ -22,7 +22,7 @@ class Worker:
     def __init__(self):
         self.process = subprocess.Popen(
             [sys.executable, __file__], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**MALLOC, "PYTHONPATH": f"{ROOT / 'sat'}:{ROOT}", "OMP_NUM_THREADS": "1"})
+            env={**MALLOC, "PATH": os.environ["PATH"], "PYTHONPATH": f"{ROOT / 'sat'}:{ROOT}", "OMP_NUM_THREADS": "1"})
 
     def __call__(self, job, *words):
         """Run a job and return the peak of its memory in bytes, beyond what was in use before."""
@@ -58,7 +58,14 @@ def sample(folder, *words):
     assert sample_video.main([*words, "--output-dir", folder]) == 0
 
 
-JOBS = {"load": load, "sample": sample, "start_training": start_training}
+def train(folder, *words):
+    """Run train_video.py."""
+    import train_video
+    shutil.rmtree(folder, ignore_errors=True)
+    train_video.train_video([*words, f"args.save={folder}"])
+
+
+JOBS = {"train": train, "load": load, "sample": sample, "start_training": start_training}
 
 
 def memory(key):

@@ -11,6 +11,7 @@ from torch._dynamo.testing import CompileCounter
 from common.errors import ConfigError
 from common.patches import parse_patch_size, patchify, unpatchify
 from configuration.targets import check_config, instantiate_from_config
+from network import stack
 from network.attention import QUERIES_PER_BLOCK, _attention_in_blocks, attention, rotate
 from network.blocks import joint_addcmul
 from network.embedding import timestep_embedding
@@ -263,6 +264,22 @@ def test_recomputed_activations_give_the_same_gradients():
     plain, recomputed = gradients(build()), gradients(build(transformer_args={"checkpoint_activations": True}))
     for name, grad in plain.items():
         torch.testing.assert_close(recomputed[name], grad, msg=name)
+
+
+def test_offloaded_inputs_of_layers_give_the_same_gradients(monkeypatch):
+    kept = []
+
+    def away(**given):  # pinned memory needs an accelerator
+        return torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.detach().clone()) or len(kept) - 1,
+                                                        lambda place: kept[place])
+
+    monkeypatch.setattr(stack, "save_on_cpu", away)
+    plain = gradients(build())
+    moved = gradients(build(transformer_args={"checkpoint_activations": True, "offload_activations": True}))
+    tokens = [x for x in kept if x.ndim == 3]
+    assert len(tokens) == len(build().transformer.layers), "the input of each layer, and nothing within"
+    for name, grad in plain.items():
+        torch.testing.assert_close(moved[name], grad, msg=name)
 
 
 @pytest.mark.slow

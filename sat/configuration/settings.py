@@ -146,6 +146,7 @@ class TrainingSettings:
     resume: bool = _key(False, "bool", "continue the run in args.save where it stopped")
     experiment_name: Text = _key("train", "str", "name of the run folder")
     checkpoint_activations: bool = _key(False, "bool", "recompute activations in the backward pass to save memory")
+    offload_activations: bool = _key(False, "bool", "keep the layers' inputs in CPU memory for that backward pass")
     no_load_rng: bool = _key(False, "bool", "draw noise and timesteps anew when resuming")
     train_iters: Positive | None = _key(None, "int", "optimizer steps")
     warmup_iters: Count = _key(0, "int", "steps over which the learning rate rises")

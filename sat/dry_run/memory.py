@@ -138,14 +138,15 @@ def _transformer_cost(config: Mapping, plan: VideoPlan, rows: int, dtype: torch.
         network = instantiate_from_config(config).to(dtype)
         frames, _, height, width = plan.latent_shape
         x = torch.empty(rows, frames, params["in_channels"], height, width, dtype=dtype)
-        text = torch.empty(rows, *_text_shape(params), dtype=dtype)
+        text = torch.empty(rows, *text_shape(params), dtype=dtype)
         inputs = {} if params.get("ofs_embed_dim") is None else {"ofs": torch.empty(1)}
         timestep = torch.empty(1)
     activations, flops = measure(lambda: network(x, timestep, text, **inputs), device)
     return Cost(weight_bytes(network, matrix), layer_bytes(network, matrix), activations, flops)
 
 
-def _text_shape(params: Mapping) -> tuple[int, int]:
+def text_shape(params: Mapping) -> tuple[int, int]:
+    """Return the tokens and width of the text embeddings that a network's parameters ask for."""
     positions, patches = (params["modules"][part].get("params") or {}
                           for part in ("pos_embed_config", "patch_embed_config"))
     return positions.get("text_length", 0), patches.get("text_hidden_size") or params["hidden_size"]

@@ -9,7 +9,8 @@ from math import prod
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd.graph import _engine_run_backward
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -28,6 +29,34 @@ def measure(call: Callable[[], object], device: torch.device) -> tuple[int, int]
     with Meter(device) as meter, FusedAttention(meter):
         call()
     return meter.peak, meter.flops
+
+
+def measure_training(loss: Callable[[], Tensor], module: nn.Module, device: torch.device) -> tuple[int, int]:
+    """Return the bytes that a forward and a backward pass would need on a device: without gradients, and with them.
+
+    `loss` computes with a `module` on the meta device. Without: each weight's gradient is gone once it is complete.
+    """
+    trained = [p for p in module.parameters() if p.requires_grad]
+    hooks = [p.register_post_accumulate_grad_hook(_drop) for p in trained]
+    alone = _forward_and_backward(loss, device)
+    for hook in hooks:
+        hook.remove()
+    together = _forward_and_backward(loss, device)
+    module.zero_grad(set_to_none=True)
+    return alone, together
+
+
+def _drop(parameter: Tensor) -> None:
+    parameter.grad = None
+
+
+@torch.enable_grad()
+def _forward_and_backward(loss: Callable[[], Tensor], device: torch.device) -> int:
+    with Meter(device) as meter, FusedAttention(meter):
+        # torch's public functions would leave the modes, and with them layers that are computed again.
+        _engine_run_backward((value := loss(),), (torch.ones_like(value),), False, False, inputs=(),
+                             allow_unreachable=True, accumulate_grad=True)
+    return meter.peak
 
 
 class Meter(TorchDispatchMode):
@@ -90,7 +119,22 @@ class FusedAttention(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         q, k = args[:2]
         self._meter.flops += 4 * prod(q.shape) * k.shape[-2]
-        return torch.empty_like(q)
+        return Attention.apply(*args[:3])
+
+
+class Attention(torch.autograd.Function):
+    """What fused attention keeps for its backward pass: inputs, output, and one number for each query."""
+
+    @staticmethod
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = torch.empty_like(q)
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(q, k, v, out, q.new_empty(q.shape[:-1], dtype=torch.float32))
+        return out
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.empty_like(tensor) for tensor in ctx.saved_tensors[:3])
 
 
 def _tensors(tree) -> list[Tensor]:

@@ -180,21 +180,21 @@ def _text_alone(args: Arguments, model: ModelConfig) -> Iterator[str]:
     cost = text_cost(model, args.run.dtype, args.memory.quantize_t5 is not None)
     yield from _conditioning(model)
     yield f"text embeddings of the prompts go to {args.sampling.save_text_embeddings}; no video is made"
-    yield (f"memory: {_size(cost.weights + cost.activations)} on {args.run.device} (text encoder), which has "
-           f"{_size(free_memory(args.run.device))} free; Python and its libraries not counted")
+    yield (f"memory: {shown_size(cost.weights + cost.activations)} on {args.run.device} (text encoder), which has "
+           f"{shown_size(free_memory(args.run.device))} free; Python and its libraries not counted")
 
 
 def _memory(needed: Estimate) -> Iterator[str]:
-    weights = ", ".join(f"{name} {_size(cost.weights)}" for name, cost in needed.costs.items())
-    on_top = ", ".join(f"{name} {_size(needed.costs[name].activations)}" for name in needed.phases)
+    weights = ", ".join(f"{name} {shown_size(cost.weights)}" for name, cost in needed.costs.items())
+    on_top = ", ".join(f"{name} {shown_size(needed.costs[name].activations)}" for name in needed.phases)
     yield f"weights: {weights}"
     yield f"activations: {on_top}"
 
 
 def _fit(args: Arguments, model: ModelConfig, plan: VideoPlan, rows: int, needed: Estimate) -> Iterator[str]:
     free, (phase, peak) = free_memory(args.run.device), needed.peak
-    yield (f"memory: at most {_size(peak)} on {args.run.device} ({phase}), which has {_size(free)} free; Python and "
-           "its libraries not counted")
+    yield (f"memory: at most {shown_size(peak)} on {args.run.device} ({phase}), which has {shown_size(free)} free; "
+           "Python and its libraries not counted")
     if peak > ROOM * free:
         yield f"the run will not fit; {_remedy(args, model, plan, rows, needed, ROOM * free)}"
 
@@ -212,7 +212,7 @@ def _remedy(args: Arguments, model: ModelConfig, plan: VideoPlan, rows: int, nee
         _, peak = estimate(changed, model, plan, changed_rows, known).peak
         if peak <= room:
             settings = " ".join(f"args.{key}={str(value).lower()}" for key, value in change.items())
-            return f"with {settings} it needs {_size(peak)}"
+            return f"with {settings} it needs {shown_size(peak)}"
     return "make the video shorter (--num-frames) or smaller (--sampling-image-size), or quantize (args.quantize_*)"
 
 
@@ -239,7 +239,8 @@ def product_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.2)
     return 2 * n ** 3 / best
 
 
-def _size(count: float) -> str:
+def shown_size(count: float) -> str:
+    """Return a number of bytes in words."""
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 

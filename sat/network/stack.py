@@ -1,10 +1,12 @@
 """SwissArmyTransformer's stack of layers, run with a `VideoContext`, and its configuration."""
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import nn
+from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint
 
 from common.kinds import AboveZero, BelowOne, Count, Size, Steps
@@ -30,6 +32,7 @@ class TransformerArgs:
     hidden_dropout: BelowOne = 0.0
     attention_dropout: BelowOne = 0.0
     checkpoint_activations: bool = False
+    offload_activations: bool = False
     skip_init: bool = False
     model_parallel_size: Steps = 1
     vocab_size: Count = 1
@@ -56,6 +59,7 @@ class VideoTransformer(BaseTransformer):
             row_parallel_linear_final_bias=False, checkpoint_activations=args.checkpoint_activations,
             skip_init=args.skip_init, params_dtype=dtype, device=torch.get_default_device())
         del self.word_embeddings, self.position_embeddings
+        self.offload_activations = args.offload_activations
 
     def forward(self, network: nn.Module, context: VideoContext, run: LayerRunner) -> torch.Tensor:
         """Return what the final layer makes of the tokens that `run` took through the layers of `network`."""
@@ -74,10 +78,15 @@ class VideoTransformer(BaseTransformer):
             if layer_id in context.skip_layers:
                 x = x[:, context.text_length:] if layer_id == last else x
             elif recompute:
-                x = checkpoint(self._layer, x, layer_id, context, use_reentrant=False)
+                with self._kept(x.device):
+                    x = checkpoint(self._layer, x, layer_id, context, use_reentrant=False)
             else:
                 x = self._layer(x, layer_id, context)
         return x
+
+    def _kept(self, device: torch.device) -> AbstractContextManager:
+        """Return a context manager in which a layer's input is kept for the backward pass, maybe in CPU memory."""
+        return save_on_cpu(pin_memory=True, device_type=device.type) if self.offload_activations else nullcontext()
 
     def _layer(self, x: torch.Tensor, layer_id: int, context: VideoContext) -> torch.Tensor:
         return self.hooks["layer_forward"](x, None, layer_id=layer_id, context=context)

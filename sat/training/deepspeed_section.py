@@ -12,6 +12,7 @@ from common.suggestions import nearest
 from common.typed import Fields, checked, shown, typed
 from common.unread import Unread, warn_unread
 from configuration.yaml_files import plain
+from training.eight_bit import check_torchao
 
 
 @dataclass
@@ -29,7 +30,7 @@ class Optimizer:
     """The keys of `deepspeed.optimizer`."""
 
     params: Annotated[Mapping, Fields(OptimizerParams)]
-    type: Literal["AdamW", "Adam", "sat.ops.FusedEmaAdam", "Muon"] = "AdamW"
+    type: Literal["AdamW", "Adam", "sat.ops.FusedEmaAdam", "Muon", "AdamW8bit"] = "AdamW"
 
 
 @dataclass
@@ -112,7 +113,10 @@ def check_optimizer_alone(config: Mapping) -> None:
 def _typed(config: Mapping) -> dict:
     if config.get("optimizer") is None:
         raise ConfigError("deepspeed.optimizer is missing; give it params with lr, the learning rate")
-    return typed(Section, config, "deepspeed")
+    section = typed(Section, config, "deepspeed")
+    if section["optimizer"].get("type") == "AdamW8bit":
+        check_torchao()
+    return section
 
 
 def _check_part(key: str, given: Mapping) -> None:

@@ -10,12 +10,13 @@ from torch import nn
 from common.errors import CheckpointError, ConfigError
 from dry_run.memory import free_memory
 from training.deepspeed_section import HONOURED
+from training.eight_bit import AdamW8bit, with_floats
 from training.muon import Muon
 from training.repartition import repartitioned
 
 # Released configurations name FusedEmaAdam: AdamW with an average of the weights, which training.average keeps here.
 OPTIMIZERS = {"AdamW": torch.optim.AdamW, "Adam": torch.optim.Adam, "sat.ops.FusedEmaAdam": torch.optim.AdamW}
-MUON = "Muon"
+MUON, EIGHT_BIT = "Muon", "AdamW8bit"
 # Attributes of DeepSpeed's loss scaler (float16): the scale, and when it last changed.
 SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
@@ -53,6 +54,8 @@ def build_optimizer(config: Mapping | None, module: nn.Module) -> torch.optim.Op
     try:
         if kind == MUON:
             return Muon(trained, **params, fused=True)
+        if kind == EIGHT_BIT:
+            return AdamW8bit([p for _, p in trained], **params)
         return OPTIMIZERS[kind]([p for _, p in trained], **params, fused=True)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"deepspeed.optimizer.params: {' '.join(str(error).split())}") from error
@@ -116,7 +119,7 @@ def load_optimizer_state(deepspeed_engine, state: Mapping | tuple[Mapping, ...])
     with _base(deepspeed_engine) as base:
         own = _weights(base)
         if isinstance(state, tuple):
-            state = repartitioned(deepspeed_engine, base.state_dict(), own, state)
+            state = repartitioned(deepspeed_engine, base.state_dict(), own, tuple(map(with_floats, state)))
         if [p.shape for p in own] != [p.shape for p in state["weights"]]:
             raise CheckpointError("the saved optimizer state is of another ZeRO stage; resume with that of the "
                                   "stopped run")

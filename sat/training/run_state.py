@@ -25,7 +25,9 @@ logger = logging.getLogger(__name__)
 # Keys of `args` that a resumed run must not change.
 FIXED_KEYS = ("seed", "train_iters", "warmup_iters", "lr_decay", "final_lr_share", "ema_decay")
 # Keys below `model` that may change, since they affect only samples or only memory.
-CHANGEABLE_KEYS = ("model.sampler_config", "model.network_config.params.transformer_args.checkpoint_activations")
+TRANSFORMER_ARGS = "model.network_config.params.transformer_args"
+CHANGEABLE_KEYS = ("model.sampler_config", f"{TRANSFORMER_ARGS}.checkpoint_activations",
+                   f"{TRANSFORMER_ARGS}.offload_activations")
 PATCH_EMBEDDING = "mixins.patch_embed.proj.weight"
 
 

@@ -1,15 +1,19 @@
 """Tests that training accepts the fine-tuning presets over the models' own, without weights or clips."""
 import json
+import re
 
 import pytest
 import torch
 
 from arguments import get_args
 from common.files import REPOSITORY
+from configuration.model import ModelConfig
 from configuration.targets import instantiate_from_config
+from data_video import clip_forms_of
+from dry_run.training import FILLING, estimate_training
 from tests.configs.test_presets import PRESETS, RELEASED
 from tests.configs.test_presets import network as preset_network
-from train_video import check_settings
+from train_video import check_settings, configure
 from training.optimization import OPTIMIZERS
 from weights.lora_names import is_matrix, matrix_names, without_lora
 
@@ -77,6 +81,22 @@ def test_deepspeed_knows_its_section():
 def test_header_tells_command_estimate_and_folders(name, kind):
     text = (REPOSITORY / "configs" / f"{name}_{kind}.yaml").read_text(encoding="utf-8")
     header = " ".join(text[:text.index("args:")].replace("#", "").split())
-    for needed in ("train_video.py", f"--base configs/{name}.yaml configs/{name}_{kind}.yaml", "Estimated", "GB",
-                   f"checkpoints/{name}/", "vae/3d-vae.pt", "t5/", "labels/NAME.txt", f"runs/{name}_{kind}"):
+    for needed in ("train_video.py", f"--base configs/{name}.yaml configs/{name}_{kind}.yaml", "GB",
+                   "counted by --plan and not measured", "estimated and not measured", f"checkpoints/{name}/",
+                   "vae/3d-vae.pt", "t5/", "labels/NAME.txt", f"runs/{name}_{kind}"):
         assert needed in header
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, kind", [("cogvideox_2b", "lora"), ("cogvideox_5b", "sft")])
+def test_header_tells_the_memory_that_the_plan_counts(name, kind, monkeypatch):
+    text = (REPOSITORY / "configs" / f"{name}_{kind}.yaml").read_text(encoding="utf-8")
+    told = re.search(r"not measured: (\S+) GB on .*?; first (\d+) GB", text.replace("\n# ", " "))
+    monkeypatch.setenv("WORLD_SIZE", "8" if "each of 8" in text else "1")
+    args = get_args(["--base", f"configs/{name}.yaml", f"configs/{name}_{kind}.yaml"])
+    configure(args)
+    args.run.device = torch.device("meta")  # any accelerator: on a CPU some buffers take no memory
+    needed = estimate_training(args, ModelConfig.read(args.model_config), clip_forms_of(args.data_config.params)[0])
+    counted = dict(needed.phases)
+    assert counted.pop(FILLING) / 1e9 == pytest.approx(float(told[2]), rel=0.03)
+    assert max(counted.values()) / 1e9 == pytest.approx(float(told[1]), rel=0.03)

@@ -1,0 +1,128 @@
+"""Tests of the plan of a training run: exact where it counts, and checked against the memory that runs take."""
+import os
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+import train_video
+from arguments import get_args
+from common.console import run
+from configuration.model import ModelConfig
+from data_video import clip_forms_of
+from dry_run.meter import measure_training
+from dry_run.training import AVERAGE, FILLING, GRADIENTS, OPTIMIZER, TRANSFORMER, estimate_training
+from tests.test_train_video import make_clips
+
+pytestmark = pytest.mark.slow
+
+LORA = ("model.not_trainable_prefixes=[all]",
+        "model.network_config.params.modules.lora_config={target: sat.model.finetune.lora2.LoraMixin, params: {r: 64}}")
+BF16 = ("deepspeed.bf16.enabled=true",)
+RECOMPUTED = ("args.checkpoint_activations=true",)
+EIGHT_BIT = ("deepspeed.optimizer.type=AdamW8bit",)
+OFFLOADED = ("deepspeed.zero_optimization.offload_optimizer={device: cpu}",)
+
+
+@pytest.fixture(scope="module")
+def command(small_model, tmp_path_factory):
+    """A function that returns the command line of a run of a model of 40 MB on clips of 9 frames of 64 x 64."""
+    root = tmp_path_factory.mktemp("plan")
+    make_clips(root / "clips", 4, 0)
+    config = OmegaConf.load(small_model / "t2v.yaml")
+    config.model.network_config.params.update({"hidden_size": 384, "num_attention_heads": 6, "num_layers": 4,
+                                               "latent_width": 8, "latent_height": 8})
+    config.args.load = None
+    OmegaConf.save(config, root / "wide.yaml")
+    OmegaConf.save({
+        "args": {"train_data": [str(root / "clips")], "train_iters": 2, "device": "cpu"},
+        "data": {"target": "data_video.SFTDataset",
+                 "params": {"video_size": [64, 64], "fps": 8, "max_num_frames": 9}},
+        "deepspeed": {"train_micro_batch_size_per_gpu": 4, "gradient_accumulation_steps": 1,
+                      "optimizer": {"type": "AdamW", "params": {"lr": 1e-4}}}}, root / "train.yaml")
+
+    def words_of(*words, cache=True):
+        cached = [f"args.latent_cache={root / ('cache16' if BF16[0] in words else 'cache')}"]
+        return ["--base", str(root / "wide.yaml"), str(root / "train.yaml"), *(cached if cache else []), *words]
+
+    return words_of
+
+
+def estimated(argv):
+    args = get_args(argv)
+    train_video.configure(args)
+    return estimate_training(args, ModelConfig.read(args.model_config), clip_forms_of(args.data_config.params)[0])
+
+
+def stage(number):
+    return (f"deepspeed.zero_optimization.stage={number}",)
+
+
+@pytest.mark.parametrize("words, cache", [
+    ((), True), ((*stage(2), *BF16, "deepspeed.train_micro_batch_size_per_gpu=8"), True), ((*LORA, *stage(2)), True),
+    (RECOMPUTED, True), ((*stage(1), "deepspeed.gradient_accumulation_steps=2"), True), ((*EIGHT_BIT, *stage(2)), True),
+    ((*LORA, *BF16, *stage(2), *RECOMPUTED), True), ((*LORA, *stage(2)), False)],
+    ids=["all", "bf16", "lora", "recomputed", "accumulated", "8bit", "lora_bf16", "lora_without_cache"])
+def test_estimate_is_within_a_fifth_of_what_a_run_takes(words, cache, command, tmp_path, peak_memory):
+    argv = command(*words, cache=cache)
+    taken = peak_memory("train", tmp_path / "run", *argv)
+    needed = estimated(argv)
+    assert needed.peak[1] == pytest.approx(taken, rel=0.2)
+
+
+def test_parts_are_counted_by_dtype_stage_and_processes(command, monkeypatch):
+    plain = estimated(command())
+    n = plain.network.elements
+    assert (plain.parts[TRANSFORMER], plain.parts[GRADIENTS], plain.parts[OPTIMIZER], plain.parts[AVERAGE]) == (
+        4 * n, 4 * n, 8 * n, 4 * n)
+    half = estimated(command(*BF16, *stage(2))).parts
+    assert (half[TRANSFORMER], half[GRADIENTS], half[OPTIMIZER], half[AVERAGE]) == (2 * n, 2 * n, 12 * n, 4 * n)
+    offloaded = estimated(command(*BF16, *stage(2), *OFFLOADED))
+    assert (offloaded.parts[OPTIMIZER], offloaded.host) == (0, 16 * n)
+    assert estimated(command(*EIGHT_BIT)).parts[OPTIMIZER] == pytest.approx(2.03 * n, rel=0.01)
+    lora = estimated(command(*LORA)).network
+    assert lora.frozen == n and lora.elements < 0.2 * n and lora.activations < plain.network.activations
+    assert plain.phases[FILLING] < sum(estimated(command(cache=False)).phases.values())
+    assert "VAE" in estimated(command(cache=False)).parts and "VAE" not in plain.parts
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    for number, parts in ((1, (4, 4, 3, 4)), (2, (4, 1, 3, 4)), (3, (1, 1, 3, 1))):
+        found = estimated(command(*stage(number))).parts
+        assert [found[name] / n for name in (TRANSFORMER, GRADIENTS, OPTIMIZER, AVERAGE)] == pytest.approx(parts)
+
+
+def test_recomputed_activations_take_less(command):
+    plain, recomputed = (estimated(command(*words)).network for words in ((), RECOMPUTED))
+    assert recomputed.activations < 0.5 * plain.activations
+
+
+def test_the_plan_loads_and_writes_nothing(command, tmp_path, caplog):
+    caplog.set_level("INFO")
+    words = command("--plan", f"args.save={tmp_path / 'run'}", "args.train_data=[missing]", "args.load=missing",
+                    "model.first_stage_config.params.ckpt_path=missing",
+                    "model.conditioner_config.params.emb_models.0.params.model_dir=missing")
+    words[words.index(next(word for word in words if word.startswith("args.latent_cache")))] = (
+        f"args.latent_cache={tmp_path / 'cache'}")
+    train_video.train_video(words)
+    for told in ("7.77 M parameters", "memory by part: transformer 31.1 MB, gradients 31.1 MB", "activations",
+                 "at most", "9 frames of 64 x 64, from a latent cache"):
+        assert told in caplog.text
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("words, told", [
+    (("deepspeed.optimizer.type=AdamW8bits",), "AdamW8bit"), (("data.params.video_size=[60,64]",), "multiples of 8"),
+    (("args.offload_activations=true",), "args.checkpoint_activations"),
+    (("args.offload_activations=true", *RECOMPUTED), "no effect on a CPU"),
+    (("args.train_iters=null",), "args.train_iters")])
+def test_wrong_settings_are_one_line(words, told, command, capsys):
+    assert run(train_video.train_video, command("--plan", *words)) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_attention_in_training_keeps_no_scores():
+    q = torch.empty(2, 4, 1000, 32, device="meta", requires_grad=True)
+    layer = torch.nn.Linear(32, 32, device="meta")
+    alone, together = measure_training(
+        lambda: torch.nn.functional.scaled_dot_product_attention(layer(q), layer(q), layer(q)).sum(), layer,
+        torch.device("meta"))
+    assert 4 * q.nbytes < alone <= together < 10 * q.nbytes
