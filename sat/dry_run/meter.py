@@ -123,7 +123,7 @@ class FusedAttention(TorchFunctionMode):
 
 
 class Attention(torch.autograd.Function):
-    """What fused attention keeps for its backward pass: inputs, output, and one number for each query."""
+    """Attention as fused kernels keep it for the backward pass: inputs, output, and one number for each query."""
 
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
