@@ -17,7 +17,7 @@ from configuration.settings import SamplingSettings
 from inference.continuing import Segments, segments_of
 from inference.prompts import Prompt
 from inference.sizes import ModelLimits, VideoPlan, check_holdable, plan_video
-from media.clips import ClipFormat, UnreadableClip, count_frames, read_clip
+from media.clips import ClipFormat, UnreadableClip, read_clip
 from media.images import fit_image_cover, fit_image_short_side, remark_fit
 from media.pictures import load_image
 
@@ -152,7 +152,7 @@ def _digest(path: str) -> str:
 
 def _check_clip(path: str, plan: VideoPlan, limits: ModelLimits) -> None:
     try:
-        frames = count_frames(path, clip_format(plan))
+        frames = read_clip(path, clip_format(plan))[1]  # decoded here, so that damage is found before weights are read
     except UnreadableClip as problem:
         raise DataError(f"clip {path}: {problem}; give a whole video file, such as an mp4") from problem
     if frames < plan.frames:

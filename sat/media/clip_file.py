@@ -11,8 +11,9 @@ import numpy as np
 from av import CodecContext, Packet, VideoFrame
 from av.stream import Disposition
 
+from common.first_bytes import HEAD
 from media.clip_format import CLOCK_ERROR, ClipFormat, covers
-from media.containers import HEAD, UnreadableClip, clip_kind, is_cut_off
+from media.containers import UnreadableClip, clip_kind, is_cut_off, names_another_file
 from media.deinterlacing import deinterlaced
 from media.display import is_plain
 
@@ -21,7 +22,6 @@ _INDEXED = ("mov", "matroska")  # containers whose packets bear the times at whi
 _ONE_FRAME_A_PACKET = ("h264", "hevc", "vp9", "av1", "mpeg4")  # codecs, in these containers
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # decoders of WebM's transparency
 _STREAMED = ("mpegts", "mpeg", "mpegvideo")  # containers that may start anywhere, before the first whole frame
-_NONE_DECODED = "damaged: none of its frames can be decoded"
 _REPAIR = "get a whole copy, or cut it there"
 
 av.logging.set_libav_level(av.logging.PANIC)  # errors are raised, and reported in one line
@@ -87,12 +87,17 @@ class ClipFile:
                     marks.append(_Mark(packet.pts, packet.duration or 0, packet.is_keyframe,
                                        packet.is_discard or packet.is_corrupt))
             if first is None:
-                raise UnreadableClip(_NONE_DECODED)
+                raise UnreadableClip(self._why_none())
             codec = stream.codec_context.codec.canonical_name
             telling = self.kind in _INDEXED and codec in _ONE_FRAME_A_PACKET and not self.cut_off and (
                 self.kind != "mov" or stream.frames in (0, len(marks)))
             times = _times_of(marks, stream.time_base) if telling else None
             return Account(codec, len(container.streams.video), _aspect(stream), first, times, _is_closed(marks))
+
+    def _why_none(self) -> str:
+        if self.kind == "mov" and names_another_file(self.file):
+            return "its frames are in another file, which is not opened: save it as a self-contained movie"
+        return "damaged: none of its frames can be decoded"
 
     def frames(self) -> Iterator[VideoFrame]:
         """Yield the frames that a player shows, in order; raises UnreadableClip with the time of a damage."""
@@ -100,7 +105,7 @@ class ClipFile:
             whole = self._decoded(container, stream)
             first = next(whole, None)
             if first is None:
-                raise UnreadableClip(_NONE_DECODED)
+                raise UnreadableClip(self._why_none())
             shown = _chained(first, whole)
             yield from deinterlaced(shown, stream) if first.interlaced_frame else shown
 

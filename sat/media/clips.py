@@ -22,8 +22,8 @@ from media.decord_frames import UnlikeDecord, decord_frames
 from media.display import Display, displayed_size
 from media.images import resize_cover_crop
 
-__all__ = ["VIDEO_SUFFIXES", "ClipFormat", "UnreadableClip", "clip_forms", "clip_kind", "count_frames", "fitting_form",
-           "probe_clip", "read_clip", "read_frames"]
+__all__ = ["VIDEO_SUFFIXES", "ClipFormat", "UnreadableClip", "clip_forms", "clip_kind", "fitting_form", "probe_clip",
+           "read_clip", "read_frames"]
 
 _AGREEMENT = 1e-3  # seconds: above the rounding of times in containers, far below a frame's duration
 
@@ -38,11 +38,6 @@ def probe_clip(source: str | BinaryIO, form: ClipFormat) -> tuple[int, int, int]
         account = clip.account()
         times = clip.decoded_times(form) if account.times is None else account.times
         return *displayed_size(account.first, account.aspect), len(wanted_frames(times, form, clip.clock_error))
-
-
-def count_frames(source: str | BinaryIO, form: ClipFormat) -> int:
-    """Return how many frames `read_clip` would find in a file, at most `max_num_frames`. Raises UnreadableClip."""
-    return probe_clip(source, form)[2]
 
 
 def read_clip(source: str | BinaryIO, form: ClipFormat) -> tuple[Tensor, int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 from torch import Tensor
 
 from common.errors import DataError
@@ -25,6 +25,8 @@ READ = "PNG, JPEG, WebP, TIFF, BMP, GIF and AVIF are read"
 MOST_PIXELS = 178_956_970  # where Pillow refuses, too: decoded, this is 2 GB
 REMARK_FRAMES = "with several frames or pages: the first is used"
 REMARK_EXIF = "with a damaged orientation: not turned"
+# Pictures of node editors carry their whole workflow as text, beyond Pillow's limit of one text; its sum stays limited.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
 
 def load_image(path: str | Path, remarks: Remarks | None = None) -> Tensor:
@@ -94,12 +96,12 @@ def _what_is_wrong(path: Path, problem: Exception) -> str:
     with open(path, "rb") as file:
         what = named(file.read(HEAD))
     if not isinstance(problem, Image.UnidentifiedImageError):
-        return f"is {what}, but cannot be read ({reason[:200]}): give a whole file"
-    if "TIFF" in what:
-        return f"is {what} of a kind that is not read, or damaged: save it with 8 bits a channel, as PNG or TIFF"
-    if what.startswith("a picture"):
-        return f"is {what}, damaged or not read: {READ}"
-    return f"is not a picture but {what}: {READ}"
+        return f"is {what.name}, but cannot be read ({reason[:200]}): give a whole file"
+    if "TIFF" in what.name:
+        return f"is {what.name} of a kind that is not read, or damaged: save it with 8 bits a channel, as PNG or TIFF"
+    if what.name.startswith("a picture"):
+        return f"is {what.name}, damaged or not read: {READ}"
+    return f"is not a picture but {what.name}: {READ}{what.remedy and '; '}{what.remedy}"
 
 
 def _check_size(size: tuple[int, int], path: Path) -> None:

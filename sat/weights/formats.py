@@ -5,31 +5,14 @@ import zipfile
 from pathlib import Path
 
 from common.errors import CheckpointError
+from common.first_bytes import HEAD, known
 from common.listing import listed
 
 SAFETENSORS, TORCH, OLD_TORCH = "safetensors", "torch", "old torch"
-HEAD = 512  # bytes that are looked at
 OLD_TORCH_START = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # after the pickle's protocol: torch.save's number before 1.6
 AGAIN = "copy or download it again"
 OTHER = "give weights as safetensors or torch.save writes them"
-# What else people have under the name of weights: the first bytes, what it is, and what helps.
-STRANGERS = (
-    (b"version https://git-lfs", "a Git LFS pointer, not the file it stands for",
-     "run `git lfs pull` in its repository"),
-    (b"GGUF", "a GGUF file", "this format is not read; take the weights as bf16, fp16 or fp8 safetensors"),
-    (b"\x89HDF", "an HDF5 file", OTHER),
-    (b"%PDF", "a PDF document", OTHER),
-    (b"\x1f\x8b", "a gzip archive", "unpack it"), (b"BZh", "a bzip2 archive", "unpack it"),
-    (b"\xfd7zXZ", "an xz archive", "unpack it"), (b"7z\xbc\xaf", "a 7-Zip archive", "unpack it"),
-    (b"Rar!", "a RAR archive", "unpack it"), (b"\x28\xb5\x2f\xfd", "a zstd archive", "unpack it"),
-    (b"\x93NUMPY", "a NumPy array", OTHER),
-    (b"\x89PNG", "a picture", OTHER), (b"\xff\xd8\xff", "a picture", OTHER), (b"GIF8", "a picture", OTHER),
-    (b"BM", "a picture", OTHER), (b"II*\0", "a picture", OTHER), (b"MM\0*", "a picture", OTHER),
-    (b"\x1aE\xdf\xa3", "a video", OTHER),
-)
-CONTAINERS = ((b"RIFF", 8, b"WEBP", "a picture"), (b"RIFF", 8, b"AVI ", "a video"), (b"", 4, b"ftyp", "a video"),
-              (b"", 257, b"ustar", "a tar archive"))
-HTML = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype|html|\?xml|head|body|error|!--)", re.IGNORECASE)
+GGUF = "this format is not read; take the weights as bf16, fp16 or fp8 safetensors"
 TEXT = re.compile(rb"[\t\n\r\x20-\x7e\x80-\xff]+")
 
 
@@ -45,8 +28,6 @@ def format_of(file: Path) -> str:
             head = stream.read(HEAD)
     except OSError as error:
         raise CheckpointError(f"checkpoint {file} cannot be read ({error.strerror}); copy or fetch it again") from error
-    if not head:
-        raise CheckpointError(f"checkpoint {file} is empty; {AGAIN}")
     if head[8:9] == b"{":
         return _safetensors(file, head, size)
     if head[:2] == b"PK":
@@ -61,7 +42,7 @@ def stranger(file: Path) -> str | None:
     """Return what a file is and what helps, if it is empty or a known format that no weights or vocabularies have."""
     with open(file, "rb") as stream:
         head = stream.read(HEAD)
-    return _known_stranger(head) if head else f"empty; {AGAIN}"
+    return _known_stranger(head)
 
 
 def _safetensors(file: Path, head: bytes, size: int) -> str:
@@ -96,18 +77,10 @@ def _pickle(file: Path, head: bytes) -> str:
 
 def _known_stranger(head: bytes) -> str | None:
     """Return what a file of a known format is, and what helps; None for other formats."""
-    for start, what, remedy in STRANGERS:
-        if head.startswith(start):
-            return f"{what}; {remedy}"
-    for start, offset, mark, what in CONTAINERS:
-        if head.startswith(start) and head[offset:].startswith(mark):
-            return f"{what}; {'unpack it' if 'archive' in what else OTHER}"
-    if HTML.match(head):
-        return ("a web page, most likely of an error or a login; open its address in a browser, then download it "
-                "again")
-    if not head.strip(b"\0"):
-        return f"filled with zeros, as a download that never finished; {AGAIN}"
-    return None
+    what = known(head)
+    if what is None:
+        return None
+    return f"{what.name}; {what.remedy or (GGUF if 'GGUF' in what.name else OTHER)}"
 
 
 def _text_or_noise(head: bytes) -> str:

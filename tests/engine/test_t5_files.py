@@ -113,9 +113,9 @@ def rewrite(folder, **changes):
 
 
 @pytest.mark.parametrize("break_it, says", [
-    (lambda f: (f / "spiece.model").write_bytes(b""), "spiece.model is empty"),
+    (lambda f: (f / "spiece.model").write_bytes(b""), "spiece.model is an empty file"),
     (lambda f: (f / "spiece.model").write_bytes(b"version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
-    (lambda f: (f / "spiece.model").write_bytes(b"<html>"), "spiece.model is a web page"),
+    (lambda f: (f / "spiece.model").write_bytes(b"<html>"), "spiece.model is an HTML page"),
     (lambda f: (f / "spiece.model").write_bytes((f / "spiece.model").read_bytes()[:499]), "damaged .*fetch it again"),
     (lambda f: (f / "spiece.model").write_bytes(b"\n"), "is damaged|knows no words"),
     (lambda f: (f / "spiece.model").unlink(), "has no spiece.model or tokenizer.json"),

@@ -19,6 +19,10 @@ def run(small_model, tmp_path, capfd):
     write_video(tmp_path / "clip.mp4", [pixels.repeat(20, 0)], 8)
     write_video(tmp_path / "short.mp4", [pixels.repeat(12, 0)], 8)
     (tmp_path / "broken.mp4").write_bytes(b"no video")
+    write_video(tmp_path / "moving.mp4", [np.random.default_rng(0).integers(0, 256, (20, 36, 40, 3), np.uint8)], 8)
+    damaged = bytearray((tmp_path / "moving.mp4").read_bytes())
+    damaged[len(damaged) // 2:len(damaged) // 2 + 3000] = bytes(3000)
+    (tmp_path / "damaged.mp4").write_bytes(damaged)
 
     def call(*words, line="a red circle@@clip.mp4", model="t2v", seed="3", out="out"):
         (tmp_path / "prompts.txt").write_text(line)
@@ -70,6 +74,7 @@ def test_an_image_model_sees_the_clips_first_frame(run):
     (["--strength", "0.5"], "a", "needs a clip; write prompt@@path/to/clip.mp4"),
     (["--strength", "0.5"], "a@@nowhere.mp4", "clip nowhere.mp4 does not exist"),
     (["--strength", "0.5"], "a@@broken.mp4", "broken.mp4: not a video but a text file; give a whole video"),
+    (["--strength", "0.5"], "a@@damaged.mp4", "damaged.mp4: damaged after"),
     (["--strength", "0.5"], "a@@short.mp4", "12 frames at 8 a second, where the video has 17; give a longer clip, or "
                                             "--num-frames 9"),
     (["--invert", "model.sampler_config.target=sgm.modules.diffusionmodules.sampling.VPSDEDPMPP2MSampler"],

@@ -46,7 +46,7 @@ def plain(folder):
 def test_every_frame_is_read_once_and_in_order(name, tmp_path):
     path = make(tmp_path / name, *KINDS[name])
     clip, real = clips.read_clip(str(path), LONG)
-    assert real == FRAMES == clips.count_frames(str(path), LONG)
+    assert real == FRAMES == clips.probe_clip(str(path), LONG)[2]
     assert numbers_of(clip) == [*range(FRAMES), *[FRAMES - 1] * (33 - FRAMES)]
     with path.open("rb") as stream:
         assert torch.equal(clips.read_clip(io.BytesIO(stream.read()), LONG)[0], clip)
@@ -253,6 +253,29 @@ def test_no_other_file_is_opened(plain, tmp_path):
         clip = clips.ClipFile.__new__(clips.ClipFile)
         clip.file, clip.kind, clip.cut_off = file, "hls", False
         clip.account()
+
+
+def test_frames_that_lie_in_another_file_are_told(plain, tmp_path):
+    data = bytearray(plain.read_bytes())
+    kind, frames = data.index(b"url ", data.index(b"dref")), data.index(b"mdat") + 4
+    data[kind + 7] = 0  # not self-contained
+    length = int.from_bytes(data[frames - 8:frames - 4]) - 8
+    data[frames:frames + length] = bytes(length)
+    (tmp_path / "a.mov").write_bytes(data)
+    with pytest.raises(UnreadableClip, match="its frames are in another file.*save it as a self-contained movie"):
+        clips.read_clip(str(tmp_path / "a.mov"), FORM)
+
+
+def test_all_frames_are_read_as_shown(plain):
+    shown = torch.from_numpy(clips.read_frames(str(plain))).permute(0, 3, 1, 2) / 127.5 - 1
+    assert numbers_of(shown) == [*range(FRAMES)]
+
+
+def test_an_avi_that_breaks_off_between_frames_is_told(tmp_path):
+    whole = make(tmp_path / "a.avi", "-c:v", "mjpeg")
+    (tmp_path / "b.avi").write_bytes(whole.read_bytes()[:whole.read_bytes().index(b"00dc", 9000)])
+    with pytest.raises(UnreadableClip, match="breaks off after"):
+        clips.read_clip(str(tmp_path / "b.avi"), FORM)
 
 
 @pytest.mark.parametrize("source, says", [("/dev/null", "not a file"), (".", "not a file"), ("no\0thing", "opened"),

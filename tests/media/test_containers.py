@@ -14,7 +14,7 @@ NOT_VIDEOS = {
     b"version https://git-lfs.github.com/spec/v1\noid sha256:12\n": "git lfs pull",
     b"\x89PNG\r\n\x1a\n\0\0": "a picture (PNG)", b"\xff\xd8\xff\xe0": "a picture (JPEG)",
     b"RIFF\0\0\0\0WEBPVP8 ": "a picture (WebP)", b"\0\0\0\x1cftypavif": "a picture (AVIF",
-    b"RIFF\0\0\0\0WAVEfmt ": "sound alone", b"ID3\x04": "sound alone", b"PK\x03\x04": "an archive (ZIP)",
+    b"RIFF\0\0\0\0WAVEfmt ": "sound alone", b"ID3\x04": "sound alone", b"PK\x03\x04": "a ZIP archive; unpack it",
     b"\0\0\0\x01\x67\x42": "a bare stream", b"\x00\x05\x16\x07\0": "what macOS notes",
     b"a video of a cat": "a text file", b"file '/etc/passwd'\n": "a text file", b"\x80\x02\x7d\x71": "unknown format",
     b"img%03d.png": "a text file",

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from common.errors import DataError
 from common.listing import Remarks
@@ -100,6 +101,13 @@ def test_the_first_of_several_frames_is_used_and_said(tmp_path, caplog, suffix):
     image = load_image(saved(tmp_path / f"a.{suffix}", frames[0], save_all=True, append_images=frames[1:]))
     assert image[0].min() > 0.9 and image[1:].max() < -0.9
     assert len(caplog.messages) == 1 and "the first is used" in caplog.text and f"a.{suffix}" in caplog.text
+
+
+def test_a_long_text_in_a_picture_does_not_matter(tmp_path):
+    text = PngInfo()
+    text.add_text("workflow", "x" * 3_000_000, zip=True)
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "a.png", pnginfo=text)
+    assert load_image(tmp_path / "a.png")[0].min() == 1
 
 
 def mp4(path):

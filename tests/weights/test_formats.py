@@ -44,11 +44,11 @@ def array():
 WEIGHTS = {"a": torch.ones(300)}
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 11150000000\n"
 STRANGERS = {
-    "empty": (b"", "is empty; copy or download it again"),
+    "empty": (b"", "is an empty file; copy or download it again"),
     "pointer": (LFS, "is a Git LFS pointer.*git lfs pull"),
     "gguf": (b"GGUF\3\0\0\0" + bytes(40), "is a GGUF file; .*safetensors"),
-    "page": (b"\n  <!DOCTYPE html><html><title>Sign in</title>", "is a web page.*download it again"),
-    "error page": (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "is a web page"),
+    "page": (b"\n  <!DOCTYPE html><html><title>Sign in</title>", "is an HTML page.*download it again"),
+    "error page": (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "is an HTML page"),
     "message": (b'Entry not found', "is text .'Entry not found'., not weights"),
     "json": (b'{"error": "401"}', "is text"),
     "png": (picture("PNG"), "is a picture"), "jpg": (picture("JPEG"), "is a picture"),
@@ -59,7 +59,7 @@ STRANGERS = {
     "no zip": (archive(), "is a zip archive that holds no weights of torch.save .nothing"),
     "npy": (array(), "is a NumPy array"),
     "pickle": (pickle.dumps({"a": np.zeros(3)}), "refused: it is a Python pickle .*none of it was executed"),
-    "zeros": (bytes(4096), "filled with zeros, as a download that never finished"),
+    "zeros": (bytes(4096), "zero bytes alone; .* never finished"),
     "noise": (b"\x9f\x03\xff\0" * 50, "no known format"),
     "cut zip": (saved(WEIGHTS)[:-200], "is truncated or damaged"),
     "cut safetensors": (save(WEIGHTS)[:40], "is truncated"),
