@@ -1,5 +1,6 @@
 """Videos in segments: each keeps the last latent frames of what was before it, a clip or a segment, and goes on."""
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,10 +11,19 @@ from common.errors import ConfigError, DataError
 from configuration.settings import SamplingSettings
 from configuration.targets import instantiate_from_config
 from inference.sizes import ModelLimits, VideoPlan, choose_frames, physical_memory, plan_video
-from media.clips import ClipFormat, UnreadableClip, count_frames, read_clip
+from media.clips import ClipFormat, UnreadableClip, probe_clip, read_clip
 
 USUAL_SHARE = 0.4  # of a segment's latent frames are kept where their number is not given: 5 of 13
 LONGEST_CLIP = 481  # frames: a minute at 8 a second, all of which become part of the video
+
+
+@contextmanager
+def clip_named(path: str) -> Iterator[None]:
+    """Context manager for reading a clip: what is wrong with it becomes a DataError that names its file."""
+    try:
+        yield
+    except UnreadableClip as problem:
+        raise DataError(f"clip {path}: {problem}; give a whole video file, such as an mp4") from problem
 
 
 @dataclass(frozen=True)
@@ -42,10 +52,8 @@ class Segments:
     def after(self, path: str, plan: VideoPlan) -> "Segments":
         """Return these segments after a clip. Raises DataError for a clip that is too short, too long, or unreadable.
         """
-        try:
-            frames = count_frames(path, _whole(plan, LONGEST_CLIP + self.compression.time))
-        except UnreadableClip as problem:
-            raise DataError(f"clip {path}: {problem}; give a whole video file, such as an mp4") from problem
+        with clip_named(path):
+            frames = probe_clip(path, _whole(plan, LONGEST_CLIP + self.compression.time))[2]
         if frames < self.kept_frames:
             raise DataError(f"clip {path} is too short: {frames} frames at {plan.fps} a second, where {self.kept} kept "
                             f"latent frames stand for {self.kept_frames}; give a longer clip, or --continue-from "

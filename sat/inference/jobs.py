@@ -14,10 +14,10 @@ from common.errors import ConfigError, DataError
 from common.listing import Remarks
 from common.seeds import generator_for
 from configuration.settings import SamplingSettings
-from inference.continuing import Segments, segments_of
+from inference.continuing import Segments, clip_named, segments_of
 from inference.prompts import Prompt
 from inference.sizes import ModelLimits, VideoPlan, check_holdable, plan_video
-from media.clips import ClipFormat, UnreadableClip, read_clip
+from media.clips import ClipFormat, read_clip
 from media.images import fit_image_cover, fit_image_short_side, remark_fit
 from media.pictures import load_image
 
@@ -56,9 +56,10 @@ class Job:
     def clip(self) -> Tensor:
         """Return the prompt's clip, (3, T, H, W) in [-1, 1], at its size and rate; all of it before segments."""
         assert self.prompt.clip is not None
-        if self.segments is not None:
-            return self.segments.clip(self.prompt.clip, self.plan)
-        return read_clip(self.prompt.clip, clip_format(self.plan))[0].transpose(0, 1)
+        with clip_named(self.prompt.clip):
+            if self.segments is not None:
+                return self.segments.clip(self.prompt.clip, self.plan)
+            return read_clip(self.prompt.clip, clip_format(self.plan))[0].transpose(0, 1)
 
 
 def plan_jobs(prompts: Sequence[Prompt], limits: ModelLimits, settings: SamplingSettings, image_input: bool = False,
@@ -151,10 +152,8 @@ def _digest(path: str) -> str:
 
 
 def _check_clip(path: str, plan: VideoPlan, limits: ModelLimits) -> None:
-    try:
+    with clip_named(path):
         frames = read_clip(path, clip_format(plan))[1]  # decoded here, so that damage is found before weights are read
-    except UnreadableClip as problem:
-        raise DataError(f"clip {path}: {problem}; give a whole video file, such as an mp4") from problem
     if frames < plan.frames:
         possible = max(count for count in limits.frame_counts if count <= frames)
         raise DataError(f"clip {path} is too short: {frames} frames at {plan.fps} a second, where the video has "

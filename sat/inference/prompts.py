@@ -153,7 +153,7 @@ def _kind(path: str, source: Source) -> str:
     if source != "image or clip":
         return "image" if source == "image" else "clip"
     with open(path, "rb") as file:
-        return "image" if named(file.read(HEAD)).startswith("a picture") else "clip"
+        return "image" if named(file.read(HEAD)).name.startswith("a picture") else "clip"
 
 
 def _existing(path: str, source: str, where: str, folder: Path) -> str:
