@@ -80,7 +80,7 @@ def sample_prompt_file(args: Arguments, steps: console.Steps) -> None:
     with ExitStack() as held:
         with steps("configuration", announce=False), report_once():
             limits = check_run(args)
-            prompts = read_prompts(args.sampling.input_file, source_of_prompts(args.sampling, image_input(args)))
+            prompts = read_prompts(args.sampling.input_file, source_of_prompts(args.sampling, args.model_config))
             held.enter_context(own_output(args.sampling.output_dir))
             jobs = jobs_of(prompts, limits, args, run_made_from(args))
         steps.announce("configuration", f": {summary(args)}")
@@ -109,7 +109,7 @@ def sample_typed_prompts(args: Arguments, steps: console.Steps) -> None:
         with run_processes(args) as device:
             with steps("model load"):
                 engine = load_engine(args, device)
-            for prompt in ask_prompts(source_of_prompts(args.sampling, image_input(args))):
+            for prompt in ask_prompts(source_of_prompts(args.sampling, args.model_config)):
                 try:
                     jobs = jobs_of([prompt], limits, args, run)
                 except DataError as error:  # such as a damaged clip, which must not end the run
@@ -124,7 +124,7 @@ def save_text_embeddings(args: Arguments, steps: console.Steps) -> None:
     """Write the text embeddings of all prompts of a file; neither transformer nor autoencoder is loaded."""
     with steps("configuration", announce=False):
         path = check_encoding(args)
-        prompts = read_prompts(args.sampling.input_file, source_of_prompts(args.sampling, image_input(args)))
+        prompts = read_prompts(args.sampling.input_file, source_of_prompts(args.sampling, args.model_config))
         texts = texts_of(prompts, args.sampling.negative_prompt)
     steps.announce("configuration", f": text embeddings of {len(texts)} text(s), on {args.run.device}")
     with steps("model load"):

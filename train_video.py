@@ -204,8 +204,8 @@ def without_encoders(args: Arguments, text: Mapping, network: nn.Module | None) 
     engine = DiffusionEngine(encoders.without().of_engine(), network)
     for number, known in text.items():
         engine.conditioner.embedders[number].known = known
-    image_to_video = engine.config.noised_image_input
-    if args.training.sample_interval and (image_to_video or not args.training.only_log_video_latents):
+    encodes = engine.config.noised_image_input or engine.config.control_input
+    if args.training.sample_interval and (encodes or not args.training.only_log_video_latents):
         engine.first_stage_model = encoders.vae
     return engine
 

@@ -36,6 +36,7 @@ from diffusion_video import DiffusionEngine
 from inference.pipeline import load_engine
 from inference.sizes import model_limits, plan_video
 from media.clips import read_frames
+from media.controls import made_control
 from media.videos import write_outputs
 from sgm.sampling import StepInfo
 from tools.shapes_world import COLORS, PALETTE, Combination, all_combinations, render
@@ -70,9 +71,15 @@ def chosen(every: int, colors: Sequence[str] = tuple(COLORS)) -> list[Combinatio
     return seen[::every] + unseen[::every]
 
 
-def first_frame(combination: Combination, seed: int) -> np.ndarray:
-    """Return the rendered first frame (64, 64, 3) that image-to-video starts from."""
-    return render(combination, np.random.default_rng([seed, 77]))[0]
+def rendered(combination: Combination, seed: int) -> Tensor:
+    """Return a rendered clip (17, 3, 64, 64) in [-1, 1], whose first frame or mask a model is given."""
+    frames = render(combination, np.random.default_rng([seed, 77]))
+    return torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def control_of(combination: Combination, seed: int) -> Tensor:
+    """Return the control clip (17, 3, 64, 64) of a rendered clip: its mask."""
+    return made_control("mask", rendered(combination, seed))
 
 
 def sample_batch(engine: DiffusionEngine, batch: Sequence[Combination], shape: Sequence[int], seed: int, start: int = 0,
@@ -81,9 +88,11 @@ def sample_batch(engine: DiffusionEngine, batch: Sequence[Combination], shape: S
     texts = {"txt": [c.caption for c in batch]}
     cond, uncond = engine.conditioner.get_unconditional_conditioning(texts, texts, force_uc_zero_embeddings=["txt"])
     if engine.config.noised_image_input:
-        frames = np.stack([first_frame(c, seed) for c in batch])
-        images = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
+        images = torch.stack([rendered(c, seed)[0] for c in batch])
         cond["concat"] = uncond["concat"] = engine.encode_image(images, shape[0], generator_for(seed, start))
+    if engine.config.control_input:
+        controls = torch.stack([control_of(c, seed) for c in batch]).transpose(1, 2)
+        cond["concat"] = uncond["concat"] = engine.encode_clip(controls)
     return engine.sample(cond, uncond, batch_size=len(batch), shape=shape, callback=callback,
                          generator=[generator_for(seed, start + i) for i in range(len(batch))])
 
@@ -138,7 +147,8 @@ def judge_model(model: str, args: Arguments, options: argparse.Namespace) -> lis
             results.append((combination, judge_file(video)))
             if model == "i2v":
                 shown = read_frames(str(video))[0].astype(float)
-                errors.append(np.square(shown - first_frame(combination, seed)).mean())
+                given = (rendered(combination, seed)[0].permute(1, 2, 0).numpy() + 1) * 127.5
+                errors.append(np.square(shown - given).mean())
     rows = split_rows(model, results)
     if errors:
         quality = [10 * math.log10(255**2 / max(e, 1e-9)) for e in errors]

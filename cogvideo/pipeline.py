@@ -68,18 +68,21 @@ class Pipeline:
 
     def __call__(self, prompt: str | Sequence[str], *, seed: int | Sequence[int] | None = None, num_samples: int = 1,
                  image: Picture | Sequence[Picture] | None = None, last: Picture | Sequence[Picture] | None = None,
-                 negative_prompt: str | None = None, num_frames: int | None = None,
-                 callback: Callable[[StepInfo], None] | None = None) -> Any:
+                 control: Picture | Sequence[Picture] | None = None, negative_prompt: str | None = None,
+                 num_frames: int | None = None, callback: Callable[[StepInfo], None] | None = None) -> Any:
         """Make a video of each prompt, sample and seed; return their results in that order, or the one for one prompt.
 
         A prompt's videos are those that the command line makes of it at the same place in a file. `seed` None is that
         of the configuration. `image`, and `last` for the picture that a video ends with, are one picture or one for
-        each prompt: a path, a PIL image, or an array (H, W, 3) uint8. `callback` is called after every step of every
+        each prompt: a path, a PIL image, or an array (H, W, 3) uint8. `control` is the path of the clip that a video
+        follows, or one for each prompt. `callback` is called after every step of every
         video. Raises ConfigError or DataError.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         with tempfile.TemporaryDirectory() as folder:
-            given = _prompts(prompts, image, last, Path(folder))
+            given = [replace(one, control=None if clip is None else str(clip))
+                     for one, clip in zip(_prompts(prompts, image, last, Path(folder)),
+                                          _each(control, len(prompts), "control"), strict=True)]
             jobs = self._jobs(given, num_samples, num_frames)
         with torch.no_grad():
             conditions = encode_prompts(self.engine, jobs, negative_prompt)
@@ -116,10 +119,16 @@ class Pipeline:
         """Return a job for each sample of each prompt. Raises ConfigError for a length that needs other positions."""
         sampling = replace(self.args.sampling, num_samples=num_samples,
                            num_frames=num_frames or self.args.sampling.num_frames)
-        needs_image = bool(self.args.model_config.get("noised_image_input"))
+        needs_image, follows = (bool(self.args.model_config.get(key)) for key in ("noised_image_input",
+                                                                                  "control_input"))
         for prompt in prompts:
             if needs_image != (prompt.image is not None):
                 raise DataError(f"prompt {prompt.index}: this model {'needs an' if needs_image else 'takes no'} image")
+            if follows != (prompt.control is not None):
+                raise DataError(f"prompt {prompt.index}: this model {'needs a' if follows else 'takes no'} control "
+                                "clip")
+            if prompt.control is not None and not Path(prompt.control).is_file():
+                raise DataError(f"prompt {prompt.index}: control clip {prompt.control} does not exist")
         check_prompts(self.args.model_config, prompts)
         jobs = plan_jobs(prompts, self.limits, sampling, needs_image)
         loaded = self.args.sampling.num_frames or 0

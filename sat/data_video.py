@@ -1,7 +1,8 @@
 """Data sets of captioned videos: a folder of clips with captions, or WebDataset shards of them.
 
 An item is ``{"mp4": (T, 3, H, W) float32 in [-1, 1], "txt": str, "num_frames": int, "fps": number}``, where
-`num_frames` counts the real frames and the rest of the T repeat the last one.
+`num_frames` counts the real frames and the rest of the T repeat the last one. With `control` it also has the control
+clip, ``"control": (T, 3, H, W)``.
 """
 
 import io
@@ -10,6 +11,7 @@ import logging
 import tarfile
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +19,7 @@ from typing import Annotated
 import webdataset
 from annotated_types import MinLen
 from braceexpand import braceexpand
+from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from common.errors import ConfigError, DataError
@@ -24,11 +27,19 @@ from common.kinds import Count, Positive, Rate, Seed, Sides, SidesOfEach, Size
 from common.listing import listed
 from common.ranks import is_main_process
 from common.text import decoded
-from media.clip_facts import Facts
-from media.clip_folders import CaptionLines, Clip, folded, read_clip_folder
+from media.clip_facts import Facts, gather
+from media.clip_folders import CaptionLines, Clip, ClipFolder, folded, read_clip_folder
 from media.clip_survey import ShortClips, Survey, require_captions, without_caption
 from media.clips import ClipFormat, UnreadableClip, clip_forms, read_clip
 from media.containers import VIDEO_SUFFIXES
+from media.controls import (
+    FROM_FILES,
+    Control,
+    check_controls,
+    control_files,
+    is_control_file,
+    made_control,
+)
 from parallel import groups
 
 logger = logging.getLogger(__name__)
@@ -55,20 +66,22 @@ class SFTDataset(Dataset):
         txt_key: str | None = None,
         short_clips: ShortClips = "mask",
         allow_no_captions: bool = False,
+        control: Control | None = None,
     ):
         """Find the clips; `video_size` is (height, width), `skip_frms_num` frames are skipped at each end of a file.
 
         A caption is all of its text, or with `caption_lines` "first" the first line of it. `txt_key` is the caption's
         column in a list. `short_clips` says what becomes of clips that have less than `max_num_frames`, for `buckets`
-        and training. `allow_no_captions` accepts a folder without any.
+        and training. `allow_no_captions` accepts a folder without any. `control` says where control clips come from:
+        made of each clip (`media.controls`), or with "folder" from `controls/NAME.mp4` beside `videos/NAME.mp4`.
         """
         forms = clip_forms(video_size, fps, max_num_frames, skip_frms_num)
         if len(forms) > 1:
             raise ConfigError("data.params: several sizes or lengths make buckets; give one video_size and one "
                               "max_num_frames")
-        found = read_clip_folder(Path(data_dir), caption_lines, txt_key)
+        found = _clips_of(data_dir, caption_lines, txt_key, control)
         _report(data_dir, [*found.oddities, *without_caption(found.clips, allow_no_captions)])
-        self._hold(found.clips, forms[0], short_clips)
+        self._hold(found.clips, forms[0], short_clips, control=control)
 
     @classmethod
     def buckets(cls, data_dir: str, memory: Path | None = None, **params) -> list["SFTDataset"]:
@@ -80,28 +93,32 @@ class SFTDataset(Dataset):
         clip can be used, and if no clip has a caption, unless `allow_no_captions`.
         """
         forms, short_clips = clip_forms_of(params), params.get("short_clips", "mask")
-        allowed = params.get("allow_no_captions", False)
-        found = read_clip_folder(Path(data_dir), params.get("caption_lines", "all"), params.get("txt_key"))
+        allowed, control = params.get("allow_no_captions", False), params.get("control")
+        found = _clips_of(data_dir, params.get("caption_lines", "all"), params.get("txt_key"), control)
         if not allowed:
             require_captions(found)
         survey = Survey.of(found, forms, short_clips, memory)
         _report(data_dir, [*found.oddities, *without_caption(found.clips, allowed), *survey.oddities()])
+        digests = _control_digests(survey, memory) if control == FROM_FILES else [x.digest for x in survey.facts]
         made = []
         for form, members in survey.usable.items():
             bucket = cls.__new__(cls)
-            bucket._hold([found.clips[i] for i in members], form, short_clips, [survey.facts[i] for i in members])
+            bucket._hold([found.clips[i] for i in members], form, short_clips, [survey.facts[i] for i in members],
+                         control, [digests[i] for i in members])
             made += [bucket] if members else []
         logger.info("%s: %d of %d clips, with captions from %s", data_dir, sum(map(len, made)), len(found.clips),
                     found.captions_from)
         return made
 
-    def _hold(self, clips: Sequence[Clip], form: ClipFormat, short_clips: ShortClips, facts: Sequence[Facts] = ()
-              ) -> None:
+    def _hold(self, clips: Sequence[Clip], form: ClipFormat, short_clips: ShortClips, facts: Sequence[Facts] = (),
+              control: Control | None = None, control_digests: Sequence[str] = ()) -> None:
         self.form, self.short_clips = form, short_clips
         self.videos = [clip.video for clip in clips]
         self.captions = [clip.caption for clip in clips]
         self.frames = [known.frames for known in facts]
         self.digests = [known.digest for known in facts]
+        self.control, self.control_digests = control, control_digests
+        self.controls = control_files(self.videos) if control == FROM_FILES else []
         self.unreadable: set[int] = set()
 
     @classmethod
@@ -121,12 +138,45 @@ class SFTDataset(Dataset):
                 continue
             try:
                 clip, num_frames = read_clip(str(self.videos[candidate]), self.form)
+                control = self._control(candidate, clip, num_frames)
             except UnreadableClip as problem:
                 self.unreadable.add(candidate)
                 logger.warning("clip %s skipped: %s", self.videos[candidate], problem)
                 continue
-            return make_item(clip, self.captions[candidate], num_frames, self.form)
+            return make_item(clip, self.captions[candidate], num_frames, self.form) | control
         raise DataError(f"none of the {len(self)} clips can be read, the first is {self.videos[0]}: replace them")
+
+
+    def _control(self, number: int, clip: Tensor, num_frames: int) -> dict[str, Tensor]:
+        """Return an item's `control`, if it has one. Raises UnreadableClip for a file that ends before the clip."""
+        if self.control is None:
+            return {}
+        if not self.controls:
+            return {"control": made_control(self.control, clip)}
+        control, there = read_clip(str(self.controls[number]), self.form)
+        if there < num_frames:
+            raise UnreadableClip(f"its control clip has {there} frames, not {num_frames}")
+        return {"control": control}
+
+
+def _clips_of(data_dir: str, caption_lines: CaptionLines, txt_key: str | None, control: str | None) -> ClipFolder:
+    """Return the clips of a folder, without those that control others."""
+    found = read_clip_folder(Path(data_dir), caption_lines, txt_key)
+    if control != FROM_FILES:
+        return found
+    clips = [clip for clip in found.clips if not is_control_file(clip.video, Path(data_dir))]
+    if not clips:
+        raise DataError(f"training data {data_dir} has control clips alone; put the clips into {data_dir}/videos")
+    return replace(found, clips=clips)
+
+
+def _control_digests(survey: Survey, memory: Path | None) -> list[str]:
+    """Return the digests of the files of all control clips, empty without a memory. Raises DataError for unfit ones."""
+    videos = [clip.video for clip in survey.folder.clips]
+    files = control_files(videos)
+    facts = gather(files, max(survey.usable, key=lambda form: form.max_num_frames), memory)
+    check_controls(videos, survey.facts, facts, files)
+    return [known.digest for known in facts]
 
 
 def clip_forms_of(params: Mapping) -> list[ClipFormat]:

@@ -200,8 +200,9 @@ class DiffusionEngine(LatentCodec):
 
         `batch[input_key]` is a video (B, T, 3, H, W) in [-1, 1], or latents with `latent_input`. Image-to-video on
         latents also needs the first frame, `batch["image"]` (B, 3, H, W), or the VAE's latent of the noised first
-        frame, `batch["image_latents"]` (B, 1, C, h, w). `batch["counted"]` (B, t), if present, is 1 for latent
-        frames that count in the loss.
+        frame, `batch["image_latents"]` (B, 1, C, h, w). A model with control input needs `batch["control"]`, a video
+        like the other, or the VAE's latents of it, `batch["control_latents"]`. `batch["counted"]` (B, t), if present,
+        is 1 for latent frames that count in the loss.
         """
         if self.loss_fn is None:
             raise ConfigError("model.loss_fn_config is missing; give the loss's target and params")
@@ -219,6 +220,8 @@ class DiffusionEngine(LatentCodec):
         if image is not None:
             last = self._noised_last(batch, None if is_latent else video)
             batch["concat_images"] = self._dropped(self._over_frames(image, latents.shape[1], last))
+        elif self.config.control_input:
+            batch["concat_images"] = self._control(batch)
         terms = self.loss_fn.terms(self.predict, self.denoiser, self.conditioner, latents, batch)
         loss = terms.loss.mean()
         return loss, {"loss": loss.detach(), "loss_per_sample": terms.loss.detach(), "timesteps": terms.timesteps}
@@ -226,6 +229,14 @@ class DiffusionEngine(LatentCodec):
     def disable_untrainable_params(self) -> None:
         """Freeze the parameters that `not_trainable_prefixes` names, except LoRA's matrices."""
         freeze(self.named_parameters(), self.config.not_trainable_prefixes)
+
+    def _control(self, batch: Mapping) -> Tensor:
+        """Return the scaled latents (B, T, C, h, w) of a batch's control clips, padded as the latents are."""
+        if "control_latents" in batch:
+            return self._padded(batch["control_latents"].to(self.device).float() * self.scale_factor)
+        if "control" not in batch:
+            raise ValueError("training with control clips needs batch['control'] or batch['control_latents']")
+        return self.encode_clip(batch["control"].to(self.device).transpose(1, 2))
 
     def _noised_image(self, batch: Mapping, video: Tensor | None) -> Tensor | None:
         """Return the latent (B, 1, C, h, w) of the first frame with noise of sigma = exp(N(-3, 0.5)), drawn per clip.

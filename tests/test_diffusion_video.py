@@ -144,6 +144,26 @@ def test_training_on_cached_latents_equals_training_on_the_video(small_model):
     torch.testing.assert_close(from_latents, from_video)
 
 
+@pytest.mark.parametrize("patches, padding", [({}, 0), ({"patch_size": [2, 2, 2], "ofs_embed_dim": 32}, 1)])
+def test_control_training_joins_the_mean_latents_of_the_control_clip(small_model, patches, padding):
+    config = config_of(small_model, "i2v", noised_image_input=False, control_input=True, latent_input=True)
+    config.network_config.params.update(patches)
+    engine, seen = build(config), []
+    engine.model.register_forward_pre_hook(lambda module, args, kwargs: seen.append(args[2]["concat"]),
+                                           with_kwargs=True)
+    video, control = torch.rand(2, 2, 17, 3, 32, 32) * 2 - 1
+    batch = {"mp4": video, "txt": ["a", "a red circle"]}
+    engine.shared_step({**batch, "control": control})
+    latents = engine.encode_first_stage(control.transpose(1, 2), sample_posterior=False).transpose(1, 2)
+    engine.shared_step({**batch, "control_latents": latents / engine.scale_factor})
+    assert seen[0].shape == (2, 5 + padding, 4, 4, 4)
+    for given in seen:
+        torch.testing.assert_close(given[:, padding:], latents)
+        torch.testing.assert_close(given[:, :padding], latents[:, :padding])
+    with pytest.raises(ValueError, match="needs batch\\['control'\\]"):
+        engine.shared_step(batch)
+
+
 def test_image_training_drops_the_image_latent(small_model):
     engine = build(config_of(small_model, "i2v", noised_image_dropout=1.0))
     seen = {}
@@ -254,6 +274,7 @@ def test_missing_parts_and_files_are_found_without_building(small_model):
 
 @pytest.mark.parametrize("change, says", [
     ({"noised_image_input": True}, "in_channels is 4"),
+    ({"control_input": True}, "in_channels is 4; with control_input true it must be 2 x out_channels = 8"),
     ({"network_config": {"params": {"modules": {"pos_embed_config": {"params": {"text_length": 9}}}}}},
      "max_length is 12"),
     ({"network_config": {"params": {"modules": {"patch_embed_config": {"params": {"text_hidden_size": 9}}}}}},

@@ -160,7 +160,7 @@ def autoencoder_costs(args: Arguments, model: ModelConfig, plan: VideoPlan, dtyp
         codec.configure_memory(args.autoencoder)
         latents = torch.empty(1, plan.channels, plan.latent_frames - plan.pad_latents, plan.latent_height,
                               plan.latent_width, dtype=dtype)
-        from_clip = args.sampling.strength is not None or args.sampling.invert
+        from_clip = args.sampling.strength is not None or args.sampling.invert or model.control_input
         given = plan.frames if from_clip else int(model.noised_image_input)
         if (segments := segments_of(args.sampling, model_limits(args.model_config))) is not None:
             given = segments.kept_frames

@@ -52,7 +52,7 @@ def planned_model(args: Arguments) -> ModelConfig:
         logger.warning("%s", told)
     configure_lora(args.model_config, args.run)
     model = ModelConfig.read(args.model_config)
-    check_start(args.sampling, model.sampler)
+    check_start(args.sampling, model)
     check_segments(args.sampling, model_limits(args.model_config), model.sampler)
     return model
 
@@ -159,6 +159,9 @@ def _video(settings: SamplingSettings, model: ModelConfig, limits: ModelLimits, 
         crop = "" if plan.patches == full else f", cropped from positions for {full[0]} x {full[1]} x {full[2]}"
     text = (params["modules"]["pos_embed_config"].get("params") or {}).get("text_length", 0)
     yield f"tokens: {text} of text and {t * h * w} of video ({t} x {h} x {w} patches{crop})"
+    if model.control_input:
+        yield (f"control clips: {plan.frames} frames at {plan.fps} fps, resized to cover {plan.height} x {plan.width}, "
+               "cropped at the centre")
     if model.noised_image_input:
         yield (f"images: resized to cover {plan.height} x {plan.width}, cropped at the centre"
                if not limits.size_from_image else

@@ -64,11 +64,7 @@ def check_fit(config: "ModelConfig") -> None:
     """Raise ConfigError, naming the keys, if two parts disagree; also raises as `weak_network.check_guidance` does."""
     network = require(config.network_config.get("params"), "model.network_config.params", "in_channels",
                       "out_channels", "patch_size", "modules")
-    joined = 2 if config.noised_image_input else 1
-    if network["in_channels"] != joined * network["out_channels"]:
-        raise ConfigError(f"model.network_config.params.in_channels is {network['in_channels']}; with "
-                          f"noised_image_input {str(config.noised_image_input).lower()} it must be {joined} x "
-                          f"out_channels = {joined * network['out_channels']}")
+    _check_joined(config, network["in_channels"], network["out_channels"])
     modules = require(network["modules"], "modules", "pos_embed_config", "patch_embed_config")
     positions = modules["pos_embed_config"].get("params") or {}
     patches = modules["patch_embed_config"].get("params") or {}
@@ -92,6 +88,19 @@ def check_fit(config: "ModelConfig") -> None:
         sampler = instantiate_from_config(config.sampler_config)
         check_compatible(sampler, instantiate_from_config(config.denoiser_config))
         check_guidance(sampler.guider, config.network_config)
+
+
+def _check_joined(config: "ModelConfig", in_channels: int, out_channels: int) -> None:
+    """Raise ConfigError if the network does not take the channels that are joined to the latent."""
+    if config.noised_image_input and config.control_input:
+        raise ConfigError("model.noised_image_input and model.control_input are both true; the channels beside the "
+                          "latent hold one of the two: set one to false")
+    key = "control_input" if config.control_input else "noised_image_input"
+    joined = 2 if config.noised_image_input or config.control_input else 1
+    if in_channels != joined * out_channels:
+        raise ConfigError(f"model.network_config.params.in_channels is {in_channels}; with "
+                          f"{key} {str(joined == 2).lower()} it must be {joined} x out_channels = "
+                          f"{joined * out_channels}")
 
 
 def check_device(config: "ModelConfig", device: torch.device, dtype: torch.dtype) -> None:

@@ -42,15 +42,15 @@ def check_run(args: Arguments) -> ModelLimits:
     args.config.data = check_data_section(args.data_config)
     _check_image_input(model, args.sampling.image2video)
     check_negative_prompt(args.sampling.negative_prompt)
-    sampler, weights = model.sampler, args.run.weights
+    weights = args.run.weights
     limits = model_limits(args.model_config)
     check_holdable(plan_video(limits, args.sampling))
     if (told := prepare_length(args.model_config, limits, args.sampling)) is not None:
         logger.warning("%s", told)
     configure_lora(args.model_config, args.run)
     check_network(args.model_config.network_config, weights)
-    check_start(args.sampling, sampler)
-    check_segments(args.sampling, limits, sampler)
+    check_start(args.sampling, model)
+    check_segments(args.sampling, limits, model.sampler)
     check_quantization(args.memory, args.run.device)
     if not args.sampling.only_save_latents:
         check_encoder()
@@ -61,8 +61,11 @@ def check_run(args: Arguments) -> ModelLimits:
     return limits
 
 
-def source_of_prompts(settings: SamplingSettings, image_input: bool) -> Source | None:
-    """Return what every prompt names beside its text: a clip, an image, or nothing."""
+def source_of_prompts(settings: SamplingSettings, model_config: Mapping) -> Source | None:
+    """Return what every prompt names beside its text: a clip, a control clip, an image, or nothing."""
+    image_input = model_config.get("noised_image_input")
+    if model_config.get("control_input"):
+        return "control"
     if starts_from_clips(settings) or settings.continue_from is not None and settings.segments is None:
         return "clip"
     if settings.segments is not None:

@@ -73,8 +73,8 @@ def record_of(job: Job, args: Arguments, device: torch.device, trace: Mapping) -
     """Return the record of a video: everything needed to make it again, and the course of sampling."""
     plan, sampling = job.plan, args.sampling
     return {"prompt": job.prompt.text, "image": job.prompt.image, "last": job.prompt.last, "clip": job.prompt.clip,
-            "strength": sampling.strength, "invert": sampling.invert, **_in_segments(job),
-            "negative_prompt": sampling.negative_prompt,
+            "control": job.prompt.control, "strength": sampling.strength, "invert": sampling.invert,
+            **_in_segments(job), "negative_prompt": sampling.negative_prompt,
             "loras": [chosen._asdict() for chosen in args.run.loras],
             "seed": args.run.seed, "prompt_index": job.prompt.index, "sample": job.sample,
             "frames": job.frames, "height": plan.height, "width": plan.width, "fps": plan.fps,

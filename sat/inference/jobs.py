@@ -30,7 +30,7 @@ MOST_VIDEOS = 100_000  # of one run
 class Job:
     """One video. `image` and `last` are (3, H, W) in [-1, 1], already of the video's size; None if it has none.
 
-    `contents` are digests of the prompt's `image` or `clip`, `run` is what all videos of the run are made from
+    `contents` are digests of the prompt's files, `run` is what all videos of the run are made from
     (`inference.made_from`). `plan` is that of one segment, if the video is made in `segments`.
     """
 
@@ -56,10 +56,19 @@ class Job:
     def clip(self) -> Tensor:
         """Return the prompt's clip, (3, T, H, W) in [-1, 1], at its size and rate; all of it before segments."""
         assert self.prompt.clip is not None
+        if self.segments is None:
+            return self._read(self.prompt.clip)
         with clip_named(self.prompt.clip):
-            if self.segments is not None:
-                return self.segments.clip(self.prompt.clip, self.plan)
-            return read_clip(self.prompt.clip, clip_format(self.plan))[0].transpose(0, 1)
+            return self.segments.clip(self.prompt.clip, self.plan)
+
+    def control(self) -> Tensor:
+        """Return the clip that the video follows, (3, T, H, W) in [-1, 1], at the video's size and rate."""
+        assert self.prompt.control is not None
+        return self._read(self.prompt.control)
+
+    def _read(self, path: str) -> Tensor:
+        with clip_named(path):
+            return read_clip(path, clip_format(self.plan))[0].transpose(0, 1)
 
 
 def plan_jobs(prompts: Sequence[Prompt], limits: ModelLimits, settings: SamplingSettings, image_input: bool = False,
@@ -80,7 +89,7 @@ def plan_jobs(prompts: Sequence[Prompt], limits: ModelLimits, settings: Sampling
             image, plan = None, plan_video(limits, settings)
             own = segments.after(prompt.clip, plan)
         last = None if prompt.last is None else _fitted_last(prompt.last, plan, remarks)
-        files = {"image": prompt.image, "clip": prompt.clip, "last": prompt.last}
+        files = {"image": prompt.image, "clip": prompt.clip, "last": prompt.last, "control": prompt.control}
         contents = {name: _digest(path) for name, path in files.items() if path}
         for sample in range(settings.num_samples):
             folder = Path(settings.output_dir) / prompt.folder / str(sample)
@@ -118,9 +127,11 @@ def _fitted(prompt: Prompt, limits: ModelLimits, settings: SamplingSettings, ima
 
     An image-to-video model that starts from a clip is given the clip's first frame.
     """
+    given = prompt.clip or prompt.control
+    if given is not None:
+        _check_clip(given, plan_video(limits, settings), limits)
     if prompt.clip is not None:
         plan = plan_video(limits, settings)
-        _check_clip(prompt.clip, plan, limits)
         return read_clip(prompt.clip, clip_format(plan, 1))[0][0] if image_input else None, plan
     if prompt.image is None:
         return None, plan_video(limits, settings)

@@ -99,6 +99,9 @@ def sample_latents(engine: DiffusionEngine, batch: Sequence[Job], conditions: Co
     cond, uncond = batched(batch, conditions)
     if engine.config.noised_image_input:
         cond["concat"] = uncond["concat"] = _encoded_images(engine, batch, seed, segment)
+    elif engine.config.control_input:
+        controls = torch.cat([engine.encode_clip(job.control()[None].to(engine.device)) for job in batch])
+        cond["concat"] = uncond["concat"] = controls
     start: Start | None
     if segment.kept is None:
         start = find_start(engine, batch, cond, args.sampling)

@@ -19,11 +19,12 @@ from configuration.yaml_files import existing_path
 logger = logging.getLogger(__name__)
 
 SOURCE_MARK = "@@"
-Source = Literal["image", "clip", "image or clip", "clip if any"]
+Source = Literal["image", "clip", "image or clip", "clip if any", "control"]
 NEEDED_BY = {"image": ("this model needs an image", "image.png"),
              "clip": ("a run with args.strength, args.invert or args.continue_from needs a clip", "clip.mp4"),
              "image or clip": ("this model needs an image, or a clip to continue", "image.png"),
-             "clip if any": ("a path is missing", "clip.mp4")}
+             "clip if any": ("a path is missing", "clip.mp4"),
+             "control": ("this model needs a control clip", "control.mp4")}
 QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019"}  # opening mark: closing mark
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 SHOWN_OF_NO_TEXT = 40  # characters of a typed line that is left out
@@ -36,7 +37,8 @@ NAME_BYTES = 200  # file systems allow 255 bytes, which include the index in fro
 class Prompt:
     """The text of a video; `index` counts prompts from 0, `image` or `clip` is the path of what it starts from.
 
-    `last` is the path of the picture that the video ends with, beside an `image`.
+    `last` is the path of the picture that the video ends with, beside an `image`, `control` that of the clip that the
+    video follows.
     """
 
     index: int
@@ -44,6 +46,7 @@ class Prompt:
     image: str | None = None
     clip: str | None = None
     last: str | None = None
+    control: str | None = None
 
     @property
     def folder(self) -> str:
@@ -139,7 +142,8 @@ def parse_prompt(line: str, index: int, source: Source | None, where: str, folde
     first, *more = (part.strip() for part in path.split(SOURCE_MARK))
     one, takes_last = source.removesuffix(" if any"), "image" in source
     if len(more) > takes_last:
-        raise DataError(f"{where}: {SOURCE_MARK} stands there {len(more) + 1} times; a prompt starts from one {one}"
+        role = "follows" if source == "control" else "starts from"
+        raise DataError(f"{where}: {SOURCE_MARK} stands there {len(more) + 1} times; a prompt {role} one {_named(one)}"
                         f"{' and may end with another' if takes_last else ''}")
     found = _existing(first, one, where, folder)
     kind = _kind(found, source)
@@ -149,9 +153,9 @@ def parse_prompt(line: str, index: int, source: Source | None, where: str, folde
 
 
 def _kind(path: str, source: Source) -> str:
-    """Return "image" or "clip", which a file that may be either is by its first bytes."""
+    """Return "image", "clip" or "control"; a file that may be an image or a clip is known by its first bytes."""
     if source != "image or clip":
-        return "image" if source == "image" else "clip"
+        return source.removesuffix(" if any")
     with open(path, "rb") as file:
         return "image" if named(file.read(HEAD)).name.startswith("a picture") else "clip"
 
@@ -178,8 +182,12 @@ def _spellings(path: str, folder: Path) -> Iterator[str]:
 
 def _why_missing(path: str, source: str, folder: Path) -> str:
     if any(map(os.path.isdir, _spellings(path, folder))):
-        return f"{source} {path} is a folder; name a file after {SOURCE_MARK}"
-    return f"{source} {path[:LONGEST_SHOWN]} does not exist; correct the path after {SOURCE_MARK}"
+        return f"{_named(source)} {path} is a folder; name a file after {SOURCE_MARK}"
+    return f"{_named(source)} {path[:LONGEST_SHOWN]} does not exist; correct the path after {SOURCE_MARK}"
+
+
+def _named(source: str) -> str:
+    return "control clip" if source == "control" else source
 
 
 def clean_name(text: str) -> str:

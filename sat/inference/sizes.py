@@ -109,11 +109,13 @@ def model_limits(model: Mapping) -> ModelLimits:
 def _ways(model: Mapping, rotary: bool) -> dict[str, int]:
     """Return the ways in which a model can exceed its trained length, and how many times, the better way first.
 
-    Image-to-video models have none: RIFLEx harms them, and an image would reach the first window alone.
+    Image-to-video models have none: RIFLEx harms them, and an image would reach the first window alone. Models with
+    control input have windows, each with its stretch of the control clip.
     """
     if model.get("noised_image_input"):
         return {}
-    riflex = {RIFLEX: MOST_BY_RIFLEX} if rotary and model.get("time_windows") is None else {}
+    known = rotary and model.get("time_windows") is None and not model.get("control_input")
+    riflex = {RIFLEX: MOST_BY_RIFLEX} if known else {}
     return riflex | {WINDOWS: MOST_BY_WINDOWS}
 
 

@@ -6,6 +6,7 @@ import torch
 
 from common import console
 from common.errors import ConfigError
+from configuration.model import ModelConfig
 from configuration.settings import SamplingSettings
 from configuration.targets import instantiate_from_config
 from diffusion_video import DiffusionEngine
@@ -15,15 +16,24 @@ from sgm.sampling import FromClip, Start, undoes_inversion
 from sgm.sampling.inversion import noisiest_inverted
 from sgm.sampling.start import check_strength
 
+STARTS = ("strength", "invert", "continue_from", "segments")  # what a video starts from
+
 
 def starts_from_clips(settings: SamplingSettings) -> bool:
     return settings.strength is not None or settings.invert
 
 
-def check_start(settings: SamplingSettings, sampler_config: Mapping) -> None:
-    """Raise ConfigError if no step would be made, and for a sampler that would not undo an inversion."""
-    sampler = instantiate_from_config(sampler_config)
+def check_start(settings: SamplingSettings, model: ModelConfig) -> None:
+    """Raise ConfigError if no step would be made, and for a sampler that would not undo an inversion.
+
+    Also raises it for a model whose prompts name control clips.
+    """
+    sampler = instantiate_from_config(model.sampler)
     schedule = sampler.schedule()
+    given = [key for key in STARTS if getattr(settings, key) not in (None, False)]
+    if given and model.control_input:
+        raise ConfigError(f"args.{given[0]} does not work with model.control_input: the clip of a prompt is what the "
+                          "video follows, not what it starts from; leave it out")
     if not starts_from_clips(settings):
         return
     strength = 1.0 if settings.strength is None else settings.strength
@@ -34,7 +44,7 @@ def check_start(settings: SamplingSettings, sampler_config: Mapping) -> None:
         raise ConfigError(f"args.strength {strength:g} leaves none of {schedule.num_steps} step(s), so that the clip "
                           f"would not change; give more steps (--num-inference-steps), or at least {least:g}")
     if settings.invert and not undoes_inversion(sampler):
-        target = sampler_config["target"]
+        target = model.sampler["target"]
         raise ConfigError(f"args.invert needs a sampler that undoes an inversion, which {target} does not; set "
                           "model.sampler_config.target=sgm.modules.diffusionmodules.sampling.VideoDDIMSampler")
 

@@ -53,14 +53,17 @@ class TimeWindows:
         return weights / weights.sum(dim=0)
 
     def over(self, network: Callable) -> Callable:
-        """Return `network` for videos of any length; network(x, timesteps, cond, **inputs) has x's shape."""
+        """Return `network` for videos of any length; network(x, timesteps, cond, **inputs) has x's shape.
+
+        Each window is given its own stretch of `cond["concat"]` (B, T, C', H, W), if there is one.
+        """
         def windowed(x: torch.Tensor, timesteps: torch.Tensor, cond: Mapping, **inputs) -> torch.Tensor:
             if x.shape[1] <= self.size:
                 return network(x, timesteps, cond, **inputs)
             out = torch.zeros_like(x)
             for (first, end), row in zip(self.spans(x.shape[1]), self.weights(x.shape[1]), strict=True):
                 weight = row[first:end].to(x).view(-1, 1, 1, 1)
-                out[:, first:end] += weight * network(x[:, first:end], timesteps, cond, **inputs)
+                out[:, first:end] += weight * network(x[:, first:end], timesteps, _stretch(cond, first, end), **inputs)
             return out
         return windowed
 
@@ -80,3 +83,7 @@ class TimeWindows:
             earlier = source[len(source) - self.size:][:stride]
             source += [earlier[i] for i in torch.randperm(len(earlier), generator=generator).tolist()]
         return noise[source[:frames]]
+
+
+def _stretch(cond: Mapping, first: int, end: int) -> Mapping:
+    return {**cond, "concat": cond["concat"][:, first:end]} if "concat" in cond else cond

@@ -16,7 +16,10 @@ from parallel import groups
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """The captions, first frames and noise of samples, the same after every step; `images` (n, 3, H, W) or None."""
+    """The captions, first frames or control clips, and noise of samples, the same after every step.
+
+    `images` are (n, 3, H, W), `controls` (n, T, 3, H, W), each None if the model takes none.
+    """
 
     captions: Sequence[str]
     images: Tensor | None
@@ -24,6 +27,7 @@ class SampleRequest:
     fps: int
     seed: int
     decode: bool = True  # False: write latents, which args.input_type=latents decodes later
+    controls: Tensor | None = None
 
 
 @torch.no_grad()
@@ -55,5 +59,8 @@ def _sample(engine: DiffusionEngine, request: SampleRequest, i: int) -> Tensor:
         image = request.images[i:i + 1].to(engine.device)
         cond["concat"] = uncond["concat"] = engine.encode_image(image, shape[0],
                                                                 generator_for(request.seed, "image", i))
+    if request.controls is not None:
+        control = request.controls[i:i + 1].to(engine.device).transpose(1, 2)
+        cond["concat"] = uncond["concat"] = engine.encode_clip(control)
     noise = [generator_for(request.seed, "sample", i)]
     return engine.sample(cond, uncond, batch_size=1, shape=shape, generator=noise)[:, padding:]

@@ -40,6 +40,12 @@ def test_outputs_go_over_into_each_other_without_a_jump():
     assert found.tolist() == pytest.approx([2, 2, 2, 3, 4, 5, 6, 7, 8, 8, 8])
 
 
+def test_each_window_gets_its_stretch_of_what_is_joined_on_the_channels():
+    concat = torch.randn(2, 12, 1, 2, 2, dtype=torch.float64)
+    found = WINDOWS.over(lambda x, t, cond: x + cond["concat"])(torch.ones_like(concat), None, {"concat": concat})
+    torch.testing.assert_close(found, concat + 1)
+
+
 def test_noise_repeats_in_another_order_and_is_the_rows_own():
     noise = torch.randn(2, 14, 1, 2, 2)
     generators = [torch.Generator().manual_seed(seed) for seed in (3, 4)]

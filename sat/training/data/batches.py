@@ -101,7 +101,8 @@ class CachedClips:
     def batch(self, index: Tensor) -> dict:
         """Return latents (B, t, C, h, w), captions, and for image-to-video `image_latents` (B, 1, C, h, w).
 
-        `last_latents` of that shape, too, if the cache has last frames.
+        `last_latents` of that shape, too, if the cache has last frames, and `control_latents` (B, t, C, h, w), the
+        posterior's mean, if it has control clips.
         """
         clips = [self.clips[i] for i in index.tolist()]
         latents = _draw(torch.stack([clip.moments for clip in clips])).transpose(1, 2)
@@ -110,6 +111,8 @@ class CachedClips:
                             ("last_latents", [clip.last for clip in clips])):
             if variants := [frame for frame in frames if frame is not None]:
                 batch[key] = _draw(_one_each(torch.stack(variants)))[:, None]
+        if controls := [clip.control for clip in clips if clip.control is not None]:
+            batch["control_latents"] = _posterior(torch.stack(controls)).mean.transpose(1, 2)
         if self.counting is not None:
             batch |= _counted([clip.frames for clip in clips], latents.shape[1], self.counting)
         return batch
@@ -121,7 +124,11 @@ def _one_each(variants: Tensor) -> Tensor:
 
 
 def _draw(moments: Tensor) -> Tensor:
-    return DiagonalGaussian.from_moments(moments.float()).sample()
+    return _posterior(moments).sample()
+
+
+def _posterior(moments: Tensor) -> DiagonalGaussian:
+    return DiagonalGaussian.from_moments(moments.float())
 
 
 def _counted(frames: Sequence[int], length: int, compression: Compression) -> dict[str, Tensor]:

@@ -2,7 +2,8 @@
 
 A cache folder (see `cache_files`) has the part `clips`, float16 moments (n, 2 C, t, h, w) of whole clips. For
 image-to-video it also has the part `images`, moments (n, variants, 2 C, h, w) of the first frame alone, each variant
-with its own draw of the noise that conditioning images get in training, and maybe `last_images` of the last frame.
+with its own draw of the noise that conditioning images get in training, and maybe `last_images` of the last frame. For
+control clips it has the part `controls_KIND` in the shape of `clips`, keyed by the file that each is made of.
 Clips are keyed by the digest of their file.
 Text-to-video and image-to-video, training and held-out clips can share a folder.
 """
@@ -66,6 +67,7 @@ class CachedClip:
     caption: str
     frames: int
     mark: str = ""
+    control: Tensor | None = None  # moments (2 C, t, h, w) of its control clip
 
 
 def cached_latents(folder: Path, dataset: SFTDataset, encoders: Encoders, noises: Sequence[FrameNoise] = (),
@@ -78,10 +80,11 @@ def cached_latents(folder: Path, dataset: SFTDataset, encoders: Encoders, noises
     made_of = encoders.describe_vae() | describe_form(dataset.form)
     reader = Reader(dataset, workers)
 
-    def part(name: str, description: dict, moments: Callable[..., Tensor]) -> dict[str, Tensor]:
-        def encode(digests: Sequence[str]) -> tuple[list[str], Tensor | None]:
-            return _encoded(reader, digests, lambda batch: moments(encoders.vae, batch))
-        return completed(folder, Part(name, "moments", description, encode), dataset.digests)
+    def part(name: str, description: dict, moments: Callable[..., Tensor], entry: str = "mp4",
+             keys: Sequence[str] = dataset.digests) -> dict[str, Tensor]:
+        def encode(wanted: Sequence[str]) -> tuple[list[str], Tensor | None]:
+            return _encoded(reader, keys, wanted, entry, lambda batch: moments(encoders.vae, batch))
+        return completed(folder, Part(name, "moments", description, encode), keys)
 
     rows = part("clips", made_of, clip_moments)
     images: dict[bool, dict[str, Tensor]] = {False: {}, True: {}}  # by FrameNoise.last
@@ -89,11 +92,21 @@ def cached_latents(folder: Path, dataset: SFTDataset, encoders: Encoders, noises
         drawn = {"first frame noise": [noise.mean, noise.deviation, noise.variants, noise.seed]}
         name = "last_images" if noise.last else "images"
         images[noise.last] = part(name, made_of | drawn, partial(image_moments, noise))
+    controls: dict[str, Tensor] = {}
+    if dataset.control is not None:
+        controls = part(f"controls_{dataset.control}", made_of | {"control": dataset.control}, clip_moments, "control",
+                        dataset.control_digests)
     return [CachedClip(rows[digest], images[False].get(digest), images[True].get(digest), caption, frames,
-                       mark(video.name, "content", digest, caption))
-            for video, digest, caption, frames in zip(dataset.videos, dataset.digests, dataset.captions, dataset.frames,
-                                                      strict=True)
-            if digest in rows and all(digest in images[noise.last] for noise in noises)]
+                       mark(video.name, "content", digest, *_other(control, digest), caption), controls.get(control))
+            for video, digest, control, caption, frames in zip(dataset.videos, dataset.digests, dataset.control_digests,
+                                                               dataset.captions, dataset.frames, strict=True)
+            if digest in rows and all(digest in images[noise.last] for noise in noises)
+            and (dataset.control is None or control in controls)]
+
+
+def _other(control: str, digest: str) -> list[str]:
+    """Return the digest of a control clip that is another file than its clip."""
+    return [control] if control != digest else []
 
 
 def describe_form(form: ClipFormat) -> dict:
@@ -115,15 +128,18 @@ def _moments(vae: Any, video: Tensor) -> Tensor:
     return vae.encode(video.to(next(vae.parameters())), unregularized=True).to("cpu", torch.float16)
 
 
-def _encoded(reader: Reader, digests: Sequence[str], encode: Callable[[Batch], Tensor]
-             ) -> tuple[list[str], Tensor | None]:
-    """Return the digests and moments of the readable clips; the data set reports the others."""
-    numbers = {digest: number for number, digest in enumerate(reader.dataset.digests)}
+def _encoded(reader: Reader, keys: Sequence[str], digests: Sequence[str], entry: str,
+             encode: Callable[[Batch], Tensor]) -> tuple[list[str], Tensor | None]:
+    """Return the digests and moments of an entry of the readable items; the data set reports the others.
+
+    `keys` are the digests of all items, `digests` those to encode.
+    """
+    numbers = {digest: number for number, digest in enumerate(keys)}
     kept, moments = [], []
     for start in range(0, len(digests), CLIPS_AT_A_TIME):
         some = digests[start:start + CLIPS_AT_A_TIME]
         items = reader.take([numbers[digest] for digest in some])
-        batch = [(digest, item["mp4"]) for digest, item in zip(some, items, strict=True)
+        batch = [(digest, item[entry]) for digest, item in zip(some, items, strict=True)
                  if numbers[digest] not in reader.dataset.unreadable]
         if batch:
             kept += [digest for digest, _ in batch]

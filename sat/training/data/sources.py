@@ -21,6 +21,7 @@ from data_video import SFTDataset, clip_forms_of
 from diffusion_video import FRAME_NOISE
 from engine.text_length import report_captions
 from media.clips import ClipFormat
+from media.controls import CONTROLS
 from media.videos import check_encoder
 from network.context import VideoContext
 from training.data.batches import Batches, CachedClips, LiveClips
@@ -52,6 +53,7 @@ def check_data(args: Arguments) -> None:
     with torch.device("meta"):
         network = instantiate_from_config(args.model_config.network_config)
     check_memory(network, args.run.device, args.run.dtype.itemsize)
+    _check_control(args.model_config.get("control_input", False), args.data_config.params.get("control"))
     for form in clip_forms_of(args.data_config.params):
         _check_fits(network, form, Compression.of_first_stage(args.model_config.first_stage_config))
 
@@ -70,6 +72,16 @@ def check_clip_data(data: DictConfig, split: str) -> None:
     if split.split(",")[0].strip() not in ("1", "1.0"):
         raise ConfigError(f"args.split is {split}; clips cannot be held out by fraction; put them into a folder "
                           "of their own, set args.valid_data to it, and leave args.split at 1,0,0")
+
+
+def _check_control(model: bool, data: str | None) -> None:
+    """Raise ConfigError if a model with control input has no control clips, or another one has."""
+    if model and data is None:
+        raise ConfigError("data.params.control is missing: a model with model.control_input is trained on control "
+                          f"clips; set it to one of {', '.join(CONTROLS)}")
+    if data is not None and not model:
+        raise ConfigError(f"data.params.control is {data}, but the model takes no control clips; leave it out, or set "
+                          "model.control_input to true")
 
 
 def _check_fits(network, form: ClipFormat, compression: Compression) -> None:
@@ -133,8 +145,9 @@ def _live(args: Arguments, found: Sequence[SFTDataset]) -> list[Batches]:
 
 def _marks(dataset: SFTDataset) -> list[str]:
     """Return marks of clips by name, size and caption, since nothing has read all of their bytes."""
-    return [mark(video.name, "file", video.name, video.stat().st_size, caption)
-            for video, caption in zip(dataset.videos, dataset.captions, strict=True)]
+    controls = [[file.stat().st_size] for file in dataset.controls] or [[]] * len(dataset)
+    return [mark(video.name, "file", video.name, video.stat().st_size, *control, caption)
+            for video, control, caption in zip(dataset.videos, controls, dataset.captions, strict=True)]
 
 
 def _by_form(found: Sequence[SFTDataset]) -> dict[ClipFormat, list[SFTDataset]]:
@@ -170,9 +183,10 @@ def _cached(args: Arguments, cache: Path, encoders: Encoders, found: Sequence[SF
 
 
 def sample_request(args: Arguments, dataset: SFTDataset) -> SampleRequest | None:
-    """Return a request for samples with captions and first frames of clips spread evenly over the data set.
+    """Return a request for samples with what clips spread evenly over the data set have.
 
-    Returns None without `args.sample_interval`.
+    That is their captions, and first frames or control clips if the model takes them. Returns None without
+    `args.sample_interval`.
     """
     if not args.training.sample_interval:
         return None
@@ -185,8 +199,11 @@ def sample_request(args: Arguments, dataset: SFTDataset) -> SampleRequest | None
     compression = Compression.of_first_stage(args.model_config.first_stage_config)
     frames, channels = compression.latent_frames(form.max_num_frames), args.sampling.latent_channels
     shape = (frames, channels, *compression.latent_size(*form.video_size))
-    captions, images = [dataset.captions[i] for i in shown], None
+    captions, images, controls = [dataset.captions[i] for i in shown], None, None
     if args.model_config.get("noised_image_input"):  # of each clip, only its first frame is kept
         found = [(item["txt"], item["mp4"][0].clone()) for item in (dataset[i] for i in shown)]
         captions, images = [caption for caption, _ in found], torch.stack([image for _, image in found])
-    return SampleRequest(captions, images, shape, max(1, round(form.fps)), args.run.seed, decode)
+    elif args.model_config.get("control_input"):
+        items = [dataset[i] for i in shown]
+        captions, controls = [item["txt"] for item in items], torch.stack([item["control"] for item in items])
+    return SampleRequest(captions, images, shape, max(1, round(form.fps)), args.run.seed, decode, controls)

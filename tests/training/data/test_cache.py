@@ -95,6 +95,28 @@ def test_latents_of_the_cache_are_those_of_the_vae(arguments, made, clips):
     assert video.shape == (2, 17, 3, 32, 32)
 
 
+def test_control_clips_are_cached_by_clip_and_kind_and_train_as_live_ones(arguments):
+    def controlled(*changes):
+        return arguments("i2v", "model.noised_image_input=false", "model.control_input=true", *changes)
+
+    args = controlled("data.params.control=edges")
+    cached, index = read_sources(args).train[0].batch(torch.tensor([0, 2])), torch.tensor([0, 2])
+    live = read_sources(controlled("data.params.control=edges", "args.latent_cache=null")).train[0].batch(index)
+    engine = train_video.build_engine(args, fresh=True)
+    assert cached["control_latents"].shape == cached["mp4"].shape == (2, 5, 4, 4, 4)
+    torch.testing.assert_close(engine._control(cached), engine._control(live), atol=2e-3, rtol=2e-3)
+    other = read_sources(controlled("data.params.control=mask")).train[0].batch(index)["control_latents"]
+    assert (other - cached["control_latents"]).abs().max() > 1e-2
+    assert "control_latents" not in read_sources(arguments()).train[0].batch(index)
+
+
+def test_a_model_with_control_input_and_its_data_go_together(arguments):
+    with pytest.raises(ConfigError, match="data.params.control is missing: .* set it to one of mask, edges, folder"):
+        arguments("i2v", "model.noised_image_input=false", "model.control_input=true")
+    with pytest.raises(ConfigError, match="data.params.control is mask, but the model takes no control clips"):
+        arguments("t2v", "data.params.control=mask")
+
+
 def test_a_cache_made_otherwise_is_refused_with_what_differs(arguments, made, small_model, clips, tmp_path):
     def refused(match, *changes):
         with pytest.raises(DataError, match=match):
