@@ -13,7 +13,6 @@ from configuration.targets import instantiate_from_config
 from inference.sizes import ModelLimits, VideoPlan, choose_frames, physical_memory, plan_video
 from media.clips import ClipFormat, UnreadableClip, probe_clip, read_clip
 
-USUAL_SHARE = 0.4  # of a segment's latent frames are kept where their number is not given: 5 of 13
 LONGEST_CLIP = 481  # frames: a minute at 8 a second, all of which become part of the video
 
 
@@ -98,6 +97,11 @@ def continues(settings: SamplingSettings) -> bool:
     return settings.continue_from is not None or settings.segments is not None
 
 
+def usual_kept(latents: int) -> int:
+    """Return how many of a segment's latent frames are kept where their number is not given: 3 of 5, 7 of 13."""
+    return max(3 * latents // 5, 1)
+
+
 def segments_of(settings: SamplingSettings, limits: ModelLimits) -> Segments | None:
     """Return the segments that the settings ask for, None without them.
 
@@ -107,7 +111,7 @@ def segments_of(settings: SamplingSettings, limits: ModelLimits) -> Segments | N
         return None
     frames = choose_frames(limits, settings.num_frames, settings.sampling_num_frames)
     latents = limits.real_latents(frames)
-    usual = max(int(USUAL_SHARE * latents), 1)
+    usual = usual_kept(latents)
     kept = usual if settings.continue_from is None else settings.continue_from
     if latents < 2:
         raise ConfigError(f"a segment of {frames} frame has nothing to continue with; give --num-frames")

@@ -8,7 +8,7 @@ import torch
 
 from common.compression import COGVIDEOX
 from common.files import REPOSITORY
-from inference.continuing import USUAL_SHARE, Segments, kept_latents
+from inference.continuing import Segments, kept_latents, usual_kept
 from inference.pipeline import Trace
 from inference.segments import without_first
 from media.clips import ClipFormat, read_clip
@@ -43,8 +43,7 @@ def frames_of(folder):
 
 
 def test_the_usual_share_is_kept_where_no_number_is_given():
-    for latents, kept in {3: 1, 5: 2, 13: 5, 21: 8}.items():
-        assert max(int(USUAL_SHARE * latents), 1) == kept
+    assert [usual_kept(latents) for latents in (1, 3, 5, 13, 21)] == [1, 1, 3, 7, 12]
 
 
 def test_lengths_count_kept_frames_once():
@@ -91,7 +90,7 @@ def test_segments_start_from_noise_or_a_clip_in_one_run_whatever_the_batch(run):
     lines = ("a red circle", "a blue square@@clip.mp4", "a green circle@@clip.mp4")
     together = run("--segments", "2", "--batch-size", "3", lines=lines)
     assert together[0] == 0, together[1]
-    assert [len(frames_of(folder)) for folder in together[2]] == [17 + 12, 20 + 24, 20 + 24]
+    assert [len(frames_of(folder)) for folder in together[2]] == [17 + 8, 20 + 16, 20 + 16]
     alone = run("--segments", "2", lines=lines, out="alone")[2]
     for one, other in zip(together[2], alone, strict=True):
         assert (frames_of(one) - frames_of(other)).abs().max() < 0.1
@@ -106,14 +105,14 @@ def test_an_image_model_sees_the_first_kept_frame(run):
     image = next(picture.iterdir())
     code, err, folders = run("--segments", "2", lines=(f"a red circle@@{image}", "a red circle@@clip.mp4"), model="i2v")
     assert code == 0, err
-    assert [len(frames_of(folder)) for folder in folders] == [17 + 12, 20 + 24]
+    assert [len(frames_of(folder)) for folder in folders] == [17 + 8, 20 + 16]
 
 
 def test_the_plan_counts_segments(run):
     code, err, _ = run("--segments", "3", "--plan", lines=("a",))
     assert code == 0
-    assert ("segments: 3 of 17 frames, which keep the last 2 latent frames (5 frames) of what was before; "
-            "the whole video: 41 frames") in err
+    assert ("segments: 3 of 17 frames, which keep the last 3 latent frames (9 frames) of what was before; "
+            "the whole video: 33 frames") in err
     plain = run("--plan", lines=("a",))[1]
 
     def passes(text):
@@ -126,7 +125,7 @@ def test_the_plan_counts_segments(run):
     (["--continue-from", "0"], "a@@clip.mp4", "args.continue_from is 0; it must be"),
     (["--segments", "0"], "a", "args.segments is 0; it must be"),
     (["--continue-from", "5"], "a@@clip.mp4", "a segment of 17 frames has 5 latent frames, of which at least one must "
-                                              "be new; give at most 4 (usual: 2)"),
+                                              "be new; give at most 4 (usual: 3)"),
     (["--continue-from", "5", "--plan"], "a@@clip.mp4", "give at most 4"),
     (["--continue-from", "2"], "a", "needs a clip; write prompt@@path/to/clip.mp4"),
     (["--continue-from", "2"], "a@@short.mp4", "short.mp4 is too short: 3 frames at 8 a second, where 2 kept latent "
