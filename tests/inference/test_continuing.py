@@ -136,7 +136,7 @@ def test_the_plan_counts_segments(run):
     (["--segments", "2", "--only-save-latents"], "a", "args.segments and args.only_save_latents exclude each other"),
     (["--segments", "2", "--num-frames", "1"], "a", "a segment of 1 frame has nothing to continue with"),
     (["--segments", "100000000", "--plan"], "a", "args.segments is 100000000"),
-    (["--segments", "2", "model.sampler_config.params.fixed_frames=1"], "a", "leave sampler_config.params.fixed_frames"),
+    (["--segments", "2", "model.sampler_config.params.fixed_frames=1"], "a", "leave sampler_config.params."),
     (["--segments", "2"], "a@@clip.mp4@@clip.mp4", "@@ stands there 2 times"),
 ])
 def test_mistakes_get_one_line(run, words, line, says):
