@@ -120,6 +120,12 @@ def check_settings(args: Arguments) -> None:
     check_training(args.run)
     configure_lora(args.model_config, args.run)
     partly = args.training.grow_input or args.training.force_train
+    if args.run.load is None and args.training.grow_input:
+        raise ConfigError("args.grow_input is about the weights of args.load, which is not set; set it, or leave "
+                          "args.grow_input out")
+    if args.training.warmup_iters >= args.training.train_iters:
+        logger.warning("args.warmup_iters is %d: in %d steps the learning rate never reaches its peak",
+                       args.training.warmup_iters, args.training.train_iters)
     if args.run.load is not None and partly:  # these weights need not fit the network
         transformer_weights(args.run.load)
     elif args.run.load is not None:

@@ -26,7 +26,7 @@ from common.errors import CheckpointError, ConfigError
 from common.files import check_empty, whole_folder
 from configuration.settings import RunSettings
 from configuration.targets import instantiate_from_config
-from engine.checks import typed_model
+from configuration.yaml_files import require
 from weights.checkpoint import NETWORK_PREFIX, check_shapes, save_checkpoint
 from weights.lora import checkpoint_of, merge, read_loras
 from weights.lora_names import Lora, without_lora
@@ -70,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     chosen = RunSettings(load_lora=options.sources, lora_scale=options.lora_scale, lora_alpha=options.alpha)
     args = get_args(["--base", options.config])
     with torch.device("meta"):
-        base = without_lora(instantiate_from_config(typed_model(args.model_config).network_config).state_dict())
+        network = require(args.model_config.get("network_config"), "model.network_config", "target")
+        base = without_lora(instantiate_from_config(network).state_dict())
     lora = replace(read_loras(chosen, base), base=base)
     state = merged_state(lora, options.load or args.run.load) if options.to == "merged" else {}
     with whole_folder(options.target) as folder:

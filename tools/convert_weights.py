@@ -27,9 +27,10 @@ from arguments import get_args
 from common.console import run
 from common.errors import CheckpointError, ConfigError
 from common.files import check_empty, whole_folder
+from common.typed import typed
+from configuration.model import ModelConfig
 from configuration.targets import instantiate_from_config
-from configuration.yaml_files import require
-from engine.checks import typed_model
+from configuration.yaml_files import plain, require
 from weights.checkpoint import (
     NETWORK_PREFIX,
     describe_mismatches,
@@ -65,10 +66,13 @@ class Part:
 
 def parts_of(model: Mapping) -> dict[str, Part]:
     """Return transformer and VAE of a configuration's `model` section, built on `meta`. Raises ConfigError."""
-    network = require(model["network_config"].get("params"), "model.network_config.params", "modules")
-    first_stage = {**require(model["first_stage_config"].get("params"), "model.first_stage_config.params",
+    typed(ModelConfig, model, "model")
+    parts = {key: require(model.get(key), f"model.{key}", "target", "params") for key in (
+        "network_config", "first_stage_config")}
+    network = require(parts["network_config"]["params"], "model.network_config.params", "modules")
+    first_stage = {**require(parts["first_stage_config"]["params"], "model.first_stage_config.params",
                              "decoder_config"), "ckpt_path": None}
-    require(first_stage["decoder_config"].get("params"), "model.first_stage_config.params.decoder_config.params")
+    require(first_stage["decoder_config"], "model.first_stage_config.params.decoder_config", "params")
     with torch.device("meta"):
         transformer = instantiate_from_config(model["network_config"]).state_dict()
         vae = instantiate_from_config({**model["first_stage_config"], "params": first_stage}).state_dict()
@@ -164,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if options.source.resolve() == options.target.resolve():
         raise ConfigError(f"source and target are both {options.source}; write to another folder")
-    model = vars(typed_model(get_args(["--base", options.config]).model_config))
+    model = plain(get_args(["--base", options.config]).model_config)
     parts = {name: part for name, part in parts_of(model).items() if options.only in (None, name)}
     for name, part in parts.items():  # all that can be wrong is looked for before anything is written
         check_empty(options.target / name)

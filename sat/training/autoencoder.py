@@ -54,7 +54,9 @@ class AutoencoderTrainer(Trainer):
         self.generator = torch.Generator().manual_seed(args.run.seed)
         if state is not None:
             load_module(model, state.network, args.training.folder)
-            assert state.generator is not None
+            run_state.check_average(model, state)
+            if state.generator is None:
+                raise CheckpointError(f"the run in {args.training.folder} is not one of the autoencoder's training")
             self.generator.set_state(state.generator)
         optimizer = build_optimizer(args.deepspeed_config.get("optimizer"), model)
         super().__init__(args, course_of(args.deepspeed_config.optimizer.params.lr, stages), model, optimizer, state)

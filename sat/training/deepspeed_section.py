@@ -3,7 +3,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
-from annotated_types import MaxLen, MinLen
+from annotated_types import Ge, Le, MaxLen, MinLen
 from pydantic import ValidationError
 
 from common.errors import ConfigError
@@ -21,7 +21,7 @@ class OptimizerParams:
 
     lr: NotNegative
     betas: Annotated[Sequence[BelowOne], MinLen(2), MaxLen(2)] = (0.9, 0.999)
-    eps: NotNegative = 1e-8
+    eps: AboveZero = 1e-8  # with 0, a gradient of 0 is divided by 0
     weight_decay: NotNegative = 0.01
 
 
@@ -78,6 +78,7 @@ REFUSED = {
     "gradient_allreduce_op": "", "disable_allgather": "", "use_data_before_expert_parallelism": "",
 }
 OFFLOADS = ("cpu", "none")
+Power = Annotated[int, Ge(0), Le(127)]  # of two; float32 ends there
 
 
 def check_deepspeed(config: Mapping, processes: int) -> dict:
@@ -126,6 +127,9 @@ def _check_part(key: str, given: Mapping) -> None:
 
     model: Any = {"zero_optimization": DeepSpeedZeroConfig, "fp16": DeepSpeedFP16Config, "bf16": DeepSpeedBF16Config}[
         key]
+    checked(Literal[0, 1, 2, 3], given.get("stage", 0), f"deepspeed.{key}.stage")
+    checked(bool, given.get("enabled", False), f"deepspeed.{key}.enabled")
+    checked(Power, given.get("initial_scale_power", 16), f"deepspeed.{key}.initial_scale_power")
     known = {name: field for plain, field in model.model_fields.items() for name in (plain, field.alias) if name}
     for name, value in given.items():
         where = f"deepspeed.{key}.{name}"
@@ -136,8 +140,6 @@ def _check_part(key: str, given: Mapping) -> None:
         except (ValidationError, ValueError, TypeError) as error:
             reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
             raise ConfigError(f"{where} is {shown(value)}: {' '.join(reason.split())[:200]}") from error
-    checked(Literal[0, 1, 2, 3], given.get("stage", 0), f"deepspeed.{key}.stage")
-    checked(bool, given.get("enabled", False), f"deepspeed.{key}.enabled")
 
 
 def _check_zero(zero: Mapping) -> None:

@@ -114,8 +114,17 @@ def optimizer_state(deepspeed_engine) -> dict:
 def load_optimizer_state(deepspeed_engine, state: Mapping | tuple[Mapping, ...]) -> None:
     """Restore what `optimizer_state` returned; a tuple holds what it returned on each process of another world size.
 
-    Raises CheckpointError if it is of another ZeRO stage.
+    Raises CheckpointError if it is of another ZeRO stage or another model.
     """
+    try:
+        _load(deepspeed_engine, state)
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:  # of others' files
+        raise CheckpointError("the saved state of the optimizer is not one of this run "
+                              f"({' '.join(str(error).split())[:160]}); start a new run with args.load and another "
+                              "args.save") from error
+
+
+def _load(deepspeed_engine, state: Mapping | tuple[Mapping, ...]) -> None:
     with _base(deepspeed_engine) as base:
         own = _weights(base)
         if isinstance(state, tuple):

@@ -19,7 +19,7 @@ from common.files import whole_file
 from common.ranks import any_of, is_main_process, rank, wait_for_all, world_size
 from common.text import read_text
 from training.continuation import PROCESSES, check_unchanged
-from training.run_state import RunState
+from training.run_state import RunState, state_of
 from training.saved_steps import AUTOENCODER, STATE, check_unused, latest_step, state_file, state_files
 from training.soundness import fault_of
 from weights.checkpoint import NETWORK_PREFIX, STATES, name_latest, read_checkpoint, save_checkpoint
@@ -142,7 +142,12 @@ def read_latest(folder: Path, settings: Mapping) -> RunState | None:
     step = latest_step(folder)
     if step is None:
         return None
-    state = RunState(**read_checkpoint(state_file(folder, step, 0)))
+    file = state_file(folder, step, 0)
+    state = state_of(read_checkpoint(file), file)
+    if state.step != step or (fault := fault_of(state)):
+        reason = f"is of step {state.step}" if state.step != step else f"cannot be used: {fault}"
+        raise CheckpointError(f"{file} {reason}; write another saved step into {folder / 'latest'}, or start a new run "
+                              "with args.load and another args.save")
     check_unchanged(folder, step, state.settings, settings)
     before = state.settings.get(PROCESSES, 1)
     if before == world_size():
@@ -156,7 +161,10 @@ def _optimizer_state(folder: Path, step: int, number: int) -> Mapping:
     if not file.is_file():
         raise CheckpointError(f"{file}, the state of process {number}, is missing; start a new run with args.load and "
                               "another args.save")
-    return read_checkpoint(file)["optimizer"]
+    content = read_checkpoint(file)
+    if not isinstance(content.get("optimizer"), Mapping) or content.get("step") != step:
+        raise CheckpointError(f"{file} is not the state of process {number} at step {step}; copy the folder again")
+    return content["optimizer"]
 
 
 def clear_unfinished(folder: Path) -> None:

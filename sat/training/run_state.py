@@ -7,17 +7,21 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from common.errors import CheckpointError, ConfigError
+from common.kinds import Count
 from common.listing import listed
+from common.typed import check_names, missing, typed
 from configuration.settings import Arguments
 from configuration.yaml_files import MODEL_PATHS, plain
 from training.data.marks import Marked, changed
-from weights.checkpoint import load_module
+from weights.checkpoint import describe_mismatches, load_module
 from weights.lora import header_of, lora_of, trains_only_lora
+from weights.lora_names import is_matrix
 from weights.sources import transformer_weights
 
 logger = logging.getLogger(__name__)
@@ -35,7 +39,7 @@ PATCH_EMBEDDING = "mixins.patch_embed.proj.weight"
 class RunState:
     """The state of one process after `step` optimizer steps."""
 
-    step: int
+    step: Count
     network: Mapping[str, Tensor]  # as trained, not averaged; if only a LoRA is trained, the LoRA alone
     average: Mapping[str, Tensor]
     optimizer: Mapping | tuple[Mapping, ...]  # all processes' parts, if the run had another number of them
@@ -44,6 +48,18 @@ class RunState:
     clips: tuple[int, ...] = ()  # number in each bucket, which determines their order; empty in older files
     marks: tuple[tuple[str, ...], ...] = ()  # of the clips of each bucket; empty in older files
     generator: Tensor | None = None  # state of the generator, for a run whose draws all come from one
+
+
+def state_of(content: Mapping, file: Path) -> RunState:
+    """Return the state that a file holds. Raises CheckpointError if it holds something else."""
+    try:
+        check_names(RunState, content, "state")
+        if lacking := missing(RunState, content):
+            raise ConfigError(f"it lacks {listed(lacking)}")
+        return RunState(**typed(RunState, content, "state"))
+    except ConfigError as error:
+        raise CheckpointError(f"{file} is not the state of a training run: {error}; copy the folder again, or start a "
+                              "new run with args.load and another args.save") from error
 
 
 def settings_of(args: Arguments, processes: int) -> dict:
@@ -65,11 +81,28 @@ def weights_of(network: nn.Module) -> tuple[dict[str, Tensor], dict | None]:
 
 
 def restore(network: nn.Module, state: RunState) -> None:
-    """Load the weights of a stopped run. Raises CheckpointError if its LoRA was trained on another model's weights."""
+    """Load the weights of a stopped run.
+
+    Raises CheckpointError if they are another model's, or a LoRA that was trained on another model's weights.
+    """
     if state.lora is not None and _digest_under_lora(network) != state.lora["base_digest"]:
         raise CheckpointError("the run to be resumed trained a LoRA over other weights than those of args.load; set "
                               "args.load as it was, or start a new run with args.load_lora and another args.save")
-    network.load_state_dict(state.network, strict=state.lora is None)
+    own = {name: value for name, value in network.state_dict().items() if state.lora is None or is_matrix(name)}
+    _check_same("weights", own, state.network)
+    check_average(network, state)
+    network.load_state_dict(state.network, strict=False)  # names were checked above
+
+
+def check_average(network: nn.Module, state: RunState) -> None:
+    """Raise CheckpointError unless a state has an average of each trained weight, and no other."""
+    _check_same("averages", {name: p for name, p in network.named_parameters() if p.requires_grad}, state.average)
+
+
+def _check_same(what: str, own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    if faults := describe_mismatches(own, saved):
+        raise CheckpointError(f"the {what} in the saved state are not those of this model; {faults}; start a new run "
+                              "with args.load and another args.save")
 
 
 def check_same_clips(state: RunState, buckets: Sequence[Marked]) -> None:

@@ -251,3 +251,16 @@ def test_a_source_without_the_part_and_a_configuration_of_another_model(tmp_path
     with pytest.raises(CheckpointError, match=r"does not fit the configuration; shapes differ: .*no preset"):
         convert(yaml, tmp_path / "sat", tmp_path / "hf", "--to", "diffusers")
     assert not (tmp_path / "hf").exists()
+
+
+@pytest.mark.parametrize("part, change, says", [
+    ("network_config", {"params": None}, "model.network_config.params is missing"),
+    ("network_config", {"target": "os.system"}, "os.system may not be named"),
+    ("first_stage_config", {"target": "torch.nn.Identity", "params": {}}, "params.decoder_config is missing"),
+    (None, {"scale_factor": "abc"}, "model.scale_factor is 'abc'"),
+    (None, {"network_config": None}, "model.network_config is null")])
+def test_a_configuration_that_lacks_what_is_converted_is_one_line(part, change, says):
+    model = OmegaConf.to_container(OmegaConf.load(REPOSITORY / "configs" / "tiny_t2v.yaml").model)
+    (model if part is None else model[part]).update(change)
+    with pytest.raises(ConfigError, match=says):
+        convert_weights.parts_of(model)

@@ -187,6 +187,10 @@ def test_a_start_from_part_of_a_model_keeps_the_rest(command, small_model, tmp_p
     (["data.params.video_size=[64,64]"], r"data.params.video_size \[64, 64\] with max_num_frames 17: .* exceeds"),
     (["data.params.video_size=[[32,32],[32,20]]"], r"\[32, 20\] with .*: height and width must be multiples of 8"),
     (["data.params.max_num_frames=[17,33]"], r"with max_num_frames 33: video of .* exceeds"),
+    (["args.load=null", "args.grow_input=true"], "args.grow_input is about the weights of args.load, which is not set"),
+    (["deepspeed.fp16.initial_scale_power=1000"], "deepspeed.fp16.initial_scale_power is 1000; it must be"),
+    (["deepspeed.zero_optimization.stage=4"], "stage is 4; it must be 0, 1, 2 or 3"),
+    (["deepspeed.optimizer.params.eps=0"], "deepspeed.optimizer.params.eps is 0; it must be a number above 0"),
     (["data.params.max_num_frames=null"], "data.params.max_num_frames")])
 def test_what_is_not_supported_is_one_line(changes, said, command, tmp_path, capsys):
     with pytest.raises(ConfigError, match=said):

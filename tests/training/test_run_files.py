@@ -1,4 +1,5 @@
 """Tests of saving a run: whatever interrupts it, `latest` names a whole checkpoint that can be resumed."""
+import math
 import os
 import resource
 import shutil
@@ -213,3 +214,30 @@ def test_an_autoencoder_is_one_file_and_a_failed_save_leaves_it_and_latest_as_th
     run_files.save(tmp_path, state(3), 1, run_files.VAE)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["3d-vae.pt", "latest", "training"]
     assert [path.name for path in (tmp_path / "training").iterdir()] == ["3_rank_00.pt"]
+
+
+@pytest.mark.parametrize("change, says", [
+    (lambda it: it.pop("network"), "is not the state of a training run: it lacks network"),
+    (lambda it: it.update(more=1), "RunState has no such parameter"),
+    (lambda it: it.update(settings=3), "state.settings is 3; it must be a mapping"),
+    (lambda it: it.update(step="two"), "state.step is 'two'"),
+    (lambda it: it.update(step=9), "is of step 9; write another saved step"),
+    (lambda it: it["average"]["weight"].fill_(math.nan), "cannot be used: the .*weight weight is nan")])
+def test_a_state_that_is_none_is_one_line(change, says, tmp_path):
+    run_files.save(tmp_path, state(2), keep=3)
+    file = tmp_path / "training" / "2_rank_00.pt"
+    content = torch.load(file)
+    change(content)
+    torch.save(content, file)
+    with pytest.raises(CheckpointError, match=says):
+        run_files.read_latest(tmp_path, {"args.seed": 1})
+
+
+@pytest.mark.parametrize("part, says", [("network", "the weights in the saved state"), ("average", "the averages in")])
+def test_a_state_of_another_model_is_one_line(part, says):
+    network = torch.nn.Linear(2, 2)
+    weights = network.state_dict()
+    run_state.restore(network, RunState(1, weights, weights, {}, {}))
+    given = {"network": weights, "average": weights} | {part: {"weight": weights["weight"]}}
+    with pytest.raises(CheckpointError, match=f"{says}.*missing: bias"):
+        run_state.restore(network, RunState(1, optimizer={}, settings={}, **given))
