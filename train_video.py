@@ -118,14 +118,12 @@ def check_settings(args: Arguments) -> None:
         logger.warning("%s is null: the autoencoder has random weights", CKPT_PATH)
     check_data(args)
     check_training(args.run)
+    _check_warm_up(args.training.warmup_iters, args.training.train_iters)
     configure_lora(args.model_config, args.run)
     partly = args.training.grow_input or args.training.force_train
     if args.run.load is None and args.training.grow_input:
         raise ConfigError("args.grow_input is about the weights of args.load, which is not set; set it, or leave "
                           "args.grow_input out")
-    if args.training.warmup_iters >= args.training.train_iters:
-        logger.warning("args.warmup_iters is %d: in %d steps the learning rate never reaches its peak",
-                       args.training.warmup_iters, args.training.train_iters)
     if args.run.load is not None and partly:  # these weights need not fit the network
         transformer_weights(args.run.load)
     elif args.run.load is not None:
@@ -171,6 +169,11 @@ def _set_activations(args: Arguments) -> None:
     if asked.get("offload_activations") and args.run.device.type == "cpu":
         raise ConfigError("args.offload_activations has no effect on a CPU, whose memory already holds them; leave it "
                           "out")
+
+
+def _check_warm_up(warm_up: int, steps: int | None) -> None:
+    if steps is not None and warm_up >= steps and is_main_process():
+        logger.warning("args.warmup_iters is %d: in %d steps the learning rate never reaches its peak", warm_up, steps)
 
 
 def _check_last_frames(args: Arguments) -> None:
