@@ -95,10 +95,11 @@ class SFTDataset(Dataset):
         forms, short_clips = clip_forms_of(params), params.get("short_clips", "mask")
         allowed, control = params.get("allow_no_captions", False), params.get("control")
         found = _clips_of(data_dir, params.get("caption_lines", "all"), params.get("txt_key"), control)
+        _report(data_dir, found.oddities)  # first, as they may say why there are no captions
         if not allowed:
             require_captions(found)
         survey = Survey.of(found, forms, short_clips, memory)
-        _report(data_dir, [*found.oddities, *without_caption(found.clips, allowed), *survey.oddities()])
+        _report(data_dir, [*without_caption(found.clips, allowed), *survey.oddities()])
         digests = _control_digests(survey, memory) if control == FROM_FILES else [x.digest for x in survey.facts]
         made = []
         for form, members in survey.usable.items():

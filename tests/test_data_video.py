@@ -210,14 +210,16 @@ def test_what_is_not_used_is_counted_and_named_before_training(odd, caplog, shor
     assert "1 of 5 clips skipped, they cannot be read: d.mp4 (" in caplog.text
 
 
-def test_a_folder_that_teaches_nothing_is_refused(odd, tmp_path):
+def test_a_folder_that_teaches_nothing_is_refused(odd, tmp_path, caplog):
     with pytest.raises(DataError, match="none of the 1 clips can be read, the first is .*d.mp4"):
         (tmp_path / "only").mkdir()
         (tmp_path / "only" / "d.mp4").write_bytes(b"no video")
         SFTDataset.buckets(str(tmp_path / "only"), **FORM, allow_no_captions=True)
     shutil.copy(odd / "videos" / "c.mov", tmp_path / "c.mov")
+    (tmp_path / "captions.tsv").write_text("a list of an unknown kind")
     with pytest.raises(DataError, match="none of the 2 clips has a caption, .*data.params.allow_no_captions: true"):
         SFTDataset.buckets(str(tmp_path), **FORM)
+    assert "captions.tsv" in caplog.text, "what is not used is said before, as it may be the reason"
     (tmp_path / "c.txt").write_text("short")
     (tmp_path / "only" / "d.mp4").unlink()
     with pytest.raises(DataError, match="all 1 clips are shorter than data.params.max_num_frames"):
