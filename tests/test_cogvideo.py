@@ -80,6 +80,7 @@ def test_what_is_wrong_is_one_line(pipe):
             (lambda: load(CONFIG, device="cpu", sampling_fsp=3), "did you mean sampling_fps"),
             (lambda: load("nowhere.yaml"), "nowhere.yaml"),
             (lambda: pipe(PROMPTS[0], image="a.png"), "takes no image"),
+            (lambda: pipe(PROMPTS[0], control="a.mp4"), "takes no control clip"),
             (lambda: pipe(PROMPTS[0], num_frames=33), "give num_frames=33 to load"),
             (lambda: pipe(PROMPTS[0], num_frames=10), "the nearest is 9"),
             (lambda: pipe.with_(guider={"target": "sgm.guiders.APG", "params": {"scale": -1}}), "-1 must be above 0"),
@@ -87,6 +88,16 @@ def test_what_is_wrong_is_one_line(pipe):
         with pytest.raises((ConfigError, DataError), match=says) as error:
             call()
         assert "\n" not in str(error.value)
+
+
+def test_a_control_clip_is_followed_and_must_be_there():
+    controlled = load(str(REPOSITORY / "configs/tiny_control.yaml"), STEPS, device="cpu")
+    clips = [str(REPOSITORY / "configs/controls" / f"{name}.mp4") for name in ("growing_triangle", "falling_square")]
+    one, other = (controlled(PROMPTS[0], control=clip).latents for clip in clips)
+    assert (one - other).abs().max() > 0.5
+    for control, says in ((None, "needs a control clip"), ("nowhere.mp4", "nowhere.mp4 does not exist")):
+        with pytest.raises(DataError, match=says):
+            controlled(PROMPTS[0], control=control)
 
 
 def test_the_page_runs(tmp_path, monkeypatch):
