@@ -254,7 +254,7 @@ def test_numbers_that_are_not_finite_name_the_step(small_model):
     ({"network_config": {"params": {"hiden_size": 3}}}, "did you mean hidden_size?"),
     ({"network_config": {"target": "os.system"}}, "os.system may not be named"),
     ({"sampler_config": {"target": "sgm.modules.diffusionmodules.sampling.EulerSampler"}}, "EulerEDMSampler"),
-    ({"compile_model": "reginal"}, "it must be true or false or regional"),
+    ({"compile_model": "reginal"}, "it must be true, false or regional"),
     ({"compile_first_stage": True, "first_stage_config": {"params": {"cp_size": 2}}}, "leave one out"),
 ])
 def test_mistakes_are_found_without_building(small_model, change, says):

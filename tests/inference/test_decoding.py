@@ -89,7 +89,7 @@ def test_a_signal_while_decoding_leaves_whole_files_alone(run, tmp_path, monkeyp
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
     frame = {"first frame": 0, "last frame": 16}.get(place)
     if frame is not None:
-        monkeypatch.setattr(videos, "_to_yuv", interrupted(videos._to_yuv, lambda image, index, fps: index == frame))
+        monkeypatch.setattr(videos, "_to_yuv", interrupted(videos._to_yuv, lambda image, index, *form: index == frame))
     elif place == "contact sheet":
         monkeypatch.setattr(videos, "_save_contact_sheet", interrupted(videos._save_contact_sheet))
     else:
