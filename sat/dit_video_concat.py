@@ -17,7 +17,7 @@ from common.errors import ConfigError
 from common.kinds import AboveZero, Layers, Part, Positive, Size
 from common.patches import Grid, parse_patch_size, patch_grid
 from common.swiss_army import BaseModel, RMSNorm
-from common.typed import Fields
+from common.typed import Fields, shown
 from common.unread import Unread
 from configuration.targets import instantiate_from_config
 from network import linears
@@ -132,7 +132,7 @@ class DiffusionTransformer(BaseModel):
         for key, value in (part.get("params") or {}).items():
             own = tuple(value) if isinstance(value, list) else value
             if own != sizes.get(key, own):
-                raise ConfigError(f"{name}_config.params.{key} is {value}, but the whole network makes it "
+                raise ConfigError(f"{name}_config.params.{key} is {shown(value)}, but the whole network makes it "
                                   f"{sizes[key]}; leave it out")
         self.add_mixin(name, instantiate_from_config(part, **sizes), reinit=True)
 

@@ -25,7 +25,7 @@ from common.console import run
 from common.errors import CheckpointError, ConfigError
 from common.files import check_empty, whole_folder
 from configuration.settings import RunSettings
-from configuration.targets import instantiate_from_config
+from configuration.targets import check_config, instantiate_from_config
 from configuration.yaml_files import require
 from weights.checkpoint import NETWORK_PREFIX, check_shapes, save_checkpoint
 from weights.lora import checkpoint_of, merge, read_loras
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     chosen = RunSettings(load_lora=options.sources, lora_scale=options.lora_scale, lora_alpha=options.alpha)
     args = get_args(["--base", options.config])
     with torch.device("meta"):
-        network = require(args.model_config.get("network_config"), "model.network_config", "target")
+        network = require(check_config(args.model_config).get("network_config"), "model.network_config", "target")
         base = without_lora(instantiate_from_config(network).state_dict())
     lora = replace(read_loras(chosen, base), base=base)
     state = merged_state(lora, options.load or args.run.load) if options.to == "merged" else {}

@@ -29,7 +29,7 @@ from common.errors import CheckpointError, ConfigError
 from common.files import check_empty, whole_folder
 from common.typed import typed
 from configuration.model import ModelConfig
-from configuration.targets import instantiate_from_config
+from configuration.targets import check_config, instantiate_from_config
 from configuration.yaml_files import plain, require
 from weights.checkpoint import (
     NETWORK_PREFIX,
@@ -66,7 +66,7 @@ class Part:
 
 def parts_of(model: Mapping) -> dict[str, Part]:
     """Return transformer and VAE of a configuration's `model` section, built on `meta`. Raises ConfigError."""
-    typed(ModelConfig, model, "model")
+    model = check_config(typed(ModelConfig, model, "model"))
     parts = {key: require(model.get(key), f"model.{key}", "target", "params") for key in (
         "network_config", "first_stage_config")}
     network = require(parts["network_config"]["params"], "model.network_config.params", "modules")

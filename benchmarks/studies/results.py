@@ -9,6 +9,7 @@ import yaml
 from benchmarks.studies.grid import Cell, Study, VariantCell
 from common.errors import ConfigError, DataError
 from common.files import whole_file
+from common.text import read_text
 
 NAMES = ("sampler", "schedule", "guidance", "variant")  # columns that hold text
 Row = dict[str, str | int | float]
@@ -55,13 +56,21 @@ class Results:
     def _keep(self, path: Path, measured: Mapping) -> None:
         """Write study.yaml, or raise ConfigError if it exists and differs."""
         if path.is_file():
-            change = first_change(yaml.safe_load(path.read_text(encoding="utf-8")), measured)
+            change = first_change(_loaded(path), measured)
             if change is not None:
                 raise ConfigError(f"{path.parent} holds results of a different study ({change}): choose another folder "
                                   "with --out, or remove this one")
             return
         with whole_file(path) as temporary:
             temporary.write_text(yaml.safe_dump(measured, sort_keys=False), encoding="utf-8")
+
+
+def _loaded(path: Path):
+    try:
+        return yaml.safe_load(read_text(path))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not the description of a study: remove the folder, or choose another with --out"
+                        ) from error
 
 
 def first_change(old, new, where: str = "") -> str | None:

@@ -3,6 +3,7 @@ from collections.abc import Mapping
 
 from common.errors import ConfigError
 from common.patches import parse_patch_size
+from configuration.yaml_files import require
 from weights.diffusers_layout import _positions
 
 
@@ -11,7 +12,9 @@ def transformer_config(network: Mapping) -> dict:
 
     Raises ConfigError for a structure that diffusers lacks.
     """
-    positions = _positions(network)
+    positions = require(_positions(network), "pos_embed_config.params", "text_length")
+    text = require(network["modules"]["patch_embed_config"].get("params"), "patch_embed_config.params",
+                   "text_hidden_size")
     target = network["modules"]["pos_embed_config"]["target"].rpartition(".")[2]
     rotary = target == "Rotary3DPositionEmbeddingMixin"
     patch_t, patch_h, patch_w = parse_patch_size(network["patch_size"])
@@ -35,7 +38,7 @@ def transformer_config(network: Mapping) -> dict:
         "spatial_interpolation_scale": scales["height_interpolation"],
         "temporal_interpolation_scale": scales["time_interpolation"],
         "temporal_compression_ratio": network["time_compressed_rate"],
-        "text_embed_dim": network["modules"]["patch_embed_config"]["params"]["text_hidden_size"],
+        "text_embed_dim": text["text_hidden_size"],
         "time_embed_dim": network.get("time_embed_dim") or network["hidden_size"], "timestep_activation_fn": "silu",
         "use_learned_positional_embeddings": bool(positions.get("learnable_pos_embed")),
         "use_rotary_positional_embeddings": rotary,

@@ -1,8 +1,9 @@
 """A diffusers pipeline folder: a whole model in the parts transformer/, vae/, text_encoder/ and tokenizer/."""
 import json
 import logging
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from common.errors import CheckpointError, DataError
 from common.text import read_text
@@ -46,14 +47,21 @@ def check_part(folder: Path, part: str) -> None:
 def use_pipeline_parts(model: MutableMapping, folder: str | Path) -> None:
     """Make first stage and text encoder of a `model` section use a pipeline folder, in place, where their own files
     do not exist."""
-    owners = [("the autoencoder", "ckpt_path", (model.get("first_stage_config") or {}).get("params"))]
-    conditioner = (model.get("conditioner_config") or {}).get("params") or {}
-    owners += [("the text encoder", "model_dir", embedder.get("params"))
-               for embedder in conditioner.get("emb_models") or () if isinstance(embedder, Mapping)]
+    owners = [("the autoencoder", "ckpt_path", _inside(model, "first_stage_config", "params"))]
+    embedders = _inside(model, "conditioner_config", "params", "emb_models")
+    owners += [("the text encoder", "model_dir", _inside(embedder, "params"))
+               for embedder in (embedders if isinstance(embedders, Sequence) else ())]
     for what, key, params in owners:
-        if params and isinstance(params.get(key), str) and not Path(params[key]).exists():
+        if isinstance(params, MutableMapping) and isinstance(params.get(key), str) and not Path(params[key]).exists():
             logger.info("%s is loaded from %s, because %s does not exist", what, folder, params[key])
             params[key] = str(folder)
+
+
+def _inside(tree: Any, *keys: str) -> Any:
+    """Return what stands below these keys; None where one is missing, or below something that is no mapping."""
+    for key in keys:
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree
 
 
 def _is_part(folder: Path) -> bool:

@@ -75,6 +75,7 @@ ENTRIES = {"plan": PLAN, "sampling": SAMPLING, "training": TRAINING, "vae": VAE_
 @pytest.mark.parametrize("name, cases", [("plan", 25), ("sampling", 50), ("training", 40), ("vae", 40), ("study", 40)])
 def test_odd_values_are_one_line(name, cases, trees, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("arguments.REPOSITORY", tmp_path)  # where the outputs that a file names would go
     tree, entry = trees[name], ENTRIES[name]
     assert entry(tree, tmp_path, monkeypatch) == (0 if name == "plan" else 2)
     if name != "plan":
