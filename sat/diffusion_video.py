@@ -186,13 +186,14 @@ class DiffusionEngine(LatentCodec):
         The image latent is in the first latent frame, with zeros after it, or in all frames: `noised_image_all_concat`.
         That of a `last` image is in the last latent frame.
         """
-        first, final = (None if given is None else self._image_latent(given, generator) for given in (image, last))
+        first, final = (None if given is None else self._image_latent(given[:, :, None], generator)
+                        for given in (image, last))
         assert first is not None
         return self._over_frames(first, latent_frames, final)
 
     def _image_latent(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return the latent (B, 1, C, h, w) of images (B, 3, H, W), each a video of one frame."""
-        latent = self.encode_first_stage(image[:, :, None], generator) / self.scale_factor * self.image_latent_scale
+        """Return the latent (B, 1, C, h, w) of images as videos of one frame, (B, 3, 1, H, W)."""
+        latent = self.encode_first_stage(image, generator) / self.scale_factor * self.image_latent_scale
         return latent.transpose(1, 2)
 
     def shared_step(self, batch: Mapping) -> tuple[Tensor, dict[str, Tensor | None]]:
@@ -266,9 +267,9 @@ class DiffusionEngine(LatentCodec):
 
     def _noised(self, frames: Tensor) -> Tensor:
         """Return the latent (B, 1, C, h, w) of frames (B, 3, H, W) with noise of sigma = exp(N(-3, 0.5))."""
-        image = frames.to(self.device)
+        image = frames.to(self.device)[:, :, None]
         sigma = torch.normal(*FRAME_NOISE, size=(len(image),)).exp().to(image)
-        return self._image_latent(image + sigma.view(-1, 1, 1, 1) * torch.randn_like(image))
+        return self._image_latent(image + sigma.view(-1, 1, 1, 1, 1) * torch.randn_like(image))
 
     def _over_frames(self, image: Tensor, latent_frames: int, last: Tensor | None = None) -> Tensor:
         if self.config.noised_image_all_concat:
