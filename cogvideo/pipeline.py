@@ -14,7 +14,9 @@ from arguments import get_args
 from cogvideo.result import Result
 from common.errors import ConfigError, DataError
 from common.files import REPOSITORY
-from configuration.settings import Arguments
+from common.kinds import Seed, Steps
+from common.typed import checked, typed
+from configuration.settings import Arguments, SamplingSettings
 from configuration.targets import instantiate_from_config
 from configuration.yaml_files import existing_path
 from diffusion_video import DiffusionEngine
@@ -75,8 +77,8 @@ class Pipeline:
         A prompt's videos are those that the command line makes of it at the same place in a file. `seed` None is that
         of the configuration. `image`, and `last` for the picture that a video ends with, are one picture or one for
         each prompt: a path, a PIL image, or an array (H, W, 3) uint8. `control` is the path of the clip that a video
-        follows, or one for each prompt. `callback` is called after every step of every
-        video. Raises ConfigError or DataError.
+        follows, or one for each prompt. `callback` is called after every step of every video. Raises ConfigError or
+        DataError.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         with tempfile.TemporaryDirectory() as folder:
@@ -101,24 +103,33 @@ class Pipeline:
         chosen.discretization = chosen.discretization if schedule is None else _built(schedule)
         chosen.guider = chosen.guider if guider is None else _built(guider)
         if num_inference_steps is not None:
-            chosen.num_steps = num_inference_steps
+            chosen.num_steps = checked(Steps, num_inference_steps, "num_inference_steps")
         if guidance_scale is not None:
             chosen.guider = _scaled(chosen.guider, guidance_scale)
         chosen.schedule()  # refuses a number of steps that the schedule cannot have
         check_compatible(chosen, self.engine.denoiser)
+        self._check_guider(chosen.guider)
         engine = copy.copy(self.engine)
         engine.sampler = chosen
         return replace(self, engine=engine)
 
+    def _check_guider(self, guider: Any) -> None:
+        """Raise ConfigError for a guider whose branches the loaded networks cannot evaluate."""
+        guider.check_network(self.args.model_config.network_config.params)
+        loaded = None if self.engine.sampler is None else self.engine.sampler.guider.weak
+        if guider.weak is not None and guider.weak != loaded:
+            raise ConfigError(f"{type(guider).__name__} needs a weaker network, which is read when a model is loaded; "
+                              "name the guider in the configuration")
+
     def _seeds(self, seed: int | Sequence[int] | None) -> Sequence[int]:
         if seed is None:
             return [self.args.run.seed]
-        return [seed] if isinstance(seed, int) else list(seed)
+        return [checked(Seed, each, "seed") for each in (seed if isinstance(seed, list | tuple | range) else [seed])]
 
     def _jobs(self, prompts: Sequence[Prompt], num_samples: int, num_frames: int | None) -> list[Job]:
         """Return a job for each sample of each prompt. Raises ConfigError for a length that needs other positions."""
-        sampling = replace(self.args.sampling, num_samples=num_samples,
-                           num_frames=num_frames or self.args.sampling.num_frames)
+        given = {"num_samples": num_samples} | ({} if num_frames is None else {"num_frames": num_frames})
+        sampling = replace(self.args.sampling, **typed(SamplingSettings, given, "call"))
         needs_image, follows = (bool(self.args.model_config.get(key)) for key in ("noised_image_input",
                                                                                   "control_input"))
         for prompt in prompts:

@@ -11,6 +11,7 @@ from cogvideo import load
 from common.errors import ConfigError, DataError
 from common.files import REPOSITORY
 from sample_video import main
+from sgm.guiders import Autoguidance, PerturbedAttentionGuidance
 
 CONFIG = str(REPOSITORY / "configs/tiny_t2v.yaml")
 PROMPTS = ["a red circle moves right on a black background", "a blue square grows on a gray background"]
@@ -83,6 +84,12 @@ def test_what_is_wrong_is_one_line(pipe):
             (lambda: pipe(PROMPTS[0], control="a.mp4"), "takes no control clip"),
             (lambda: pipe(PROMPTS[0], num_frames=33), "give num_frames=33 to load"),
             (lambda: pipe(PROMPTS[0], num_frames=10), "the nearest is 9"),
+            (lambda: pipe(PROMPTS[0], num_frames=0), "call.num_frames is 0"),
+            (lambda: pipe(PROMPTS[0], num_samples=0), "call.num_samples is 0"),
+            (lambda: pipe(PROMPTS[0], seed=[1, "a"]), "seed is 'a'"),
+            (lambda: pipe.with_(num_inference_steps=0), "num_inference_steps is 0"),
+            (lambda: pipe.with_(guider=PerturbedAttentionGuidance(scale=3.0, layers=[99])), "layers are 0 to"),
+            (lambda: pipe.with_(guider=Autoguidance(scale=3.0, ckpt_path="weak")), "needs a weaker network"),
             (lambda: pipe.with_(guider={"target": "sgm.guiders.APG", "params": {"scale": -1}}), "-1 must be above 0"),
             (lambda: pipe.with_(guider={"target": "sgm.guiders.IdentityGuider"}, guidance_scale=3), "has no scale")):
         with pytest.raises((ConfigError, DataError), match=says) as error:

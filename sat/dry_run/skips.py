@@ -1,5 +1,5 @@
 """Which forward passes a step cache will skip: known before sampling if it depends on the timesteps alone."""
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -38,7 +38,7 @@ class SkipCounter:
 def skip_counter(run: RunSettings) -> SkipCounter | None:
     """Return a counter with the embeddings of a run's weights; None if these are not there."""
     try:
-        weights = transformer_weights(run.weights).read()
+        weights = transformer_weights(run.weights).lazily()
     except CheckpointError:
         return None
     parts = [_embedding(part, weights, run.dtype) for part in PARTS]
@@ -52,8 +52,8 @@ def skip_counter(run: RunSettings) -> SkipCounter | None:
     return SkipCounter(torch.no_grad()(embed))
 
 
-def _embedding(part: str, weights: dict[str, Tensor], dtype: torch.dtype) -> SinusoidMLP | None:
-    own = {name.removeprefix(f"{part}."): value for name, value in weights.items() if name.startswith(f"{part}.")}
+def _embedding(part: str, weights: Mapping[str, Tensor], dtype: torch.dtype) -> SinusoidMLP | None:
+    own = {name.removeprefix(f"{part}."): weights[name] for name in weights if name.startswith(f"{part}.")}
     if not own:
         return None
     out_dim, dim = own["0.weight"].shape

@@ -37,7 +37,7 @@ def _with_riflex(model: MutableMapping[str, Any], limits: ModelLimits, frames: i
     network = model["network_config"]["params"]
     part = network["modules"]["pos_embed_config"]
     params = part.get("params") or {}
-    if params.get("riflex") in (None, True, False):
+    if params.get("riflex") in (None, True):
         head = network["hidden_size"] // network["num_attention_heads"]
         patches = limits.sampled_latents(limits.trained_frames) // limits.patch[0]
         k = intrinsic_frequency(patches, head // 4, params.get("theta", BASE))

@@ -84,7 +84,8 @@ def model_limits(model: Mapping) -> ModelLimits:
     if decoder["z_channels"] != network["out_channels"]:
         raise ConfigError(f"model.network_config.params.out_channels is {network['out_channels']}, but the "
                           f"autoencoder's latent has z_channels {decoder['z_channels']}; make them equal")
-    learned = bool((positions.get("params") or {}).get("learnable_pos_embed"))
+    given = positions.get("params") or {}
+    learned = bool(given.get("learnable_pos_embed"))
     fixed = learned or not positions["target"].endswith("Rotary3DPositionEmbeddingMixin")
     longest = network["num_frames"]
     if patch[0] > 1 and not fixed:
@@ -93,7 +94,8 @@ def model_limits(model: Mapping) -> ModelLimits:
     # pairs of patches.
     step = 2 * compression.time * patch[0]
     trained_frames = (longest - 1) // step * step + 1
-    longer = {way: times * (trained_frames - 1) + 1 for way, times in _ways(model, rotary=not fixed).items()}
+    riflex = not fixed and given.get("riflex") is not False
+    longer = {way: times * (trained_frames - 1) + 1 for way, times in _ways(model, riflex).items()}
     counts = tuple(range(1, max(trained_frames, *longer.values(), 0) + 1, step))
     largest = compression.video_size(network["latent_height"], network["latent_width"])
     trained = largest
@@ -106,7 +108,7 @@ def model_limits(model: Mapping) -> ModelLimits:
         channels=network["out_channels"], size_from_image=patch[0] > 1, fixed_table=fixed)
 
 
-def _ways(model: Mapping, rotary: bool) -> dict[str, int]:
+def _ways(model: Mapping, riflex: bool) -> dict[str, int]:
     """Return the ways in which a model can exceed its trained length, and how many times, the better way first.
 
     Image-to-video models have none: RIFLEx harms them, and an image would reach the first window alone. Models with
@@ -114,9 +116,9 @@ def _ways(model: Mapping, rotary: bool) -> dict[str, int]:
     """
     if model.get("noised_image_input"):
         return {}
-    known = rotary and model.get("time_windows") is None and not model.get("control_input")
-    riflex = {RIFLEX: MOST_BY_RIFLEX} if known else {}
-    return riflex | {WINDOWS: MOST_BY_WINDOWS}
+    known = riflex and model.get("time_windows") is None and not model.get("control_input")
+    by_positions = {RIFLEX: MOST_BY_RIFLEX} if known else {}
+    return by_positions | {WINDOWS: MOST_BY_WINDOWS}
 
 
 def plan_video(limits: ModelLimits, settings: SamplingSettings, size: Sequence[int] | None = None) -> VideoPlan:

@@ -51,6 +51,8 @@ def test_what_the_configuration_says_is_kept():
     assert list(prepared("tiny_t2v", 33, "model.time_windows=[4, 1]")[0].time_windows) == [4, 1]
     given = "model.network_config.params.modules.pos_embed_config.params.riflex={k: 3}"
     assert OmegaConf.select(prepared("tiny_t2v", 33, given)[0], POSITIONS) == {"k": 3}
+    model, told = prepared("tiny_t2v", 33, f"model.{POSITIONS}=false")
+    assert "in windows" in told and OmegaConf.select(model, POSITIONS) is False
 
 
 @pytest.mark.parametrize("name, frames, settings, says", [
