@@ -78,10 +78,11 @@ class TimeWindows:
 
     def _rescheduled_row(self, noise: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         frames, stride = len(noise), self.size - self.overlap
+        device = "cpu" if generator is None else generator.device
         source = list(range(min(self.size, frames)))
         while len(source) < frames:
             earlier = source[len(source) - self.size:][:stride]
-            source += [earlier[i] for i in torch.randperm(len(earlier), generator=generator).tolist()]
+            source += [earlier[i] for i in torch.randperm(len(earlier), generator=generator, device=device).tolist()]
         return noise[source[:frames]]
 
 

@@ -103,7 +103,8 @@ class TangentialCFG(Guider):
 
 def shared_direction(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Return, for each row, the first right singular vector of the matrix with rows a and b (B, ...), of any length."""
-    gram = torch.stack([torch.stack([row_dot(x, y).flatten() for y in (a, b)]) for x in (a, b)]).double()
+    gram = torch.stack([torch.stack([row_dot(x, y).flatten() for y in (a, b)]) for x in (a, b)])
+    gram = gram.cpu().double()  # small, and some devices have neither this dtype nor eigenvectors
     _, vectors = torch.linalg.eigh(gram.movedim(2, 0))  # (B, 2, 2), eigenvalues ascending
     weights = vectors[:, :, -1].to(a)
     shape = (-1, *(1,) * (a.ndim - 1))
