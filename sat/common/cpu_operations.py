@@ -12,6 +12,8 @@ _CAPABILITIES = torch.cpu.get_capabilities()
 # Without these instructions a bfloat16 product is emulated, several times slower than one in float32.
 CPU_HAS_BFLOAT16 = any(_CAPABILITIES.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 HAS_ONEDNN = torch.backends.mkldnn.is_available()
+# A linear layer and what follows it elementwise, in one operation of oneDNN; torch's compiler uses it, too.
+FUSED_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if HAS_ONEDNN else None
 CACHED_ELEMENTS = 2**19  # elements that stay in a core's cache
 
 
@@ -35,6 +37,19 @@ def gelu_tanh(x: torch.Tensor) -> torch.Tensor:
         return F.gelu(x, approximate="tanh")
     slope = 2 * (2 / pi) ** 0.5
     return torch.square(x).mul_(0.044715 * slope).add_(slope).mul_(x).sigmoid_().mul_(x)
+
+
+def linear_gelu_tanh(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """Compute gelu_tanh(linear(x, weight, bias)).
+
+    On a CPU with bfloat16 instructions, without gradients, oneDNN applies GELU to the product before it is rounded to
+    bfloat16 and written, which takes less time and is more exact.
+    """
+    possible = (CPU_HAS_BFLOAT16 and not recorded() and x.device.type == "cpu"
+                and x.dtype == weight.dtype == torch.bfloat16 and type(weight) in (torch.Tensor, nn.Parameter))
+    if FUSED_LINEAR is not None and possible and not torch.is_autocast_enabled("cpu"):
+        return FUSED_LINEAR(x, weight, bias, "gelu", [], "tanh")
+    return gelu_tanh(linear(x, weight, bias))
 
 
 def convolution(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, padding: Sequence[int],

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from common.cpu_operations import CPU_HAS_BFLOAT16
 from common.kinds import Layers, Size
 from common.patches import Grid, patchify, unpatchify
 from common.swiss_army import BaseMixin, mpu
 from common.tensors import recorded
-from network.attention import rotate
 from network.context import VideoContext
+from network.linears import activated
 
 TOKENS_AT_A_TIME = 1024
 Terms = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -193,9 +194,7 @@ class AdaLNMixin(BaseMixin):
         q, k, v = q[:, first:].transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if parts.norms is not None:
             q, k = (norm(x) for norm, x in zip(parts.norms, (q, k), strict=True))
-        if context.rotary is not None:
-            cos, sin = context.rotary
-            q, k = rotate(q, (cos[first:], sin[first:])), rotate(k, context.rotary)
+        q, k = context.rotated(q, first), context.rotated(k)
         # Under autocast, norms and rotation return float32; attention runs in the dtype of the projections.
         dropout = layer.attention_dropout.p if self.training else 0.0
         out = context.attend(q.to(v.dtype), k.to(v.dtype), v, dropout)
@@ -205,10 +204,11 @@ class AdaLNMixin(BaseMixin):
 def in_token_blocks(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
     """Return run(x) for a `run` that treats each token of x (B, S, D) independently.
 
-    In float32 on a CPU without gradients, a few tokens are computed at a time and x is overwritten, so that the wide
-    intermediate results stay in the processor's cache.
+    On a CPU without gradients, in a dtype that it has instructions for, a few tokens are computed at a time and x is
+    overwritten, so that the wide intermediate results stay in the processor's cache.
     """
-    if recorded() or x.device.type != "cpu" or x.dtype != torch.float32:
+    native = x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and CPU_HAS_BFLOAT16)
+    if recorded() or x.device.type != "cpu" or not native:
         return run(x)
     for block in x.view(-1, x.shape[-1]).split(TOKENS_AT_A_TIME):
         block.copy_(run(block))
@@ -220,7 +220,7 @@ class MLPMixin(BaseMixin):
 
     def mlp_forward(self, hidden_states, parts: LayerParts, **hook) -> torch.Tensor:
         mlp = parts.layer.mlp
-        return mlp.dense_4h_to_h(mlp.activation_func(mlp.dense_h_to_4h(hidden_states)))
+        return mlp.dense_4h_to_h(activated(mlp.dense_h_to_4h, hidden_states, mlp.activation_func))
 
 
 class SwiGLUMixin(BaseMixin):

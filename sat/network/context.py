@@ -1,11 +1,12 @@
 """The context that every transformer hook receives, and the division of latents into patches."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
 from common.patches import Grid
-from network.attention import attention
+from network.attention import attention, rotate
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,20 @@ class VideoContext:
     @property
     def text_length(self) -> int:
         return self.text.shape[1]
+
+    @cached_property
+    def turns(self) -> torch.Tensor:
+        """The rotations of rotary positions as complex numbers (N + t·h·w, head dim / 2), made once for all layers."""
+        assert self.rotary is not None
+        return torch.complex(*self.rotary)
+
+    def rotated(self, x: torch.Tensor, first: int = 0) -> torch.Tensor:
+        """Return queries or keys (B, h, S, d) of the tokens from `first` on, rotated by their positions, if any."""
+        if self.rotary is None:
+            return x
+        cos, sin = self.rotary
+        turns = None if torch.compiler.is_compiling() else self.turns[first:]
+        return rotate(x, (cos[first:], sin[first:]), turns)
 
     def rows(self, chosen: Sequence[int]) -> "VideoContext":
         """Return the context of these rows of the batch."""

@@ -1,11 +1,13 @@
 """Plain linear layers in place of SwissArmyTransformer's parallel ones that hold their whole matrix."""
 import types
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from common.cpu_operations import linear
+from common.cpu_operations import gelu_tanh, linear, linear_gelu_tanh
 from common.swiss_army import mpu
+from common.tensors import recorded
 
 
 def use_plain_linears(module: torch.nn.Module) -> None:
@@ -28,3 +30,14 @@ def use_plain_linears(module: torch.nn.Module) -> None:
 
 def _whole_linear(self: Any, x: torch.Tensor) -> torch.Tensor:
     return linear(x, self.weight, self.bias)
+
+
+def activated(layer: Any, x: torch.Tensor, activation: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Return activation(layer(x)), in one operation if it is GELU after a plain linear layer."""
+    if recorded():
+        return activation(layer(x))
+    hooked = layer._forward_pre_hooks or layer._forward_hooks  # as that which brings an offloaded layer's weights
+    plain = getattr(layer.forward, "__func__", None) is _whole_linear
+    if plain and not hooked and activation is gelu_tanh:
+        return linear_gelu_tanh(x, layer.weight, layer.bias)
+    return activation(layer(x))

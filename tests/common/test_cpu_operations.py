@@ -49,3 +49,19 @@ def test_gelu_is_that_of_the_library_at_every_size_of_its_argument():
         few = cpu_operations.gelu_tanh(x)
         assert torch.equal(x, given)
         torch.testing.assert_close(cpu_operations.gelu_tanh(x.repeat(100)), few.repeat(100), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype, has_bfloat16",
+                         [(torch.bfloat16, True), (torch.bfloat16, False), (torch.float32, True)])
+@torch.no_grad()
+def test_gelu_after_a_linear_layer_is_exact_to_the_dtype(dtype, has_bfloat16, monkeypatch):
+    monkeypatch.setattr(cpu_operations, "CPU_HAS_BFLOAT16", has_bfloat16)
+    g = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(*shape, generator=g).to(dtype) for shape in ((2, 5, 64), (32, 64), (32,)))
+    for given in (bias, None):
+        out = cpu_operations.linear_gelu_tanh(x, weight, given)
+        before = x.double() @ weight.double().T + (0 if given is None else given.double())
+        expected = torch.nn.functional.gelu(before, approximate="tanh")
+        tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+        assert out.dtype == dtype and out.shape == (2, 5, 32)
+        torch.testing.assert_close(out.double(), expected, atol=tolerance, rtol=tolerance)

@@ -1,0 +1,83 @@
+"""Measurements of this processor, remembered in the user's cache folder for later runs."""
+import json
+import logging
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.errors import DataError
+from common.files import whole_file
+
+logger = logging.getLogger(__name__)
+
+ROUNDS = 5
+
+
+def remembered(what: str, measure: Callable[[], Any]) -> Any:
+    """Return the result of `measure()`, a JSON value, or what it was when this processor was measured before.
+
+    A cache folder that cannot be read or written costs a measurement in every process, and nothing else.
+    """
+    path = _path()
+    known = {} if path is None else _read(path)
+    if what in known:
+        return known[what]
+    value = measure()
+    if path is not None:
+        _keep(path, {**_read(path), what: value})
+    return value
+
+
+def fastest(ways: Mapping[str, Callable[[], object]]) -> str:
+    """Return the name of the way with the least median time; the ways take turns, after one run of each."""
+    spent: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(ROUNDS + 1):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            spent[name].append(time.perf_counter() - start)
+    medians = {name: statistics.median(seconds[1:]) for name, seconds in spent.items()}
+    logger.debug("measured: %s", ", ".join(f"{name} {1000 * median:.3g} ms" for name, median in medians.items()))
+    return min(medians, key=lambda name: medians[name])
+
+
+@cache
+def device_name() -> str:
+    """Return the processor, its instructions, threads and torch's version: what a measurement depends on."""
+    processor = str(torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine())
+    return (f"{processor}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} thread(s), "
+            f"torch {torch.__version__}")
+
+
+def _path() -> Path | None:
+    """Return the file of this processor's measurements; None without a home folder."""
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        return None
+    name = "".join(letter if letter.isalnum() or letter in ".+" else "_" for letter in device_name())
+    return folder / "cogvideo" / f"measured_{name}.json"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _keep(path: Path, known: Mapping[str, Any]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as temporary:
+            temporary.write_text(json.dumps(known, indent=1), encoding="utf-8")
+    except (OSError, DataError) as error:
+        logger.debug("measurements are not remembered: %s", error)

@@ -1,0 +1,42 @@
+"""Tests of measurements that are remembered for later runs."""
+import time
+
+import pytest
+
+from common import measured
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_a_measurement_is_made_once():
+    made = []
+    for _ in range(2):
+        assert measured.remembered("a", lambda: made.append(1) or [1, 2.5]) == [1, 2.5]
+    assert measured.remembered("b", lambda: "other") == "other" and measured.remembered("a", lambda: None) == [1, 2.5]
+    assert made == [1]
+
+
+def test_another_device_is_measured_for_itself(monkeypatch):
+    assert measured.remembered("a", lambda: 1) == 1
+    monkeypatch.setattr(measured, "device_name", lambda: "another/processor")
+    assert measured.remembered("a", lambda: 2) == 2
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "\0"])
+def test_a_damaged_file_is_measured_anew(content):
+    measured.remembered("a", lambda: 1)
+    measured._path().write_text(content, encoding="utf-8")
+    assert measured.remembered("a", lambda: 2) == 2 and measured.remembered("a", lambda: 3) == 2
+
+
+def test_without_a_cache_folder_it_is_measured_every_time(cache_folder):
+    cache_folder.write_text("a file where the folder would be", encoding="utf-8")
+    assert measured.remembered("a", lambda: 1) == 1 and measured.remembered("a", lambda: 2) == 2
+
+
+def test_the_fastest_way_is_that_of_the_least_time():
+    assert measured.fastest({"slow": lambda: time.sleep(0.01), "quick": lambda: None}) == "quick"

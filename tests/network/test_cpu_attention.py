@@ -1,0 +1,60 @@
+"""Tests of attention in bfloat16 on a CPU: its two ways, and the choice between them."""
+import pytest
+import torch
+
+from network import cpu_attention
+from network.attention import attention
+
+
+def drawn(queries: int, keys: int, heads: int = 3) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(2, heads, tokens, 16, generator=generator).bfloat16() for tokens in (queries, keys, keys)]
+
+
+def definition(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    scores = torch.einsum("bhqd,bhkd->bhqk", q.double(), k.double()) / q.shape[-1] ** 0.5
+    return torch.einsum("bhqk,bhkd->bhqd", scores.softmax(-1), v.double())
+
+
+@pytest.mark.parametrize("most_scores", [1, 100, 700, 10**6])
+@pytest.mark.parametrize("queries", [1, 20, 33])
+@torch.no_grad()
+def test_pieces_of_any_size_are_attention(most_scores, queries, monkeypatch):
+    monkeypatch.setattr(cpu_attention, "MOST_SCORES", most_scores)
+    given = drawn(queries, 33)
+    out = cpu_attention.in_pieces(*given)
+    torch.testing.assert_close(out.double(), definition(*given), atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize("pieces", [True, False])
+@torch.no_grad()
+def test_the_measured_way_is_taken(pieces, monkeypatch):
+    asked, taken = [], []
+    whole = cpu_attention.in_pieces
+    monkeypatch.setattr(cpu_attention, "CPU_HAS_BFLOAT16", True)
+    monkeypatch.setattr(cpu_attention, "pieces_are_faster", lambda *shape: asked.append(shape) or pieces)
+    monkeypatch.setattr(cpu_attention, "in_pieces", lambda *given: taken.append(1) or whole(*given))
+    given = drawn(cpu_attention.FEWEST_TOKENS, 300)
+    out = attention(*given)
+    assert asked == [(3, cpu_attention.FEWEST_TOKENS, 300, 16)] and len(taken) == pieces
+    torch.testing.assert_close(out.double(), definition(*given).transpose(1, 2).flatten(2), atol=2e-2, rtol=2e-2)
+
+
+def test_gradients_and_processors_without_the_instructions_take_the_fused_kernel(monkeypatch):
+    monkeypatch.setattr(cpu_attention, "pieces_are_faster", lambda *shape: pytest.fail("measured"))
+    monkeypatch.setattr(cpu_attention, "CPU_HAS_BFLOAT16", True)
+    given = [x.requires_grad_() for x in drawn(300, 300, heads=1)]
+    attention(*given).sum().backward()
+    assert given[0].grad is not None
+    monkeypatch.setattr(cpu_attention, "CPU_HAS_BFLOAT16", False)
+    with torch.no_grad():
+        attention(*given)
+
+
+def test_a_shape_is_measured_once(monkeypatch):
+    cpu_attention.pieces_are_faster.cache_clear()
+    measured = []
+    monkeypatch.setattr(cpu_attention, "fastest", lambda ways: measured.append(sorted(ways)) or "pieces")
+    assert cpu_attention.pieces_are_faster(1, 3, 5, 16) and cpu_attention.pieces_are_faster(1, 3, 5, 16)
+    cpu_attention.pieces_are_faster.cache_clear()
+    assert cpu_attention.pieces_are_faster(1, 3, 5, 16) and measured == [["fused", "pieces"]]
