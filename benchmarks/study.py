@@ -3,7 +3,8 @@
     python -m benchmarks.study configs/studies/order_of_convergence.yaml
     python -m benchmarks.study configs/studies/quality_against_cost.yaml --processes 4
 
-A study that is started again continues where it stopped. `--out` (default runs/studies/NAME) receives results.csv,
+A study that is started again continues where it stopped, and solves again what is of other code, weights, configuration
+or versions than now. `--out` (default runs/studies/NAME) receives results.csv,
 plots, and report.html, a single page with all results. See docs/studies.
 """
 import argparse
@@ -13,15 +14,17 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__file__).resolve().parents[1])]
 
+from benchmarks.studies.base import Problem
 from benchmarks.studies.cells import solve_all
 from benchmarks.studies.comparisons import check_comparisons
-from benchmarks.studies.grid import read_study
+from benchmarks.studies.grid import Study, read_study
 from benchmarks.studies.plots import plots_of
 from benchmarks.studies.problems import problem_of
 from benchmarks.studies.report import write_report
 from benchmarks.studies.results import Results
 from common.console import progress, run
 from common.errors import ConfigError
+from common.files import sole_use
 from configuration.targets import allow_targets
 
 
@@ -32,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, default=1, help="cells solved at the same time, each on one thread")
     parser.add_argument("--most", type=int, help="stop after this many cells")
     parser.add_argument("--allow-targets", nargs="+", default=(), metavar="MODULE",
-                        help="your own modules that the study may name as targets")
+                        help="your own modules that the study may name as targets, and as problem.kind")
     options = parser.parse_args(argv)
     if options.processes < 1 or (options.most is not None and options.most < 0):
         raise ConfigError("--processes must be 1 or more, and --most 0 or more")
@@ -42,10 +45,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     plots_of(study, problem.measures)  # reports a user error before hours of work
     check_comparisons(study, problem)
     folder = options.out or Path("runs/studies") / study.name
-    results = Results(folder, study, problem.measures)
+    folder.mkdir(parents=True, exist_ok=True)
+    with sole_use(folder):
+        solve_study(study, problem, folder, options)
+
+
+def solve_study(study: Study, problem: Problem, folder: Path, options: argparse.Namespace) -> None:
+    """Solve the cells of a study that are not solved yet, and write its report."""
+    results = Results(folder, study, problem)
     left = [cell for cell in study.cells() if cell not in results.rows][:options.most]
     with progress(total=len(left), desc=study.name, unit="cell", disable=not left) as bar:
-        for cell, measured in solve_all(study, left, options.processes, options.allow_targets):
+        for cell, measured in solve_all(study, left, problem.places, options.processes, options.allow_targets):
             results.add(cell, measured)
             bar.update()
     report = write_report(study, problem, results, folder)

@@ -1,7 +1,8 @@
 """Solving the cells of a study, one after another or in several processes."""
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
 
 import torch
 
@@ -12,18 +13,18 @@ from configuration.targets import allow_targets
 Solved = tuple[Cell | VariantCell, dict[str, float]]
 
 
-def solve_all(study: Study, cells: Sequence[Cell | VariantCell], processes: int, allowed: Sequence[str] = ()
-              ) -> Iterator[Solved]:
-    """Yield each cell with its measures as soon as it is solved, in any order.
+def solve_all(study: Study, cells: Sequence[Cell | VariantCell], places: Mapping, processes: int,
+              allowed: Sequence[str] = ()) -> Iterator[Solved]:
+    """Yield each cell with its measures as soon as it is solved, in any order; `places` are the folders of cells.
 
     Raises the UserError of the first cell that fails; cells that finished earlier have been yielded.
     """
     if processes == 1:
-        yield from (solve(study, cell) for cell in cells)
+        yield from (solve(study, cell, places[cell]) for cell in cells)
         return
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
     with ProcessPoolExecutor(processes, context, _prepare, (tuple(allowed),)) as pool:
-        waiting = [pool.submit(solve, study, cell) for cell in cells]
+        waiting = [pool.submit(solve, study, cell, places[cell]) for cell in cells]
         try:
             for done in as_completed(waiting):
                 yield done.result()
@@ -31,9 +32,11 @@ def solve_all(study: Study, cells: Sequence[Cell | VariantCell], processes: int,
             pool.shutdown(cancel_futures=True)
 
 
-def solve(study: Study, cell: Cell | VariantCell) -> Solved:
-    """Solve one cell."""
-    return cell, problem_of(study).solve(study.part(cell), cell)
+def solve(study: Study, cell: Cell | VariantCell, place: Path) -> Solved:
+    """Solve one cell, whose files go to `place`."""
+    problem = problem_of(study)
+    problem.places[cell] = place
+    return cell, problem.solve(study.part(cell), cell)
 
 
 def _prepare(allowed: Sequence[str]) -> None:

@@ -109,5 +109,5 @@ def read_clips(path: Path) -> Clips:
         right, features = columns(RIGHT).astype(bool), columns(list(UNITS))
         return Clips(tuple(map(parse_caption, captions)), right, features)
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path} is not a table of judged videos ({error}): remove results.csv, so that its cell "
-                        "is solved again") from error
+        raise DataError(f"{path} is not a table of judged videos ({error}): remove its folder, so that the cell is "
+                        "solved again") from error

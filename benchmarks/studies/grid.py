@@ -11,12 +11,12 @@ from typing import Annotated
 
 from annotated_types import MinLen
 
+from benchmarks.studies.cost import build_sampler, steps_within
 from common.errors import ConfigError
 from common.kinds import Count, Part, Steps, Text
 from common.suggestions import nearest
 from common.typed import checked, typed
 from configuration.references import check_references
-from configuration.targets import instantiate_from_config
 from configuration.yaml_files import read_mapping, resolved
 from sgm.sampling import Sampler
 
@@ -56,8 +56,9 @@ class Study:
     """The contents of a study's file.
 
     Samplers, schedules and guidances map names to `{target, params}`. Instead of them a study may have `variants`,
-    which map names to mappings that the problem reads. Each grid has `steps` and `seeds`, and lists names on each
-    axis; an axis that it does not list has all names.
+    which map names to mappings that the problem reads. Each grid has `seeds`, and `steps` or `passes`, and lists names
+    on each axis; an axis that it does not list has all names. `passes` are numbers of network evaluations per video,
+    and each cell has as many steps as fit: see `steps_within`.
     """
 
     name: str
@@ -89,17 +90,44 @@ class Study:
 
     def cells(self) -> list[Cell] | list[VariantCell]:
         """Return the cells of all grids, each once. Raises ConfigError for a name that the study does not have."""
-        found: dict[Cell | VariantCell, None] = {}
+        return list(dict.fromkeys(cell for i in range(len(self.grids)) for _, cell in self._cells_of(i)))
+
+    def budgets(self) -> dict[Cell, set[int]]:
+        """Return the passes that a grid asks for, by cell; empty where the grids have steps."""
+        found: dict[Cell, set[int]] = {}
         for i, grid in enumerate(self.grids):
-            where = f"study {self.name}: grids[{i}]"
-            check_keys(grid, (*self.axes, "steps", "seeds"), where)
-            names = [self._chosen(axis, grid.get(axis), where) for axis in self.axes]
-            steps = checked(Annotated[list[Steps], MinLen(1)], grid.get("steps"), f"{where}.steps")
-            seeds = checked(Annotated[list[Count], MinLen(1)], grid.get("seeds", [0]), f"{where}.seeds")
-            if math.prod(map(len, (*names, steps, seeds))) > MOST_CELLS:
-                raise ConfigError(f"{where} has more than {MOST_CELLS} cells; give fewer names, steps or seeds")
-            found.update(dict.fromkeys(self.cell_type(*parts) for parts in product(*names, steps, seeds)))
-        return list(found)
+            for passes, cell in self._cells_of(i) if "passes" in grid else ():
+                found.setdefault(cell, set()).add(passes)
+        return found
+
+    def _cells_of(self, i: int) -> list[tuple[int, Cell | VariantCell]]:
+        """Return the cells of a grid, each with its number of passes or steps."""
+        grid, where = self.grids[i], f"study {self.name}: grids[{i}]"
+        check_keys(grid, (*self.axes, "steps", "passes", "seeds"), where)
+        if "passes" in grid and ("steps" in grid or self.variants):
+            raise ConfigError(f"{where}.passes: a grid has steps or passes, and one of variants has steps")
+        key = "passes" if "passes" in grid else "steps"
+        names = [self._chosen(axis, grid.get(axis), where) for axis in self.axes]
+        costs = checked(Annotated[list[Steps], MinLen(1)], grid.get(key), f"{where}.{key}")
+        seeds = checked(Annotated[list[Count], MinLen(1)], grid.get("seeds", [0]), f"{where}.seeds")
+        if math.prod(map(len, (*names, costs, seeds))) > MOST_CELLS:
+            raise ConfigError(f"{where} has more than {MOST_CELLS} cells; give fewer names, {key} or seeds")
+        return [(cost, self.cell_type(*parts, self._steps(parts, cost) if key == "passes" else cost, seed))
+                for *parts, cost, seed in product(*names, costs, seeds)]
+
+    def _steps(self, parts: Sequence[str], passes: int) -> int:
+        """Return the steps of a sampler, schedule and guidance that take this many passes at most."""
+        try:
+            return steps_within(passes, self.config(Cell(*parts, passes, 0)))
+        except ConfigError as error:
+            raise ConfigError(f"study {self.name}: {', '.join(parts)}, {passes} passes: {error}") from error
+
+    def config(self, cell: Cell | VariantCell) -> Mapping:
+        """Return the configuration of a cell's parts."""
+        if isinstance(cell, VariantCell):
+            return {"variant": self.variants[cell.variant]}
+        return {"sampler": self.samplers[cell.sampler], "schedule": self.schedules[cell.schedule],
+                "guidance": self.guidances[cell.guidance]}
 
     def part(self, cell: Cell | VariantCell) -> Sampler | Mapping:
         """Return what the problem gets beside the cell: its sampler, or its variant."""
@@ -107,11 +135,8 @@ class Study:
 
     def sampler(self, cell: Cell) -> Sampler:
         """Build the cell's sampler. Raises ConfigError, naming the cell, if its parts are invalid or do not fit."""
-        part = self.samplers[cell.sampler]
-        params = {**(part.get("params") or {}), "discretization_config": self.schedules[cell.schedule],
-                  "guider_config": self.guidances[cell.guidance], "num_steps": cell.steps}
         try:
-            return instantiate_from_config({**part, "params": params})
+            return build_sampler(self.config(cell), cell.steps)
         except ConfigError as error:
             raise ConfigError(f"study {self.name}: {cell}: {error}") from error
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
+from benchmarks.studies.base import Problem
 from benchmarks.studies.curves import Plot, chosen_rows, curve
 from benchmarks.studies.figures import panels, save
 from benchmarks.studies.grid import Cell, Study, VariantCell, check_keys
 from benchmarks.studies.losses import Losses
 from benchmarks.studies.pictures import Scales, Trajectories
-from benchmarks.studies.problems import Problem
 from benchmarks.studies.results import Row
 from common.errors import ConfigError
 

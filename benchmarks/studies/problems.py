@@ -1,13 +1,13 @@
 """Problems that studies solve: two with exact answers, and those of the small model."""
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from functools import lru_cache
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import torch
 
 from benchmarks.exact import SHAPE, FiniteData, WithoutLastJump, solve_flow
+from benchmarks.studies.base import Problem
 from benchmarks.studies.grid import Cell, Study, VariantCell, check_keys
 from benchmarks.studies.rank_losses import LossAcrossRanks
 from benchmarks.studies.trained_model import SmallModel
@@ -16,33 +16,21 @@ from common.errors import ConfigError
 from common.kinds import AboveZero, Steps
 from common.seeds import generator_for
 from common.typed import typed
+from configuration.targets import get_obj_from_str
 from sgm.sampling import RungeKutta3Sampler, Sampler
 
 REFERENCE_STEPS = 200
 HIGHEST = 1000.0  # replaces zero SNR, where the reference cannot start: almost nothing of the data is left
 
 
-class Problem(Protocol):
-    """A problem that measures one value for each of `measures` in a cell.
-
-    `solve` gets the cell's sampler if `cell_type` is Cell, and its variant if it is VariantCell.
-    """
-
-    cell_type: ClassVar[type]
-    measures: ClassVar[tuple[str, ...]]
-
-    def solve(self, part: Sampler | Mapping, cell: Cell | VariantCell) -> dict[str, float]: ...
-
-
-@dataclass(frozen=True)
-class GaussianFlow:
+@dataclass(frozen=True, kw_only=True)
+class GaussianFlow(Problem):
     """Gaussian data of standard deviation `deviation`; `error` is the distance from the exact probability flow.
 
     Without `last_jump`, runs end at the schedule's lowest noise level instead of the clean end.
     """
 
-    cell_type = Cell
-    measures = ("passes", "error")
+    measures: ClassVar = ("passes", "error")
     deviation: AboveZero = 0.5
     last_jump: bool = True
 
@@ -55,8 +43,8 @@ class GaussianFlow:
         return {"passes": passes, "error": error}
 
 
-@dataclass(frozen=True)
-class FiniteCurve:
+@dataclass(frozen=True, kw_only=True)
+class FiniteCurve(Problem):
     """Data of `clips` clips along a closed curve, sampled `rows` times with the exact softmax denoiser.
 
     `error` is the root mean square distance from the end of the probability flow from the same noise, computed by a
@@ -65,8 +53,7 @@ class FiniteCurve:
     `floor` is the energy distance of exact samples of the data, below which `energy` cannot be expected to fall.
     """
 
-    cell_type = Cell
-    measures = ("passes", "error", "energy", "floor")
+    measures: ClassVar = ("passes", "error", "energy", "floor")
     clips: Steps = 128
     rows: Steps = 256
 
@@ -92,17 +79,29 @@ PROBLEMS: dict[str, type[Problem]] = {"gaussian": GaussianFlow, "finite": Finite
 
 def problem_of(study: Study) -> Problem:
     """Build the study's problem. Raises ConfigError for an unknown problem or parameter, or an invalid variant."""
-    kind, params = study.problem.get("kind"), {k: v for k, v in study.problem.items() if k != "kind"}
-    if kind not in list(PROBLEMS):
-        raise ConfigError(f"study {study.name}: problem.kind {kind} is none of {', '.join(PROBLEMS)}")
-    check_keys(params, [f.name for f in fields(PROBLEMS[kind])], f"study {study.name}: problem")
-    if PROBLEMS[kind].cell_type is not study.cell_type:
-        needs = "variants" if PROBLEMS[kind].cell_type is VariantCell else "samplers and schedules"
-        raise ConfigError(f"study {study.name}: problem.kind {kind} needs {needs}")
-    problem = PROBLEMS[kind](**typed(PROBLEMS[kind], params, f"study {study.name}: problem"))
+    kind, where = _kind_of(study), f"study {study.name}: problem"
+    params = {key: value for key, value in study.problem.items() if key != "kind"}
+    check_keys(params, [f.name for f in fields(kind) if f.init], where)
+    if kind.cell_type is not study.cell_type:
+        needs = "variants" if kind.cell_type is VariantCell else "samplers and schedules"
+        raise ConfigError(f"{where}.kind {study.problem['kind']} needs {needs}")
+    problem = kind(**typed(kind, params, where))
     for name, variant in study.variants.items():
         problem.check(variant, f"study {study.name}: variants.{name}")
     return problem
+
+
+def _kind_of(study: Study) -> type[Problem]:
+    """Return the class that `problem.kind` names, in this file's list or by its dotted path."""
+    kind, where = study.problem.get("kind"), f"study {study.name}: problem.kind"
+    if isinstance(kind, str) and kind in PROBLEMS:
+        return PROBLEMS[kind]
+    if not isinstance(kind, str) or "." not in kind:
+        raise ConfigError(f"{where} {kind} is none of {', '.join(PROBLEMS)}, nor the dotted path of a class")
+    found = get_obj_from_str(kind, where)
+    if not issubclass(found, Problem) or not is_dataclass(found):
+        raise ConfigError(f"{where}: {kind} is no frozen dataclass below benchmarks.studies.base.Problem")
+    return found
 
 
 def closed_curve(clips: int) -> torch.Tensor:

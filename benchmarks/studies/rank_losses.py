@@ -9,7 +9,9 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from benchmarks.studies.base import Problem
 from benchmarks.studies.grid import VariantCell, check_keys
+from benchmarks.studies.model_config import merged
 from benchmarks.studies.statistics import around, resampled
 from common.errors import ConfigError
 from common.files import whole_file
@@ -19,14 +21,14 @@ from sgm.sigma_sampling import DiscreteSampling
 RECORD = "losses.json"
 
 
-@dataclass(frozen=True)
-class LossAcrossRanks:
+@dataclass(frozen=True, kw_only=True)
+class LossAcrossRanks(Problem):
     """The training loss of the small model, without training, on as many batches of `rows` clips as a cell has steps.
 
     A variant has `ranks`, which share a batch evenly, and `explicit`, true if each rank draws timesteps from its own
     interval. Clips and noise are the same in every variant. `deviation` is the standard deviation of the batches'
     losses, with a 95 % interval from resampling the batches; `relative` is the deviation over the mean. `base` lists
-    the configurations of the model and its training, `overrides` changes them, and losses are stored below `folder`.
+    the configurations of the model and its training, `overrides` changes them.
     """
 
     cell_type: ClassVar = VariantCell
@@ -34,7 +36,6 @@ class LossAcrossRanks:
     base: Sequence[str] = ("configs/tiny_t2v.yaml", "configs/tiny_t2v_train.yaml")
     overrides: Sequence[str] = ("args.load=checkpoints/tiny/t2v",)
     rows: int = 16
-    folder: str = "runs/studies/rank_losses"
 
     def check(self, variant: Mapping, where: str) -> None:
         """Raise ConfigError for an invalid variant."""
@@ -44,8 +45,11 @@ class LossAcrossRanks:
             raise ConfigError(f"{where} needs explicit (true or false) and ranks, a number that divides the "
                               f"{self.rows} rows of a batch")
 
+    def needs(self, part: Mapping) -> Mapping:
+        return merged("--base", *self.base, *self.overrides)
+
     def solve(self, variant: Mapping, cell: VariantCell) -> dict[str, float]:
-        losses = np.array([self._loss(variant, cell.seed, number) for number in range(cell.steps)])
+        losses = np.array([self._loss(variant, cell, number) for number in range(cell.steps)])
         with whole_file(self._record(cell)) as temporary:
             temporary.write_text(json.dumps(losses.tolist()), encoding="utf-8")
         deviation, mean = float(losses.std(ddof=1)), float(losses.mean())
@@ -59,15 +63,15 @@ class LossAcrossRanks:
         return list(range(1, len(losses) + 1)), losses
 
     def _record(self, cell: VariantCell) -> Path:
-        return Path(self.folder) / str(cell) / RECORD
+        return self.place(cell) / RECORD
 
     @torch.no_grad()
-    def _loss(self, variant: Mapping, seed: int, number: int) -> float:
+    def _loss(self, variant: Mapping, cell: VariantCell, number: int) -> float:
         """Return the loss of one batch."""
-        engine, clips, table = trained(tuple(self.base), (*self.overrides, f"args.save={self.folder}"))
+        engine, clips, table = trained(tuple(self.base), (*self.overrides, f"args.save={self.place(cell).parent}"))
         engine.loss_fn.sigma_sampler = SharedOut(
-            table, variant["ranks"], variant["explicit"], generator_for("timesteps", seed, number))
-        seed_everywhere("batch", seed, number)
+            table, variant["ranks"], variant["explicit"], generator_for("timesteps", cell.seed, number))
+        seed_everywhere("batch", cell.seed, number)
         return float(engine.shared_step(clips.batch(torch.randint(len(clips), (self.rows,))))[0])
 
 

@@ -4,11 +4,11 @@ import html
 from collections.abc import Iterable
 from pathlib import Path
 
+from benchmarks.studies.base import Problem
 from benchmarks.studies.comparisons import compared, comparisons_of
 from benchmarks.studies.curves import slopes
 from benchmarks.studies.grid import Study
 from benchmarks.studies.plots import draw, plots_of
-from benchmarks.studies.problems import Problem
 from benchmarks.studies.results import Results, Row
 from benchmarks.studies.tables import html_table, markdown_table, write_table
 from common.files import whole_file
@@ -45,8 +45,7 @@ def write_report(study: Study, problem: Problem, results: Results, folder: Path)
     parts.append("<h2>All results</h2>" + html_table(rows))
     with whole_file(folder / "tables.md") as temporary:
         temporary.write_text("\n\n".join(map(markdown_table, (rows, *differences.values()))) + "\n", encoding="utf-8")
-    if hasattr(problem, "folder"):
-        parts += videos_of(study, results, Path(problem.folder))
+    parts += videos_of(study, results, problem)
     page = f"<!doctype html><meta charset=utf-8><title>{html.escape(study.name)}</title><style>{STYLE}</style>"
     with whole_file(folder / "report.html") as temporary:
         temporary.write_text(page + "\n".join(parts), encoding="utf-8")
@@ -59,10 +58,10 @@ def differences_of(study: Study, problem: Problem, results: Results) -> dict[str
     return {name: [{"comparison": name, **row} for row in rows] for name, rows in found.items() if rows}
 
 
-def videos_of(study: Study, results: Results, folder: Path) -> Iterable[str]:
+def videos_of(study: Study, results: Results, problem: Problem) -> Iterable[str]:
     """Yield a heading and the first VIDEOS videos of each solved cell, as HTML."""
     for cell in study.cells():
-        shown = sorted((folder / str(cell)).rglob("*.mp4"))[:VIDEOS] if cell in results.rows else []
+        shown = sorted(problem.place(cell).rglob("*.mp4"))[:VIDEOS] if cell in results.rows else []
         if shown:
             yield f"<h3>{html.escape(str(cell))}</h3>{' '.join(map(video, shown))}"
 

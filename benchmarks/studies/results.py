@@ -1,76 +1,108 @@
-"""The table of a study's results, a line for each solved cell. It is replaced as a whole, and belongs to one study."""
+"""The results of a study: a file for each solved cell, named by its key, and a table of those that are true now."""
 import csv
+import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import yaml
 
+from benchmarks.studies.base import Problem
 from benchmarks.studies.grid import Cell, Study, VariantCell
-from common.errors import ConfigError, DataError
+from benchmarks.studies.keys import key_parts, places_of
+from common.errors import DataError
 from common.files import whole_file
-from common.text import read_text
 
-NAMES = ("sampler", "schedule", "guidance", "variant")  # columns that hold text
+logger = logging.getLogger(__name__)
+
+SOLVED = "cell.json"  # written when everything else in a cell's folder is there
+UNKEYED = "results_without_keys.csv"
 Row = dict[str, str | int | float]
 
 
 class Results:
-    """The rows of `results.csv` in a folder, beside the `study.yaml` that they belong to.
+    """The solved cells of a study, and the table `results.csv` of them in its folder, beside `study.yaml`.
 
-    Raises ConfigError if the folder holds results of a different study, DataError if the table is damaged.
+    A cell counts as solved only if its file was written for the same configuration, source, weights and versions; what
+    was solved with others stays beside it. Raises DataError for a damaged file.
     """
 
-    def __init__(self, folder: Path, study: Study, measures: Sequence[str]):
-        self.path, self.measures, self._keys = folder / "results.csv", tuple(measures), study.keys
-        self._order = {cell: i for i, cell in enumerate(study.cells())}
-        self._keep(folder / "study.yaml", study.measured())
-        self.rows: dict[Cell | VariantCell, Row] = {}
-        if self.path.is_file():
-            self.rows = {study.cell_type(**{key: row[key] for key in self._keys}): row for row in self._read()}
+    def __init__(self, folder: Path, study: Study, problem: Problem):
+        self.path, self.measures = folder / "results.csv", tuple(problem.measures)
+        self._columns = (*study.keys, *self.measures)
+        self._cells, self._parts = Path(problem.folder or folder / "cells"), key_parts(study, problem)
+        self._places = places_of(self._parts, self._cells)
+        problem.places.update(self._places)
+        self._set_aside()
+        found = {cell: _read(self._places[cell] / SOLVED, problem.measures) for cell in study.cells()}
+        self.rows: dict[Cell | VariantCell, Row] = {
+            cell: {**asdict(cell), **measured} for cell, measured in found.items() if measured is not None}
+        self._order = {cell: i for i, cell in enumerate(found)}
+        with whole_file(folder / "study.yaml") as temporary:
+            temporary.write_text(yaml.safe_dump(study.measured(), sort_keys=False), encoding="utf-8")
+        self._report()
+        self._write_table()
 
     def add(self, cell: Cell | VariantCell, measured: Mapping[str, float]) -> None:
-        """Add a cell and write the whole table, first under a temporary name."""
+        """Add a cell: write its file as a whole, and then the table."""
+        with whole_file(self._places[cell] / SOLVED) as temporary:
+            temporary.write_text(json.dumps({**self._parts[cell], "measured": measured}, indent=1, default=str))
         self.rows[cell] = {**asdict(cell), **measured}
+        self._write_table()
+
+    def _write_table(self) -> None:
         with whole_file(self.path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, (*self._keys, *self.measures), lineterminator="\n")
+            table = csv.DictWriter(file, self._columns, lineterminator="\n")
             table.writeheader()
-            for row in sorted(self.rows.items(), key=lambda item: self._order[item[0]]):
-                table.writerow({key: short(value) for key, value in row[1].items()})
+            for cell in sorted(self.rows, key=lambda cell: self._order[cell]):
+                table.writerow({key: short(value) for key, value in self.rows[cell].items()})
 
-    def _read(self) -> list[Row]:
-        """Return the rows with numbers parsed. Raises DataError for a table with other columns or values."""
-        try:
-            with open(self.path, newline="", encoding="utf-8") as file:
-                rows = [{key: self._value(key, text) for key, text in row.items()} for row in csv.DictReader(file)]
-            return [{key: row[key] for key in (*self._keys, *self.measures)} for row in rows]
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise DataError(f"{self.path} is not a table of results ({error}): remove it") from error
+    def _set_aside(self) -> None:
+        """Rename a table that no keys belong to, of which nobody can say whether it is still true."""
+        if self.path.is_file() and not any(self._cells.glob(f"*/{SOLVED}")) and _has_rows(self.path):
+            self.path.replace(self.path.with_name(UNKEYED))
+            logger.warning("%s has no keys, so that it may be of other code: it is %s now, and its cells are solved "
+                           "again", self.path, UNKEYED)
 
-    def _value(self, key: str, text: str) -> str | int | float:
-        """Return a table's entry as text or number, by its column."""
-        if key in NAMES:
-            return text
-        return int(text) if key in self._keys or text.isdigit() else float(text)
-
-    def _keep(self, path: Path, measured: Mapping) -> None:
-        """Write study.yaml, or raise ConfigError if it exists and differs."""
-        if path.is_file():
-            change = first_change(_loaded(path), measured)
-            if change is not None:
-                raise ConfigError(f"{path.parent} holds results of a different study ({change}): choose another folder "
-                                  "with --out, or remove this one")
-            return
-        with whole_file(path) as temporary:
-            temporary.write_text(yaml.safe_dump(measured, sort_keys=False), encoding="utf-8")
+    def _report(self) -> None:
+        """Log how many cells were solved before under another key, and what is different for one of them."""
+        earlier = {_name(path.parent): path for path in sorted(self._cells.glob(f"*/{SOLVED}"))}
+        again = [cell for cell, place in self._places.items() if cell not in self.rows and _name(place) in earlier]
+        if again:
+            then, now = _loaded(earlier[_name(self._places[again[0]])]), self._parts[again[0]]
+            change = first_change({part: then.get(part) for part in now}, now)
+            logger.info("%d cells were solved before and are solved again; of the first, %s", len(again), change)
 
 
-def _loaded(path: Path):
+def _name(place: Path) -> str:
+    """Return the name of a cell's folder without its key."""
+    return place.name.rpartition(" ")[0]
+
+
+def _has_rows(table: Path) -> bool:
+    with open(table, encoding="utf-8", errors="replace") as file:
+        return sum(1 for _ in file) > 1
+
+
+def _read(path: Path, measures: Sequence[str]) -> dict[str, float] | None:
+    """Return the measures of a solved cell, None if it is not solved. Raises DataError for a damaged file."""
+    if not path.is_file():
+        return None
+    measured = _loaded(path).get("measured")
+    if not isinstance(measured, dict) or set(measured) != set(measures):
+        raise DataError(f"{path} does not hold the measures of a cell: remove its folder")
+    return {name: measured[name] for name in measures}
+
+
+def _loaded(path: Path) -> dict:
     try:
-        return yaml.safe_load(read_text(path))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not the description of a study: remove the folder, or choose another with --out"
-                        ) from error
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is not a solved cell ({error}): remove its folder") from error
+    if not isinstance(loaded, dict):
+        raise DataError(f"{path} is not a solved cell: remove its folder")
+    return loaded
 
 
 def first_change(old, new, where: str = "") -> str | None:

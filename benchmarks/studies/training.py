@@ -3,10 +3,11 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
+from benchmarks.studies.base import Problem
 from benchmarks.studies.grid import VariantCell, check_keys
+from benchmarks.studies.model_config import merged
 from common.errors import ConfigError, DataError
 from configuration.targets import allow_targets
 
@@ -14,12 +15,12 @@ ABLATIONS = "benchmarks.studies.ablations"
 LOG = "log.jsonl"
 
 
-@dataclass(frozen=True)
-class Training:
+@dataclass(frozen=True, kw_only=True)
+class Training(Problem):
     """Training runs from random weights, with the steps and the seed of a cell.
 
-    The configuration is `base`, changed by `overrides` and then by the variant's own `overrides`. Runs are written
-    below `folder`. `valid_loss` is the loss of the averaged weights on held-out clips after the last step, with the
+    The configuration is `base`, changed by `overrides` and then by the variant's own `overrides`. Runs are written in
+    the cells' folders. `valid_loss` is the loss of the averaged weights on held-out clips after the last step, with the
     same noise in every run.
     """
 
@@ -27,7 +28,6 @@ class Training:
     measures: ClassVar = ("valid_loss", "loss", "seconds_per_step")
     base: Sequence[str] = ("configs/tiny_t2v.yaml", "configs/tiny_t2v_train.yaml")
     overrides: Sequence[str] = ()
-    folder: str = "runs/studies/training"
 
     def check(self, variant: Mapping, where: str) -> None:
         """Raise ConfigError for an invalid variant."""
@@ -36,11 +36,14 @@ class Training:
         if not isinstance(given, list) or not all(isinstance(word, str) and "=" in word for word in given):
             raise ConfigError(f"{where}.overrides must be a list of key=value")
 
+    def needs(self, part: Mapping) -> Mapping:
+        return merged("--base", *self.base, *self.overrides, *part["variant"].get("overrides", []))
+
     def solve(self, variant: Mapping, cell: VariantCell) -> dict[str, float]:
         from train_video import train_video  # imported late: SwissArmyTransformer takes seconds
 
         allow_targets(ABLATIONS)
-        folder = self._folder(cell)
+        folder = self.place(cell)
         if folder.exists():  # left by a run that was interrupted
             shutil.rmtree(folder)
         train_video(["--base", *self.base, *self.overrides, *variant.get("overrides", []), f"args.save={folder}",
@@ -56,14 +59,11 @@ class Training:
         steps, losses = zip(*found, strict=True)
         return list(steps), list(losses)
 
-    def _folder(self, cell: VariantCell) -> Path:
-        return Path(self.folder) / str(cell)
-
     def _records(self, cell: VariantCell) -> list[dict]:
         """Return the lines of a cell's training log. Raises DataError if it is missing or damaged."""
-        path = self._folder(cell) / LOG
+        path = self.place(cell) / LOG
         try:
             return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         except (OSError, ValueError) as error:
-            raise DataError(f"{path} is not a training log ({error}): remove results.csv, so that its cell is solved "
+            raise DataError(f"{path} is not a training log ({error}): remove its folder, so that the cell is solved "
                             "again") from error

@@ -49,7 +49,7 @@ def get_obj_from_str(path: str, where: str = "target") -> type:
     """
     if not isinstance(path, str) or "." not in path:
         raise ConfigError(f"{where}: {shown(path)} is not a dotted path to a class, such as torch.nn.Identity")
-    real = _real_path(path)
+    real = real_path(path)
     if not _allowed(real):
         raise ConfigError(f"{where}: {path} may not be named; {MAY_BE_NAMED}")
     module_path, name = real.rsplit(".", 1)
@@ -161,7 +161,8 @@ def _target_class(config, where: str) -> type:
     return get_obj_from_str(config["target"], where)
 
 
-def _real_path(path: str) -> str:
+def real_path(path: str) -> str:
+    """Return the module path of a target, which may be written as in released or earlier configurations."""
     for old, new in FORMER_PATHS:
         if path.startswith(old):
             return new + path[len(old):]

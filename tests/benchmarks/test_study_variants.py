@@ -103,7 +103,8 @@ def test_trainings_side_by_side(recipe, study, tmp_path):
     with open(tmp_path / "out/results.csv", newline="") as file:
         found = list(csv.DictReader(file))
     assert [row["variant"] for row in found] == ["experts", "shared"]
-    log = [json.loads(line) for line in (tmp_path / "runs/experts, 2 steps, seed 0/log.jsonl").read_text().splitlines()]
+    (path,) = (tmp_path / "runs").glob("experts, 2 steps, seed 0 */log.jsonl")
+    log = [json.loads(line) for line in path.read_text().splitlines()]
     assert float(found[0]["valid_loss"]) == pytest.approx(log[-1]["valid_loss"], rel=1e-4)
     assert (tmp_path / "out/small_losses.png").is_file()
 

@@ -1,0 +1,144 @@
+"""Tests of what a study solves again: changed classes, configurations and weights, and nothing else."""
+import csv
+import json
+import sys
+
+import pytest
+
+from benchmarks.studies import keys, sources
+from benchmarks.studies.keys import content
+from benchmarks.studies.sources import digests
+
+PARTS = '''
+"""Parts of a study that are outside this project."""
+from dataclasses import dataclass
+from typing import ClassVar
+
+from benchmarks.studies.base import Problem
+from sgm.sampling import EulerEDMSampler
+
+SOLVED = []
+
+
+def factor():
+    return {factor}
+
+
+class Mine(EulerEDMSampler):
+    """A sampler."""
+
+    def step(self, x, now, then, run, state):
+        x, denoised, state = super().step(x, now, then, run, state)
+        return x * factor(), denoised, state
+
+
+class Other(EulerEDMSampler):
+    """Another."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counting(Problem):
+    """A problem whose error is the sampler's factor."""
+
+    measures: ClassVar = ("error",)
+
+    def solve(self, sampler, cell):
+        SOLVED.append(cell.sampler)
+        return {{"error": float(sampler.step.__code__.co_argcount) * factor()}}
+'''
+STUDY = {
+    "question": "Which cells are solved again?",
+    "problem": {"kind": "their_parts.Counting"},
+    "samplers": {"mine": {"target": "their_parts.Mine"}, "other": {"target": "their_parts.Other"}},
+    "schedules": {"ramp": {"target": "sgm.discretizer.EDMDiscretization"}},
+    "grids": [{"steps": [4]}],
+}
+
+
+@pytest.fixture
+def outside(tmp_path, monkeypatch):
+    """A function that writes a module outside this project, as new to Python."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def write(text):
+        (tmp_path / "their_parts.py").write_text(text)
+        sys.modules.pop("their_parts", None)
+        for cache in (sources.read_module, sources.file_of, sources._roots, keys._digests, keys._content_of):
+            cache.cache_clear()
+    write(PARTS.format(factor=1))
+    yield write
+    sys.modules.pop("their_parts", None)
+
+
+@pytest.fixture
+def solved(study, tmp_path):
+    """A function that runs a study and returns the names of the samplers that were solved, and the errors by name."""
+    def run(content=STUDY):
+        assert study(content, "--allow-targets", "their_parts") == 0
+        with open(tmp_path / "out/results.csv", newline="") as file:
+            found = {row["sampler"]: float(row["error"]) for row in csv.DictReader(file)}
+        names, sys.modules["their_parts"].SOLVED[:] = list(sys.modules["their_parts"].SOLVED), []
+        return names, found
+    return run
+
+
+def test_a_problem_outside_this_project_is_solved_once_and_refused_without_leave(outside, solved, study, capsys):
+    assert study(STUDY) == 2
+    assert "may not be named" in capsys.readouterr().err
+    assert solved() == (["mine", "other"], {"mine": 6, "other": 6})
+    assert solved()[0] == []
+
+
+def test_a_changed_class_is_solved_again_and_an_added_one_solves_no_other(outside, solved):
+    solved()
+    outside(PARTS.format(factor=1).replace("EulerEDMSampler):\n    \"\"\"Another.\"\"\"",
+                                           "EulerEDMSampler):\n    s_churn: float = 2.0  # a comment"))
+    assert solved()[0] == ["other"]
+    outside((tmp := PARTS.format(factor=1)) + "\n\nclass Third(Mine):\n    \"\"\"A third.\"\"\"\n")
+    names, _ = solved({**STUDY, "samplers": {**STUDY["samplers"], "third": {"target": "their_parts.Third"}}})
+    assert names == ["third"]  # and what was solved for the first text of Other is still there
+    outside(tmp.replace('"""Parts of', '"""All parts of'))
+    assert solved()[0] == []
+
+
+def test_what_a_class_calls_counts_too_and_the_change_is_told(outside, solved, caplog):
+    solved()
+    outside(PARTS.format(factor=2))
+    with caplog.at_level("INFO"):
+        names, found = solved()
+    assert names == ["mine", "other"] and found["mine"] == 12  # the problem calls it
+    assert "2 cells were solved before" in caplog.text and "sources.their_parts was" in caplog.text
+
+
+def test_a_changed_configuration_adds_cells_and_going_back_solves_nothing(outside, solved):
+    solved()
+    changed = {**STUDY, "schedules": {"ramp": {"target": "sgm.discretizer.EDMDiscretization", "params": {"rho": 3}}}}
+    assert solved(changed)[0] == ["mine", "other"]
+    assert solved()[0] == []
+
+
+def test_a_damaged_cell_is_one_line_and_a_table_without_keys_is_set_aside(outside, solved, study, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/results.csv").write_text("sampler,schedule,guidance,steps,seed,error\nmine,ramp,none,4,0,7\n")
+    assert solved()[1]["mine"] == 6 and "mine" in (tmp_path / "out/results_without_keys.csv").read_text()
+    for damaged in (tmp_path / "out/cells").glob("*/cell.json"):
+        damaged.write_text(json.dumps({"measured": {}}))
+    assert study(STUDY, "--allow-targets", "their_parts") == 2
+    assert "remove its folder" in capsys.readouterr().err
+
+
+def test_files_count_by_their_content(tmp_path):
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "a.pt").write_bytes(b"1")
+    before = content({"load": str(weights), "save": "runs/x", "name": "no/such/file"})
+    keys._content_of.cache_clear()
+    (weights / "a.pt").write_bytes(b"2")
+    after = content({"load": str(weights), "name": "no/such/file"})
+    assert before["load"] != after["load"] and "save" not in before and before["name"] == "no/such/file"
+
+
+def test_the_source_of_a_class_is_followed_through_the_project_and_no_library():
+    found = digests([("sgm.sampling", "UniPCSampler")])
+    assert {"sgm.sampling.adams", "sgm.sampling.base", "sgm.noise_schedule"} <= set(found)
+    assert not any(name.startswith(("torch", "numpy", "dataclasses")) for name in found)
