@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from common.tensors import append_dims
+from sgm.conditioning import Conditioning
 from sgm.noise_schedule import NoiseLevel, NoiseSchedule
 from sgm.parameterization import VE, Parameterization
 from sgm.sampling.base import Run, Sampler
@@ -145,7 +146,7 @@ def count_draws(sampler: Sampler, num_steps: int) -> int:
 
 
 def _run(sampler: Sampler, schedule: NoiseSchedule, x: torch.Tensor, denoiser, draw) -> torch.Tensor:
-    run, state = Run(schedule, Guided(denoiser, sampler.guider, {}, None, None, {}), draw), StepState()
+    run, state = Run(schedule, Guided(denoiser, sampler.guider, Conditioning({}), None, {}), draw), StepState()
     for now, then in pairwise(schedule.levels()):
         x, _, state = sampler.step(x, now, then, run, state)
     return x

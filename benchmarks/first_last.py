@@ -49,13 +49,11 @@ def make(args: Arguments, combinations: Sequence[Combination], clips: np.ndarray
     videos = []
     for start in progress(range(0, len(combinations), BATCH), unit="batch"):
         rows = slice(start, start + BATCH)
-        texts = {"txt": [c.caption for c in combinations[rows]]}
-        cond, uncond = engine.conditioner.get_unconditional_conditioning(texts, texts, force_uc_zero_embeddings=["txt"])
+        captions = [c.caption for c in combinations[rows]]
         images = engine.encode_image(first[rows], plan.latent_frames, generator_for(seed, "image", start), last[rows])
-        cond["concat"] = uncond["concat"] = images
-        count = len(texts["txt"])
-        latents = engine.sample(cond, uncond, batch_size=count, shape=plan.latent_shape,
-                                generator=[generator_for(seed, start + i) for i in range(count)])
+        conditioning = engine.conditioner.conditioning({"txt": captions}).shared(concat=images)
+        latents = engine.sample(conditioning, shape=plan.latent_shape,
+                                generator=[generator_for(seed, start + i) for i in range(len(captions))])
         videos += [to_pixels(engine.decode_first_stage(z[None].transpose(1, 2))[0]) for z in latents]
     return videos
 

@@ -32,9 +32,9 @@ def round_trip(engine: DiffusionEngine, combination: Combination, num_steps: int
     """Return the PSNR of one clip in dB."""
     frames = torch.from_numpy(render(combination, np.random.default_rng(5))).permute(3, 0, 1, 2)[None]
     latents = engine.encode_clip(frames.float() / 127.5 - 1)
-    cond, _ = engine.conditioner.get_unconditional_conditioning({"txt": [combination.caption]}, {}, ["txt"])
-    start = engine.invert(latents, cond, num_steps, rounds=rounds)
-    again = engine.sample(cond, None, 1, latents.shape[1:], num_steps=num_steps, start=start)
+    conditioning = engine.conditioner.conditioning({"txt": [combination.caption]}).unguided()
+    start = engine.invert(latents, conditioning, num_steps, rounds=rounds)
+    again = engine.sample(conditioning, shape=latents.shape[1:], num_steps=num_steps, start=start)
     one, other = (engine.decode_first_stage(z.transpose(1, 2)).clamp(-1, 1) for z in (latents, again))
     return -10 * math.log10(max(float((one - other).square().mean()) / 4, 1e-12))
 

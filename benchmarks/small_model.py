@@ -85,15 +85,15 @@ def control_of(combination: Combination, seed: int) -> Tensor:
 def sample_batch(engine: DiffusionEngine, batch: Sequence[Combination], shape: Sequence[int], seed: int, start: int = 0,
                  callback: Callable[[StepInfo], None] | None = None) -> Tensor:
     """Sample latents (B, T, C, h, w) of `shape` (T, C, h, w); row i draws its noise from (seed, start + i)."""
-    texts = {"txt": [c.caption for c in batch]}
-    cond, uncond = engine.conditioner.get_unconditional_conditioning(texts, texts, force_uc_zero_embeddings=["txt"])
+    conditioning = engine.conditioner.conditioning({"txt": [c.caption for c in batch]})
     if engine.config.noised_image_input:
         images = torch.stack([rendered(c, seed)[0] for c in batch])
-        cond["concat"] = uncond["concat"] = engine.encode_image(images, shape[0], generator_for(seed, start))
+        concat = engine.encode_image(images, shape[0], generator_for(seed, start))
+        conditioning = conditioning.shared(concat=concat)
     if engine.config.control_input:
         controls = torch.stack([control_of(c, seed) for c in batch]).transpose(1, 2)
-        cond["concat"] = uncond["concat"] = engine.encode_clip(controls)
-    return engine.sample(cond, uncond, batch_size=len(batch), shape=shape, callback=callback,
+        conditioning = conditioning.shared(concat=engine.encode_clip(controls))
+    return engine.sample(conditioning, shape=shape, callback=callback,
                          generator=[generator_for(seed, start + i) for i in range(len(batch))])
 
 

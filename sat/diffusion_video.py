@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from common.errors import ConfigError
 from common.patches import parse_patch_size
-from common.tensors import draw_noise
+from common.tensors import Generators, draw_noise
 from configuration.model import NO_SAMPLER, ModelConfig
 from configuration.settings import resolve_dtype
 from configuration.targets import get_obj_from_str, instantiate_from_config
 from engine.checks import check_fit
 from engine.first_stage import LatentCodec
+from engine.latent_shape import batch_of, shape_of
 from engine.weak_network import build_weak
 from memory.offload import Offload
 from network.attention_kernels import attention_shape, use_attention_kernel
@@ -23,6 +24,7 @@ from network.layer_runner import AllLayers
 from network.token_division import DividedLayers
 from parallel import groups
 from parallel.guidance import SharedBranches
+from sgm.conditioning import Conditioning
 from sgm.sampling import FromLevel, PassPlan, Sampler, Start, StepInfo, invert
 from sgm.windows import TimeWindows
 from weights.lora_names import MATRICES
@@ -129,40 +131,57 @@ class DiffusionEngine(LatentCodec):
         return model(x.to(self.dtype), timesteps, cond, **inputs).to(x.dtype)
 
     @torch.no_grad()
-    def sample(self, cond: Mapping[str, Tensor], uc: Mapping[str, Tensor] | None = None, batch_size: int = 1,
-               shape: Sequence[int] = (), generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    def sample(self, cond: Conditioning | Mapping[str, Tensor], uc: Mapping[str, Tensor] | None = None,
+               batch_size: int | None = None, shape: Sequence[int] | None = None,
+               generator: torch.Generator | Sequence[torch.Generator] | None = None,
                num_steps: int | None = None, scale: float | Tensor | None = None,
-               callback: Callable[[StepInfo], None] | None = None, start: Start | None = None, **network_inputs
-               ) -> Tensor:
-        """Sample latents (batch_size, T, C, H, W); `shape` is (T, C, H, W), padding latents included.
+               callback: Callable[[StepInfo], None] | None = None, start: Start | None = None,
+               noise: Tensor | None = None, **network_inputs) -> Tensor:
+        """Sample latents (B, T, C, H, W), padding latents included, of a conditioning with B rows.
 
-        `start` None starts from noise; else it is a clip or an inversion to start from. `uc` None samples without
-        guidance. `generator` None draws from torch's global state; one generator serves all rows; one per row makes
-        each row independent of the others. Raises NumericalError naming the step whose result is not finite.
+        `cond` is a conditioning, or its conditional half beside its unconditional one, `uc` (None: no guidance).
+        `batch_size` B and `shape` (T, C, H, W) follow from conditioning and model, and are checked if given. `start`
+        None starts from noise; else it is a clip or an inversion to start from. `noise` is unit noise to start from, in
+        place of drawn noise. `generator` None draws from torch's global state; one generator serves all rows; one per
+        row makes each row independent of the others. Raises ConfigError for inputs that do not fit each other or the
+        model, NumericalError naming the step whose result is not finite.
         """
-        noise = draw_noise(torch.empty(batch_size, *shape, device=self.device), generator)
-        if self.windows is not None:
-            noise = self.windows.rescheduled(noise, generator)
+        conditioning = Conditioning.of(cond, uc)
+        rows = batch_of(conditioning, batch_size)
+        noise = self._noise((rows, *shape_of(self.config, conditioning, shape)), generator, noise)
         plan = PassPlan(self.step_cache, self.sharing, self.config.guidance_one_by_one)
-        with self._attention(noise, cond):
-            return self._sampler(self._bound_denoiser(), noise, cond, uc=uc, num_steps=num_steps, scale=scale,
-                                generator=generator, callback=callback, start=start, plan=plan, **network_inputs)
+        with self._attention(noise, conditioning):
+            return self._sampler(self._bound_denoiser(), noise, conditioning, num_steps=num_steps, scale=scale,
+                                 generator=generator, callback=callback, start=start, plan=plan, **network_inputs)
+
+    def _noise(self, shape: tuple[int, ...], generator: Generators, given: Tensor | None) -> Tensor:
+        """Return unit noise of a shape (B, T, C, H, W): the given one, or drawn and ordered for windows."""
+        if given is not None:
+            if given.shape != shape:
+                raise ConfigError(f"the noise is {list(given.shape)}, and the videos' latents are {list(shape)}: "
+                                  "(videos, latent frames, channels, height, width)")
+            return given.to(self.device, torch.float32)
+        noise = draw_noise(torch.empty(shape, device=self.device), generator)
+        return noise if self.windows is None else self.windows.rescheduled(noise, generator)
 
     @torch.no_grad()
-    def invert(self, latents: Tensor, cond: Mapping[str, Tensor], num_steps: int | None = None, strength: float = 1.0,
-               callback: Callable[[StepInfo], None] | None = None, **network_inputs) -> FromLevel:
-        """Return the start from which `sample` without `uc` reaches latents (B, T, C, H, W): `sgm.sampling.invert`."""
-        with self._attention(latents, cond):
-            return invert(self._sampler, self._bound_denoiser(), latents, cond, num_steps, strength, callback,
+    def invert(self, latents: Tensor, cond: Conditioning | Mapping[str, Tensor], num_steps: int | None = None,
+               strength: float = 1.0, callback: Callable[[StepInfo], None] | None = None, **network_inputs
+               ) -> FromLevel:
+        """Return the start from which `sample` without guidance reaches latents (B, T, C, H, W): `sgm.sampling.invert`.
+        """
+        conditioning = Conditioning.of(cond)
+        with self._attention(latents, conditioning):
+            return invert(self._sampler, self._bound_denoiser(), latents, conditioning, num_steps, strength, callback,
                           **network_inputs)
 
-    def _attention(self, latents: Tensor, cond: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+    def _attention(self, latents: Tensor, conditioning: Conditioning) -> AbstractContextManager[None]:
         """Return a context manager that uses the configured kernel for attention on latents (B, T, C, H, W)."""
         if self.config.attention_kernel is None:
             return nullcontext()
         if self.windows is not None:
             latents = latents[:, :self.windows.size]
-        shape = attention_shape(self.config.network_config, latents, cond["crossattn"].shape[1])
+        shape = attention_shape(self.config.network_config, latents, conditioning.cond["crossattn"].shape[1])
         return use_attention_kernel(self.config.attention_kernel, shape, self.dtype, latents.device)
 
     @property
@@ -223,7 +242,7 @@ class DiffusionEngine(LatentCodec):
             batch["concat_images"] = self._dropped(self._over_frames(image, latents.shape[1], last))
         elif self.config.control_input:
             batch["concat_images"] = self._control(batch)
-        terms = self.loss_fn.terms(self.predict, self.denoiser, self.conditioner, latents, batch)
+        terms = self.loss_fn.terms(self.predict, self.denoiser, self.conditioner.dropped, latents, batch)
         loss = terms.loss.mean()
         return loss, {"loss": loss.detach(), "loss_per_sample": terms.loss.detach(), "timesteps": terms.timesteps}
 

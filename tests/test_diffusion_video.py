@@ -60,6 +60,20 @@ def test_a_row_does_not_depend_on_its_neighbours(engine):
     assert torch.equal(sample(engine, [0, 1]), together)
 
 
+def test_batch_shape_and_noise_follow_from_the_conditioning_or_are_given(engine):
+    both = engine.conditioner.conditioning({"txt": ["a red circle", "a blue square moves left"]})
+    generators = [generator_for(0, row) for row in (0, 1)]
+    latents = engine.sample(both, generator=generators)
+    assert torch.equal(latents, sample(engine, [0, 1]))
+    noise = torch.stack([torch.randn(SHAPE, generator=generator_for(0, row)) for row in (0, 1)])
+    assert torch.equal(engine.sample(both, noise=noise), latents)
+    for given, says in (({"batch_size": 1}, "conditioning is of 2"), ({"shape": (4, 5, 4, 4)}, r"is it \[5, 4, 4, 4\]"),
+                        ({"noise": noise[:1]}, r"the noise is \[1, 5, 4, 4, 4\]"),
+                        ({"uc": both.uncond}, "leave uc out")):
+        with pytest.raises(ConfigError, match=says):
+            engine.sample(both, **given)
+
+
 def test_steps_and_scale_may_differ_per_call(engine):
     steps = []
     sample(engine, [0], num_steps=5, callback=steps.append)

@@ -197,15 +197,14 @@ class Laboratory:
         torch.manual_seed(0)
         for parameter in self.engine.parameters():
             torch.nn.init.normal_(parameter, std=0.1)
-        self.cond, self.uc = self.engine.conditioner.get_unconditional_conditioning(
-            {"txt": ["a red circle"]}, force_uc_zero_embeddings=["txt"])
-        self.cond["concat"] = self.uc["concat"] = torch.randn(1, *SHAPE)
+        text = self.engine.conditioner.conditioning({"txt": ["a red circle"]})
+        self.conditioning = text.shared(concat=torch.randn(1, *SHAPE))
 
     def failure(self, cell: Cell) -> str | None:
         """Run a cell; return None if it ends in finite latents, or else a description of the failure."""
         self.engine.sampler, self.engine.denoiser = build(cell.sampler_config), build(cell.denoiser.config)
         try:
-            out = self.engine.sample(self.cond, self.uc, 1, SHAPE, generator=[torch.Generator().manual_seed(0)])
+            out = self.engine.sample(self.conditioning, shape=SHAPE, generator=[torch.Generator().manual_seed(0)])
         except UserError as error:
             return str(error)
         return None if out.shape == (1, *SHAPE) and bool(torch.isfinite(out).all()) else "latents that are not finite"

@@ -77,9 +77,13 @@ def check_names(function: Callable, given: Mapping, where: str) -> None:
 
 
 def missing(function: Callable, given: Mapping) -> list[str]:
-    """Return the parameters without default that a function or class needs beside the given ones."""
+    """Return the parameters without default that a function or class needs beside the given ones.
+
+    Those that a class lists as `NEEDED_IN_FILES` count too, though Python may leave them out.
+    """
+    needed = getattr(function, "NEEDED_IN_FILES", ())
     return [name for name, p in signature(function).parameters.items() if name not in given
-            and p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+            and (p.default is p.empty or name in needed) and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
 
 
 def shown(value: Any) -> str:

@@ -8,6 +8,7 @@ from common.errors import ConfigError
 from common.kinds import Part
 from configuration.targets import instantiate_from_config
 from engine.text_encoder import AbstractEmbModel
+from sgm.conditioning import Conditioning
 
 KEY_OF_NDIM = {2: "vector", 3: "crossattn", 4: "concat", 5: "concat"}
 AXIS_OF_KEY = {"vector": 1, "crossattn": 2, "concat": 1}  # axis on which outputs with the same key are concatenated
@@ -39,20 +40,41 @@ class GeneralConditioner(nn.Module):
         return self
 
     def forward(self, batch: Mapping, force_zero_embeddings: Collection[str] = ()) -> dict[str, Tensor]:
-        """Return the conditioning of a batch, with zeros for input keys in `force_zero_embeddings`.
+        """Return the conditional inputs of a batch, with zeros for input keys in `force_zero_embeddings`.
+
+        In training mode rows are dropped as `dropped` does; in evaluation mode never.
+        """
+        return self._embed(batch, force_zero_embeddings, drop=self.training)
+
+    def dropped(self, batch: Mapping) -> dict[str, Tensor]:
+        """Return the conditional inputs of a training batch, in any mode.
 
         Each row of an embedding is dropped (zeroed) with probability `ucg_rate`, drawn separately for each tensor.
         """
-        return self._embed(batch, force_zero_embeddings, drop=True)
+        return self._embed(batch, (), drop=True)
+
+    def conditioning(self, batch: Mapping, negative: Mapping | None = None) -> Conditioning:
+        """Return the conditioning of a batch with its unconditional half, without dropping embeddings.
+
+        The unconditional half embeds what `negative` has for an input key, such as negative prompts. Other embeddings
+        are zeros in it if training drops them (`ucg_rate` above 0, or all without any rate), else those of the batch.
+        """
+        negative = negative or {}
+        rated = [embedder.input_key for embedder in self.parts if embedder.ucg_rate > 0]
+        zeroed = set(rated or [embedder.input_key for embedder in self.parts]) - set(negative)
+        return Conditioning(*self.get_unconditional_conditioning(batch, {**batch, **negative}, zeroed))
 
     def get_unconditional_conditioning(
             self, batch: Mapping, batch_uc: Mapping | None = None,
             force_uc_zero_embeddings: Collection[str] | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return the conditioning and its unconditional counterpart, without dropping embeddings.
+        """Return the two halves of a batch's conditioning, called as the release calls it; see `conditioning`.
 
-        The unconditional one embeds `batch_uc` (negative prompts; the batch itself if None), with zeros for input keys
-        in `force_uc_zero_embeddings`, as for embeddings dropped in training.
+        The unconditional half embeds `batch_uc`, with zeros for input keys in `force_uc_zero_embeddings`. With neither
+        it would equal the conditional one, so that it is that of `conditioning` then.
         """
+        if batch_uc is None and force_uc_zero_embeddings is None:
+            both = self.conditioning(batch)
+            return dict(both.cond), dict(both.half(unconditional=True))
         zeroed = force_uc_zero_embeddings or ()
         cond = self._embed(batch, (), drop=False)
         if all(embedder.input_key in zeroed for embedder in self.parts):  # nothing to encode

@@ -16,12 +16,12 @@ from media.records import NOISE, save_latents
 from memory.offload import offload_engine
 from memory.quantization import quantize_engine
 from parallel import groups
+from sgm.conditioning import Conditioning
 from sgm.sampling import Continuing, FromLevel, Start, StepInfo
 from weights.lora import load_lora
 from weights.network import build_network
 
-Conditioning = Mapping[str, Tensor]
-Conditions = Mapping[int, tuple[Conditioning, Conditioning]]  # (conditional, unconditional), one row each, by prompt
+Conditions = Mapping[int, Conditioning]  # of one row each, by the prompt's index
 Watch = Callable[[StepInfo], None]
 
 
@@ -52,12 +52,9 @@ def encode_prompts(engine: DiffusionEngine, jobs: Iterable[Job], negative_prompt
         named.append(("the negative prompt", negative_prompt))
     if groups.leads_copy():
         report_prompts(engine.conditioner, named)
-    zeroed = ["txt"] if negative_prompt is None else []
-    conditions = {}
-    for index, prompt in console.progress(prompts.items(), "prompts", disable=len(prompts) < 2):
-        conditions[index] = engine.conditioner.get_unconditional_conditioning(
-            {"txt": [prompt.text]}, {"txt": [negative_prompt or ""]}, force_uc_zero_embeddings=zeroed)
-    return conditions
+    negative = None if negative_prompt is None else {"txt": [negative_prompt]}
+    shown = console.progress(prompts.items(), "prompts", disable=len(prompts) < 2)
+    return {index: engine.conditioner.conditioning({"txt": [prompt.text]}, negative) for index, prompt in shown}
 
 
 @dataclass
@@ -96,15 +93,15 @@ def sample_latents(engine: DiffusionEngine, batch: Sequence[Job], conditions: Co
     `watch` is called after every step. `segment` is the stretch of the videos that is sampled.
     """
     plan, seed = batch[0].plan, args.run.seed
-    cond, uncond = batched(batch, conditions)
+    conditioning = Conditioning.stacked([conditions[job.prompt.index] for job in batch])
     if engine.config.noised_image_input:
-        cond["concat"] = uncond["concat"] = _encoded_images(engine, batch, seed, segment)
+        conditioning = conditioning.shared(concat=_encoded_images(engine, batch, seed, segment))
     elif engine.config.control_input:
         controls = torch.cat([engine.encode_clip(job.control()[None].to(engine.device)) for job in batch])
-        cond["concat"] = uncond["concat"] = controls
+        conditioning = conditioning.shared(concat=controls)
     start: Start | None
     if segment.kept is None:
-        start = find_start(engine, batch, cond, args.sampling)
+        start = find_start(engine, batch, conditioning, args.sampling)
     else:
         start = Continuing(kept_latents(engine.encode_first_stage, segment.kept.to(engine.device), plan.pad_latents))
     if isinstance(start, FromLevel) and groups.leads_copy():  # found by inversion
@@ -120,7 +117,7 @@ def sample_latents(engine: DiffusionEngine, batch: Sequence[Job], conditions: Co
             if watch is not None:
                 watch(step)
 
-        latents = engine.sample(cond, None if args.sampling.invert else uncond, batch_size=len(batch),
+        latents = engine.sample(conditioning.unguided() if args.sampling.invert else conditioning,
                                 shape=plan.latent_shape, callback=after_step,
                                 generator=[job.generator(seed, segment.named("noise")) for job in batch], start=start)
     return latents[:, plan.pad_latents:], trace
@@ -139,11 +136,3 @@ def _encoded_images(engine: DiffusionEngine, batch: Sequence[Job], seed: int, se
         generator = job.generator(seed, segment.named("image"))
         found.append(engine.encode_image(image[None].to(engine.device), job.plan.latent_frames, generator, last))
     return torch.cat(found)
-
-
-def batched(batch: Sequence[Job], conditions: Conditions) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the conditional and the unconditional conditioning of a batch, a row for each job."""
-    pairs = [conditions[job.prompt.index] for job in batch]
-    conditional, unconditional = ({key: torch.cat([row[key] for row in rows]) for key in rows[0]}
-                                  for rows in zip(*pairs, strict=True))
-    return conditional, unconditional

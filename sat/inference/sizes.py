@@ -10,14 +10,13 @@ from common.errors import ConfigError
 from common.patches import parse_patch_size
 from configuration.settings import RIFLEX, WINDOWS, SamplingSettings
 from configuration.yaml_files import require
+from engine.latent_shape import SIZE_WITH_TIME_PATCHES
 
 logger = logging.getLogger(__name__)
 
 # Models with patches of two latent frames have computed, not learned, positions, and were trained up to this length.
 LONGEST_WITH_TIME_PATCHES = 161
 MOST_BY_RIFLEX, MOST_BY_WINDOWS = 2, 32  # times the trained length; the first is what is published to work untrained
-# The grid in their configuration only bounds the size; this is the size they were trained at.
-SIZE_WITH_TIME_PATCHES = (768, 1360)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Runs that start from clips: SDEdit (`args.strength`), and inversion to noise and back (`args.invert`)."""
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -11,6 +11,7 @@ from configuration.settings import SamplingSettings
 from configuration.targets import instantiate_from_config
 from diffusion_video import DiffusionEngine
 from inference.jobs import Job
+from sgm.conditioning import Conditioning
 from sgm.noise_schedule import NoiseSchedule
 from sgm.sampling import FromClip, Start, undoes_inversion
 from sgm.sampling.inversion import noisiest_inverted
@@ -49,7 +50,7 @@ def check_start(settings: SamplingSettings, model: ModelConfig) -> None:
                           "model.sampler_config.target=sgm.modules.diffusionmodules.sampling.VideoDDIMSampler")
 
 
-def find_start(engine: DiffusionEngine, jobs: Sequence[Job], cond: Mapping, settings: SamplingSettings
+def find_start(engine: DiffusionEngine, jobs: Sequence[Job], conditioning: Conditioning, settings: SamplingSettings
                ) -> Start | None:
     """Return the start of sampling for these videos; None if they do not start from clips."""
     if not starts_from_clips(settings):
@@ -59,4 +60,4 @@ def find_start(engine: DiffusionEngine, jobs: Sequence[Job], cond: Mapping, sett
     if not settings.invert:
         return FromClip(latents, strength)
     with console.progress(desc="inversion", unit="step") as bar:
-        return engine.invert(latents, cond, strength=strength, callback=lambda step: bar.update())
+        return engine.invert(latents, conditioning, strength=strength, callback=lambda step: bar.update())

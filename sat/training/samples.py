@@ -53,14 +53,13 @@ def _sample(engine: DiffusionEngine, request: SampleRequest, i: int) -> Tensor:
     """Return the latent of one sample, (1, T, C, h, w), without padding latents."""
     padding = -request.shape[0] % engine.patch_t
     shape = (request.shape[0] + padding, *request.shape[1:])
-    batch = {"txt": [request.captions[i]]}
-    cond, uncond = engine.conditioner.get_unconditional_conditioning(batch, batch, force_uc_zero_embeddings=["txt"])
+    conditioning = engine.conditioner.conditioning({"txt": [request.captions[i]]})
     if request.images is not None:
         image = request.images[i:i + 1].to(engine.device)
-        cond["concat"] = uncond["concat"] = engine.encode_image(image, shape[0],
-                                                                generator_for(request.seed, "image", i))
+        images = engine.encode_image(image, shape[0], generator_for(request.seed, "image", i))
+        conditioning = conditioning.shared(concat=images)
     if request.controls is not None:
         control = request.controls[i:i + 1].to(engine.device).transpose(1, 2)
-        cond["concat"] = uncond["concat"] = engine.encode_clip(control)
+        conditioning = conditioning.shared(concat=engine.encode_clip(control))
     noise = [generator_for(request.seed, "sample", i)]
-    return engine.sample(cond, uncond, batch_size=1, shape=shape, generator=noise)[:, padding:]
+    return engine.sample(conditioning, shape=shape, generator=noise)[:, padding:]

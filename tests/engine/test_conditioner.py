@@ -23,7 +23,25 @@ def test_unconditional_is_zeros_when_forced_and_the_negative_prompt_otherwise(sm
     _, uc = cond.get_unconditional_conditioning(batch, negative)
     assert torch.equal(uc["crossattn"], cond(negative)["crossattn"])
     _, uc = cond.get_unconditional_conditioning(batch)
-    assert torch.equal(uc["crossattn"], c["crossattn"])
+    assert not uc["crossattn"].any(), "with neither it is not the conditional one, with which guidance would do nothing"
+
+
+def test_a_conditioning_has_the_half_that_training_drops_to(small_model):
+    allow_targets(__name__)
+    both = conditioner(small_model).conditioning({"txt": ["a red circle"] * 2}, {"txt": ["a", ""]})
+    assert both.rows == 2 and torch.equal(both.uncond["crossattn"], conditioner(small_model)({"txt": ["a", ""]})[
+        "crossattn"])
+    for rates, zeroed in (((0.1, 0.0), (True, False)), ((0.0, 0.0), (True, True)), ((0.0, 0.1), (False, True))):
+        made = GeneralConditioner([{"target": f"{__name__}.Label", "input_key": key, "ucg_rate": rate}
+                                   for key, rate in zip("ab", rates, strict=True)])
+        half = made.conditioning({"a": torch.ones(1, 2), "b": torch.ones(1, 2, 3)}).half(unconditional=True)
+        assert (not half["vector"].any(), not half["crossattn"].any()) == zeroed
+
+
+def test_nothing_is_dropped_in_evaluation(small_model):
+    made, batch = conditioner(small_model, rate=1.0), {"txt": ["a red circle"]}
+    assert not made.train()(batch)["crossattn"].any()
+    assert made.eval()(batch)["crossattn"].any() and not made.dropped(batch)["crossattn"].any()
 
 
 def test_a_prompt_does_not_depend_on_its_neighbours(small_model):

@@ -9,6 +9,7 @@ import torch
 
 from network.published_teacache import PublishedTeaCache
 from network.token_division import DividedLayers
+from sgm.conditioning import Conditioning
 from sgm.guiders import PerturbedAttentionGuidance
 from sgm.noise_schedule import NoiseLevel
 from sgm.parameterization import VE
@@ -58,8 +59,8 @@ def run_guidance(sharing=None):
     network = build()
     x, _, text = inputs()
     cond, uc = {"text": text}, {"text": torch.zeros_like(text)}
-    guided = Guided(lambda x, level, c, **own: network(x, level, c["text"], **own), PAG, cond, uc, None, {},
-                    PassPlan(sharing=sharing))
+    guided = Guided(lambda x, level, c, **own: network(x, level, c["text"], **own), PAG, Conditioning(cond, uc), None,
+                    {}, PassPlan(sharing=sharing))
     with torch.no_grad():
         first, state = guided(x, LEVEL, StepState())
         return torch.stack([first, guided(x * 2, LEVEL, state)[0]])

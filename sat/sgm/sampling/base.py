@@ -2,7 +2,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
@@ -10,13 +10,12 @@ from common.errors import ConfigError, NumericalError
 from common.kinds import Count, Part, Steps
 from common.tensors import Generators, at_least_float32, draw_noise, row_rms
 from common.unread import Unread
-from configuration.targets import instantiate_from_config
+from sgm.conditioning import Conditioning
 from sgm.noise_schedule import NoiseLevel, NoiseSchedule
 from sgm.sampling.guided import Guided, PassPlan, StepState
+from sgm.sampling.parts import UNGUIDED, Built, built_guider, built_schedule
 from sgm.sampling.start import Beginning, FromNoise, Start
 from sgm.sampling.steps import noised_back
-
-NO_GUIDANCE = {"target": "sgm.guiders.IdentityGuider"}
 
 
 @dataclass(frozen=True)
@@ -69,6 +68,9 @@ class Sampler:
     the evaluations of the guided estimate per step (None if that depends on the step), and `adaptive`, True if it
     chooses steps of its own between the levels. `fixed_frames` keeps the first latent frames of the given x, which are
     clean, in place; with `sdedit` they are noised to each level.
+
+    Files give schedule and guider as `discretization_config` and `guider_config`; Python also as the objects
+    `discretization` and `guider`, or as neither: `schedule` then raises ConfigError, and nothing is guided.
     """
 
     convergence_order: ClassVar[int | None]
@@ -79,22 +81,29 @@ class Sampler:
         "verbose": Unread("progress is reported by the caller, a step at a time", (False,)),
         "device": Unread("sampling runs where its noise is; see args.device", ("cpu",)),
     }
+    NEEDED_IN_FILES: ClassVar[tuple[str, ...]] = ("discretization_config",)
 
-    discretization_config: Part
+    discretization_config: Part | None = None
     num_steps: Steps | None = None
     guider_config: Part | None = None
     verbose: bool = False
     device: str = "cpu"
     fixed_frames: Count = 0
     sdedit: bool = False
-    discretization: Any = field(init=False, repr=False)
-    guider: Any = field(init=False, repr=False)
+    discretization: Built = field(default=None, repr=False)
+    guider: Built = field(default=None, repr=False)
 
     def __post_init__(self):
-        self.discretization = instantiate_from_config(self.discretization_config)
-        self.guider = instantiate_from_config(self.guider_config or NO_GUIDANCE)
-        if self.num_steps is not None:
+        self.discretization = built_schedule(self.discretization, self.discretization_config)
+        self.guider = built_guider(self.guider, self.guider_config)
+        self.discretization_config = self.guider_config = None  # so that replace() has no second source of them
+        if self.num_steps is not None and self.discretization is not None:
             self.schedule(self.num_steps)
+
+    @property
+    def has_guider(self) -> bool:
+        """Return True if the sampler was given a guider, be it one that does not guide."""
+        return self.guider is not UNGUIDED
 
     def step(self, x: torch.Tensor, now: NoiseLevel, then: NoiseLevel, run: Run, state: StepState
              ) -> tuple[torch.Tensor, torch.Tensor, StepState]:
@@ -110,22 +119,27 @@ class Sampler:
         num_steps = self.num_steps if num_steps is None else num_steps
         if num_steps is None:
             raise ConfigError("sampler_config.params.num_steps: missing; set it there or pass num_steps")
+        if self.discretization is None:
+            raise ConfigError(f"{type(self).__name__} has no schedule; give discretization=…, such as "
+                              "VPRampDiscretization()")
         return self.discretization.schedule(num_steps, device)
 
-    def __call__(self, denoiser: Callable, x: torch.Tensor, cond: Mapping, uc: Mapping | None = None,
-                 num_steps: int | None = None, scale=None, generator: Generators = None,
+    def __call__(self, denoiser: Callable, x: torch.Tensor, cond: Conditioning | Mapping,
+                 uc: Mapping | None = None, num_steps: int | None = None, scale=None, generator: Generators = None,
                  callback: Callable[[StepInfo], None] | None = None, start: Start | None = None,
                  plan: PassPlan | None = None, **model_inputs) -> torch.Tensor:
         """Sample latents from unit noise x (B, T, C, H, W), of the same shape and at least float32; x is not changed.
 
+        `cond` is a conditioning, or its conditional half beside its unconditional one, `uc` (None: no guidance).
         `start` lets the run begin from something other than noise. `scale` replaces the guider's (exactly 1: unguided).
         Noise is drawn from torch's global state, from one generator, or from one per row. `plan`: how branches are
         evaluated. Raises NumericalError naming the step at which the latents are no longer finite.
         """
         schedule = self.schedule(num_steps)
         beginning = (start or FromNoise()).begin(schedule, at_least_float32(x))
-        guided = Guided(denoiser, self.guider, cond, uc, scale, model_inputs, plan or PassPlan(),
+        guided = Guided(denoiser, self.guider, Conditioning.of(cond, uc), scale, model_inputs, plan or PassPlan(),
                         schedule.levels(), beginning.known)
+        guided.warn_without_effect()
         return self._solve(beginning, schedule, guided, generator, callback)
 
     def _solve(self, beginning: Beginning, schedule: NoiseSchedule, guided: Guided, generator: Generators,

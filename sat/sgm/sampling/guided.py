@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from common.errors import ConfigError
+from sgm.conditioning import Conditioning
 from sgm.guidance_scale import Scale, is_unguided
 from sgm.guiders import COND, Estimates, Evaluation, Pass
 from sgm.noise_schedule import NoiseLevel
@@ -62,15 +63,14 @@ class StepState:
 
 @dataclass(frozen=True)
 class Guided:
-    """The guided estimate of x0; if `uc` is None, always the conditional branch alone.
+    """The guided estimate of x0; without an unconditional half, always the conditional branch alone.
 
     A call with (x, noise, state) returns the estimate and the state after it, and changes nothing.
     """
 
     denoiser: Callable
     guider: Any
-    cond: Mapping[str, torch.Tensor]
-    uc: Mapping[str, torch.Tensor] | None
+    conditioning: Conditioning
     scale: Scale | None
     model_inputs: Mapping
     plan: PassPlan = PassPlan()
@@ -94,9 +94,15 @@ class Guided:
 
     def scale_at(self, noise: NoiseLevel) -> Scale:
         """Return the guidance scale used at this level."""
-        if self.uc is None:
+        if self.conditioning.uncond is None:
             return 1.0
         return self.guider.scale_at(replace(noise, timestep=self.timestep(noise)), self.scale)
+
+    def warn_without_effect(self) -> None:
+        """Log a warning for videos whose unconditional half equals the conditional one, if the run is guided by it."""
+        scale = getattr(self.guider, "scale", 1.0) if self.scale is None else self.scale
+        if not is_unguided(scale) and any(one.unconditional for one in self.guider.passes):
+            self.conditioning.warn_without_contrast()
 
     def after(self, noise: NoiseLevel) -> NoiseLevel | None:
         """Return the schedule's first level that is less noisy than this one; None without one."""
@@ -114,11 +120,9 @@ class Guided:
         def of(value):
             return value[i:i + 1] if _per_row(value, rows) else value
 
-        def of_each(values):
-            return None if values is None else {name: of(value) for name, value in values.items()}
-
-        cond, uc, inputs = of_each(self.cond), of_each(self.uc), of_each(self.model_inputs)
-        return replace(self, cond=cond, uc=uc, scale=of(self.scale), model_inputs=inputs, known=of(self.known))
+        inputs = {name: of(value) for name, value in self.model_inputs.items()}
+        return replace(self, conditioning=self.conditioning.each(of), scale=of(self.scale), model_inputs=inputs,
+                       known=of(self.known))
 
     def _with_known(self, estimate: torch.Tensor) -> torch.Tensor:
         return estimate if self.known is None else torch.cat([self.known, estimate[:, self.known.shape[1]:]], dim=1)
@@ -143,7 +147,7 @@ class Guided:
         """Evaluate these branches in this process; return their estimates in order, and the step cache's new state."""
         estimates: list[torch.Tensor] = []
         for group in self._calls(passes):
-            conditions = [self._conditioning(one) for one in group]
+            conditions = [self.conditioning.half(one.unconditional) for one in group]
             copies = len(conditions)
             rows = _stacked([x] * copies)
             level = rows.new_full((len(rows),), noise.level)
@@ -159,12 +163,6 @@ class Guided:
             estimates += answers.chunk(copies)
         return estimates, cached
 
-    def _conditioning(self, branch: Pass) -> Mapping[str, torch.Tensor]:
-        if not branch.unconditional:
-            return self.cond
-        assert self.uc is not None, "without it every step is unguided"
-        return self.uc
-
     def _calls(self, passes: Sequence[Pass]) -> list[list[Pass]]:
         """Group the branches by forward pass: neighbours with the same additional inputs share one."""
         if self.plan.one_by_one:
@@ -173,10 +171,7 @@ class Guided:
 
 
 def _joined(conditions: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    first, last = conditions[0], conditions[-1]
-    if first.keys() != last.keys():
-        raise ValueError(f"conditional inputs {sorted(last)} and unconditional ones {sorted(first)} differ")
-    return {name: _stacked([condition[name] for condition in conditions]) for name in first}
+    return {name: _stacked([condition[name] for condition in conditions]) for name in conditions[0]}
 
 
 def _rows(value, rows: int, copies: int):

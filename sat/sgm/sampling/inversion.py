@@ -6,6 +6,7 @@ from itertools import pairwise
 import torch
 
 from common.tensors import at_least_float32
+from sgm.conditioning import Conditioning
 from sgm.noise_schedule import NoiseSchedule
 from sgm.sampling.base import Sampler, StepInfo, check_finite
 from sgm.sampling.guided import Guided, StepState
@@ -27,9 +28,9 @@ def noisiest_inverted(schedule: NoiseSchedule, strength: float) -> int:
     return max(noisiest, schedule.index_with_left(strength))
 
 
-def invert(sampler: Sampler, denoiser: Callable, latents: torch.Tensor, cond: Mapping, num_steps: int | None = None,
-           strength: float = 1.0, callback: Callable[[StepInfo], None] | None = None, rounds: int = ROUNDS,
-           **model_inputs) -> FromLevel:
+def invert(sampler: Sampler, denoiser: Callable, latents: torch.Tensor, cond: Conditioning | Mapping,
+           num_steps: int | None = None, strength: float = 1.0, callback: Callable[[StepInfo], None] | None = None,
+           rounds: int = ROUNDS, **model_inputs) -> FromLevel:
     """Return the start from which `sampler`, without guidance, arrives at clean `latents` (B, T, C, H, W).
 
     This follows DDIM's ODE from clean to noise (Song et al. 2021, eq. 14) over `strength` of the steps, but stops at
@@ -43,7 +44,8 @@ def invert(sampler: Sampler, denoiser: Callable, latents: torch.Tensor, cond: Ma
     check_strength(strength)
     schedule = sampler.schedule(num_steps)
     levels, last = schedule.levels(), noisiest_inverted(schedule, strength)
-    predict, state = Guided(denoiser, sampler.guider, cond, None, None, model_inputs), StepState()
+    conditioning, state = Conditioning.of(cond).unguided(), StepState()
+    predict = Guided(denoiser, sampler.guider, conditioning, None, model_inputs)
     x = at_least_float32(latents)
     from_clean = levels[last:][::-1]
     for now, then in pairwise(from_clean):

@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from sgm.conditioning import Conditioning
 from sgm.guiders import APG
 from sgm.sampling.base import Run
 from sgm.sampling.guided import Guided, StepState
@@ -14,7 +15,7 @@ GUIDER = APG(scale=3.0, momentum=-0.5, sigma_hi=10.0)
 
 
 def run_of(sampler):
-    predict = Guided(Gaussian(), GUIDER, *conditions(), None, {})
+    predict = Guided(Gaussian(), GUIDER, Conditioning(*conditions()), None, {})
     return Run(sampler.schedule(), predict, lambda: torch.full_like(unit_noise(), 0.5))
 
 
