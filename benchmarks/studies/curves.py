@@ -6,26 +6,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.studies.figures import LIMIT
 from benchmarks.studies.grid import Study
+from benchmarks.studies.measures import ENDS
 from benchmarks.studies.results import Row
 from common.errors import ConfigError
-
-LIMIT = 1e-12  # smaller errors are rounding errors of float64
 
 
 @dataclass(frozen=True)
 class Plot:
-    """An entry of the study's `plots`: column `y` over column `x`.
+    """An entry of the study's `plots`: column `y` over column `x`, in a panel of its own for each of several `y`.
 
     There is a line for each value of `lines` (one column, or several combined), in the same style in every panel, and a
-    panel for each value of the column `panels`. Only results that have one of the given values in each column of
-    `where` are drawn. `floor` is a column drawn dashed; `interval` names the columns of low and high ends, without
-    which the interval of the mean over seeds is drawn.
+    panel for each value of the column `panels`. Where x is a column of names, they stand one below the other. Only
+    results that have one of the given values in each column of `where` are drawn. `floor` is a column drawn dashed.
+    `interval` names the columns of low and high ends, by default y_low and y_high; where there are none, the interval
+    of the mean over seeds is drawn. An axis is logarithmic if its measure says so, that of y not if `linear` is true.
     """
 
     name: str
     x: str
-    y: str
+    y: str | Sequence[str]
     title: str = ""
     lines: str | Sequence[str] = "sampler"
     panels: str | None = None
@@ -36,13 +37,20 @@ class Plot:
 
     def check(self, study: Study, measures: Sequence[str], where: str) -> None:
         """Raise ConfigError for a column that the results will not have."""
-        for column in filter(None, (self.x, self.y, *self.line_columns, self.panels, self.floor, *self.interval,
+        for column in filter(None, (self.x, *self.ys, *self.line_columns, self.panels, self.floor, *self.interval,
                                     *(self.where or {}))):
             if column not in (*study.keys, *measures):
                 raise ConfigError(f"{where}: {column} is not a column of the results, which are "
                                   f"{', '.join((*study.keys, *measures))}")
         if len(self.interval) not in (0, 2):
             raise ConfigError(f"{where}.interval names {len(self.interval)} columns; it takes two, low and high")
+        if len(self.ys) > 1 and (self.panels or self.interval):
+            raise ConfigError(f"{where}: several y have a panel each, so that panels and interval are left out")
+
+    @property
+    def ys(self) -> tuple[str, ...]:
+        """The columns that are drawn over x."""
+        return (self.y,) if isinstance(self.y, str) else tuple(self.y)
 
     @property
     def line_columns(self) -> tuple[str, ...]:
@@ -51,7 +59,19 @@ class Plot:
 
     def line_of(self, row: Row) -> str:
         """Return the label of the line that a row belongs to."""
-        return ", ".join(str(row[column]) for column in self.line_columns)
+        return ", ".join(value_name(column, row[column]) for column in self.line_columns)
+
+    def points(self, rows: Sequence[Row], y: str) -> list[tuple]:
+        """Return the points of a line of `y` with the ends of their intervals, as `curve` does."""
+        ends = self.interval or [y + end for end in ENDS]
+        return curve(rows, self.x, y, ends if rows and all(end in rows[0] for end in ends) else ())
+
+
+def value_name(column: str, value: str | int | float) -> str:
+    """Return a value as text; a number stands before its column, as in "8 steps", but "seed 0"."""
+    if isinstance(value, str):
+        return value
+    return f"{column} {value:g}" if column == "seed" else f"{value:g} {column}"
 
 
 def chosen_rows(rows: Sequence[Row], plot: Plot) -> list[Row]:

@@ -1,19 +1,23 @@
 """The plot of losses over training steps, for problems that record them."""
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from benchmarks.studies.figures import panels, save
+from benchmarks.studies.curves import value_name
+from benchmarks.studies.figures import panels, save, scale_axis, style_of
 from benchmarks.studies.grid import Study, VariantCell
+from benchmarks.studies.labels import label_ends
+from benchmarks.studies.measures import measure_of
+from benchmarks.studies.results import Row
 from common.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Losses:
-    """A plot with a line for each of `variants` (default: all), the mean over seeds, and the range shaded."""
+    """A plot of losses over training steps: a panel for each seed, with a line for each of `variants` (default: all).
+
+    What is drawn is also written beside the picture as CSV: variant, seed, step, loss.
+    """
 
     name: str
     title: str = ""
@@ -27,19 +31,23 @@ class Losses:
         if not study.variants:
             raise ConfigError(f"{where}: a plot of losses needs variants, and the study has none")
 
-    def draw(self, problem, cells: Sequence[VariantCell], path: Path) -> bool:
-        """Draw `problem.losses(cell)`, a pair (steps, losses), of each cell. Returns False if there are none."""
-        found = defaultdict(list)
-        for cell in cells:
-            if self.variants is None or cell.variant in self.variants:
-                found[cell.variant].append(problem.losses(cell))
-        if not found:
-            return False
-        (axes,) = panels([self.title], size=(6.5, 4.2))
-        for variant, runs in found.items():
-            steps, losses = runs[0][0], np.array([losses for _, losses in runs])
-            axes.plot(steps, losses.mean(0), label=variant, linewidth=1.2)
-            axes.fill_between(steps, losses.min(0), losses.max(0), alpha=0.2)
-        axes.set(xlabel="step", ylabel="loss")
-        save([axes], path)
-        return True
+    def rows(self, problem, cells: Sequence[VariantCell]) -> list[Row]:
+        """Return a row for each step of the cells of these variants; `problem.losses(cell)` has steps and losses."""
+        return [{"variant": cell.variant, "seed": cell.seed, "step": step, "loss": loss}
+                for cell in cells if self.variants is None or cell.variant in self.variants
+                for step, loss in zip(*problem.losses(cell), strict=True)]
+
+    def draw(self, rows: Sequence[Row], path: Path) -> None:
+        """Write the picture of `rows`."""
+        seeds, names = ({row[key]: None for row in rows} for key in ("seed", "variant"))
+        grid = panels([value_name("seed", seed) for seed in seeds])
+        for axes, seed in zip(grid, seeds, strict=True):
+            for i, variant in enumerate(names):
+                chosen = [row for row in rows if (row["seed"], row["variant"]) == (seed, variant)]
+                axes.plot([row["step"] for row in chosen], [row["loss"] for row in chosen], label=variant,
+                          **{**style_of(i), "markersize": 2})
+            axes.set(xlabel="step")
+            scale_axis(axes, "y", measure_of("loss"), [float(row["loss"]) for row in rows])
+        for axes in grid:
+            label_ends(axes)
+        save(grid, path)

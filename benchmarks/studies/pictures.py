@@ -7,7 +7,7 @@ from statistics import NormalDist
 import torch
 
 from benchmarks.exact import FiniteData
-from benchmarks.studies.figures import panels, save
+from benchmarks.studies.figures import COLORS, panels, save
 from benchmarks.studies.grid import Cell, Study
 from common.errors import ConfigError
 from sgm.noise_schedule import NoiseLevel
@@ -37,11 +37,11 @@ class Scales:
     def draw(self, study: Study, path: Path) -> None:
         """Write the plot as PNG."""
         names = list(study.guidances) if self.guidances is None else self.guidances
-        grid, highest = panels(names, columns=4, size=(2.6, 2.2)), 1.0
+        grid, highest = panels(names, columns=3, height=2.2), 1.0
         for axes, name in zip(grid, names, strict=True):
             sampler = study.sampler(Cell(next(iter(study.samplers)), self.schedule, name, self.steps, 0))
             scales = [sampler.guider.scale_at(level) for level in sampler.schedule().levels()[:-1]]
-            axes.step(range(1, len(scales) + 1), scales, where="mid", linewidth=1.2)
+            axes.step(range(1, len(scales) + 1), scales, where="mid", color=COLORS[0])
             axes.set(xlabel="step", ylabel="scale")
             highest = max(highest, *scales)
         grid[0].set_ylim(0, 1.05 * highest)  # the y axis is shared
@@ -73,12 +73,13 @@ class Trajectories:
         names = list(study.samplers) if self.samplers is None else self.samplers
         config = study.schedules[self.schedule]
         exact = RungeKutta3Sampler(discretization_config=config, num_steps=EXACT_STEPS)
-        grid = panels(names)
+        grid = panels(names, columns=3, height=2.9)
         for axes, name in zip(grid, names, strict=True):
             sampler = study.sampler(Cell(name, self.schedule, next(iter(study.guidances)), self.steps, 0))
-            axes.plot(*path_of(exact), color="0.75", linestyle="--", linewidth=0.8)
-            axes.plot(*path_of(sampler), color="C0", marker="o", markersize=2, linewidth=1)
+            axes.plot(*path_of(sampler), color=COLORS[0], marker="o", markersize=2, linewidth=0.9)
+            axes.plot(*path_of(exact), color="k", linestyle="--", linewidth=0.7)
             axes.set(xlabel="time", ylabel="x", xlim=(1.02, -0.02))
+        grid[0].annotate("dashed: exact flow", (0.03, 0.03), xycoords="axes fraction")
         save(grid, path)
 
 

@@ -100,7 +100,8 @@ def autoencoded(combinations: tuple[Combination, ...], repeats: int, overrides: 
                 frames = torch.from_numpy(render(one, drawing(one, DATA_SEED, repeat))).permute(3, 0, 1, 2)[None]
                 with torch.no_grad():
                     latents = engine.encode_clip(frames.float() / 127.5 - 1).transpose(1, 2)
-                    write_outputs(target, (piece[0] for piece in engine.decode_chunks(latents)), args.sampling_fps)
+                    pieces = (piece[0] for piece in engine.decode_chunks(latents))
+                    write_outputs(target, pieces, args.sampling.sampling_fps)
         return judged(combinations, videos)
 
 
