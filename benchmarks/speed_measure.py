@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from math import prod
 from pathlib import Path
 
 import torch
@@ -15,8 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_flop_count
 
+from common.cpu_operations import FUSED_LINEAR
 from common.errors import UserError
 from common.files import from_repository, whole_file
+from network.cpu_attention import attention_on_cpu
 
 Run = Callable[[], Tensor]
 SIDES = ("ours", "diffusers")
@@ -126,8 +129,13 @@ def count_flops(run: Run) -> float:
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:
             lambda q, k, v, *rest, out_shape=None, **named: sdpa_flop_count(q, k, v),
         torch.ops.aten.mkldnn_convolution:
-            lambda x, weight, *rest, out_shape=None, **named: conv_flop_count(x, weight, out_shape)}
-    with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
+            lambda x, weight, *rest, out_shape=None, **named: conv_flop_count(x, weight, out_shape),
+        attention_on_cpu._opoverload.overloadpacket:
+            lambda q, k, v, *rest, out_shape=None, **named: sdpa_flop_count(q, k, v)}
+    if FUSED_LINEAR is not None:
+        formulas[FUSED_LINEAR] = lambda x, weight, *rest, out_shape=None, **named: 2 * prod(x) * weight[0]
+    # A counter hides what is compiled, and a call under it would keep the compiler away from later ones.
+    with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         run()
     return counter.get_total_flops()
 

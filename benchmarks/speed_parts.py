@@ -45,7 +45,8 @@ class Setting:
             theirs.compile()
         elif self.compiled == "regional":
             ours.compile_layers()
-            theirs.compile_repeated_blocks()
+            for block in theirs.transformer_blocks:  # their class names no blocks for compile_repeated_blocks
+                block.compile()
 
     def attending(self, shape: Shape) -> AbstractContextManager[None]:
         """Return a context manager in which our attention runs by the chosen kernel."""

@@ -12,11 +12,9 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float 
     """Return unmasked attention, (B, S, h·d), for queries, keys and values of (B, h, S, d)."""
     if q.device.type == "cpu":  # the CPU kernel is an eighth faster when each head's tokens are contiguous
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and not recorded():
-        out = attention_on_cpu(q, k, v)
-    else:
-        out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
-    return out.transpose(1, 2).flatten(2)
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and not dropout and not torch.is_grad_enabled():
+        return attention_on_cpu(q, k, v).flatten(2)
+    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2).flatten(2)
 
 
 def rotate(x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor], turns: torch.Tensor | None = None

@@ -17,18 +17,24 @@ FEWEST_TOKENS = 256  # with fewer of them, both ways take about the same time
 MEASURED_QUERIES = 1024
 
 
+@torch.library.custom_op("cogvideo::attention_on_cpu", mutates_args=())  # one operation for the compiler
 def attention_on_cpu(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Return unmasked attention (B, h, Q, d) for bfloat16 queries (B, h, Q, d), keys and values (B, h, K, d)."""
-    rows, heads, queries, dim = q.shape
+    """Return unmasked attention (B, Q, h, d) for bfloat16 queries (B, h, Q, d), keys and values (B, h, K, d)."""
+    _, heads, queries, dim = q.shape
     if CPU_HAS_BFLOAT16 and queries >= FEWEST_TOKENS and pieces_are_faster(heads, queries, k.shape[2], dim):
         return in_pieces(q, k, v)
-    return F.scaled_dot_product_attention(q, k, v)
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).contiguous()
+
+
+@attention_on_cpu.register_fake
+def _shaped(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    return q.new_empty(q.transpose(1, 2).shape)
 
 
 def in_pieces(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """Return the same attention from products of some heads' queries with all their keys, MOST_SCORES at a time."""
     (rows, heads, queries, dim), keys = q.shape, k.shape[2]
-    out = q.new_empty(rows, queries, heads, dim).transpose(1, 2)  # the layout in which all heads of a token are joined
+    out = q.new_empty(rows, queries, heads, dim)
     pieces = ceil(queries * keys / MOST_SCORES)
     at_once = ceil(queries / pieces)  # pieces of about equal length
     heads_at_once = max(1, MOST_SCORES // (keys * at_once))
@@ -39,7 +45,8 @@ def in_pieces(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor
             for start in range(0, queries, at_once):
                 piece = slice(start, start + at_once)
                 scores = torch.bmm(q[row, some, piece] * dim**-0.5, keys_transposed)
-                out[row, some, piece] = torch.bmm(torch.softmax(scores, dim=-1, out=scores), v[row, some])
+                attended = torch.bmm(torch.softmax(scores, dim=-1, out=scores), v[row, some])
+                out[row, piece, some] = attended.transpose(0, 1)
     return out
 
 

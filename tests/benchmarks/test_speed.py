@@ -10,7 +10,8 @@ from benchmarks import speed, speed_measure
 from benchmarks.random_models import SIZES
 from benchmarks.speed_measure import OutputsDiffer, Pair, count_flops, peak_memory, time_pair
 from benchmarks.speed_parts import Setting
-from common.cpu_operations import convolution
+from common.cpu_operations import convolution, linear_gelu_tanh
+from network.attention import attention
 
 CPU = torch.device("cpu")
 
@@ -61,6 +62,17 @@ def test_attention_products_and_convolutions_are_counted():
         assert count_flops(lambda: attend(x, x, x)) == 2 * 2 * 2 * 16 * 16 * 32
         assert count_flops(lambda: x @ x.transpose(2, 3)) == 2 * 2 * 16 * 16 * 32
         assert count_flops(lambda: convolution(x, weight, None, (1, 1))) == 2 * 5 * 2 * 9 * 16 * 32
+        low = x.bfloat16()
+        assert count_flops(lambda: attention(low, low, low)) == 2 * 2 * 2 * 16 * 16 * 32
+        assert count_flops(lambda: linear_gelu_tanh(low, low[0, 0, :8], None)) == 2 * 32 * 32 * 8
+
+
+def test_what_was_counted_first_is_compiled_afterwards():
+    graphs = []
+    compiled = torch.compile(lambda x: x @ x, backend=lambda graph, inputs: graphs.append(graph) or graph.forward)
+    assert count_flops(lambda: compiled(torch.ones(4, 4))) == 2 * 4 * 4 * 4 and not graphs
+    compiled(torch.ones(4, 4))
+    assert len(graphs) == 1
 
 
 def test_memory_is_what_a_call_needs_beside_what_was_there():
