@@ -21,7 +21,6 @@ from common.files import whole_files
 from common.ranks import report_once
 from configuration.settings import Arguments, SamplingSettings
 from diffusion_video import DiffusionEngine
-from dry_run.report import show_plan
 from inference.checks import check_division, check_prompts, check_run, source_of_prompts
 from inference.decoding import decode_saved_latents, record_of, save
 from inference.filmstrip import FILMSTRIP, Filmstrip
@@ -60,6 +59,8 @@ def sample_videos(argv: Sequence[str] | None = None) -> None:
         check_division(args)
         prepare_text_embeddings(args)
         if args.run.plan:
+            from dry_run.report import show_plan  # takes as long to import as torch, and a run does not need it
+
             show_plan(args)
     if args.run.plan:
         return

@@ -32,6 +32,7 @@ from network.positions import (
 )
 from network.rotary_axes import DIFFUSERS
 from network.stack import TransformerArgs, VideoTransformer
+from network.step_cache import leave_to_python
 from parallel import groups
 from weights.released_layout import modernize
 
@@ -184,6 +185,11 @@ class DiffusionTransformer(BaseModel):
                              tuple(identity_attention), tuple(skip_attention), tuple(skip_layers), time=time)
         run = self.layer_runner if layer_runner is None else layer_runner
         return super().forward(self, batch, run).to(x.dtype)
+
+    def compile(self, *args, **kwargs) -> None:
+        """Compile the whole network with torch.compile, whose arguments these are."""
+        leave_to_python()
+        super().compile(*args, **kwargs)
 
     def compile_layers(self, backend: str = "inductor") -> None:
         """Compile the layers, but nothing else, with torch.compile; equal layers share the compiled code."""

@@ -1,6 +1,8 @@
 """The plan of `sat/`: its rooms in order, imports that go down, and what no module may do."""
 import ast
 import re
+import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -158,3 +160,11 @@ def quick_tests(file: ast.Module) -> list[str]:
         return []
     return [node.name for node in file.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
             and "pytest.mark.slow" not in map(ast.unparse, node.decorator_list)]
+
+
+def test_sampling_starts_without_the_compiler_and_the_plan():
+    """Each of them takes as long to import as the rest beside torch."""
+    command = ("import sys, sample_video\n"
+               "print([name for name in ('torch._dynamo', 'dry_run', 'deepspeed') if name in sys.modules])")
+    told = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[]", told.stdout

@@ -6,6 +6,7 @@ Each row of a batch is decided on its own, separately for each branch (condition
 does not depend on the others in its batch. Rows whose layers must run go through them in one batch.
 """
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -83,7 +84,6 @@ class CachedLayers:
     kept: bool  # no row is skipped
     states: Sequence[RowState]
 
-    @torch.compiler.disable(recursive=False)  # decisions depend on values; the layers themselves are compiled
     def __call__(self, network: Any, x: Tensor, context: VideoContext) -> Tensor:
         tokens, self.states = self.cache.layers(self.states, self.kept, network, x, context)
         return tokens
@@ -118,7 +118,6 @@ class StepCache:
         """Return the video tokens after all layers, of which `done` have run already."""
         return network.transformer.run_layers(x, context, done)
 
-    @torch.compiler.disable(recursive=False)
     def layers(self, rows: Sequence[RowState], kept: bool, network, x: Tensor, context: VideoContext
                ) -> tuple[Tensor, list[RowState]]:
         """Return video tokens (B, S - N, D) for tokens x (B, S, D), and the new states of the rows.
@@ -127,7 +126,8 @@ class StepCache:
         """
         signals, x, done = self.signal(network, x, context)
         video = x[:, context.text_length:]
-        states = [self.decided(row, signal, kept) for row, signal in zip(rows, signals, strict=True)]
+        decided = self.decided if "torch._dynamo" not in sys.modules else torch.compiler.disable(self.decided)
+        states = [decided(row, signal, kept) for row, signal in zip(rows, signals, strict=True)]
         chosen = [i for i, state in enumerate(states) if state.residual is None]
         if not chosen:
             return video + torch.stack([_residual(state) for state in states]), states
@@ -142,7 +142,6 @@ class StepCache:
         whole = [results[i] if i in results else video[i] + _residual(state) for i, state in enumerate(states)]
         return torch.stack(whole), states
 
-    @torch.compiler.disable
     def decided(self, row: RowState, signal: Tensor, kept: bool) -> RowState:
         """Return the row's state after a request; without a residual its layers must run.
 
@@ -193,6 +192,15 @@ class FirstBlockCache(StepCache):
 
     def compared(self, row, signal):
         return replace(row, change=relative_change(signal, row.signal))
+
+
+def leave_to_python() -> None:
+    """Make torch.compile leave the decisions, which depend on values, to Python; the layers themselves are compiled.
+
+    As a function rather than as decorators, because torch takes a second to import its compiler.
+    """
+    for function in (CachedLayers.__call__, StepCache.layers):
+        torch.compiler.disable(function, recursive=False)
 
 
 def _residual(state: RowState) -> Tensor:
