@@ -24,6 +24,7 @@ from configuration.model import ModelConfig
 from configuration.settings import Arguments, MemorySettings, RunSettings
 from configuration.targets import instantiate_from_config
 from dry_run.meter import measure
+from dry_run.work import Work
 from engine.first_stage import LatentCodec
 from engine.t5_files import check_t5_folder, t5_config, t5_parameters
 from engine.text_encoder import t5_configs
@@ -43,14 +44,14 @@ TRANSFORMERS = (TRANSFORMER, WEAK)
 class Cost:
     """The memory and arithmetic that one part needs.
 
-    In bytes: `weights`, those on the device if the part is offloaded by layer (`layer`), and `activations`. `flops` are
-    the operations of one forward pass.
+    In bytes: `weights`, those on the device if the part is offloaded by layer (`layer`), and `activations`. `work` is
+    that of one forward pass.
     """
 
     weights: int
     layer: int
     activations: int
-    flops: int = 0
+    work: Work = Work()
 
 
 @dataclass(frozen=True)
@@ -141,8 +142,8 @@ def _transformer_cost(config: Mapping, plan: VideoPlan, rows: int, dtype: torch.
         text = torch.empty(rows, *text_shape(params), dtype=dtype)
         inputs = {} if params.get("ofs_embed_dim") is None else {"ofs": torch.empty(1)}
         timestep = torch.empty(1)
-    activations, flops = measure(lambda: network(x, timestep, text, **inputs), device)
-    return Cost(weight_bytes(network, matrix), layer_bytes(network, matrix), activations, flops)
+    activations, work = measure(lambda: network(x, timestep, text, **inputs), device)
+    return Cost(weight_bytes(network, matrix), layer_bytes(network, matrix), activations, work)
 
 
 def text_shape(params: Mapping) -> tuple[int, int]:
@@ -166,14 +167,14 @@ def autoencoder_costs(args: Arguments, model: ModelConfig, plan: VideoPlan, dtyp
             given = segments.kept_frames
         video = torch.empty(1, 3, given, plan.height, plan.width, dtype=dtype)
     vae = codec.first_stage_model
-    encoded = measure(lambda: vae.encode(video, unregularized=True), args.run.device) if given else (0, 0)
+    encoded = measure(lambda: vae.encode(video, unregularized=True), args.run.device) if given else (0, Work())
     decoded = decoding(vae, latents, args.run.device)
     return {name: Cost(weight_bytes(part), weight_bytes(part), *cost)
             for name, part, cost in ((ENCODER, vae.encoder, encoded), (DECODER, vae.decoder, decoded))}
 
 
-def decoding(vae: VideoAutoencodingEngine, latents: Tensor, device: torch.device) -> tuple[int, int]:
-    """Return (bytes, operations) of decoding latents (1, C, T, h, w).
+def decoding(vae: VideoAutoencodingEngine, latents: Tensor, device: torch.device) -> tuple[int, Work]:
+    """Return the bytes and the work of decoding latents (1, C, T, h, w).
 
     Only two chunks of one tile are measured: later chunks cost as much as the second, and all tiles the same.
     """
@@ -183,16 +184,16 @@ def decoding(vae: VideoAutoencodingEngine, latents: Tensor, device: torch.device
         rows, columns = vae.tiling.spans(*latents.shape[-2:])
     tile, chunks = latents[..., rows[0], columns[0]], decode_schedule(latents.shape[2])
 
-    def measured(count: int) -> tuple[int, int]:
+    def measured(count: int) -> tuple[int, Work]:
         return measure(lambda: [None for _ in vae.decode_chunks(tile[:, :, :sum(chunks[:count])])], device)
 
-    peak, flops = measured(2)
+    peak, work = measured(2)
     if len(chunks) > 2:
-        flops += (flops - measured(1)[1]) * (len(chunks) - 2)
+        work += (work + measured(1)[1] * -1) * (len(chunks) - 2)
     if len(rows) * len(columns) > 1:  # the whole video, one tile, and what computes or blends it
         whole, one = (_frames(shown, vae.decoder.compression) for shown in (latents, tile))
         peak = whole + one + max(peak, 2 * one)
-    return peak, flops * len(rows) * len(columns)
+    return peak, work * (len(rows) * len(columns))
 
 
 def _frames(latents: Tensor, compression: Compression) -> int:

@@ -10,6 +10,7 @@ from math import prod
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._ops import OpOverloadPacket
 from torch.autograd.graph import _engine_run_backward
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -17,18 +18,21 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from common.cpu_operations import CPU_HAS_BFLOAT16
+from dry_run.work import CACHED, Work
+
+ALLOCATIONS = (torch.ops.aten.empty, torch.ops.aten.empty_like, torch.ops.aten.empty_strided, torch.ops.aten.new_empty,
+               torch.ops.aten.detach)
 
 
 @torch.no_grad()
-def measure(call: Callable[[], object], device: torch.device) -> tuple[int, int]:
-    """Return (bytes, operations) that `call` would need on a device; all its tensors must be on the meta device.
+def measure(call: Callable[[], object], device: torch.device) -> tuple[int, Work]:
+    """Return the bytes and the work that `call` would need on a device; all its tensors must be on the meta device.
 
-    Bytes are the most that its new tensors take at a time, without those that existed before. Operations are the
-    floating-point operations of its matrix products and convolutions.
+    Bytes are the most that its new tensors take at a time, without those that existed before.
     """
     with Meter(device) as meter, FusedAttention(meter):
         call()
-    return meter.peak, meter.flops
+    return meter.peak, meter.work
 
 
 def measure_training(loss: Callable[[], Tensor], module: nn.Module, device: torch.device) -> tuple[int, int]:
@@ -60,7 +64,7 @@ def _forward_and_backward(loss: Callable[[], Tensor], device: torch.device) -> i
 
 
 class Meter(TorchDispatchMode):
-    """Context manager that counts the bytes of new tensors (`live`; `peak`: the most at a time) and the operations.
+    """Context manager that counts the bytes of new tensors (`live`; `peak`: the most at a time) and the work.
 
     A convolution is also charged for a copy of its input: with another order of axes (oneDNN's blocks of channels,
     cuDNN's channels last), or, for 3D convolutions in 16 bits on a CPU without instructions for them, unfolded, with a
@@ -70,7 +74,8 @@ class Meter(TorchDispatchMode):
     def __init__(self, device: torch.device):
         super().__init__()
         self._on_cpu = device.type == "cpu"
-        self.live = self.peak = self.flops = 0
+        self.live = self.peak = 0
+        self.work = Work()
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -83,8 +88,8 @@ class Meter(TorchDispatchMode):
         packet = func.overloadpacket
         scratch = self._rearranged(*args[:2], out) if packet is torch.ops.aten.convolution else 0
         self.peak = max(self.peak, self.live + scratch)
-        if packet in flop_registry:
-            self.flops += flop_registry[packet](*args, **kwargs, out_val=out)
+        if not func.is_view:
+            self.work += _work(packet, args, kwargs, out)
         return out
 
     def _rearranged(self, x: Tensor, weight: Tensor, out: Tensor) -> int:
@@ -118,7 +123,7 @@ class FusedAttention(TorchFunctionMode):
         if func is not F.scaled_dot_product_attention:
             return func(*args, **(kwargs or {}))
         q, k = args[:2]
-        self._meter.flops += 4 * prod(q.shape) * k.shape[-2]
+        self._meter.work += Work(attention=4 * prod(q.shape) * k.shape[-2], calls=1)
         return Attention.apply(*args[:3])
 
 
@@ -135,6 +140,18 @@ class Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, ...]:
         return tuple(torch.empty_like(tensor) for tensor in ctx.saved_tensors[:3])
+
+
+def _work(packet: OpOverloadPacket, args: tuple, kwargs: dict, out: object) -> Work:
+    """Return the work of one kernel. The traffic of products and convolutions is part of their rates."""
+    if packet in flop_registry:
+        flops = float(flop_registry[packet](*args, **kwargs, out_val=out))
+        is_convolution = packet is torch.ops.aten.convolution
+        return Work(convolutions=flops, calls=1) if is_convolution else Work(products=flops, calls=1)
+    if packet in ALLOCATIONS:
+        return Work()
+    touched = sum(x.nbytes for x in _tensors((args, kwargs, out)))
+    return Work(cached=touched, calls=1) if touched <= CACHED else Work(bytes=touched, calls=1)
 
 
 def _tensors(tree) -> list[Tensor]:

@@ -1,16 +1,15 @@
 """The plan that `--plan` logs before anything is loaded: video, work, memory, time, and a remedy if memory is short."""
 import logging
-import time
 from collections.abc import Iterator, Mapping
 
 import torch
 
-from common.cpu_operations import linear
 from configuration.model import ModelConfig
 from configuration.settings import Arguments, RunSettings, SamplingSettings
 from configuration.targets import instantiate_from_config
 from dry_run.memory import DECODER, TRANSFORMER, TRANSFORMERS, WEAK, Estimate, estimate, free_memory, text_cost
 from dry_run.skips import SkipCounter, skip_counter, told
+from dry_run.work import Rates
 from engine.checks import typed_model
 from engine.stored_text import stored_file
 from engine.text_encoder import t5_configs
@@ -25,9 +24,6 @@ from weights.lora import configure_lora
 
 logger = logging.getLogger(__name__)
 
-# The rate that a whole forward pass reaches, as a share of that of matrix products alone: 0.4 to 0.5 in the published
-# times of the released models (45, 90 and 550 s on an H100). The rest goes to norms, rotations and copies.
-SHARE_OF_RATE = 0.4
 ROOM = 0.9  # share of the free memory that can be used: allocators leave gaps
 # Changes of arguments, tried in this order until one makes the run fit.
 CHANGES = ({"bf16": True}, {"batch_size": 1}, {"offload": "model"}, {"vae_tiling": True},
@@ -86,8 +82,8 @@ def plan_lines(args: Arguments, model: ModelConfig) -> Iterator[str]:
     computed = 1.0 if counter is None or not counter.skipped else 1 - sum(counter.skipped) / len(counter.skipped)
     per_row = {part: computed * windows * sum(found) / rows for part, found in calls.items()}
     seconds = _seconds(args.run, needed, batch_size, per_row)
-    yield (f"time: about {_duration(seconds)} for {batch_size} video(s) on {args.run.device}, from the "
-           "speed of its matrix products")
+    yield (f"time: about {_duration(seconds)} for {batch_size} video(s) on {args.run.device}, from its "
+           "measured rates of products, attention, convolutions and memory; loading not counted")
 
 
 def skips_of(args: Arguments, model: ModelConfig) -> SkipCounter | None:
@@ -117,12 +113,13 @@ def network_calls(settings: SamplingSettings, model: ModelConfig, counter: SkipC
     denoiser = instantiate_from_config(model.denoiser_config).bind(network, sampler.discretization.parameterization)
     latents = torch.zeros(settings.batch_size, 1, 1, 1, 1)
     cond = {"crossattn": torch.zeros(settings.batch_size, 1, 1)}
+    unconditional = {"crossattn": torch.ones(settings.batch_size, 1, 1)}  # equal halves would be warned of
     starts: list[Start | None] = [None if settings.strength is None else FromClip(latents, settings.strength)]
     if segments is not None:
         first = None if settings.continue_from is None else Continuing(latents)
         starts = [first, *[Continuing(latents)] * (segments.count - 1)]
     for start in starts:
-        sampler(denoiser, latents, cond, None if settings.invert else cond, start=start,
+        sampler(denoiser, latents, cond, None if settings.invert else unconditional, start=start,
                 plan=PassPlan(None if counter is None else instantiate_from_config(model.step_cache_config),
                               one_by_one=model.guidance_one_by_one))
     if settings.invert:  # inversion takes as many forward passes as sampling
@@ -221,25 +218,11 @@ def _remedy(args: Arguments, model: ModelConfig, plan: VideoPlan, rows: int, nee
 
 def _seconds(run: RunSettings, needed: Estimate, batch_size: int, passes: Mapping[str, float]) -> float:
     """Return the seconds that a run will take; `passes` is how often all rows go through each transformer."""
-    flops = sum(count * needed.costs[part].flops for part, count in passes.items() if part in needed.costs)
-    flops += batch_size * needed.costs[DECODER].flops
-    return flops / (SHARE_OF_RATE * product_rate(run.device, run.dtype))
-
-
-def product_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) -> float:
-    """Return the operations per second of large matrix products: the best of those that `seconds` allow."""
-    n = 512 if device.type == "cpu" else 8192
-    a = torch.randn(n, n, device=device, dtype=dtype)
-    best, end = float("inf"), None
-    while end is None or time.perf_counter() < end:
-        begin = time.perf_counter()
-        linear(a, a, None)
-        if device.type != "cpu":
-            torch.accelerator.synchronize(device)
-        if end is not None:
-            best = min(best, time.perf_counter() - begin)
-        end = end or time.perf_counter() + seconds  # the first product is a warm-up
-    return 2 * n ** 3 / best
+    work = needed.costs[DECODER].work * batch_size
+    for part, count in passes.items():
+        if part in needed.costs:
+            work += needed.costs[part].work * count
+    return Rates.of(run.device, run.dtype).seconds(work)
 
 
 def shown_size(count: float) -> str:

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dry_run import meter
+from dry_run.work import Work
 
 META, CPU = torch.device("meta"), torch.device("cpu")
 
@@ -23,21 +24,23 @@ def test_tensors_count_while_they_are_alive():
         c = b.double()  # 12 kB
         return c.view(10, 100).t()
 
-    assert measure(call) == (12_000, 0)
+    peak, work = measure(call)
+    assert peak == 12_000 and work.flops == 0 and work.calls == 3 and work.cached == 8_000 + 8_000 + 12_000
     assert measure(lambda: [x + 1 for _ in range(3)])[0] == 12_000
     assert measure(lambda: [None for _ in map(lambda i: x + i, range(3))])[0] == 8_000  # the last tensor and the next
 
 
 def test_weights_inputs_views_and_changes_in_place_are_not_new():
     x, layer = torch.empty(8, 16, device=META), nn.Linear(16, 16, bias=False, device=META)
-    assert measure(lambda: (x.t(), x[1:].add_(1), layer.weight.view(-1))) == (0, 0)
-    assert measure(lambda: layer(x)) == (8 * 16 * 4, 2 * 8 * 16 * 16)
+    assert measure(lambda: (x.t(), x[1:].add_(1), layer.weight.view(-1)))[0] == 0
+    assert measure(lambda: layer(x)) == (8 * 16 * 4, Work(products=2 * 8 * 16 * 16, calls=1))
+    assert measure(lambda: x.t().view(16, 8)[1]) == (0, Work())
 
 
 def test_attention_never_holds_the_scores():
     q = torch.empty(2, 4, 1000, 32, device=META)
-    peak, flops = measure(lambda: F.scaled_dot_product_attention(q, q, q))
-    assert (peak, flops) == (q.nbytes, 4 * 2 * 4 * 1000 * 1000 * 32)
+    peak, work = measure(lambda: F.scaled_dot_product_attention(q, q, q))
+    assert (peak, work.attention) == (q.nbytes, 4 * 2 * 4 * 1000 * 1000 * 32)
 
 
 @pytest.mark.parametrize("device, dtype, instructions, scratch", [
@@ -47,9 +50,9 @@ def test_a_convolution_holds_its_input_as_its_kernel_wants_it(monkeypatch, devic
     monkeypatch.setattr(meter, "CPU_HAS_BFLOAT16", instructions)
     conv = nn.Conv3d(8, 16, 3, padding=1, device=META, dtype=dtype)
     x = torch.empty(1, 8, 40, 10, 10, device=META, dtype=dtype)
-    peak, flops = measure(lambda: conv(x), device)
+    peak, work = measure(lambda: conv(x), device)
     assert peak == 2 * x.nbytes + scratch * x.nbytes
-    assert flops == 2 * x.numel() * 27 * 16
+    assert work.convolutions == 2 * x.numel() * 27 * 16
 
 
 def test_a_decoder_keeps_two_frames_of_each_convolution_between_chunks():

@@ -11,7 +11,8 @@ from configuration.model import ModelConfig
 from configuration.targets import instantiate_from_config
 from dry_run import report
 from dry_run.memory import TRANSFORMER, WEAK, estimate, transformer_costs
-from dry_run.report import network_calls, plan_lines, planned_model, product_rate
+from dry_run.report import network_calls, plan_lines, planned_model
+from dry_run.work import Rates
 from inference.sizes import model_limits, plan_video
 from sample_video import main
 from weights.checkpoint import save_checkpoint
@@ -55,7 +56,7 @@ def test_what_does_not_fit_is_told_with_what_would(monkeypatch):
     args = args_of("tiny_t2v").changed(device=torch.device("meta"))
     model = ModelConfig.read(args.model_config)
     _, peak = estimate(args, model, plan_video(model_limits(args.model_config), args.sampling), rows=2).peak
-    monkeypatch.setattr(report, "product_rate", lambda device, dtype: 1e12)
+    monkeypatch.setattr(report.Rates, "of", lambda device, dtype: Rates(1e12, 1e12, 1e12, 1e12, 1e12, 1e-6))
     for share, says in ((0.8, "with args.bf16=true it needs "), (0.01, "make the video shorter"), (2, None)):
         monkeypatch.setattr(report, "free_memory", lambda device, room=share * peak: room)
         found = [line for line in plan_lines(args, model) if "will not fit" in line]
@@ -89,7 +90,7 @@ def test_a_lora_and_a_weaker_network_count(tmp_path):
     needed = transformer_costs(args.run, args.memory, model, plan, 1)
     added = needed[TRANSFORMER].weights - alone[TRANSFORMER].weights
     assert added == sum(value.nbytes for value in lora_of(tuned).matrices.values())
-    assert needed[TRANSFORMER].flops > alone[TRANSFORMER].flops
+    assert needed[TRANSFORMER].work.flops > alone[TRANSFORMER].work.flops
     built = instantiate_from_config(weak)
     assert needed[WEAK].weights == sum(value.nbytes for value in (*built.parameters(), *built.buffers()))
     by_part = args.changed(offload="model", device=torch.device("meta"))
@@ -98,10 +99,6 @@ def test_a_lora_and_a_weaker_network_count(tmp_path):
     for name, cost in needed.items():
         assert found.phases[name] == together + cost.activations
     assert network_calls(args.sampling, model) == {TRANSFORMER: [1] * 50, WEAK: [1] * 50}
-
-
-def test_product_rate_is_quick():
-    assert product_rate(torch.device("cpu"), torch.float32, seconds=0.01) > 1e7
 
 
 def test_mistakes_get_one_line(capfd):
