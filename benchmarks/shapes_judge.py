@@ -85,7 +85,7 @@ def judge_frames(frames: np.ndarray) -> Verdict:
     if frames.ndim != 4 or frames.shape[0] < MIN_FRAMES or frames.shape[1:] != (SIZE, SIZE, 3):
         raise ValueError(f"frames have shape {frames.shape}, expected (at least {MIN_FRAMES}, {SIZE}, {SIZE}, 3)")
     frames = frames.astype(np.float32)
-    level = np.median(_border(frames).reshape(-1, 3), axis=0)
+    level = background_level(frames)
     track = follow_object(frames, level)
     background, noise = judge_background(frames, level, track)
     measures = {
@@ -100,6 +100,11 @@ def judge_frames(frames: np.ndarray) -> Verdict:
     shape = judge_shape(track, measures)
     motion = judge_motion(track, measures)
     return Verdict(color, shape, motion, background, measures)
+
+
+def background_level(frames: np.ndarray) -> np.ndarray:
+    """Return the background's colour (3,) in 8-bit RGB: the median of the border over all frames."""
+    return np.median(_border(frames).reshape(-1, 3), axis=0)
 
 
 def follow_object(frames: np.ndarray, level: np.ndarray) -> Track:
@@ -353,6 +358,7 @@ def report_folder(folder: Path) -> list[Judged]:
     mistakes = Counter(name for one in judged for name in ATTRIBUTES if not one.right[name])
     print(f"{len(judged)} videos judged, {len(left_out)} skipped, mistakes {dict(mistakes)}\n")
     print(format_summary(summarize(judged)))
+    print("\nby degree: python -m benchmarks.shapes_errors", folder)
     return judged
 
 

@@ -37,7 +37,7 @@ from inference.pipeline import load_engine
 from inference.sizes import model_limits, plan_video
 from media.clips import read_frames
 from media.controls import made_control
-from media.videos import write_outputs
+from media.videos import VIDEO, write_outputs
 from sgm.sampling import StepInfo
 from tools.shapes_world import COLORS, PALETTE, Combination, all_combinations, render
 from weights.lora import configure_lora
@@ -98,17 +98,28 @@ def sample_batch(engine: DiffusionEngine, batch: Sequence[Combination], shape: S
 
 
 @torch.no_grad()
+def make_latents(engine: DiffusionEngine, args: Arguments, combinations: Sequence[Combination], seed: int, name: str
+                 ) -> Iterator[Tensor]:
+    """Sample and yield the latents (T, C, h, w) of a video of each combination; `name` is shown beside the progress."""
+    plan = plan_video(model_limits(args.model_config), args.sampling)
+    for start in tqdm(range(0, len(combinations), BATCH), name, unit="batch"):
+        yield from sample_batch(engine, combinations[start:start + BATCH], plan.latent_shape, seed, start)
+
+
+@torch.no_grad()
+def write_latents(engine: DiffusionEngine, args: Arguments, latents: Tensor, target: Path) -> Path:
+    """Write the video of latents (T, C, h, w) to a folder and return its path."""
+    write_outputs(target, (piece[0] for piece in engine.decode_chunks(latents[None].transpose(1, 2))),
+                  plan_video(model_limits(args.model_config), args.sampling).fps)
+    return target / VIDEO
+
+
 def make_videos(engine: DiffusionEngine, args: Arguments, combinations: Sequence[Combination], seed: int, folder: Path
                 ) -> Iterator[tuple[Combination, Path]]:
     """Sample and write one video of each combination; yield the combination and the video's path."""
-    plan = plan_video(model_limits(args.model_config), args.sampling)
-    for start in tqdm(range(0, len(combinations), BATCH), folder.name, unit="batch"):
-        batch = combinations[start:start + BATCH]
-        latents = sample_batch(engine, batch, plan.latent_shape, seed, start)
-        for i, (combination, z) in enumerate(zip(batch, latents, strict=True)):
-            target = folder / f"{start + i:03d}_{combination.caption}" / str(seed)
-            write_outputs(target, (piece[0] for piece in engine.decode_chunks(z[None].transpose(1, 2))), plan.fps)
-            yield combination, target / "000000.mp4"
+    latents = make_latents(engine, args, combinations, seed, folder.name)
+    for i, (combination, z) in enumerate(zip(combinations, latents, strict=True)):
+        yield combination, write_latents(engine, args, z, folder / f"{i:03d}_{combination.caption}" / str(seed))
 
 
 def score(results: Sequence[tuple[Combination, Verdict]]) -> dict[str, str]:

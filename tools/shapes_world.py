@@ -84,7 +84,7 @@ def render(combination: Combination, rng: np.random.Generator) -> np.ndarray:
     """Return a clip (17, 64, 64, 3) uint8; the same combination and generator state give the same pixels."""
     radius = _draw_radius(combination.motion, rng)
     center = _draw_path(combination, radius.max(), rng)
-    coverage = _coverage(combination.shape, center, radius)[..., None]
+    coverage = coverage_of(combination.shape, center, radius)[..., None]
     color = np.asarray(PALETTE[combination.color], np.float32)
     background = np.asarray(BACKGROUNDS[combination.background], np.float32)
     return np.rint(background + coverage * (color - background)).astype(np.uint8)
@@ -113,7 +113,7 @@ def _draw_path(combination: Combination, radius: float, rng: np.random.Generator
     return start + np.linspace(0, 1, NUM_FRAMES)[:, None] * travel
 
 
-def _coverage(shape: str, center: np.ndarray, radius: np.ndarray) -> np.ndarray:
+def coverage_of(shape: str, center: np.ndarray, radius: np.ndarray) -> np.ndarray:
     """Return the share of each pixel inside the shape, (17, 64, 64), with a ramp one pixel wide across the outline."""
     pixels = np.arange(SIZE, dtype=np.float32) + 0.5
     x = pixels[None, None, :] - center[:, 0, None, None].astype(np.float32)

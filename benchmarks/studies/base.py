@@ -19,6 +19,7 @@ class Problem:
     measures: ClassVar[tuple[str, ...]]
     folder: str | None = None
     places: dict[Cell | VariantCell, Path] = field(default_factory=dict, init=False, repr=False, compare=False)
+    configs: dict[Cell | VariantCell, Mapping] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def solve(self, part: Any, cell: Any) -> dict[str, float]:
         """Return the measures of a cell; `part` is its sampler if `cell_type` is Cell, and its variant otherwise."""
@@ -34,6 +35,10 @@ class Problem:
         Classes that the result names by `target` count by their source, and files by their content.
         """
         return {}
+
+    def config(self, cell: Cell | VariantCell) -> Mapping:
+        """Return what the study says of a cell: `{sampler, schedule, guidance}` or `{variant}`."""
+        return self.configs[cell]
 
     def place(self, cell: Cell | VariantCell) -> Path:
         """Return the folder of what belongs to a cell."""

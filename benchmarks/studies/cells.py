@@ -35,7 +35,7 @@ def solve_all(study: Study, cells: Sequence[Cell | VariantCell], places: Mapping
 def solve(study: Study, cell: Cell | VariantCell, place: Path) -> Solved:
     """Solve one cell, whose files go to `place`."""
     problem = problem_of(study)
-    problem.places[cell] = place
+    problem.places[cell], problem.configs[cell] = place, study.config(cell)
     return cell, problem.solve(study.part(cell), cell)
 
 

@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from benchmarks.shapes_judge import follow_object
+from benchmarks.shapes_judge import background_level, follow_object
 from common.seeds import generator_for
 from tools.shapes_world import SIZE, Combination, render
 
@@ -28,9 +28,7 @@ MIN_RADIUS = 1.0
 def clip_features(frames: np.ndarray) -> np.ndarray:
     """Return the features (F,), each in its unit, of a clip (T, 64, 64, 3) in 0..255; finite even without an object."""
     frames = frames.astype(np.float32)
-    border = np.ones((SIZE, SIZE), bool)
-    border[1:-1, 1:-1] = False
-    level = np.median(frames[:, border].reshape(-1, 3), axis=0)
+    level = background_level(frames)
     track = follow_object(frames, level)
     times, steps = np.arange(len(frames)), len(frames) - 1
     velocity, start = np.polyfit(times, track.centroid, 1)

@@ -2,7 +2,7 @@
 import hashlib
 import json
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.studies.base import Problem
 from benchmarks.studies.grid import Cell, Study, VariantCell
-from benchmarks.studies.sources import Name, digests
+from benchmarks.studies.sources import EVERYTHING, Name, digests
 from common.files import REPOSITORY
 from configuration.targets import real_path
 
@@ -41,6 +41,12 @@ def key_parts(study: Study, problem: Problem) -> dict[Cell | VariantCell, dict]:
         found[cell] = {"configuration": {"cell": asdict(cell), "problem": given, "part": part, "needs": needs},
                        "sources": _digests(frozenset(names)), "versions": versions}
     return found
+
+
+def key_of_parts(trees: Iterable[Any], modules: Iterable[str] = ()) -> dict:
+    """Return the digests of source of all targets in configurations and of whole modules, and the versions."""
+    names = {*((module, EVERYTHING) for module in modules), *(name for tree in trees for name in targets(tree))}
+    return {"sources": _digests(frozenset(names)), "versions": _versions()}
 
 
 def digest(tree: Any) -> str:

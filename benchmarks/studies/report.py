@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.studies.base import Problem
-from benchmarks.studies.comparisons import compared, comparisons_of
+from benchmarks.studies.comparisons import compared, comparisons_of, told_apart
 from benchmarks.studies.curves import slopes
 from benchmarks.studies.grid import Study
 from benchmarks.studies.losses import Losses
@@ -51,7 +51,8 @@ def tables_of(study: Study, problem: Problem, results: Results, folder: Path) ->
     if differences:
         write_table(folder / "comparisons.csv", [{"comparison": name, **row} for name, found in differences.items()
                                                  for row in found])
-    tables |= {f"{name}: differences, pair by pair": found for name, found in differences.items()}
+    for name, found in differences.items():
+        tables |= {f"{name}: differences, pair by pair": found, f"{name}: pairs told apart": told_apart(found)}
     return tables | ({"All results": rows} if rows else {})
 
 
@@ -90,5 +91,6 @@ def _videos(problem: Problem, solved: Mapping) -> Sections:
 
 def differences_of(study: Study, problem: Problem, results: Results) -> dict[str, list[Row]]:
     """Return the rows of each comparison by name, without comparisons of which nothing is solved."""
-    found = {comparison.name: compared(comparison, results.rows, problem.clips) for comparison in comparisons_of(study)}
+    found = {comparison.name: compared(comparison, results.rows, problem.clips, study.budgets())
+             for comparison in comparisons_of(study)}
     return {name: rows for name, rows in found.items() if rows}

@@ -1,6 +1,6 @@
-"""Statistics of judged videos: distance and spread of features, resampling, and a test of paired outcomes."""
+"""Statistics of judged videos: distance and spread of features, resampling, tests of pairs, and their correction."""
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -58,3 +58,30 @@ def mcnemar_p(one: np.ndarray, other: np.ndarray) -> float:
     changed = gained + lost
     tail = sum(math.comb(changed, k) for k in range(min(gained, lost) + 1)) / 2**changed
     return min(1.0, 2 * tail)
+
+
+def signed_rank_p(differences: np.ndarray) -> float:
+    """Return the two-sided exact p-value of Wilcoxon's signed-rank test (1945) that differences (N,) centre on 0.
+
+    Differences of 0 are left out; equal ones share the mean of their ranks, which are counted in halves.
+    """
+    values = differences[differences != 0]
+    if not len(values):
+        return 1.0
+    _, place, count = np.unique(np.abs(values), return_inverse=True, return_counts=True)
+    doubled = (2 * np.cumsum(count) - count + 1)[place]  # twice the rank
+    ways = np.ones(1)  # of every sum of doubled ranks, as a share
+    for rank in doubled:
+        ways = np.convolve(ways, [0.5, *[0.0] * (int(rank) - 1), 0.5])
+    positive = int(doubled[values > 0].sum())
+    least = min(positive, int(doubled.sum()) - positive)
+    return float(min(1.0, 2 * ways[:least + 1].sum()))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for the number of tests (Holm 1979), in the given order."""
+    order = np.argsort(p_values, kind="stable")
+    scaled = np.array(p_values)[order] * np.arange(len(p_values), 0, -1)
+    corrected = np.empty(len(p_values))
+    corrected[order] = np.minimum(np.maximum.accumulate(scaled), 1)
+    return [float(value) for value in corrected]

@@ -1,11 +1,13 @@
 """Tests of the features of clips and of comparisons between cells, with known differences."""
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from benchmarks.studies import clips as clips_module
 from benchmarks.studies.clip_features import UNITS, clip_features
-from benchmarks.studies.clips import Clips, measured, read_clips, write_clips
-from benchmarks.studies.comparisons import Comparison, compared
+from benchmarks.studies.clips import Clips, mean_of, measured, read_clips, write_clips
+from benchmarks.studies.comparisons import Comparison, compared, told_apart
 from benchmarks.studies.grid import Cell
 from common.errors import DataError
 from tools.shapes_world import Combination, all_combinations, render
@@ -65,17 +67,40 @@ def test_a_better_cell_is_found_better_and_an_equal_one_not(data):
     clips = dict(zip(cells, (data(10, 0.5, right=0.5), data(10), None), strict=True))
     clips[cells[2]] = clips[cells[0]]
     rows = {cell: {"passes": 12} for cell in cells}
-    better, same = compared(Comparison("to plain", {"guidance": "plain"}), rows, clips.__getitem__)
+    better, same = compared(Comparison("to plain", {"guidance": "plain"}), rows, clips.__getitem__, {})
     assert better["guidance"] == "better / plain" and better["accuracy_low"] > 0 and better["p"] < 0.01
     assert better["distance_high"] < 0
     assert same["accuracy"] == same["distance"] == 0 and same["p"] == 1
 
 
+def test_all_pairs_at_equal_cost_are_compared_and_counted_where_they_differ(data):
+    cells = [Cell(sampler, "table", "plain", steps, 0) for sampler, steps in (("A", 6), ("B", 6), ("C", 3), ("A", 9))]
+    budgets = {cell: {12} for cell in cells[:3]} | {cells[3]: {18}}
+    rng, same = np.random.default_rng(1), data(20)
+    errors = rng.uniform(0.1, 0.3, (len(GROUP), 20))
+    clips = {cell: replace(same, numbers={"error": errors * factor * rng.normal(1, 0.01, errors.shape)})
+             for cell, factor in zip(cells, (1, 1, 1.1, 1), strict=True)}
+    clips[cells[2]].numbers["error"][0] = np.nan  # left out, with its pair
+    found = compared(Comparison("all", among=["sampler"]), {cell: {"passes": 12} for cell in cells},
+                     clips.__getitem__, budgets)
+    assert [row["sampler"] for row in found] == ["A / B", "A / C", "B / C"]
+    assert found[1]["error_high"] < 0 and found[1]["error_p_holm"] < 1e-6 < found[0]["error_p_holm"]
+    assert told_apart(found) == [{"cost": "12 passes", "pairs": 3, "by accuracy": 0, "by solver error": 2}]
+
+
+def test_means_leave_out_what_is_no_number():
+    numbers = np.array([[1.0, np.nan], [3.0, 5.0], [np.nan, np.nan]])
+    found = mean_of("error", numbers)
+    assert found["error"] == 3 and found["error_low"] <= 3 <= found["error_high"]
+    assert np.isnan(mean_of("error", numbers * np.nan)["error"])
+
+
 def test_tables_of_clips_come_back(data, tmp_path):
-    clips = data(3, right=0.5)
+    clips = replace(data(3, right=0.5), numbers={"error": np.full((len(GROUP), 3), 0.25)})
     write_clips(tmp_path / "clips.csv", clips)
     back = read_clips(tmp_path / "clips.csv")
     assert back.combinations == clips.combinations and (back.right == clips.right).all()
+    assert (back.numbers["error"] == 0.25).all()
     assert back.features == pytest.approx(clips.features, rel=1e-4, abs=1e-4)
     (tmp_path / "clips.csv").write_text("caption,repeat\n")
     with pytest.raises(DataError, match="is not a table of judged videos"):

@@ -2,7 +2,16 @@
 import numpy as np
 import pytest
 
-from benchmarks.studies.statistics import around, frechet_distance, mcnemar_p, middle, resampled, spread_ratio
+from benchmarks.studies.statistics import (
+    around,
+    frechet_distance,
+    holm,
+    mcnemar_p,
+    middle,
+    resampled,
+    signed_rank_p,
+    spread_ratio,
+)
 
 
 def with_moments(mean, covariance, seed):
@@ -42,6 +51,19 @@ def test_mcnemar_is_the_binomial_tail():
     one, other = np.array([True] * 6 + [False]), np.array([False] * 6 + [True])
     assert mcnemar_p(one, other) == pytest.approx(2 * (1 + 7) / 2**7)
     assert mcnemar_p(one, one) == 1.0
+
+
+def test_signed_ranks_are_counted_exactly():
+    assert signed_rank_p(np.array([1.0, 2.0, 3.0, 4.0, 5.0])) == pytest.approx(2 / 2**5)
+    assert signed_rank_p(np.array([-1.0, 2.0, 3.0, 4.0, 5.0, 0.0])) == pytest.approx(2 * 2 / 2**5)  # 0 is left out
+    assert signed_rank_p(np.array([1.0, 1.0, -1.0])) == pytest.approx(1.0)  # ties share ranks
+    assert signed_rank_p(np.zeros(3)) == 1
+    assert signed_rank_p(np.linspace(-1, 2, 60)) < 0.01
+
+
+def test_holm_corrects_in_order_and_keeps_places():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1, 1] and holm([]) == []
 
 
 def test_resampling_finds_the_deviation_of_a_mean():
