@@ -6,15 +6,21 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from benchmarks.studies.filters import POLICY, SCRIPT, filtered_by
 from benchmarks.studies.measures import measure_of
 from benchmarks.studies.results import Row
 from benchmarks.studies.tables import as_text, columns_of
 from common.files import REPOSITORY
 
+FILTERS = ("sampler", "schedule", "guidance", "variant", "steps", "seed")  # columns that can be filtered by
 STYLE = """
 body{font:16px/1.45 system-ui,sans-serif;max-width:1000px;margin:1.5em auto;padding:0 1em;color:#1a1a1a;background:#fff}
 h1,h2{line-height:1.2;overflow-wrap:anywhere}
 h2{margin-top:2em}
+.filters{position:sticky;top:0;z-index:1;background:#fff;border-bottom:1px solid #ddd;padding:.5em 0;margin-top:1em;
+display:flex;flex-wrap:wrap;gap:.4em 1em;font-size:14px}
+.filters select{max-width:11em}
+[hidden]{display:none!important}
 nav a{display:inline-block;margin-right:1.2em}
 .note{color:#555}
 .scroll{overflow:auto;max-height:75vh;width:fit-content;max-width:100%;border:1px solid #ddd}
@@ -33,12 +39,10 @@ video{width:100%;display:block;image-rendering:pixelated;background:#eee}
 dt{font-weight:600}
 dd{margin:0 0 .5em 1.2em}
 """
-# Nothing is loaded from anywhere, even if a name in the results should have become part of the page.
-POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
 
 
-def page(title: str, sections: Sequence[tuple[str, str]], top: str) -> str:
-    """Return the whole page: title, `top`, links to the sections, and the sections, which are (heading, HTML)."""
+def page(title: str, sections: Sequence[tuple[str, str]], top: str, bar: str = "") -> str:
+    """Return the page: title, `top`, links to the sections, `bar`, and the sections, which are (heading, HTML)."""
     links = " ".join(f'<a href="#part{i}">{html.escape(heading)}</a>' for i, (heading, _) in enumerate(sections))
     parts = "\n".join(f'<section id="part{i}"><h2>{html.escape(heading)}</h2>{content}</section>'
                       for i, (heading, content) in enumerate(sections))
@@ -46,7 +50,7 @@ def page(title: str, sections: Sequence[tuple[str, str]], top: str) -> str:
             f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>\n"
-            f"<body><h1>{html.escape(title)}</h1>{top}<nav>{links}</nav>\n{parts}</body></html>\n")
+            f"<body><h1>{html.escape(title)}</h1>{top}<nav>{links}</nav>{bar}\n{parts}<script>{SCRIPT}</script></body></html>\n")
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -56,12 +60,13 @@ def table(rows: Sequence[Row]) -> str:
     names = columns_of(rows)
     words = {name for name in names if all(isinstance(row[name], str) for row in rows)}
 
-    def line(tag: str, cells: Iterable[tuple[str, str]]) -> str:
-        return "<tr>" + "".join(f"<{tag}{' class=word' if name in words else ''}>{html.escape(text)}</{tag}>"
+    def line(start: str, tag: str, cells: Iterable[tuple[str, str]]) -> str:
+        return start + "".join(f"<{tag}{' class=word' if name in words else ''}>{html.escape(text)}</{tag}>"
                                 for name, text in cells) + "</tr>"
 
-    head = line("th", ((name, measure_of(name).spoken) for name in names))
-    body = "".join(line("td", ((name, as_text(row, name)) for name in names)) for row in rows)
+    head = line("<tr>", "th", ((name, measure_of(name).spoken) for name in names))
+    body = "".join(line(f"<tr {filtered_by({name: row[name] for name in names if name in FILTERS})}>", "td",
+                        ((name, as_text(row, name)) for name in names)) for row in rows)
     return f'<div class="scroll" tabindex="0"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>'
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from benchmarks.studies.base import Problem
 from benchmarks.studies.comparisons import compared, comparisons_of, told_apart
 from benchmarks.studies.curves import slopes
+from benchmarks.studies.filters import Value, filter_bar
 from benchmarks.studies.grid import Study
 from benchmarks.studies.losses import Losses
-from benchmarks.studies.page import glossary, made, page, picture, table
+from benchmarks.studies.page import FILTERS, glossary, made, page, picture, table
 from benchmarks.studies.plots import draw, plots_of
 from benchmarks.studies.results import Results, Row
-from benchmarks.studies.shown_videos import videos_of
+from benchmarks.studies.shown_videos import Shown, videos_of
 from benchmarks.studies.tables import columns_of, markdown_table, write_table
 from common.files import whole_file
 
@@ -33,10 +34,12 @@ def write_report(study: Study, problem: Problem, results: Results, folder: Path)
         temporary.write_text("\n\n".join(f"**{name}**\n\n{markdown_table(rows)}"
                                          for name, rows in (panels | tables).items()) + "\n", encoding="utf-8")
     columns = dict.fromkeys(name for rows in tables.values() for name in columns_of(rows))
-    sections = [*plots, *((name, table(rows)) for name, rows in tables.items()), *_videos(problem, solved),
+    videos = [video for cell in solved for video in videos_of(cell, problem.place(cell))]
+    sections = [*plots, *((name, table(rows)) for name, rows in tables.items()), *_section_of(videos),
                 ("Glossary", glossary(columns))]
+    bar = filter_bar(_choices(study, list(solved.values()), videos))
     with whole_file(folder / "report.html") as temporary:
-        temporary.write_text(page(study.name.replace("_", " "), sections, _top(study, results)), encoding="utf-8")
+        temporary.write_text(page(study.name.replace("_", " "), sections, _top(study, results), bar), encoding="utf-8")
     return folder / "report.html"
 
 
@@ -83,10 +86,16 @@ def _plots(study: Study, problem: Problem, results: Results, solved: Mapping, fo
     return sections, tables
 
 
-def _videos(problem: Problem, solved: Mapping) -> Sections:
-    """Return a section of videos of the solved cells, if the problem has any."""
-    shown = [video.html for cell in solved for video in videos_of(cell, problem.place(cell))]
-    return [("Videos", f'<div class="videos">{"".join(shown)}</div>')] if shown else []
+def _section_of(videos: Sequence[Shown]) -> Sections:
+    """Return a section of the videos, if there are any."""
+    shown = "".join(video.html for video in videos)
+    return [("Videos", f'<div class="videos">{shown}</div>')] if videos else []
+
+
+def _choices(study: Study, rows: Sequence[Row], videos: Sequence[Shown]) -> dict[str, list[Value]]:
+    """Return what the page can be filtered by: values of the cells, and the judgement of videos."""
+    choices = {name: list(dict.fromkeys(row[name] for row in rows)) for name in FILTERS if name in study.keys}
+    return choices | {"judged": list(dict.fromkeys(video.judged for video in videos))}
 
 
 def differences_of(study: Study, problem: Problem, results: Results) -> dict[str, list[Row]]:

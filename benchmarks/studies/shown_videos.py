@@ -1,11 +1,12 @@
 """Videos of a study as its report shows them: each with its caption, seed, setting, and whether the judge is right."""
 import html
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.shapes_judge import ATTRIBUTES
 from benchmarks.studies.clips import TABLE, read_clips
+from benchmarks.studies.filters import filtered_by
 from benchmarks.studies.grid import Cell, VariantCell
 from benchmarks.studies.page import encoded
 
@@ -19,25 +20,23 @@ class Shown:
     path: Path
     caption: str
     seed: int
-    setting: str
+    cell: Cell | VariantCell
     wrong: tuple[str, ...] | None
 
     @property
-    def mark(self) -> str:
-        """Right or wrong, as HTML that does not depend on colour."""
-        if self.wrong is None:
-            return '<span class="note">not judged</span>'
-        if self.wrong:
-            return f'<span class="wrong">✗ wrong: {html.escape(", ".join(self.wrong))}</span>'
-        return '<span class="right">✓ right</span>'
+    def judged(self) -> str:
+        """Right, wrong or not judged."""
+        return "not judged" if self.wrong is None else "wrong" if self.wrong else "right"
 
     @property
     def html(self) -> str:
-        """A figure with the file embedded."""
+        """A figure with the file embedded; its mark does not depend on colour."""
         source = f"data:video/mp4;base64,{encoded(self.path)}"
-        return (f'<figure><video autoplay loop muted playsinline src="{source}"></video><figcaption>{self.mark}<br>'
-                f"{html.escape(self.caption)}<br>{html.escape(self.setting)}, seed {self.seed}"
-                "</figcaption></figure>")
+        sign = {"right": "✓ right", "wrong": f"✗ wrong: {', '.join(self.wrong or ())}"}.get(self.judged, self.judged)
+        return (f'<figure {filtered_by({**asdict(self.cell), "judged": self.judged})}>'
+                f'<video autoplay loop muted playsinline src="{source}"></video><figcaption>'
+                f'<span class="{self.judged}">{html.escape(sign)}</span><br>{html.escape(self.caption)}<br>'
+                f"{html.escape(setting_of(self.cell))}, seed {self.seed}</figcaption></figure>")
 
 
 def videos_of(cell: Cell | VariantCell, folder: Path) -> Iterator[Shown]:
@@ -49,7 +48,7 @@ def videos_of(cell: Cell | VariantCell, folder: Path) -> Iterator[Shown]:
     found = [path for path in folder.glob("[0-9]*_*/[0-9]*/*.mp4") if path.parent.name.isdecimal()]
     for path in sorted(found, key=lambda path: (int(path.parent.name), path))[:VIDEOS]:
         caption, seed = path.parts[-3].partition("_")[2], int(path.parent.name)
-        yield Shown(path, caption, seed, setting_of(cell), verdicts.get((caption, seed)))
+        yield Shown(path, caption, seed, cell, verdicts.get((caption, seed)))
 
 
 def setting_of(cell: Cell | VariantCell) -> str:

@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks.studies.clip_features import UNITS
 from benchmarks.studies.clips import TABLE, Clips, write_clips
+from benchmarks.studies.filters import SCRIPT, filter_bar, filtered_by
 from benchmarks.studies.grid import Cell
 from benchmarks.studies.page import glossary, made, page, table
 from benchmarks.studies.shown_videos import VIDEOS, videos_of
@@ -49,8 +50,15 @@ def test_a_video_without_verdict_says_so(solved):
 def test_names_are_text_on_the_page_and_nothing_is_loaded_from_elsewhere():
     name = "<script src=http://example.org></script>"
     shown = page(name, [(name, table([{"sampler": name, name: 1.0}]))], "")
-    assert "<script" not in shown and "default-src 'none'" in shown
+    assert shown.count("<script") == 1 and f"<script>{SCRIPT}</script>" in shown and "default-src 'none'" in shown
     assert '<meta name="viewport" content="width=device-width' in shown
+
+
+def test_filters_offer_what_differs_and_find_both_sides_of_a_comparison():
+    bar = filter_bar({"sampler": ["Euler", "<Heun>"], "schedule": ["table"]})
+    assert "<option>&lt;Heun&gt;</option>" in bar and "table" not in bar and " hidden>" in bar
+    assert filtered_by({"steps": "4 / 8", "seed": 0}) == (
+        'data-of="{&quot;steps&quot;: [&quot;4&quot;, &quot;8&quot;], &quot;seed&quot;: [&quot;0&quot;]}"')
 
 
 def test_tables_scroll_inside_the_page_and_intervals_have_no_columns():
