@@ -10,7 +10,8 @@ HEADS_AT_A_TIME = 4
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float = 0.0) -> torch.Tensor:
     """Return unmasked attention, (B, S, h·d), for queries, keys and values of (B, h, S, d)."""
-    if q.device.type == "cpu":  # the CPU kernel is an eighth faster when each head's tokens are contiguous
+    if q.device.type == "cpu" and not torch.compiler.is_compiling():
+        # the CPU kernel is an eighth faster when each head's tokens are contiguous
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and not dropout and not torch.is_grad_enabled():
         return attention_on_cpu(q, k, v).flatten(2)
@@ -26,8 +27,8 @@ def rotate(x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor], turns: to
     """
     cos, sin = rotary
     if torch.compiler.is_compiling():  # the compiler fuses real arithmetic but not complex
-        a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-        return torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2).to(x.dtype)
+        pairs = x.float().unflatten(-1, (-1, 2))
+        return _rotated(pairs, pairs.flip(-1), cos, sin).to(x.dtype)
     turns = torch.complex(cos, sin) if turns is None else turns
     if recorded() or x.device.type != "cpu" or x.dtype == torch.float32:
         return _turned(x, turns)
@@ -36,6 +37,23 @@ def rotate(x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor], turns: to
                              x.flatten(0, 1).split(HEADS_AT_A_TIME), strict=True):
         target.copy_(_turned(heads, turns))  # few heads at a time, whose float32 values stay in the processor's cache
     return out
+
+
+def normed_and_rotated(x: torch.Tensor, norm: torch.nn.LayerNorm, rotary: tuple[torch.Tensor, torch.Tensor]
+                       ) -> torch.Tensor:
+    """Return rotate(norm(x), rotary) as one expression of x (B, h, S, d), which the compiler makes one kernel of."""
+    variance, mean = torch.var_mean(x.float(), dim=-1, correction=0, keepdim=True)
+    scale = torch.rsqrt(variance + norm.eps)[..., None]
+    pairs = x.float().unflatten(-1, (-1, 2)) - mean[..., None]
+    straight, swapped = pairs * scale, pairs.flip(-1) * scale
+    if norm.weight is not None:
+        weight, bias = (term.float().unflatten(-1, (-1, 2)) for term in (norm.weight, norm.bias))
+        straight, swapped = straight * weight + bias, swapped * weight.flip(-1) + bias.flip(-1)
+    return _rotated(straight, swapped, *rotary).to(x.dtype)
+
+
+def _rotated(pairs: torch.Tensor, swapped: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    return (pairs * cos[..., None] + swapped * torch.stack((-sin, sin), dim=-1)).flatten(-2)
 
 
 def _turned(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:

@@ -44,13 +44,24 @@ class Experts:
 
     def modulate(self, x: torch.Tensor) -> torch.Tensor:
         """Return x·scale + shift for the normalised x (B, S, D); reuses x's memory where no gradient is recorded."""
+        if torch.compiler.is_compiling():
+            return x * self._each("scale", x) + self._each("shift", x)
         text, video = self._parts(x)
         return joint_addcmul((self.text.shift, text, self.text.scale), (self.video.shift, video, self.video.scale), x)
 
     def add_gated(self, x: torch.Tensor, branch: torch.Tensor) -> torch.Tensor:
         """Return x + branch·gate."""
+        if torch.compiler.is_compiling():
+            return x + branch * self._each("gate", x)
         (text, video), (text_branch, video_branch) = self._parts(x), self._parts(branch)
         return joint_addcmul((text, text_branch, self.text.gate), (video, video_branch, self.video.gate))
+
+    def _each(self, term: str, x: torch.Tensor) -> torch.Tensor:
+        """Return a term of every token of x: one expression, which the compiler joins with what is before and after."""
+        text, video = getattr(self.text, term), getattr(self.video, term)
+        if not self.text_length:
+            return video
+        return torch.where(torch.arange(x.shape[1], device=x.device)[:, None] < self.text_length, text, video)
 
     def of_video(self) -> "Experts":
         """Return the same modulations for a sequence of video tokens alone."""
@@ -71,7 +82,7 @@ class LayerParts:
     layer_id: int
     layer: Any  # SwissArmyTransformer's, which has no types
     modulation: nn.Module
-    norms: tuple[nn.Module, nn.Module] | None
+    norms: tuple[Any, Any] | None
     alone: bool
     attends: bool
     last: bool
@@ -192,9 +203,8 @@ class AdaLNMixin(BaseMixin):
         if parts.alone:
             return layer.output_dropout(layer.dense(v[:, first:].flatten(2)))
         q, k, v = q[:, first:].transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        if parts.norms is not None:
-            q, k = (norm(x) for norm, x in zip(parts.norms, (q, k), strict=True))
-        q, k = context.rotated(q, first), context.rotated(k)
+        norms = (None, None) if parts.norms is None else parts.norms
+        q, k = context.positioned(q, norms[0], first), context.positioned(k, norms[1])
         # Under autocast, norms and rotation return float32; attention runs in the dtype of the projections.
         dropout = layer.attention_dropout.p if self.training else 0.0
         out = context.attend(q.to(v.dtype), k.to(v.dtype), v, dropout)

@@ -6,7 +6,7 @@ from functools import cached_property
 import torch
 
 from common.patches import Grid
-from network.attention import attention, rotate
+from network.attention import attention, normed_and_rotated, rotate
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,16 @@ class VideoContext:
         assert self.rotary is not None
         return torch.complex(*self.rotary)
 
-    def rotated(self, x: torch.Tensor, first: int = 0) -> torch.Tensor:
-        """Return queries or keys (B, h, S, d) of the tokens from `first` on, rotated by their positions, if any."""
-        if self.rotary is None:
+    def positioned(self, x: torch.Tensor, norm: torch.nn.LayerNorm | None, first: int = 0) -> torch.Tensor:
+        """Return queries or keys (B, h, S, d) of the tokens from `first` on, normalised and rotated by positions."""
+        rotary = None if self.rotary is None else (self.rotary[0][first:], self.rotary[1][first:])
+        compiling = torch.compiler.is_compiling()
+        if compiling and rotary is not None and norm is not None:
+            return normed_and_rotated(x, norm, rotary)
+        x = x if norm is None else norm(x)
+        if rotary is None:
             return x
-        cos, sin = self.rotary
-        turns = None if torch.compiler.is_compiling() else self.turns[first:]
-        return rotate(x, (cos[first:], sin[first:]), turns)
+        return rotate(x, rotary, None if compiling else self.turns[first:])
 
     def rows(self, chosen: Sequence[int]) -> "VideoContext":
         """Return the context of these rows of the batch."""

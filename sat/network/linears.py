@@ -7,7 +7,6 @@ import torch
 
 from common.cpu_operations import gelu_tanh, linear, linear_gelu_tanh
 from common.swiss_army import mpu
-from common.tensors import recorded
 
 
 def use_plain_linears(module: torch.nn.Module) -> None:
@@ -34,8 +33,6 @@ def _whole_linear(self: Any, x: torch.Tensor) -> torch.Tensor:
 
 def activated(layer: Any, x: torch.Tensor, activation: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
     """Return activation(layer(x)), in one operation if it is GELU after a plain linear layer."""
-    if recorded():
-        return activation(layer(x))
     hooked = layer._forward_pre_hooks or layer._forward_hooks  # as that which brings an offloaded layer's weights
     plain = getattr(layer.forward, "__func__", None) is _whole_linear
     if plain and not hooked and activation is gelu_tanh:

@@ -1,0 +1,119 @@
+"""One video of full size from a folder on disk, by the command line as users call it, beside what `--plan` says of it.
+
+    python -m benchmarks.from_disk FOLDER                  # CogVideoX-2B, 9 frames of 480 x 720, bfloat16 on a CPU
+    python -m benchmarks.from_disk FOLDER args.offload=model --steps 4 --save     # T5 is freed after the prompts
+
+FOLDER is a diffusers pipeline folder. If it does not exist, it is written first, with random weights of full size:
+transformer, autoencoder and T5 v1.1 XXL, 13 GB. The table has the peak memory of the process, without what Python and
+its libraries take, and the seconds of sampling, decoding and saving, each beside the plan's. --save keeps the table
+under docs/benchmarks/. Linux only.
+"""
+import argparse
+import ast
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__file__).resolve().parents[1])]
+
+import torch
+
+from benchmarks.random_folder import write_pipeline
+from benchmarks.speed_measure import DTYPES, hardware, save_note, table
+from common.console import run
+from common.errors import UserError
+from common.files import REPOSITORY
+
+PROMPT = "a red circle moves right on a black background"
+UNITS = {"GB": 1e9, "MB": 1e6}
+IMPORTS = "import sample_video, torch, transformers, deepspeed, safetensors.torch, av"
+
+
+class RunFailed(UserError):
+    """The user error for a run that ended with an error."""
+
+
+def peak_of(command: Sequence[str]) -> tuple[str, int]:
+    """Return what a command writes, and the peak of its resident memory in bytes. Raises RunFailed if it fails.
+
+    The peak is measured in a process of its own, as the system keeps only the largest of a process's children.
+    """
+    watch = ("import resource, subprocess, sys; code = subprocess.run(sys.argv[1:]).returncode; "
+             "print('peak', resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(code)")
+    done = subprocess.run([sys.executable, "-c", watch, *command], cwd=REPOSITORY, text=True, check=False,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if done.returncode:
+        said = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
+        raise RunFailed(f"{' '.join(command)} ended with code {done.returncode}; "
+                        f"{said[-1] if said else 'without an error of its own, as when the system lacks memory'}")
+    return done.stdout, 1024 * int(re.findall(r"^peak (\d+)$", done.stdout, re.MULTILINE)[-1])
+
+
+def planned(told: str) -> tuple[float, float]:
+    """Return the bytes and seconds that a plan names."""
+    size, unit = re.search(r"memory: at most ([\d.]+) (\w+) on", told).groups()  # type: ignore[union-attr]
+    seconds, clock = re.search(r"time: about ([\d.]+) (s|min) for", told).groups()  # type: ignore[union-attr]
+    return float(size) * UNITS[unit], float(seconds) * (60 if clock == "min" else 1)
+
+
+def taken(told: str) -> float:
+    """Return the seconds of sampling, decoding and saving that a run reports."""
+    seconds = ast.literal_eval(re.search(r"seconds: (\{.*\})", told).group(1))  # type: ignore[union-attr]
+    return seconds["diffusion sampling"] + seconds["decode and save"]
+
+
+def command_of(options: argparse.Namespace, prompts: Path, output: Path) -> list[str]:
+    """Return the command line of the run."""
+    dtype = [f"args.{options.dtype}=true"] if options.dtype != "fp32" else []
+    return [sys.executable, "sample_video.py", "--base", f"configs/{options.preset}.yaml", "configs/inference.yaml",
+            f"args.load={options.folder.resolve()}", "args.fp16=false", *dtype, "--num-frames", str(options.num_frames),
+            "--num-inference-steps", str(options.steps), "--input-file", str(prompts), "--output-dir", str(output),
+            "--device", "cpu", *options.overrides]
+
+
+def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("overrides", nargs="*", help="key=value for the configuration")
+    parser.add_argument("--preset", default="cogvideox_2b", help="a file of configs/ (default: %(default)s)")
+    parser.add_argument("--dtype", choices=DTYPES, default="bf16")
+    parser.add_argument("--num-frames", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--save", action="store_true", help="keep the table as a dated note")
+    options = parser.parse_args(argv)
+    options.words = sys.argv[1:] if argv is None else list(argv)
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = read_options(argv)
+    if not options.folder.exists():
+        write_pipeline(options.folder, options.preset, DTYPES[options.dtype])
+    with tempfile.TemporaryDirectory() as work:
+        prompts = Path(work) / "prompts.txt"
+        prompts.write_text(PROMPT + "\n", encoding="utf-8")
+        command = command_of(options, prompts, Path(work) / "out")
+        memory, seconds = planned(peak_of([*command, "--plan"])[0])
+        _, before = peak_of([sys.executable, "-c", IMPORTS])
+        told, peak = peak_of(command)
+    rows = [["memory", f"{memory / 1e9:.2f} GB", f"{(peak - before) / 1e9:.2f} GB", f"{memory / (peak - before):.2f}"],
+            ["sampling, decoding and saving", f"{seconds:.3g} s", f"{taken(told):.3g} s",
+             f"{seconds / taken(told):.2f}"]]
+    text = (f"# A video of full size from disk, {date.today()}\n\n"
+            f"`python -m benchmarks.from_disk FOLDER {' '.join(options.words[1:])}`\n\n{options.preset}, "
+            f"{options.num_frames} frames, {options.steps} steps, {options.dtype}, random weights; "
+            f"{hardware(torch.device('cpu'))}; Python {platform.python_version()}, torch {torch.__version__}. "
+            f"Python and its libraries take {before / 1e9:.2f} GB more.\n\n"
+            f"{table(('', 'planned', 'taken', 'planned / taken'), rows)}\n")
+    sys.stdout.write(text)
+    if options.save:
+        sys.stdout.write(f"{save_note(f'from_disk_{options.preset}', text)}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
