@@ -45,10 +45,14 @@ def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
         sys.stderr.write("\ninterrupted\n")
         return 130
     except Exception as error:
-        said = message_of(error)
-        sys.stderr.write(f"error: {said or _reported(error)}\n")
-        return 2 if said else 1
+        sys.stderr.write(f"error: {told(error)}\n")
+        return 2 if message_of(error) else 1
     return 0
+
+
+def told(error: Exception) -> str:
+    """Return the line that tells of an error, after writing the report on one that is a fault of this program."""
+    return message_of(error) or _reported(error)
 
 
 def message_of(error: Exception) -> str | None:

@@ -1,0 +1,24 @@
+"""The page: its tabs, each filled by a module of its own, and its look."""
+from pathlib import Path
+
+import gradio as gr
+
+from cogvideo.studio import make
+from cogvideo.studio.studio import Studio
+
+STYLE = Path(__file__).with_name("style.css")
+PAGES = {"Make": make.build}  # tab -> what fills it, called within the tab
+
+
+def page(studio: Studio) -> gr.Blocks:
+    """Return the page."""
+    with gr.Blocks(title="Video studio", analytics_enabled=False, fill_width=True) as blocks:
+        for name, build in PAGES.items():
+            with gr.Tab(name, id=name.lower()):
+                build(studio)
+    return blocks
+
+
+def theme() -> gr.themes.Base:
+    """Return the look of Gradio's parts, with the fonts that the system has."""
+    return gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])

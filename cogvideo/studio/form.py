@@ -1,0 +1,207 @@
+"""The form of the Make page: what a video is made from, and how."""
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from cogvideo.studio.forms import (
+    CHOICE,
+    FLAG,
+    GUIDER,
+    NUMBER,
+    SAMPLER,
+    SCHEDULE,
+    WHOLE,
+    Field,
+    class_named,
+    classes,
+    configured,
+    fields_of,
+    help_of,
+)
+from cogvideo.studio.making import CONTINUE, EDIT, Asked
+from cogvideo.studio.models import Model
+from cogvideo.studio.studio import Studio, note, problem
+from common.console import told
+from common.errors import UserError
+from configuration.yaml_files import plain
+from inference.sizes import ModelLimits
+
+PROMPT = "a red circle moves right on a black background"
+ROLES = (SAMPLER, SCHEDULE, GUIDER)
+SEEDS = 2 ** 31
+PICTURES, CLIPS = [".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tiff"], [".mp4", ".webm", ".mov", ".mkv", ".avi", ".gif"]
+
+
+@dataclass(frozen=True)
+class Role:
+    """The choice of a sampler, schedule or guider: its class, the parameters it begins with, and those of now."""
+
+    name: gr.Dropdown
+    first: gr.State
+    now: gr.State
+
+
+@dataclass(frozen=True)
+class Form:
+    """The form's components by the names of `Asked`, and one `Role` for sampler, schedule and guider each."""
+
+    fields: Mapping[str, Any]
+    roles: Mapping[str, Role]
+    about: gr.HTML
+    dice: gr.Button
+
+    @classmethod
+    def built(cls, studio: Studio) -> "Form":
+        """Build the form where it is called."""
+        names = list(studio.models)
+        fields: dict[str, Any] = {"model": gr.Dropdown(names, value=names[0], label="Model", elem_id="make-model")}
+        about = gr.HTML(elem_id="make-about")
+        fields |= _what()
+        with gr.Row():
+            seed = gr.Number(0, label="Seed", precision=0, elem_id="make-seed", min_width=90)
+            dice = gr.Button("Random seed", elem_id="make-dice", min_width=110)
+            samples = gr.Number(1, label="Videos of each prompt", precision=0, minimum=1, min_width=90)
+        fields |= {"seed": seed, "samples": samples}
+        fields["steps"] = gr.Number(50, label="Steps", precision=0, minimum=1, elem_id="make-steps")
+        roles = {role: _role(role) for role in ROLES}
+        with gr.Accordion("LoRAs", open=False):
+            fields["loras"] = gr.Dropdown(list(studio.known_loras()), value=[], multiselect=True, label="LoRAs",
+                                          info=f"files and folders in {studio.loras.name}/")
+            fields["strengths"] = gr.Textbox("", label="Strengths", info="one for each, such as 1, 0.5; empty: 1")
+        return cls(fields, roles, about, dice)
+
+    @property
+    def inputs(self) -> list:
+        """The components whose values `asked` takes, in its order."""
+        return [*self.fields.values(), *(part for role in self.roles.values() for part in (role.name, role.now))]
+
+    def asked(self, given: Sequence[Any]) -> Asked:
+        """Return what a user filled in."""
+        values = dict(zip(self.fields, given, strict=False))
+        rest = given[len(self.fields):]
+        parts = {role: (rest[2 * i], rest[2 * i + 1] or {}) for i, role in enumerate(self.roles)}
+        return Asked(**values, parts=parts)
+
+    @property
+    def filled(self) -> list:
+        """The components that `values` fills in."""
+        return [*self.fields.values(), *(part for role in self.roles.values() for part in (
+            role.name, role.first, role.now))]
+
+    def values(self, values: Mapping[str, Any]) -> list:
+        """Return what fills in the form; `values` may leave out fields, and has (class, parameters) for roles."""
+        filled = [values.get(name, gr.skip()) for name in self.fields]
+        for role in self.roles:
+            filled += [values[role][0], values[role][1], values[role][1]] if role in values else [gr.skip()] * 3
+        return filled
+
+    def wire(self, studio: Studio) -> None:
+        """Connect the form's events."""
+        self.dice.click(lambda: random.SystemRandom().randrange(SEEDS), None, self.fields["seed"], queue=False,
+                        show_progress="hidden")
+        changed = [self.about, *self.filled]
+        gr.on([self.fields["model"].input], lambda name: self._of_model(studio, name), self.fields["model"], changed,
+              show_progress="hidden")
+        gr.on(None, lambda name: self._of_model(studio, name), self.fields["model"], changed, show_progress="hidden")
+
+    def _of_model(self, studio: Studio, name: object) -> list:
+        """Return the remark on a model, and the form with its own settings."""
+        try:
+            model = studio.model(name)
+            return [_about(model), *self.values(_settings(model))]
+        except UserError as error:
+            return [problem(told(error)), *(gr.skip() for _ in self.filled)]
+
+
+def _what() -> dict[str, Any]:
+    """Build what the video shows and its size."""
+    fields: dict[str, Any] = {
+        "prompts": gr.Textbox(PROMPT, label="Prompts", info="one a line", lines=2, elem_id="make-prompts"),
+        "negative": gr.Textbox("", label="Negative prompt", info="empty: none", elem_id="make-negative")}
+    with gr.Row():
+        fields["image"] = gr.File(label="First picture", file_types=PICTURES, elem_id="make-image", height=110)
+        fields["last"] = gr.File(label="Last picture", file_types=PICTURES, elem_id="make-last", height=110)
+        fields["clip"] = gr.File(label="Clip", file_types=CLIPS, elem_id="make-clip", height=110)
+    with gr.Accordion("What becomes of the clip", open=False):
+        fields["use"] = gr.Radio([EDIT, CONTINUE], value=EDIT, label="The video is to")
+        fields["strength"] = gr.Slider(0.05, 1, 0.6, step=0.05, label="Strength",
+                                       info="share of the steps that are left")
+        fields["kept"] = gr.Number(2, label="Latent frames kept", info="of the clip's end", precision=0, minimum=1)
+    with gr.Row():
+        fields["frames"] = gr.Dropdown([], label="Frames", elem_id="make-frames", min_width=90)
+        fields["height"] = gr.Number(None, label="Height", precision=0, elem_id="make-height", min_width=90)
+        fields["width"] = gr.Number(None, label="Width", precision=0, elem_id="make-width", min_width=90)
+    return fields
+
+
+def _role(role: str) -> Role:
+    """Build the choice of a class, and a form of its parameters that follows it."""
+    name = gr.Dropdown(list(classes(role)), label=role.capitalize(), elem_id=f"make-{role}")
+    first, now = gr.State({}), gr.State({})
+    with gr.Accordion(f"Parameters of the {role}", open=False):
+
+        @gr.render(inputs=[name, first], triggers=[name.change, first.change])
+        def parameters(chosen: str | None, values: dict[str, Any]) -> None:
+            if chosen not in classes(role):
+                return
+            cls = class_named(role, chosen)
+            gr.Markdown(help_of(cls), elem_classes="help")
+            for field in fields_of(cls):
+                shown = _component(field, values.get(field.name, field.default))
+                shown.change(lambda value, known, name=field.name: {**known, name: value}, [shown, now], now,
+                             queue=False, show_progress="hidden")
+
+    name.input(lambda: ({}, {}), None, [first, now], queue=False, show_progress="hidden")
+    return Role(name, first, now)
+
+
+def _component(field: Field, value: Any) -> Any:
+    """Build the component for a parameter."""
+    told_default = "needed" if field.required else f"default: {field.shown(field.default)}"
+    settings = {"label": field.name, "value": field.shown(value), "info": told_default}
+    if field.kind == FLAG:
+        return gr.Checkbox(**settings)
+    if field.kind == CHOICE:
+        return gr.Dropdown(list(field.choices), **settings)
+    if field.kind in (WHOLE, NUMBER):
+        digits = 0 if field.kind == WHOLE else None
+        return gr.Number(minimum=field.low, maximum=field.high, precision=digits, **settings)
+    return gr.Textbox(max_lines=1, **settings)
+
+
+def _about(model: Model) -> str:
+    """Return what the page says of a model: what it needs, or why it cannot be used."""
+    missing = model.missing()
+    if missing is not None:
+        return (f'{problem(missing)}<details class="help"><summary>Where its weights go</summary>'
+                f"<pre>{escape(model.header())}</pre></details>")
+    source = model.source()
+    return note("makes videos of prompts" if source is None else f"needs {'an' if source[0] == 'i' else 'a'} {source}")
+
+
+def _settings(model: Model) -> dict[str, Any]:
+    """Return the form's values for a model as it is configured."""
+    args, limits = model.arguments(), model.limits()
+    sampler = plain(args.model_config.sampler_config)
+    params = sampler.get("params") or {}
+    height, width = args.sampling.sampling_image_size or limits.default_size
+    source = model.source() or ""
+    return {
+        "image": gr.File(visible="image" in source, value=None), "last": gr.File(visible="image" in source, value=None),
+        "clip": gr.File(visible="control" in source or not source, value=None),
+        "frames": gr.Dropdown(choices=_lengths(limits), value=limits.default_frames),
+        "height": gr.Number(value=height, info=f"a multiple of {limits.side_multiple}, at most {limits.largest[0]}"),
+        "width": gr.Number(value=width, info=f"a multiple of {limits.side_multiple}, at most {limits.largest[1]}"),
+        "steps": params.get("num_steps", 50), SAMPLER: configured(SAMPLER, sampler),
+        SCHEDULE: configured(SCHEDULE, params.get("discretization_config") or {}),
+        GUIDER: configured(GUIDER, params.get("guider_config") or {})}
+
+
+def _lengths(limits: ModelLimits) -> list[tuple[str, int]]:
+    """Return the lengths that a model can make, and which of them are longer than it was trained for."""
+    return [(f"{count}{'' if count <= limits.trained_frames else ', longer than trained'}", count)
+            for count in limits.frame_counts]

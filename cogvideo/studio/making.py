@@ -1,0 +1,172 @@
+"""The videos that the page asks for: checked as on the command line, and made in the studio's thread."""
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cogvideo.studio.forms import GUIDER, SAMPLER, SCHEDULE, part_of
+from cogvideo.studio.studio import Studio
+from common.errors import ConfigError, DataError
+from common.files import whole_files
+from common.kinds import Seed, Size, Steps
+from common.typed import checked
+from configuration.settings import Arguments
+from inference.checks import check_prompts, check_run
+from inference.decoding import record_of, save
+from inference.jobs import Job, plan_jobs
+from inference.made_from import run_made_from
+from inference.output_folder import check_names
+from inference.pipeline import Watch, encode_prompts
+from inference.prompts import Prompt
+from inference.segments import sample_batch
+from inference.text_embeddings import check_stored, prepare_text_embeddings
+from media.records import write_record
+from media.videos import VIDEO
+
+EDIT, CONTINUE = "start from it and change it", "continue it"  # what becomes of a clip
+MOST_PROMPTS = 100
+LONGEST_PROMPT = 5000  # characters
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a user filled in, unchecked; files are paths that Gradio gave to uploads."""
+
+    model: object
+    prompts: object
+    negative: object = ""
+    image: object = None
+    last: object = None
+    clip: object = None
+    use: object = EDIT
+    strength: object = 0.6
+    kept: object = 2
+    frames: object = None
+    height: object = None
+    width: object = None
+    seed: object = 0
+    samples: object = 1
+    steps: object = 50
+    parts: Mapping[str, tuple[object, Mapping[str, Any]]] = field(default_factory=dict)  # role -> class and values
+    loras: object = ()
+    strengths: object = ""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The settings and the videos of a run whose checks are done."""
+
+    args: Arguments
+    jobs: Sequence[Job]
+
+
+def ready(studio: Studio, asked: Asked, output: Path | None = None) -> Ready:
+    """Check what a user filled in, and plan its videos, below `output` or a new folder. Raises a UserError."""
+    args = settings(studio, asked, output)
+    prompts = _prompts(studio, asked, studio.model(asked.model).source())
+    prepare_text_embeddings(args)
+    limits = check_run(args)
+    check_prompts(args.model_config, prompts)
+    jobs = plan_jobs(prompts, limits, args.sampling, args.model_config.get("noised_image_input", False),
+                     run_made_from(args))
+    check_names(jobs, args.sampling.output_dir)
+    check_stored(jobs, args)
+    return Ready(args, jobs)
+
+
+def settings(studio: Studio, asked: Asked, output: Path | None = None) -> Arguments:
+    """Return the settings of the run. Raises ConfigError."""
+    model = studio.model(asked.model)
+    words = [f"--seed={checked(Seed, asked.seed, 'seed')}", f"--num-samples={checked(Steps, asked.samples, 'videos')}"]
+    if asked.frames is not None:
+        words.append(f"--num-frames={checked(Size, asked.frames, 'frames')}")
+    if asked.height and asked.width:
+        sides = [checked(Size, side, name) for side, name in ((asked.height, "height"), (asked.width, "width"))]
+        words += ["--sampling-image-size", *map(str, sides)]
+    if asked.clip is not None:
+        words += _clip_words(asked)
+    if asked.negative:
+        words.append(f"--negative-prompt={_line(asked.negative, 'negative prompt')}")
+    if asked.parts:
+        sampler = yaml.safe_dump(sampler_config(asked.parts, asked.steps), default_flow_style=True, width=math.inf)
+        words.append(f"model.sampler_config={sampler.strip()}")
+    return model.arguments(*words, *_lora_words(studio, asked), f"--output-dir={output or studio.new_folder()}")
+
+
+def sampler_config(parts: Mapping[str, tuple[object, Mapping[str, Any]]], steps: object) -> dict[str, Any]:
+    """Return the configuration of a sampler from its class, schedule and guider. Raises ConfigError."""
+    count = checked(Steps, steps, "steps")
+    sampler, schedule, guider = (part_of(role, *parts[role]) for role in (SAMPLER, SCHEDULE, GUIDER))
+    if "schedule" in guider["params"] or str(parts[GUIDER][0]) == "DynamicCFG":
+        guider["params"]["num_steps"] = count
+    sampler["params"] |= {"num_steps": count, "discretization_config": schedule, "guider_config": guider}
+    return sampler
+
+
+def _clip_words(asked: Asked) -> list[str]:
+    if asked.use == CONTINUE:
+        return [f"--continue-from={checked(Steps, asked.kept, 'latent frames that are kept')}"]
+    return [f"--strength={checked(float, asked.strength, 'strength')}"]
+
+
+def _lora_words(studio: Studio, asked: Asked) -> list[str]:
+    """Return the words that choose LoRAs of the studio's folder. Raises DataError for any other."""
+    chosen = list(asked.loras) if isinstance(asked.loras, list | tuple) else []
+    if not chosen:
+        return []
+    known = studio.known_loras()
+    for name in chosen:
+        if not isinstance(name, str) or name not in known:
+            raise DataError(f"LoRA {str(name)[:80]!r} is not in {studio.loras}")
+    strengths = [part.strip() for part in str(asked.strengths or "").split(",") if part.strip()]
+    if strengths and len(strengths) != len(chosen):
+        raise ConfigError(f"{len(strengths)} strengths for {len(chosen)} LoRA(s); give one for each, or none")
+    try:
+        numbers = [str(float(one)) for one in strengths]
+    except ValueError as error:
+        raise ConfigError(f"strengths are {asked.strengths!r}; they are numbers, such as 1, 0.5") from error
+    return ["--load-lora", *(str(known[name]) for name in chosen), *(["--lora-scale", *numbers] if numbers else [])]
+
+
+def _prompts(studio: Studio, asked: Asked, source: str | None) -> list[Prompt]:
+    """Return the prompts, one a line, with the files that a user gave. Raises DataError."""
+    texts = [line for line in (_line(part, "prompt") for part in str(asked.prompts or "").splitlines()) if line]
+    if not texts:
+        raise DataError("the prompt is empty; write what the video shows")
+    if len(texts) > MOST_PROMPTS:
+        raise DataError(f"{len(texts)} prompts; at most {MOST_PROMPTS} can be made at once")
+    image, last, clip = (studio.upload(given) for given in (asked.image, asked.last, asked.clip))
+    if source == "control":
+        return [Prompt(i, text, control=clip) for i, text in enumerate(texts)]
+    return [Prompt(i, text, image=image, last=last, clip=clip) for i, text in enumerate(texts)]
+
+
+def _line(text: object, what: str) -> str:
+    """Return a text as one line. Raises DataError for one that is too long."""
+    line = " ".join(str(text).split())
+    if len(line) > LONGEST_PROMPT:
+        raise DataError(f"the {what} has {len(line)} characters; at most {LONGEST_PROMPT} are taken")
+    return line
+
+
+def make(studio: Studio, given: Ready, watch: Watch, made: Callable[[Path], None]) -> None:
+    """Make the videos as `sample_video.py` does, one after the other, and tell each one's path to `made`.
+
+    Call it in the studio's thread.
+    """
+    args = given.args
+    engine = studio.engine(args)
+    begun = time.perf_counter()
+    conditions = encode_prompts(engine, given.jobs, args.sampling.negative_prompt)
+    for job in given.jobs:
+        sampled = sample_batch(engine, [job], conditions, args, watch)
+        with whole_files() as files:
+            written = save(engine, job, sampled, 0, False, files)
+            record = record_of(job, args, engine.device, sampled.trace.of_row(0))
+            seconds = {"all": round(time.perf_counter() - begun, 3)}
+            write_record(job.folder, record | {"seconds": seconds}, written, files=files)
+        made(job.folder / VIDEO)
