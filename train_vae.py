@@ -26,7 +26,9 @@ from configuration.settings import Arguments
 from configuration.targets import check_data_section
 from parallel import launch
 from training import run_files, run_state
-from training.autoencoder import AutoencoderTrainer, build_model, check_model, convert_earlier_state
+from training.adversary import check_adversary
+from training.autoencoder import AutoencoderTrainer, convert_earlier_state
+from training.autoencoder_model import build_model, check_model
 from training.continuation import has_ended
 from training.data.memory_clips import MemoryClips, read_stages
 from training.data.sources import check_clip_data
@@ -61,6 +63,7 @@ def check_settings(args: Arguments) -> None:
         raise ConfigError("training needs data.stages, args.train_data, args.save and section deepspeed; "
                           "see configs/tiny_vae.yaml")
     check_optimizer_alone(args.deepspeed_config)
+    check_adversary(args, stages)
     if args.training.wandb:
         check_wandb()
     check_writable(args.training.folder, "args.save")

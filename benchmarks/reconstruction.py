@@ -1,4 +1,4 @@
-"""Reconstruction of clips by an autoencoder: PSNR, SSIM and flicker, by frames and resolution.
+"""Reconstruction of clips by an autoencoder: PSNR, SSIM, flicker and sharpness, by frames and resolution.
 
     python -m benchmarks.reconstruction --base configs/tiny_t2v.yaml --data data/shapes/valid --sizes 64x64 128x128
     python -m benchmarks.reconstruction --base configs/cogvideox_5b.yaml --data CLIPS --frames 17 49 --sizes 256x256
@@ -11,6 +11,8 @@ frames in [0, 255], with the posterior's mean for a latent:
 - SSIM (Wang et al. 2004, eq. 13; Gaussian window of 11 pixels with deviation 1.5), the mean over colours and frames.
 - Flicker: the mean absolute difference of successive frames, of the reconstruction and of the source. Above the
   source's the reconstruction flickers; below, it loses motion.
+- Sharpness: the mean square of differences of neighbouring pixels in a frame, in percent of the source's. Below 100 the
+  reconstruction is blurred; above, it has edges or noise that the source lacks.
 """
 import argparse
 import math
@@ -40,12 +42,13 @@ C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 @dataclass(frozen=True)
 class Quality:
-    """How near a reconstruction is to its source: PSNR in dB, SSIM, and the flicker of both."""
+    """How near a reconstruction is to its source: PSNR in dB, SSIM, the flicker of both, and sharpness in percent."""
 
     psnr: float
     ssim: float
     flicker: float
     source_flicker: float
+    sharpness: float
 
 
 def ssim(a: Tensor, b: Tensor) -> float:
@@ -69,11 +72,17 @@ def flicker(frames: Tensor) -> float:
     return float((frames[1:] - frames[:-1]).abs().mean()) if len(frames) > 1 else 0.0
 
 
+def edge_energy(frames: Tensor) -> float:
+    """Return the mean square of the differences of neighbouring pixels of frames (T, C, H, W), along both sides."""
+    return float(frames.diff(dim=-1).square().mean() + frames.diff(dim=-2).square().mean())
+
+
 def compared(source: Tensor, made: Tensor) -> Quality:
     """Return the quality of a reconstruction; both (T, 3, H, W) in [-1, 1]."""
     a, b = ((x.double().clamp(-1, 1) + 1) * 127.5 for x in (source, made))
     error = float((a - b).square().mean())
-    return Quality(10 * math.log10(255 ** 2 / max(error, 1e-10)), ssim(a, b), flicker(b), flicker(a))
+    sharpness = 100 * edge_energy(b) / max(edge_energy(a), 1e-10)
+    return Quality(10 * math.log10(255 ** 2 / max(error, 1e-10)), ssim(a, b), flicker(b), flicker(a), sharpness)
 
 
 def reconstructed(codec: LatentCodec, clip: Tensor) -> Tensor:
@@ -101,9 +110,9 @@ def row(form: ClipFormat, found: Sequence[Quality | None]) -> str:
              str(len(found) - len(good))]
     if good:
         means = [sum(getattr(one, name) for one in good) / len(good) for name in Quality.__dataclass_fields__]
-        cells += [f"{means[0]:.2f}", f"{means[1]:.4f}", f"{means[2]:.2f}", f"{means[3]:.2f}"]
+        cells += [f"{means[0]:.2f}", f"{means[1]:.4f}", f"{means[2]:.2f}", f"{means[3]:.2f}", f"{means[4]:.1f}"]
     else:
-        cells += ["-"] * 4
+        cells += ["-"] * 5
     return f"| {' | '.join(cells)} |"
 
 
@@ -137,8 +146,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise DataError(f"--count {options.count} leaves no clip; leave it out")
     codec = build_codec(args.of_engine()).eval()
     codec.configure_memory(args.autoencoder)
-    sys.stdout.write("| frames | size | clips | left out | PSNR, dB | SSIM | flicker | flicker of the source |\n"
-                     "| --- | --- | --- | --- | --- | --- | --- | --- |\n")
+    sys.stdout.write("| frames | size | clips | left out | PSNR, dB | SSIM | flicker | flicker of the source | "
+                     "sharpness, % |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n")
     for form in forms:
         sys.stdout.write(row(form, list(qualities(codec, clips, form))) + "\n")
         sys.stdout.flush()

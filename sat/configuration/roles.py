@@ -30,7 +30,9 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "encoder_config": ("vae_modules.cp_enc_dec.ContextParallelEncoder3D",),
     "decoder_config": ("vae_modules.cp_enc_dec.ContextParallelDecoder3D",),
     "regularizer_config": ("vae_modules.regularizers",),
-    "loss_config": ("vae_modules.losses", "torch.nn.Identity"),
+    "loss_config": ("vae_modules.losses", "vae_modules.adversarial.GeneralLPIPSWithDiscriminator",
+                    "torch.nn.Identity"),
+    "discriminator_config": ("vae_modules.discriminator.NLayerDiscriminator3D",),
     "data": ("data_video",),
 }
 # Where classes that fill a role are defined; nothing else can be named, whatever the slot.

@@ -1,47 +1,29 @@
 """Training of the autoencoder, in one process, on clips held in memory."""
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from common.errors import CheckpointError, ConfigError
-from common.kinds import NotNegative
+from common.errors import CheckpointError
 from common.ranks import world_size
-from common.suggestions import nearest
-from common.typed import typed
-from configuration.model import ModelConfig
 from configuration.settings import Arguments
-from configuration.targets import check_config, get_obj_from_str, instantiate_from_config
-from configuration.yaml_files import plain, require
-from engine.first_stage import first_stage_weights
 from training import run_files, run_state
+from training.adversary import GRADIENT_NORM, Adversary
 from training.data.memory_clips import MemoryClips, Stage, stage_at
-from training.optimization import build_optimizer, check_memory
+from training.optimization import build_optimizer
 from training.run_state import RunState
 from training.schedule import Course
 from training.trainer import Trainer
 from vae_modules.autoencoder import VideoAutoencodingEngine
 from weights.checkpoint import load_module, read_checkpoint
-from weights.sources import autoencoder_weights
 
 WARMUP = 50  # steps
 FINAL_SHARE = 0.01  # of the peak learning rate
 EMA_DECAY = 0.998
-GRADIENT_NORM = 1.0  # the most that a step's gradient may have
 LEAST_ERROR = 1e-10  # a perfect reconstruction counts as 100 dB
 EARLIER_STATE = "state.pt"
-
-
-
-@dataclass
-class OwnKeys:
-    """The keys of section `model` that only this training has, beside those of an engine."""
-
-    fresh_prefixes: Sequence[str] = ()
-    latent_noise: NotNegative = 0.0
 
 
 class AutoencoderTrainer(Trainer):
@@ -60,6 +42,7 @@ class AutoencoderTrainer(Trainer):
             self.generator.set_state(state.generator)
         optimizer = build_optimizer(args.deepspeed_config.get("optimizer"), model)
         super().__init__(args, course_of(args.deepspeed_config.optimizer.params.lr, stages), model, optimizer, state)
+        self.adversary = Adversary.of(args, model, self.course, state)
         if state is not None:
             assert isinstance(state.optimizer, Mapping)
             self.optimizer.load_state_dict(dict(state.optimizer))
@@ -71,13 +54,18 @@ class AutoencoderTrainer(Trainer):
         """Take one optimizer step on a batch of the stage that the run is in."""
         stage = stage_at(self.stages, self.step)
         video = self.train.draw(stage.batch_size, stage.frames, self.generator).to(self.args.run.device)
-        loss, terms = reconstruction_loss(self.model, video, self.generator, self.latent_noise)
+        loss, terms, frames = reconstruction_loss(self.model, video, self.generator, self.latent_noise)
+        if self.adversary is not None:
+            loss, added = self.adversary.judged(loss, video, frames, self.step, self.generator)
+            terms |= added
         self.check_finite(loss)
-        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_NORM)
         self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
         self.last = {"loss": loss.detach(), **terms, "grad_norm": norm}
+        if self.adversary is not None:
+            self.last |= self.adversary.update(video, frames.detach(), self.step)
 
     def report(self) -> dict[str, float]:
         """Return the loss of the last batch, its terms, the norm of its gradient, and its frames."""
@@ -100,57 +88,9 @@ class AutoencoderTrainer(Trainer):
         settings = run_state.settings_of(self.args, world_size())
         state = RunState(self.step, network, self.average.whole(), self.optimizer.state_dict(), settings,
                          clips=(len(self.train),), marks=(tuple(self.train.marks),),
-                         generator=self.generator.get_state())
+                         generator=self.generator.get_state(),
+                         discriminator=None if self.adversary is None else self.adversary.state())
         run_files.save(self.folder, state, keep=1, kind=run_files.VAE)
-
-
-def check_model(section: Mapping, device: torch.device) -> dict:
-    """Return section `model` with its values checked, as `configuration.targets.check_config` does.
-
-    Raises ConfigError for a key that neither this training nor an engine has, for wrong values, and for an autoencoder
-    that cannot be built or that the memory does not hold; CheckpointError for weights that it cannot load.
-    """
-    model = plain(section)
-    known = [field.name for kind in (OwnKeys, ModelConfig) for field in fields(kind)]
-    for key in model:
-        if key not in known:
-            raise ConfigError(f"model.{key}: unknown key{nearest(key, known)}")
-    typed(OwnKeys, typed(ModelConfig, model, "model"), "model")
-    model = check_config(model, "model")
-    config = require(model.get("first_stage_config"), "model.first_stage_config", "target")
-    if not issubclass(get_obj_from_str(config["target"]), VideoAutoencodingEngine):
-        raise ConfigError(f"model.first_stage_config.target is {config['target']}; this training needs an autoencoder, "
-                          "such as vae_modules.autoencoder.VideoAutoencodingEngine")
-    with torch.device("meta"):
-        params = {**(config.get("params") or {}), "ckpt_path": None}
-        check_memory(instantiate_from_config({**config, "params": params}), device)
-    first_stage_weights(config)
-    return model
-
-
-def build_model(args: Arguments) -> VideoAutoencodingEngine:
-    """Build the autoencoder with initial weights: those of `args.load`, or random ones from the seed."""
-    torch.manual_seed(args.run.seed)
-    model = instantiate_from_config(args.model_config.first_stage_config).to(args.run.device)
-    if args.run.load:
-        fresh_prefixes = args.model_config.get("fresh_prefixes", ())
-        load_module(model, _initial_weights(model, args.run.load, fresh_prefixes), args.run.load)
-    frozen = args.model_config.get("not_trainable_prefixes", ())
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not _named(name, frozen))
-    return model
-
-
-def _initial_weights(model: VideoAutoencodingEngine, path: str, fresh_prefixes: Sequence[str]) -> dict[str, Tensor]:
-    """Return the weights of a checkpoint, with the model's own weights for the parts that are to begin anew."""
-    loaded = autoencoder_weights(path, model.state_dict(), len(model.decoder.up)).read()
-    fresh = {name: value for name, value in model.state_dict().items() if _named(name, fresh_prefixes)}
-    return {name: value for name, value in loaded.items() if not _named(name, fresh_prefixes)} | fresh
-
-
-def _named(name: str, prefixes: Sequence[str]) -> bool:
-    """Return True if a tensor's name starts with one of the prefixes, which begin with `first_stage_model.`."""
-    return f"first_stage_model.{name}".startswith(tuple(prefixes))
 
 
 def course_of(peak: float, stages: list[Stage]) -> Course:
@@ -160,8 +100,8 @@ def course_of(peak: float, stages: list[Stage]) -> Course:
 
 
 def reconstruction_loss(model: VideoAutoencodingEngine, video: Tensor, generator: torch.Generator,
-                        latent_noise: float = 0.0) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the loss of a video's reconstruction from a draw of its latent, and the terms of the loss.
+                        latent_noise: float = 0.0) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    """Return the loss of a video's reconstruction from a draw of its latent, the terms of the loss, and the frames.
 
     `latent_noise` is tau of noise-augmented decoding (arXiv 2510.11690), which makes the decoder robust to latents that
     a diffusion model sampled: z + |n| e, n ~ N(0, tau^2) per clip, e ~ N(0, 1).
@@ -170,7 +110,8 @@ def reconstruction_loss(model: VideoAutoencodingEngine, video: Tensor, generator
     if latent_noise:
         size = latent_noise * torch.randn(len(z), 1, 1, 1, 1, generator=generator).abs()
         z = z + (size * torch.randn(z.shape, generator=generator)).to(z)
-    return model.loss(video, model.decode(z), posterior)
+    frames = model.decode(z)
+    return *model.loss(video, frames, posterior), frames
 
 
 @torch.no_grad()

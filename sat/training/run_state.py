@@ -48,6 +48,7 @@ class RunState:
     clips: tuple[int, ...] = ()  # number in each bucket, which determines their order; empty in older files
     marks: tuple[tuple[str, ...], ...] = ()  # of the clips of each bucket; empty in older files
     generator: Tensor | None = None  # state of the generator, for a run whose draws all come from one
+    discriminator: Mapping | None = None  # its weights and its optimizer's state, for a run that trains one
 
 
 def state_of(content: Mapping, file: Path) -> RunState:

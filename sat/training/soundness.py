@@ -13,7 +13,8 @@ def fault_of(state: RunState, stored: torch.dtype | None = None) -> str | None:
     `stored` is the dtype in which the checkpoint keeps the averaged weights, which may hold fewer values.
     """
     for kind, tensors in (("weight", state.network), ("averaged weight", state.average),
-                          ("state of the optimizer", state.optimizer)):
+                          ("state of the optimizer", state.optimizer),
+                          ("discriminator's", state.discriminator or {})):
         for name, value in _tensors(tensors):
             if found := _fault(value, f"the {kind} {name}"):
                 return found

@@ -79,6 +79,11 @@ class VideoAutoencodingEngine(nn.Module):
         check_shapes(own, weights.shapes, weights.source)
         return weights
 
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """The weights of the decoder's last layer."""
+        return self.decoder.conv_out.conv.weight
+
     def compile_networks(self, backend: str = "inductor") -> None:
         """Compile encoder and decoder with torch.compile for the sizes they meet.
 

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from benchmarks.reconstruction import C1, compared, flicker, main, ssim
+from benchmarks.reconstruction import C1, compared, edge_energy, flicker, main, ssim
 from common.console import run
 from tools import make_shapes
 
@@ -25,6 +25,15 @@ def test_ssim_is_one_for_equals_and_falls_with_noise():
 def test_flicker_counts_differences_of_successive_frames():
     frames = torch.tensor([0.0, 4.0, 1.0]).view(3, 1, 1, 1).expand(3, 3, 2, 2)
     assert flicker(frames) == pytest.approx(3.5) and flicker(frames[:1]) == 0
+
+
+def test_a_blurred_edge_has_less_energy_and_sharpness_is_its_share():
+    edge = torch.tensor([0.0, 0.0, 8.0, 8.0]).expand(1, 3, 4, 4)
+    blurred = torch.tensor([0.0, 2.0, 6.0, 8.0]).expand(1, 3, 4, 4)
+    assert edge_energy(edge) == pytest.approx(64 / 3) and edge_energy(blurred) == pytest.approx(24 / 3)
+    wide = torch.linspace(-1, 1, 16).sign().expand(2, 3, 16, 16)
+    assert compared(wide, wide).sharpness == pytest.approx(100)
+    assert compared(wide, wide / 2).sharpness == pytest.approx(25)
 
 
 @pytest.mark.slow

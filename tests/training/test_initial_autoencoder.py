@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.released_structures import random_vae
-from training.autoencoder import _initial_weights
+from training.autoencoder_model import _initial_weights
 from weights.checkpoint import load_module
 
 

@@ -1,0 +1,77 @@
+"""The autoencoder that a training run builds, checked before anything is read."""
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from common.errors import ConfigError
+from common.kinds import NotNegative
+from common.suggestions import nearest
+from common.typed import typed
+from configuration.model import ModelConfig
+from configuration.settings import Arguments
+from configuration.targets import check_config, get_obj_from_str, instantiate_from_config
+from configuration.yaml_files import plain, require
+from engine.first_stage import first_stage_weights
+from training.optimization import check_memory
+from vae_modules.autoencoder import VideoAutoencodingEngine
+from weights.checkpoint import load_module
+from weights.sources import autoencoder_weights
+
+
+@dataclass
+class OwnKeys:
+    """The keys of section `model` that only this training has, beside those of an engine."""
+
+    fresh_prefixes: Sequence[str] = ()
+    latent_noise: NotNegative = 0.0
+
+
+def check_model(section: Mapping, device: torch.device) -> dict:
+    """Return section `model` with its values checked, as `configuration.targets.check_config` does.
+
+    Raises ConfigError for a key that neither this training nor an engine has, for wrong values, and for an autoencoder
+    that cannot be built or that the memory does not hold; CheckpointError for weights that it cannot load.
+    """
+    model = plain(section)
+    known = [field.name for kind in (OwnKeys, ModelConfig) for field in fields(kind)]
+    for key in model:
+        if key not in known:
+            raise ConfigError(f"model.{key}: unknown key{nearest(key, known)}")
+    typed(OwnKeys, typed(ModelConfig, model, "model"), "model")
+    model = check_config(model, "model")
+    config = require(model.get("first_stage_config"), "model.first_stage_config", "target")
+    if not issubclass(get_obj_from_str(config["target"]), VideoAutoencodingEngine):
+        raise ConfigError(f"model.first_stage_config.target is {config['target']}; this training needs an autoencoder, "
+                          "such as vae_modules.autoencoder.VideoAutoencodingEngine")
+    with torch.device("meta"):
+        params = {**(config.get("params") or {}), "ckpt_path": None}
+        check_memory(instantiate_from_config({**config, "params": params}), device)
+    first_stage_weights(config)
+    return model
+
+
+def build_model(args: Arguments) -> VideoAutoencodingEngine:
+    """Build the autoencoder with initial weights: those of `args.load`, or random ones from the seed."""
+    torch.manual_seed(args.run.seed)
+    model = instantiate_from_config(args.model_config.first_stage_config).to(args.run.device)
+    if args.run.load:
+        fresh_prefixes = args.model_config.get("fresh_prefixes", ())
+        load_module(model, _initial_weights(model, args.run.load, fresh_prefixes), args.run.load)
+    frozen = args.model_config.get("not_trainable_prefixes", ())
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not _named(name, frozen))
+    return model
+
+
+def _initial_weights(model: VideoAutoencodingEngine, path: str, fresh_prefixes: Sequence[str]) -> dict[str, Tensor]:
+    """Return the weights of a checkpoint, with the model's own weights for the parts that are to begin anew."""
+    loaded = autoencoder_weights(path, model.state_dict(), len(model.decoder.up)).read()
+    fresh = {name: value for name, value in model.state_dict().items() if _named(name, fresh_prefixes)}
+    return {name: value for name, value in loaded.items() if not _named(name, fresh_prefixes)} | fresh
+
+
+def _named(name: str, prefixes: Sequence[str]) -> bool:
+    """Return True if a tensor's name starts with one of the prefixes, which begin with `first_stage_model.`."""
+    return f"first_stage_model.{name}".startswith(tuple(prefixes))
