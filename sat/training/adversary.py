@@ -1,4 +1,4 @@
-"""What makes the autoencoder's pictures sharp in training: a discriminator with its own optimizer, and LPIPS."""
+"""The judges of the autoencoder in training, for sharp pictures: a discriminator with its own optimizer, and LPIPS."""
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
