@@ -79,6 +79,8 @@ KNOWN = {one.name: one for one in (
     Measure("size_error", "distance of the radius from one that stays, grows or shrinks evenly", "pixels", "lower"),
     Measure("color_error", "CIE 1976 difference from the caption's colour", "delta E", "lower"),
     Measure("edge_overlap", "intersection over union with the best-fitting ideal shape", "", "higher"),
+    Measure("bits", "exact negative log-likelihood under the caption", "bits per dimension", "lower"),
+    Measure("same_clip", "probability that two videos of a caption show the same clip, by exact mode weights", "", ""),
     Measure("cost", "what both sides of a comparison were given"),
     Measure("pairs", "number of pairs compared"),
     Measure("by accuracy", "pairs whose accuracy differs (McNemar, Holm's correction within the row, 5 %)"),

@@ -8,6 +8,7 @@ import torch
 
 from benchmarks.exact import SHAPE, FiniteData, WithoutLastJump, solve_flow
 from benchmarks.studies.base import Problem
+from benchmarks.studies.clip_density import ClipWorld
 from benchmarks.studies.grid import Cell, Study, VariantCell, check_keys
 from benchmarks.studies.rank_losses import LossAcrossRanks
 from benchmarks.studies.trained_model import SmallModel
@@ -73,8 +74,9 @@ class FiniteCurve(Problem):
                 "energy": energy_distance(out, data), "floor": energy_distance(exact, data)}
 
 
-PROBLEMS: dict[str, type[Problem]] = {"gaussian": GaussianFlow, "finite": FiniteCurve, "small_model": SmallModel,
-                                      "loss_across_ranks": LossAcrossRanks, "training": Training}
+PROBLEMS: dict[str, type[Problem]] = {
+    "gaussian": GaussianFlow, "finite": FiniteCurve, "small_model": SmallModel, "clips": ClipWorld,
+    "loss_across_ranks": LossAcrossRanks, "training": Training}
 
 
 def problem_of(study: Study) -> Problem:

@@ -68,12 +68,20 @@ class SmallModel(Problem):
             raise ConfigError(f"problem.repeats is {self.repeats}; diversity needs at least 2 videos of a caption")
 
     def needs(self, part: Mapping) -> Mapping:
-        return Model(tuple(self.overrides)).config
+        return self.model().config
+
+    def model(self) -> "Model":
+        """Return the model that is sampled with."""
+        return Model(tuple(self.overrides))
+
+    def beside(self, latents: Tensor, combinations: Sequence[Combination]) -> dict[str, float]:
+        """Return further measures of latents, all combinations of the first repeat, then of the second, and so on."""
+        return {}
 
     def solve(self, sampler: Sampler, cell: Cell) -> dict[str, float]:
         from benchmarks.small_model import chosen  # imported late: SwissArmyTransformer takes seconds
 
-        model, combinations = Model(tuple(self.overrides)), chosen(self.every)
+        model, combinations = self.model(), chosen(self.every)
         seeds = [cell.seed * self.repeats + repeat for repeat in range(self.repeats)]
         counted, place = Counted(sampler), self.place(cell)
         latents = model.run(counted, combinations, seeds)
@@ -82,11 +90,12 @@ class SmallModel(Problem):
         ends = reference(model, combinations, seeds, guidance, self.reference_steps, place.parent / "references")
         clips = judged(combinations, videos, ends.compared(latents, videos))
         write_clips(place / TABLE, clips)
-        best = autoencoded(tuple(combinations), self.repeats, tuple(self.overrides))
+        best = autoencoded(tuple(combinations), self.repeats, model.overrides)
         least = measured(best)
-        return {"passes": counted.passes, **measured(clips), "ceiling": float(best.whole.mean()),
-                "floor": least["distance"], "videos": len(videos), "unsettled": float((~ends.settled).mean()),
-                "error_floor": ends.floor, **{f"{name}_floor": least[name] for name in BY_DEGREE}}
+        return {"passes": counted.passes, **measured(clips), **self.beside(latents, combinations),
+                "ceiling": float(best.whole.mean()), "floor": least["distance"], "videos": len(videos),
+                "unsettled": float((~ends.settled).mean()), "error_floor": ends.floor,
+                **{f"{name}_floor": least[name] for name in BY_DEGREE}}
 
     def clips(self, cell: Cell) -> Clips:
         """Return the judged videos of a solved cell."""
