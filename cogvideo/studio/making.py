@@ -15,13 +15,13 @@ from common.files import whole_files
 from common.kinds import Seed, Size, Steps
 from common.typed import checked
 from configuration.settings import Arguments
-from inference.checks import check_prompts, check_run
+from inference.checks import check_prompts, check_run, source_of_prompts
 from inference.decoding import record_of, save
 from inference.jobs import Job, plan_jobs
 from inference.made_from import run_made_from
 from inference.output_folder import check_names
 from inference.pipeline import Watch, encode_prompts
-from inference.prompts import Prompt
+from inference.prompts import Prompt, Source
 from inference.segments import sample_batch
 from inference.text_embeddings import check_stored, prepare_text_embeddings
 from media.records import write_record
@@ -29,6 +29,11 @@ from media.videos import VIDEO
 
 EDIT, CONTINUE = "start from it and change it", "continue it"  # what becomes of a clip
 MOST_PROMPTS = 100
+# Of each source of a prompt, the files of which one is needed, and those that may be given beside it.
+FILES: Mapping[Source | None, tuple[set[str], set[str]]] = {
+    None: (set(), set()), "image": ({"image"}, {"last"}), "clip": ({"clip"}, set()), "control": ({"clip"}, set()),
+    "image or clip": ({"image", "clip"}, {"last"}), "clip if any": (set(), {"clip"})}
+SAID = {"image": "first picture", "last": "last picture", "clip": "clip"}
 LONGEST_PROMPT = 5000  # characters
 
 
@@ -67,7 +72,7 @@ class Ready:
 def ready(studio: Studio, asked: Asked, output: Path | None = None) -> Ready:
     """Check what a user filled in, and plan its videos, below `output` or a new folder. Raises a UserError."""
     args = settings(studio, asked, output)
-    prompts = _prompts(studio, asked, studio.model(asked.model).source())
+    prompts = _prompts(studio, asked, source_of_prompts(args.sampling, args.model_config))
     prepare_text_embeddings(args)
     limits = check_run(args)
     check_prompts(args.model_config, prompts)
@@ -132,7 +137,7 @@ def _lora_words(studio: Studio, asked: Asked) -> list[str]:
     return ["--load-lora", *(str(known[name]) for name in chosen), *(["--lora-scale", *numbers] if numbers else [])]
 
 
-def _prompts(studio: Studio, asked: Asked, source: str | None) -> list[Prompt]:
+def _prompts(studio: Studio, asked: Asked, source: Source | None) -> list[Prompt]:
     """Return the prompts, one a line, with the files that a user gave. Raises DataError."""
     texts = [line for line in (_line(part, "prompt") for part in str(asked.prompts or "").splitlines()) if line]
     if not texts:
@@ -140,9 +145,20 @@ def _prompts(studio: Studio, asked: Asked, source: str | None) -> list[Prompt]:
     if len(texts) > MOST_PROMPTS:
         raise DataError(f"{len(texts)} prompts; at most {MOST_PROMPTS} can be made at once")
     image, last, clip = (studio.upload(given) for given in (asked.image, asked.last, asked.clip))
+    _check_files(source, image, last, clip)
     if source == "control":
         return [Prompt(i, text, control=clip) for i, text in enumerate(texts)]
     return [Prompt(i, text, image=image, last=last, clip=clip) for i, text in enumerate(texts)]
+
+
+def _check_files(source: Source | None, image: str | None, last: str | None, clip: str | None) -> None:
+    """Raise DataError for a file that the model needs and lacks, or that it takes no notice of."""
+    given = {name for name, path in (("image", image), ("last", last), ("clip", clip)) if path is not None}
+    needed, taken = FILES[source]
+    if needed and not needed & given:
+        raise DataError(f"this model needs a {' or a '.join(SAID[name] for name in sorted(needed))}; choose one")
+    if extra := given - needed - taken:
+        raise DataError(f"this model takes no {SAID[min(extra)]}; take it away")
 
 
 def _line(text: object, what: str) -> str:
