@@ -1,0 +1,122 @@
+"""Tests of the page in a real browser without a window, which may reach this machine alone."""
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+pytest.importorskip("gradio", reason="the page needs requirements-studio.txt")
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright (requirements-test.txt)")
+
+from common.files import REPOSITORY
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here")]
+SECONDS = 90_000  # milliseconds that the page may take on a busy machine
+PROMPT = "a red circle moves right on a black background"
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory) -> Iterator[str]:
+    """The address of a studio in a process of its own, which Ctrl-C ends at once."""
+    outputs = tmp_path_factory.mktemp("outputs")
+    process = subprocess.Popen([sys.executable, "studio.py", "--no-browser", "--port", "7900", "--output-dir",
+                                str(outputs)], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if found := re.search(r"the studio is at (\S+);", line):
+            break
+    else:
+        pytest.fail("the studio did not start")
+    yield found.group(1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 130
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    with sync_api.sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+
+
+WIDTHS = pytest.mark.parametrize("page", [1280, 390], ids=["wide", "narrow"], indirect=True)
+
+
+@pytest.fixture
+def page(request, browser, address) -> Iterator:
+    """The open page, 1280 or as many pixels wide as asked; whatever it asks of another machine fails the test."""
+    foreign, wide = [], getattr(request, "param", 1280)
+    page = browser.new_page(viewport={"width": wide, "height": 900})
+    page.set_default_timeout(SECONDS)
+    page.on("request", lambda asked: foreign.append(asked.url) if not asked.url.startswith(
+        (address, "data:", "blob:")) else None)
+    page.goto(address)
+    page.wait_for_function("document.querySelector('#make-sampler input')?.value && "
+                           "document.querySelector('#make-about .note')")
+    page.wait_for_timeout(1000)  # the form has the model's settings, which would replace what is typed at once
+    yield page
+    width = page.evaluate("document.documentElement.scrollWidth")
+    page.close()
+    assert not foreign and width <= wide, "nothing is wider than the window"
+
+
+def message(page, text: str) -> str:
+    """The page's message, once it has this text in it."""
+    page.wait_for_function("text => document.querySelector('#make-message')?.innerText.includes(text)", arg=text)
+    return page.inner_text("#make-message")
+
+
+@WIDTHS
+def test_a_video_is_made_and_plays(page, address):
+    page.fill("#make-prompts textarea", PROMPT)
+    page.fill("#make-steps input", "4")
+    page.click("#make-start")
+    assert message(page, "video(s) in studio/").startswith("1 video(s)")
+    video = page.wait_for_selector("#make-videos video")
+    page.wait_for_function("document.querySelector('#make-videos video').readyState >= 2")
+    assert page.evaluate("document.querySelector('#make-videos video').videoWidth") == 64
+    assert video.get_attribute("loop") is not None
+    assert "memory" in page.inner_text("#make-planned") and page.query_selector("#make-course polyline")
+    record = page.request.get(address + page.get_attribute("#make-videos a[target]", "href").replace(address, ""))
+    assert record.json()["prompt"] == PROMPT and record.json()["config"]["model"]["sampler_config"]["params"][
+        "num_steps"] == 4
+    page.fill("#make-prompts textarea", "something else")
+    page.click("#make-again")
+    page.wait_for_function("text => document.querySelector('#make-prompts textarea').value == text", arg=PROMPT)
+
+
+def test_a_run_is_stopped_and_keeps_what_is_finished(page):
+    page.fill("#make-prompts textarea", "\n".join([PROMPT] * 40))
+    page.fill("#make-steps input", "60")
+    page.click("#make-start")
+    message(page, "video 2 of 40")
+    page.click("#make-stop")
+    said = message(page, "stopped;")
+    finished = int(re.search(r"(\d+) of 40", said).group(1))
+    assert 1 <= finished < 40
+    page.wait_for_function("count => document.querySelectorAll('#make-videos video').length == count", arg=finished)
+
+
+def test_a_broken_picture_is_one_line(page, tmp_path):
+    page.click("#make-model input")
+    page.click("[role=option]:has-text('tiny_i2v')")
+    page.wait_for_selector("#make-image input[type=file]", state="attached")
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(50))
+    page.set_input_files("#make-image input[type=file]", str(broken))
+    page.wait_for_selector("#make-image >> text=broken.png")
+    page.click("#make-start")
+    said = message(page, "error:")
+    assert "Traceback" not in said and len(said.splitlines()) == 1
+
+
+def test_parameters_follow_the_class(page):
+    page.click("#make-guider input")
+    page.fill("#make-guider input", "APG")
+    page.keyboard.press("Enter")
+    page.click("button:has-text('Parameters of the guider')")
+    page.wait_for_selector("label:has-text('norm_threshold')")
+    page.click("#make-start")
+    assert "scale is missing" in message(page, "error:")
