@@ -57,7 +57,8 @@ def test_a_port_in_use_is_passed_by():
 
 
 @pytest.mark.parametrize("words, says", [
-    (["--port", "0"], "--port is 0"), (["args.seed=1"], "changes no model"), (["--base", "nowhere.yaml"], "nowhere.yaml")])
+    (["--port", "0"], "--port is 0"), (["args.seed=1"], "changes no model"),
+    (["--base", "nowhere.yaml"], "nowhere.yaml")])
 def test_wrong_options_are_one_line(words, says, tmp_path, capfd):
     assert script.main([*words, "--output-dir", str(tmp_path / "outputs"), "--no-browser"]) == 2
     assert says in capfd.readouterr().err
