@@ -4,6 +4,8 @@
 #   bash inference.sh                            small models, prompts of configs/prompts*.txt
 #   bash inference.sh CONFIG… [key=value…]       any other model; adds configs/inference.yaml unless it is given
 #
+#   bash inference.sh --from-metadata RECORD…    the videos of records, again
+#
 # Any option of sample_video.py may follow the configurations. Options without a configuration (bash inference.sh
 # --seed 3) apply to the small models. Their videos go to outputs/, or to the folder that OUTPUT_DIR names. The first
 # run sets up .venv (see tools/setup_env.sh).
@@ -13,6 +15,8 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/tools/setup_env.sh"
 # Keep the memory of freed large tensors; asking the system for zeroed pages again each time is slow.
 export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-1073741824} MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-1073741824}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)} TOKENIZERS_PARALLELISM=${TOKENIZERS_PARALLELISM:-false}
+
+if [[ " $* " == *" --from-metadata "* ]]; then exec "$python" "$root/sample_video.py" "$@"; fi
 
 configs=()
 shared=("$root/configs/inference.yaml")

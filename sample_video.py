@@ -3,6 +3,7 @@
     python sample_video.py --base configs/tiny_t2v.yaml configs/inference.yaml --seed 1
 
 With `--plan` nothing is loaded: it reports the videos that would be made, and the memory and time they take.
+With `--from-metadata RECORD` the videos of records are made again.
 """
 import logging
 import sys
@@ -18,10 +19,11 @@ from arguments import get_args
 from common import console
 from common.errors import DataError
 from common.files import whole_files
-from common.ranks import report_once
+from common.ranks import is_main_process, report_once
 from configuration.settings import Arguments, SamplingSettings
 from diffusion_video import DiffusionEngine
 from inference.checks import check_division, check_prompts, check_run, source_of_prompts
+from inference.circumstances import group_sizes
 from inference.decoding import decode_saved_latents, record_of, save
 from inference.filmstrip import FILMSTRIP, Filmstrip
 from inference.jobs import Job, in_batches, plan_jobs
@@ -29,6 +31,8 @@ from inference.made_from import Entries, run_made_from
 from inference.output_folder import check_names, own_output
 from inference.pipeline import Conditions, encode_prompts, load_engine
 from inference.prompts import Prompt, ask_prompts, read_prompts
+from inference.record_differences import is_same
+from inference.remaking import Again, plan_again, read_again
 from inference.resuming import unfinished
 from inference.segments import sample_batch
 from inference.sizes import ModelLimits, model_limits, plan_video
@@ -44,7 +48,6 @@ from inference.text_embeddings import (
 from media.records import write_record
 from memory.offload import TEXT
 from parallel import groups, launch
-from parallel.groups import GroupSizes
 
 logger = logging.getLogger("sample_video")
 
@@ -55,13 +58,16 @@ def sample_videos(argv: Sequence[str] | None = None) -> None:
     """Do what the command line asks: report a plan, decode saved latents, or sample from typed or written prompts."""
     steps = console.Steps(*STEPS)
     with steps("configuration", announce=False), report_once():
+        again = read_again(argv, __doc__)
+    if again:
+        make_again(again, steps)
+        return
+    with steps("configuration", announce=False), report_once():
         args = get_args(argv, __doc__)
         check_division(args)
         prepare_text_embeddings(args)
         if args.run.plan:
-            from dry_run.report import show_plan  # takes as long to import as torch, and a run does not need it
-
-            show_plan(args)
+            show_plan_of(args)
     if args.run.plan:
         return
     with console.faults_beside(args.sampling.output_dir):
@@ -88,14 +94,43 @@ def sample_prompt_file(args: Arguments, steps: console.Steps) -> None:
         if not jobs:
             logger.info("every video of this run is finished already, in %s", args.sampling.output_dir)
             return
-        with run_processes(args) as device:
-            with steps("model load"):
-                engine = load_engine(args, device)
-            conditions = encode(engine, jobs, args.sampling, steps)
-            if engine.offload is not None:
-                engine.offload.drop(TEXT)  # no other prompts will come
-            make_videos(engine, jobs, conditions, args, steps)
+        make_jobs(jobs, args, steps)
     logger.info("%d video(s) in %s; seconds: %s", len(jobs), args.sampling.output_dir, steps.seconds)
+
+
+def make_again(runs: Sequence[Again], steps: console.Steps) -> None:
+    """Make videos again from their records, those of one configuration with one loaded model."""
+    shared = runs[0].args  # what the command line sets is the same for all
+    with console.faults_beside(shared.sampling.output_dir), ExitStack() as held:
+        with steps("configuration", announce=False), report_once():
+            for again in runs:
+                check_division(again.args)
+                prepare_text_embeddings(again.args)
+                if shared.run.plan:
+                    show_plan_of(again.args)
+            if shared.run.plan:
+                return
+            held.enter_context(own_output(shared.sampling.output_dir))
+            planned = plan_again(runs)
+        for again, videos in zip(runs, planned, strict=True):
+            steps.announce("configuration", f": {len(again.records)} record(s), {summary(again.args)}")
+            if videos.jobs:
+                make_jobs(videos.jobs, again.args, steps)
+        if is_main_process():
+            same = [is_same(*pair) for videos in planned for pair in videos.folders]
+            logger.info("%d of %d video(s) have the bytes that their records describe; in %s; seconds: %s", sum(same),
+                        len(same), shared.sampling.output_dir, steps.seconds)
+
+
+def make_jobs(jobs: Sequence[Job], args: Arguments, steps: console.Steps) -> None:
+    """Load the model and make these videos, which the run's processes share."""
+    with run_processes(args) as device:
+        with steps("model load"):
+            engine = load_engine(args, device)
+        conditions = encode(engine, jobs, args.sampling, steps)
+        if engine.offload is not None:
+            engine.offload.drop(TEXT)  # no other prompts will come
+        make_videos(engine, jobs, conditions, args, steps)
 
 
 def sample_typed_prompts(args: Arguments, steps: console.Steps) -> None:
@@ -152,6 +187,8 @@ def make_videos(engine: DiffusionEngine, jobs: Sequence[Job], conditions: Condit
         with steps("diffusion sampling") as sampling:
             sampled = sample_batch(engine, batch, conditions, args, filmstrip)
         for row, job in enumerate(batch):
+            if not job.written:
+                continue
             with whole_files() as files:
                 with steps("decode and save") as saving:
                     written = save(engine, job, sampled, row, args.sampling.only_save_latents, files)
@@ -159,7 +196,7 @@ def make_videos(engine: DiffusionEngine, jobs: Sequence[Job], conditions: Condit
                         filmstrip.write(job.folder / FILMSTRIP, engine, row, files, job.plan.pad_latents)
                 if groups.leads_copy():
                     spent = {"diffusion sampling": sampling.seconds, "decode and save": saving.seconds}
-                    record = record_of(job, args, engine.device, sampled.trace.of_row(row))
+                    record = record_of(batch, row, args, engine.device, sampled.trace.of_row(row))
                     write_record(job.folder, record | {"seconds": steps.seconds | spent}, written, files=files)
             if groups.leads_copy():
                 logger.info("%s", job.folder)
@@ -187,10 +224,14 @@ def image_input(args: Arguments) -> bool:
 
 def run_processes(args: Arguments) -> AbstractContextManager[torch.device]:
     """Return the context in which the run's processes work together; it yields this process's device."""
-    first_stage = args.model_config.first_stage_config.get("params") or {}
-    return launch.launched(args.run.device, GroupSizes(
-        model=args.run.model_parallel_size, context=first_stage.get("cp_size", 1),
-        sequence=args.sampling.sequence_parallel_size, guidance=args.sampling.guidance_parallel_size))
+    return launch.launched(args.run.device, group_sizes(args))
+
+
+def show_plan_of(args: Arguments) -> None:
+    """Log what a run would make and take."""
+    from dry_run.report import show_plan  # takes as long to import as torch, and a run does not need it
+
+    show_plan(args)
 
 
 def summary(args: Arguments) -> str:

@@ -1,7 +1,6 @@
 """Measurement of time, memory and floating-point operations, and notes of the results."""
 import ctypes
 import gc
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_flop
 from common.cpu_operations import FUSED_LINEAR
 from common.errors import UserError
 from common.files import from_repository, whole_file
+from common.machine import processor
 from network.cpu_attention import attention_on_cpu
 
 Run = Callable[[], Tensor]
@@ -222,10 +222,8 @@ def _resident(field: str) -> int:
 def hardware(device: torch.device) -> str:
     """Return the name of the accelerator, or of the CPU with its threads and instruction set."""
     if device.type != "cpu":
-        return torch.get_device_module(device).get_device_name()
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return f"{name}, {torch.get_num_threads()} thread(s), {torch.backends.cpu.get_cpu_capability()}"
+        return processor(device)
+    return f"{processor(device)}, {torch.get_num_threads()} thread(s), {torch.backends.cpu.get_cpu_capability()}"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -3,7 +3,9 @@ import argparse
 import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -31,6 +33,7 @@ from configuration.yaml_files import (
 from weights.diffusers_folder import is_pipeline, use_pipeline_parts
 
 LONGEST_MESSAGE = 300  # characters
+RECORDS = "from_metadata"
 DATA_KEYS = ("target", "params", "stages")
 OVERRIDE = re.compile(rf"({'|'.join(SECTIONS)})([.\[][^\s=]*)?=")
 GUIDER = "model.sampler_config.params.guider_config"
@@ -42,15 +45,19 @@ MODEL_FLAGS = {
 }
 
 
-def get_args(argv: Sequence[str] | None = None, description: str = "") -> Arguments:
+def get_args(argv: Sequence[str] | None = None, description: str = "", recorded: DictConfig | None = None) -> Arguments:
     """Return the merged arguments: files from left to right, then flags, then `key=value`; the later one wins.
 
-    Raises ConfigError for a file, section, key or value that is wrong. Nothing below `model` is imported or built.
+    `recorded` is the configuration of a record, which then takes the place of the files. Raises ConfigError for a file,
+    section, key or value that is wrong. Nothing below `model` is imported or built.
     """
     options, overrides = _read_command_line(argv, description)
-    allow_targets(*options.pop("allow_targets", ()))
+    if (options.pop(RECORDS, None) is None) != (recorded is None):
+        raise ConfigError(f"{_flag(RECORDS)} makes videos again, which only sample_video.py does; leave it out")
+    opened = options.pop("allow_targets", ())
+    allow_targets(*opened)
     try:
-        config = _merged(options, overrides, options.pop("allow_env", ()))
+        config = _merged(options, overrides, options.pop("allow_env", ()), recorded)
     except OmegaConfBaseException as error:
         raise ConfigError(f"the configuration cannot be read: {' '.join(str(error).split())[:300]}") from error
     warn_unread(config.args, SETTINGS, "args")
@@ -59,25 +66,38 @@ def get_args(argv: Sequence[str] | None = None, description: str = "") -> Argume
             raise ConfigError(f"unknown key data.{key}{nearest(key, DATA_KEYS)}; what to read goes below data.params")
     values = {key: _converted(key, value) for key, value in plain(config.args).items()}
     values["device"] = resolve_device(values.get("device"))
-    args = Arguments.grouped(values, config)
+    args = replace(Arguments.grouped(values, config), composed=plain(config), allow_targets=list(opened))
     _check_values(args)
     resolve_dtype(args.run.fp16, args.run.bf16)
     return args
 
 
-def _merged(options: dict, overrides: Sequence[str], environment: Collection[str]) -> DictConfig:
+def named_records(argv: Sequence[str] | None = None, description: str = "") -> tuple[list[str], Any]:
+    """Return the files and folders of records that a command line names, and its output folder; none, None without."""
+    options, overrides = _read_command_line(argv, description)
+    typed = dict(parse_override(text) for text in overrides)
+    return options.get(RECORDS, []), typed.get("args.output_dir", options.get("output_dir"))
+
+
+def _merged(options: dict, overrides: Sequence[str], environment: Collection[str], recorded: DictConfig | None
+            ) -> DictConfig:
     """Return the configuration that files, flags and `key=value` words make together, its references followed."""
     loaded = []
+    if recorded is not None:
+        _check_keys(recorded.get("args"), "its config")
+        loaded.append(recorded)
+        _anchor(recorded, REPOSITORY, Path.cwd())
     for path in options.pop("base") or []:
         loaded.append(read_file(path))
         _check_keys(loaded[-1].get("args"), path)
         _anchor(loaded[-1], REPOSITORY, Path.cwd())
     config = merge(loaded)
     check_references(config, environment)
+    kept = None if recorded is None else config.args.get("load")  # whose parts the record has already
     _apply_options(config, options)
     typed = [parse_override(text) for text in overrides]
     load = dict(typed).get("args.load", config.args.get("load"))
-    if isinstance(load, str) and is_pipeline(existing_path(load, Path.cwd(), REPOSITORY)):
+    if isinstance(load, str) and load != kept and is_pipeline(existing_path(load, Path.cwd(), REPOSITORY)):
         use_pipeline_parts(config.model, existing_path(load, Path.cwd(), REPOSITORY))  # overrides come after it and win
     for key, value in typed:
         set_key(config, key, value)
@@ -99,6 +119,8 @@ def _read_command_line(argv: Sequence[str] | None, description: str) -> tuple[di
     parser = _Parser(description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS,
                      epilog="Any configuration key can be set as key=value, such as args.sampling_fps=16.")
     parser.add_argument("--base", nargs="+", default=None, metavar="YAML", help="YAML files, merged left to right")
+    parser.add_argument(_flag(RECORDS), nargs="+", metavar="RECORD",
+                        help="sample_video.py: make the videos of these records (or folders of them) again")
     parser.add_argument("--allow-targets", nargs="+", metavar="MODULE",
                         help="modules outside this project whose classes may be named as targets")
     parser.add_argument("--allow-env", nargs="+", metavar="NAME",
@@ -121,8 +143,11 @@ def _read_command_line(argv: Sequence[str] | None, description: str) -> tuple[di
     if unknown:
         flags = [flag for action in parser._actions for flag in action.option_strings]
         raise ConfigError(f"command line: unknown argument {unknown[0]}{nearest(unknown[0], flags)}")
-    if not options["base"]:
+    if not options["base"] and RECORDS not in options:
         raise ConfigError("command line: no configuration; give --base MODEL.yaml configs/inference.yaml")
+    if options["base"] and RECORDS in options:
+        raise ConfigError(f"command line: --base and {_flag(RECORDS)} exclude each other: a record holds its whole "
+                          "configuration; change it by options and key=value")
     return options, overrides
 
 

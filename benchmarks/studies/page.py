@@ -1,7 +1,6 @@
 """Parts of a report's page as HTML that needs no other file: frame, tables, pictures, glossary."""
 import base64
 import html
-import subprocess
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +9,7 @@ from benchmarks.studies.filters import POLICY, SCRIPT, filtered_by
 from benchmarks.studies.measures import measure_of
 from benchmarks.studies.results import Row
 from benchmarks.studies.tables import as_text, columns_of
-from common.files import REPOSITORY
+from common.source_code import git, has_changes
 
 FILTERS = ("sampler", "schedule", "guidance", "variant", "steps", "seed")  # columns that can be filtered by
 STYLE = """
@@ -92,14 +91,5 @@ def glossary(columns: Iterable[str]) -> str:
 def made() -> str:
     """Return the date, and the commit of the code if git knows it, as in "2026-11-29 14:05 UTC, commit 1a2b3c4"."""
     now = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-    commit, changes = _git("rev-parse", "--short", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
-    return f"{now}, commit {commit or 'unknown'}{' with changes that are not committed' if changes else ''}"
-
-
-def _git(*words: str) -> str:
-    """Return what git prints about this code, nothing where there is no git or no repository."""
-    try:
-        done = subprocess.run(["git", "-C", str(REPOSITORY), *words], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    changed = " with changes that are not committed" if has_changes() else ""
+    return f"{now}, commit {git('rev-parse', '--short', 'HEAD') or 'unknown'}{changed}"

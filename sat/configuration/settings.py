@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from annotated_types import Ge, Gt, Le, MinLen
@@ -190,7 +190,11 @@ KEYS: dict[str, Field] = {f.name: f for group in reversed(list(GROUPS.values()))
 
 @dataclass
 class Arguments:
-    """All settings of a run in their groups, and the merged configuration files."""
+    """All settings of a run in their groups, and the merged configuration files.
+
+    `composed` is that configuration before a run adapts it to its videos, weights and processes, as plain containers;
+    `allow_targets` are the modules that the command line opened to it.
+    """
 
     run: RunSettings = field(default_factory=RunSettings)
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
@@ -198,6 +202,8 @@ class Arguments:
     memory: MemorySettings = field(default_factory=MemorySettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     config: DictConfig = field(default_factory=lambda: OmegaConf.create({}))
+    composed: Mapping[str, Any] = field(default_factory=dict)
+    allow_targets: Sequence[str] = ()
 
     @classmethod
     def grouped(cls, values: dict, config: DictConfig) -> "Arguments":

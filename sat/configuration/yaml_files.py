@@ -32,13 +32,19 @@ def read_file(path: str) -> DictConfig:
         known = [str(p.relative_to(REPOSITORY)) for p in folder.glob("*.yaml")] if REPOSITORY in folder.parents else []
         raise ConfigError(f"configuration file {path} does not exist{nearest(path, known)}")
     config = read_mapping(found)
+    check_sections(config, path)
+    return config
+
+
+def check_sections(config: DictConfig, source: str) -> None:
+    """Raise ConfigError, which names `source`, for a configuration with an unknown section, or one of no keys."""
     for key, section in config.items():
         key = str(key)
         if key not in SECTIONS:
-            raise ConfigError(f"{path}: unknown section {key}{nearest(key, SECTIONS)} (known: {', '.join(SECTIONS)})")
+            raise ConfigError(f"{source}: unknown section {shown(key)}{nearest(key, SECTIONS)} "
+                              f"(known: {', '.join(SECTIONS)})")
         if not isinstance(section, DictConfig) and section is not None:
-            raise ConfigError(f"{path}: section {key} must be a mapping of keys to values")
-    return config
+            raise ConfigError(f"{source}: section {key} must be a mapping of keys to values")
 
 
 def read_mapping(path: str | Path) -> DictConfig:

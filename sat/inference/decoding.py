@@ -1,7 +1,7 @@
 """Decoding of latents into the files of a video."""
 import itertools
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,10 +11,10 @@ from common import console
 from common.errors import DataError
 from common.files import WholeFiles, whole_files
 from configuration.settings import Arguments
-from configuration.yaml_files import plain
 from diffusion_video import build_codec
 from engine.checks import check_device, check_model
 from engine.first_stage import LatentCodec
+from inference.circumstances import batch_entry, circumstances
 from inference.filmstrip import FILMSTRIP
 from inference.jobs import Job
 from inference.made_from import made_from
@@ -24,6 +24,7 @@ from inference.sizes import model_limits
 from media.records import (
     LATENTS,
     RECORD,
+    RECORD_VERSION,
     VIDEO,
     find_latents,
     load_latents,
@@ -69,17 +70,19 @@ def decode(codec: LatentCodec, latents: Tensor, folder: Path, fps: int, files: W
             pass
 
 
-def record_of(job: Job, args: Arguments, device: torch.device, trace: Mapping) -> dict:
-    """Return the record of a video: everything needed to make it again, and the course of sampling."""
-    plan, sampling = job.plan, args.sampling
-    return {"prompt": job.prompt.text, "image": job.prompt.image, "last": job.prompt.last, "clip": job.prompt.clip,
-            "control": job.prompt.control, "strength": sampling.strength, "invert": sampling.invert,
+def record_of(batch: Sequence[Job], row: int, args: Arguments, device: torch.device, trace: Mapping) -> dict:
+    """Return the record of a video of a batch: everything needed to make it again, and the course of sampling."""
+    job, sampling = batch[row], args.sampling
+    plan = job.plan
+    return {"record_version": RECORD_VERSION, "prompt": job.prompt.text, "image": job.prompt.image,
+            "last": job.prompt.last, "clip": job.prompt.clip, "control": job.prompt.control, "strength": sampling.strength, "invert": sampling.invert,
             **_in_segments(job), "negative_prompt": sampling.negative_prompt,
             "loras": [chosen._asdict() for chosen in args.run.loras],
             "seed": args.run.seed, "prompt_index": job.prompt.index, "sample": job.sample,
             "frames": job.frames, "height": plan.height, "width": plan.width, "fps": plan.fps,
             "device": str(device), "versions": versions(), **trace,
-            "config": plain(args.config), "made_from": made_from(job)}
+            "config": args.composed, "allow_targets": list(args.allow_targets), "batch": batch_entry(batch, row),
+            "made_from": made_from(job), "made_with": circumstances(args, device)}
 
 
 def _in_segments(job: Job) -> dict:

@@ -31,7 +31,8 @@ class Job:
     """One video. `image` and `last` are (3, H, W) in [-1, 1], already of the video's size; None if it has none.
 
     `contents` are digests of the prompt's files, `run` is what all videos of the run are made from
-    (`inference.made_from`). `plan` is that of one segment, if the video is made in `segments`.
+    (`inference.made_from`). `plan` is that of one segment, if the video is made in `segments`. Jobs of different
+    `group`s are sampled in different batches; one that is not `written` is only sampled beside the others of its batch.
     """
 
     prompt: Prompt
@@ -43,6 +44,8 @@ class Job:
     run: Mapping[str, Any] = field(default_factory=dict)
     last: Tensor | None = None
     segments: Segments | None = None
+    group: int = 0
+    written: bool = True
 
     @property
     def frames(self) -> int:
@@ -101,7 +104,7 @@ def plan_jobs(prompts: Sequence[Prompt], limits: ModelLimits, settings: Sampling
 
 
 def in_batches(jobs: Iterable[Job], size: int) -> Iterator[list[Job]]:
-    """Yield batches of consecutive jobs with the same latent shape and kind of start, at most `size` each."""
+    """Yield batches of consecutive jobs with the same latent shape, kind of start and group, at most `size` each."""
     batch: list[Job] = []
     for job in jobs:
         if batch and (len(batch) == size or _start_of(job) != _start_of(batch[0])):
@@ -113,7 +116,7 @@ def in_batches(jobs: Iterable[Job], size: int) -> Iterator[list[Job]]:
 
 
 def _start_of(job: Job) -> tuple:
-    return job.plan.latent_shape, job.prompt.clip is None
+    return job.plan.latent_shape, job.prompt.clip is None, job.group
 
 
 def clip_format(plan: VideoPlan, frames: int | None = None) -> ClipFormat:

@@ -62,12 +62,17 @@ def difference(before: object, now: Entries) -> str | None:
     """Return a clause on the first entry in which a record's differ from those of a run; None if all are equal."""
     if not isinstance(before, Mapping):
         return "its record does not say what it is made from"
-    for key in (*now, *before):
+    return next(differences(before, now), None)
+
+
+def differences(before: Mapping, now: Mapping) -> Iterator[str]:
+    """Yield a clause on each entry in which a record's differ from those of a run."""
+    for key in dict.fromkeys((*now, *before)):
         if before.get(key) != now.get(key):
             if key.startswith("contents."):
-                return f"{key.removeprefix('contents.')}: other contents"
-            return f"{key} was {_short(before.get(key))}, is {_short(now.get(key))}"
-    return None
+                yield f"{key.removeprefix('contents.')}: other contents"
+            else:
+                yield f"{key} was {_short(before.get(key))}, is {_short(now.get(key))}"
 
 
 def _weights(args: Arguments, model: ModelConfig) -> Entries:

@@ -106,7 +106,8 @@ def sample_latents(engine: DiffusionEngine, batch: Sequence[Job], conditions: Co
         start = Continuing(kept_latents(engine.encode_first_stage, segment.kept.to(engine.device), plan.pad_latents))
     if isinstance(start, FromLevel) and groups.leads_copy():  # found by inversion
         for job, noise in zip(batch, start.latents, strict=True):
-            save_latents(job.folder / NOISE, noise, plan.fps)
+            if job.written:
+                save_latents(job.folder / NOISE, noise, plan.fps)
     trace = Trace()
     with console.progress(desc=", ".join(str(job.prompt.index) for job in batch), unit="step") as bar:
 

@@ -23,6 +23,8 @@ from common.text import read_text
 logger = logging.getLogger(__name__)
 VIDEO = "000000.mp4"
 RECORD, LATENTS = "metadata.json", "latents.safetensors"
+RECORD_VERSION = 2  # of the entries; records before numbers count as 1
+LARGEST_RECORD = 1 << 25  # bytes
 NOISE = "noise.safetensors"  # the result of inverting a clip
 LIBRARIES = ("torch", "SwissArmyTransformer", "transformers", "deepspeed", "omegaconf", "safetensors", "av")
 DEFAULT_FPS = 8  # of latents without a frame rate
@@ -115,6 +117,21 @@ def read_record(folder: Path) -> dict | None:
     if not isinstance(record, dict):
         logger.warning("%s is damaged and not used (it holds no names with values)", path)
         return None
+    return record
+
+
+def foreign_record(path: Path) -> dict:
+    """Return a record that may come from a stranger: JSON with names and values. Raises DataError for anything else."""
+    if not path.is_file():
+        raise DataError(f"there is no record {path}; name a {RECORD}, or a folder that holds some")
+    if path.stat().st_size > LARGEST_RECORD:
+        raise DataError(f"{path} has {path.stat().st_size} bytes, too many for a record; name a {RECORD}")
+    try:
+        record = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is no record ({' '.join(str(error).split())[:120]}); name a {RECORD}") from error
+    if not isinstance(record, dict):
+        raise DataError(f"{path} is no record (it holds no names with values); name a {RECORD}")
     return record
 
 
