@@ -3,7 +3,6 @@
 #
 #   bash inference.sh                            small models, prompts of configs/prompts*.txt
 #   bash inference.sh CONFIG… [key=value…]       any other model; adds configs/inference.yaml unless it is given
-#
 #   bash inference.sh --from-metadata RECORD…    the videos of records, again
 #
 # Any option of sample_video.py may follow the configurations. Options without a configuration (bash inference.sh

@@ -91,5 +91,6 @@ def glossary(columns: Iterable[str]) -> str:
 def made() -> str:
     """Return the date, and the commit of the code if git knows it, as in "2026-11-29 14:05 UTC, commit 1a2b3c4"."""
     now = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-    changed = " with changes that are not committed" if has_changes() else ""
-    return f"{now}, commit {git('rev-parse', '--short', 'HEAD') or 'unknown'}{changed}"
+    commit = git("rev-parse", "--short", "HEAD")
+    changed = " with changes that are not committed" if commit and has_changes() else ""
+    return f"{now}, commit {commit or 'unknown'}{changed}"

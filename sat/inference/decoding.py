@@ -75,8 +75,9 @@ def record_of(batch: Sequence[Job], row: int, args: Arguments, device: torch.dev
     job, sampling = batch[row], args.sampling
     plan = job.plan
     return {"record_version": RECORD_VERSION, "prompt": job.prompt.text, "image": job.prompt.image,
-            "last": job.prompt.last, "clip": job.prompt.clip, "control": job.prompt.control, "strength": sampling.strength, "invert": sampling.invert,
-            **_in_segments(job), "negative_prompt": sampling.negative_prompt,
+            "last": job.prompt.last, "clip": job.prompt.clip, "control": job.prompt.control,
+            "strength": sampling.strength, "invert": sampling.invert, **_in_segments(job),
+            "negative_prompt": sampling.negative_prompt,
             "loras": [chosen._asdict() for chosen in args.run.loras],
             "seed": args.run.seed, "prompt_index": job.prompt.index, "sample": job.sample,
             "frames": job.frames, "height": plan.height, "width": plan.width, "fps": plan.fps,

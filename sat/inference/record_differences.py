@@ -1,5 +1,4 @@
-"""What differs between the record of a video and the run that makes it again, and whether the bytes came out the same.
-"""
+"""Differences between the record of a video and the run that makes it again, up to the bytes that came out."""
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
