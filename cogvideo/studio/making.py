@@ -182,7 +182,7 @@ def make(studio: Studio, given: Ready, watch: Watch, made: Callable[[Path], None
         sampled = sample_batch(engine, [job], conditions, args, watch)
         with whole_files() as files:
             written = save(engine, job, sampled, 0, False, files)
-            record = record_of(job, args, engine.device, sampled.trace.of_row(0))
+            record = record_of([job], 0, args, engine.device, sampled.trace.of_row(0))
             seconds = {"all": round(time.perf_counter() - begun, 3)}
             write_record(job.folder, record | {"seconds": seconds}, written, files=files)
         made(job.folder / VIDEO)
