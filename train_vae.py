@@ -2,6 +2,7 @@
 
 Configuration: `model.first_stage_config` (the autoencoder with its loss), `data` (a data set of clips, and `stages`,
 each with its iterations, frames per clip and batch size), `deepspeed.optimizer`, `args` (folders, intervals, seed).
+With `--plan`, logs the memory that the run would need, then stops.
 Writes below `args.save`: `3d-vae.pt` with averaged weights in the layout of released autoencoders, `training/` for
 `--resume`, `log.jsonl` and `tensorboard/`.
 
@@ -24,13 +25,14 @@ from common.files import check_writable, sole_use
 from common.ranks import report_once, world_size
 from configuration.settings import Arguments
 from configuration.targets import check_data_section
+from dry_run.autoencoder_training import show_autoencoder_plan
 from parallel import launch
 from training import run_files, run_state
 from training.adversary import check_adversary
 from training.autoencoder import AutoencoderTrainer, convert_earlier_state
 from training.autoencoder_model import build_model, check_model
 from training.continuation import has_ended
-from training.data.memory_clips import MemoryClips, read_stages
+from training.data.memory_clips import MemoryClips, batches_of, read_stages
 from training.data.sources import check_clip_data
 from training.deepspeed_section import check_optimizer_alone
 from training.metrics import check_wandb
@@ -43,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     with report_once():
         args = get_args(argv, __doc__.splitlines()[0])
         check_settings(args)
+        if args.run.plan:
+            show_autoencoder_plan(args, batches_of(args.data_config))
+            return
     with faults_beside(args.training.folder), sole_use(args.training.folder):
         train(args)
 
@@ -51,9 +56,6 @@ def check_settings(args: Arguments) -> None:
     """Check all settings before anything is read or built; raises ConfigError for the first mistake."""
     if world_size() > 1:
         raise ConfigError("train_vae.py trains on one process; start it without torchrun")
-    if args.run.plan:
-        raise ConfigError("--plan reports on sampling and on the transformer's training; train_vae.py has none: leave "
-                          "it out")
     launch.check_launcher()
     args.config.model = check_model(args.model_config, args.run.device)
     args.config.data = check_data_section(args.data_config)
@@ -63,10 +65,11 @@ def check_settings(args: Arguments) -> None:
         raise ConfigError("training needs data.stages, args.train_data, args.save and section deepspeed; "
                           "see configs/tiny_vae.yaml")
     check_optimizer_alone(args.deepspeed_config)
-    check_adversary(args, stages)
+    check_adversary(args, stages, files=not args.run.plan)
     if args.training.wandb:
         check_wandb()
-    check_writable(args.training.folder, "args.save")
+    if not args.run.plan:
+        check_writable(args.training.folder, "args.save")
 
 
 def train(args: Arguments) -> None:

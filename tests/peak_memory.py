@@ -65,7 +65,15 @@ def train(folder, *words):
     train_video.train_video([*words, f"args.save={folder}"])
 
 
-JOBS = {"train": train, "load": load, "sample": sample, "start_training": start_training}
+def train_autoencoder(folder, *words):
+    """Run train_vae.py."""
+    import train_vae
+    shutil.rmtree(folder, ignore_errors=True)
+    train_vae.main([*words, f"args.save={folder}"])
+
+
+JOBS = {"train": train, "train_autoencoder": train_autoencoder, "load": load, "sample": sample,
+        "start_training": start_training}
 
 
 def memory(key):

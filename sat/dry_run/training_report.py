@@ -41,6 +41,8 @@ def training_plan(args: Arguments, form: ClipFormat) -> Iterator[str]:
            f"{shown_size(free)} free; Python and its libraries not counted")
     if args.training.sample_interval:
         yield "samples made during the run are not counted; sample_video.py --plan counts them"
+    if args.training.valid_data:
+        yield "validation is not counted; it takes a forward pass without gradients, and a copy of the trained weights"
     if peak > ROOM * free:
         yield f"the run will not fit; {_remedy(args, form, ROOM * free)}"
 

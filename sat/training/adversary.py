@@ -102,11 +102,11 @@ class Adversary:
         self.optimizer.load_state_dict(saved["optimizer"])
 
 
-def check_adversary(args: Arguments, stages: Sequence[Stage]) -> None:
+def check_adversary(args: Arguments, stages: Sequence[Stage], files: bool = True) -> None:
     """Check what a loss with a discriminator or LPIPS asks for, before clips are read, and log what plays no part.
 
-    Raises ConfigError for clips that are too small and for a decoder whose last layer is not trained, CheckpointError
-    for files of LPIPS that do not fit.
+    `files`: the files of LPIPS as well. Raises ConfigError for clips that are too small and for a decoder whose last
+    layer is not trained, CheckpointError for files of LPIPS that do not fit.
     """
     with torch.device("meta"):
         params = {**args.model_config.first_stage_config.params, "ckpt_path": None}
@@ -120,7 +120,8 @@ def check_adversary(args: Arguments, stages: Sequence[Stage]) -> None:
         raise ConfigError("model.not_trainable_prefixes leaves out the decoder's last layer, decoder.conv_out, whose "
                           f"gradients weigh the adversarial loss; train it, or set {LOSS}.disc_factor to 0")
     _say_what_is_off(loss, sum(stage.iters for stage in stages))
-    loss.build_lpips()
+    if files:
+        loss.build_lpips()
 
 
 def _say_what_is_off(loss: GeneralLPIPSWithDiscriminator, steps: int) -> None:

@@ -17,6 +17,7 @@ from training.run_state import RunState
 from training.schedule import Course
 from training.trainer import Trainer
 from vae_modules.autoencoder import VideoAutoencodingEngine
+from vae_modules.losses import reconstruction_loss
 from weights.checkpoint import load_module, read_checkpoint
 
 WARMUP = 50  # steps
@@ -97,21 +98,6 @@ def course_of(peak: float, stages: list[Stage]) -> Course:
     """Return the course of all stages."""
     return Course(sum(stage.iters for stage in stages), peak, EMA_DECAY, WARMUP,
                   final_share=FINAL_SHARE)
-
-
-def reconstruction_loss(model: VideoAutoencodingEngine, video: Tensor, generator: torch.Generator,
-                        latent_noise: float = 0.0) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-    """Return the loss of a video's reconstruction from a draw of its latent, the terms of the loss, and the frames.
-
-    `latent_noise` is tau of noise-augmented decoding (arXiv 2510.11690), which makes the decoder robust to latents that
-    a diffusion model sampled: z + |n| e, n ~ N(0, tau^2) per clip, e ~ N(0, 1).
-    """
-    z, posterior = model.regularization(model.encode(video, unregularized=True), generator)
-    if latent_noise:
-        size = latent_noise * torch.randn(len(z), 1, 1, 1, 1, generator=generator).abs()
-        z = z + (size * torch.randn(z.shape, generator=generator)).to(z)
-    frames = model.decode(z)
-    return *model.loss(video, frames, posterior), frames
 
 
 @torch.no_grad()

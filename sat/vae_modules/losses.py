@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from common.kinds import NotNegative
+from vae_modules.autoencoder import VideoAutoencodingEngine
 from vae_modules.regularizers import DiagonalGaussian
 
 
@@ -39,3 +40,18 @@ def contrast(video: Tensor) -> Tensor:
     """Return the RMS deviation (B, 1, 1, 1, 1) of videos (B, C, T, H, W) from their mean colour, at least 0.01."""
     variance, _ = torch.var_mean(video, dim=(2, 3, 4), keepdim=True, correction=0)
     return variance.mean(dim=1, keepdim=True).sqrt().clamp_min(0.01)
+
+
+def reconstruction_loss(model: VideoAutoencodingEngine, video: Tensor, generator: torch.Generator,
+                        latent_noise: float = 0.0) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    """Return the loss of a video's reconstruction from a draw of its latent, the terms of the loss, and the frames.
+
+    `latent_noise` is tau of noise-augmented decoding (arXiv 2510.11690), which makes the decoder robust to latents that
+    a diffusion model sampled: z + |n| e, n ~ N(0, tau^2) per clip, e ~ N(0, 1).
+    """
+    z, posterior = model.regularization(model.encode(video, unregularized=True), generator)
+    if latent_noise:
+        size = latent_noise * torch.randn(len(z), 1, 1, 1, 1, generator=generator).abs()
+        z = z + (size * torch.randn(z.shape, generator=generator)).to(z)
+    frames = model.decode(z)
+    return *model.loss(video, frames, posterior), frames

@@ -106,6 +106,9 @@ def test_the_plan_loads_and_writes_nothing(command, tmp_path, caplog):
     for told in ("7.77 M parameters", "memory by part: transformer 31.1 MB, gradients 31.1 MB", "activations",
                  "at most", "9 frames of 64 x 64, from a latent cache"):
         assert told in caplog.text
+    assert "not counted; it takes a forward pass" not in caplog.text
+    train_video.train_video([*words, "args.valid_data=[missing]", "args.eval_interval=2"])
+    assert "validation is not counted; it takes a forward pass" in caplog.text
     assert os.listdir(tmp_path) == []
 
 

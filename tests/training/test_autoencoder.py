@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from tests.vae_modules.small_vae import build, video
-from training.autoencoder import course_of, psnr, reconstruction_loss
+from training.autoencoder import course_of, psnr
 from training.data.memory_clips import MemoryClips, Stage
+from vae_modules.losses import reconstruction_loss
 
 
 def test_noise_on_latents_has_a_size_of_its_own_for_each_clip():

@@ -5,7 +5,6 @@ import torch
 from common.errors import ConfigError
 from configuration.targets import check_config, instantiate_from_config
 from tests.vae_modules.small_vae import build, video
-from training.autoencoder import reconstruction_loss
 from vae_modules.adversarial import (
     Critics,
     GeneralLPIPSWithDiscriminator,
@@ -15,6 +14,7 @@ from vae_modules.adversarial import (
     vanilla,
 )
 from vae_modules.discriminator import NLayerDiscriminator3D
+from vae_modules.losses import reconstruction_loss
 
 RELEASED = {"target": "sgm.modules.autoencoding.losses.discriminator_loss.GeneralLPIPSWithDiscriminator", "params": {
     "disc_start": 10, "disc_weight": 0.5, "disc_factor": 1.0, "perceptual_weight": 0.0, "disc_loss": "vanilla",

@@ -85,6 +85,12 @@ def read_stages(data_config: DictConfig) -> list[Stage]:
     return stages
 
 
+def batches_of(data_config: DictConfig) -> list[tuple[int, ...]]:
+    """Return the shapes (B, 3, T, H, W) of the batches of all stages, each once."""
+    height, width = clip_forms_of(data_config.params)[0].video_size
+    return sorted({(stage.batch_size, 3, stage.frames, height, width) for stage in read_stages(data_config)})
+
+
 def stage_at(stages: Sequence[Stage], step: int) -> Stage:
     """Return the stage of the step that follows `step` steps."""
     for stage in stages:
