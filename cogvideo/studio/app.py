@@ -3,11 +3,12 @@ from pathlib import Path
 
 import gradio as gr
 
-from cogvideo.studio import make
+from cogvideo.studio import compare, gallery, make, studies
 from cogvideo.studio.studio import Studio
 
 STYLE = Path(__file__).with_name("style.css")
-PAGES = {"Make": make.build}  # tab -> what fills it, called within the tab
+# tab -> what fills it, called within the tab
+PAGES = {"Make": make.build, "Compare": compare.build, "Gallery": gallery.build, "Studies": studies.build}
 
 
 def page(studio: Studio) -> gr.Blocks:

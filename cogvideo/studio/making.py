@@ -78,6 +78,7 @@ def ready(studio: Studio, asked: Asked, output: Path | None = None) -> Ready:
     check_prompts(args.model_config, prompts)
     jobs = plan_jobs(prompts, limits, args.sampling, args.model_config.get("noised_image_input", False),
                      run_made_from(args))
+    Path(args.sampling.output_dir).mkdir(parents=True, exist_ok=True)
     check_names(jobs, args.sampling.output_dir)
     check_stored(jobs, args)
     return Ready(args, jobs)

@@ -9,11 +9,12 @@ import gradio as gr
 import uvicorn
 from fastapi import FastAPI
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cogvideo.studio.app import STYLE, page, theme
+from cogvideo.studio.studies import ADDRESS, Reports
 from cogvideo.studio.studio import Studio
 from common.errors import ConfigError
 
@@ -65,11 +66,12 @@ def free_socket(port: int) -> socket.socket:
 
 
 def application(studio: Studio) -> FastAPI:
-    """Return the site: Gradio's page at its root, and the files of the studio's outputs below /outputs."""
+    """Return the site: Gradio's page at its root, the studio's outputs below /outputs, reports below /studies."""
     os.environ["GRADIO_TEMP_DIR"] = str(studio.temporary)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     site = FastAPI(openapi_url=None)
-    site.mount("/outputs", StaticFiles(directory=studio.outputs))
+    site.mount("/outputs", Outputs(directory=studio.outputs))
+    site.mount(ADDRESS, Reports(studio.studies))
     site = gr.mount_gradio_app(
         site, page(studio), path="", server_name=HOST, footer_links=[], run_history=False, allowed_paths=[],
         blocked_paths=[], show_error=False, max_file_size=LARGEST_UPLOAD, ssr_mode=False, enable_monitoring=False,
@@ -77,6 +79,16 @@ def application(studio: Studio) -> FastAPI:
     site.add_middleware(OwnPageAlone)
     site.add_middleware(TrustedHostMiddleware, allowed_hosts=NAMES)
     return site
+
+
+class Outputs(StaticFiles):
+    """The files of the outputs. They are foreign: one that is a page runs nothing, and is no part of the studio."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers["Content-Security-Policy"] = "sandbox; default-src 'none'; img-src 'self'; media-src 'self'"
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        return response
 
 
 class OwnPageAlone:

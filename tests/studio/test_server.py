@@ -23,6 +23,13 @@ def test_files_of_the_outputs_are_served(site):
     assert site.get("/outputs/a.txt").text == "made here"
 
 
+def test_a_page_among_the_outputs_runs_nothing(site, studio):
+    (studio.outputs / "a.html").write_text("<script>fetch('/gradio_api/info')</script>")
+    headers = site.get("/outputs/a.html").headers
+    assert headers["content-security-policy"].startswith("sandbox; default-src 'none'")
+    assert headers["x-content-type-options"] == "nosniff"
+
+
 @pytest.mark.parametrize("path", [
     "/outputs/../secret.txt", "/outputs/%2e%2e/secret.txt", "/outputs//etc/passwd", "/outputs/..%2fsecret.txt",
     "/gradio_api/file=/etc/passwd", "/file=/etc/passwd", "/gradio_api/file=../../../etc/passwd",
