@@ -29,7 +29,7 @@ class ClipWorld(SmallModel):
     It has the measures of SmallModel, of which the solver error has a flow of no trained network, and two more:
 
     - `bits` are the exact negative log-likelihood of the latents under their caption, in bits per dimension;
-      `bits_floor` is that of exact draws, as many as there are videos. Guided samples may lie below it.
+      `bits_floor` is that of exact draws, as many as there are videos. Samples closer to the clips lie below it.
     - `same_clip` is the probability that two videos of one caption show the same clip, by the exact weights of the
       modes; 1 / clips for exact draws (`same_clip_floor`), and more where modes are lost.
 

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from common.errors import DataError
+from configuration.targets import real_path
 
 LIBRARIES = {Path(path).resolve() for path in (*sysconfig.get_paths().values(), *site.getsitepackages())}
 DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
@@ -161,8 +162,9 @@ def _used(statement: ast.stmt, where: str, module: Module) -> list[Name]:
         elif first in module.bound:
             found.append((where, first))
     if not f"{where}.".startswith(f"{RULES}."):
-        found += [tuple(node.value.rsplit(".", 1)) for node in ast.walk(statement) if isinstance(node, ast.Constant)
-                  and isinstance(node.value, str) and DOTTED.fullmatch(node.value)]
+        texts = [node.value for node in ast.walk(statement)
+                 if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+        found += [tuple(real_path(text).rsplit(".", 1)) for text in texts if DOTTED.fullmatch(text)]
     return found
 
 
