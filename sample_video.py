@@ -16,12 +16,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "sat"))
 import torch
 
 from arguments import get_args
+from cogvideo.pipeline import Pipeline
 from common import console
 from common.errors import DataError
 from common.files import whole_files
 from common.ranks import is_main_process, report_once
-from configuration.settings import Arguments, SamplingSettings
-from diffusion_video import DiffusionEngine
+from configuration.settings import Arguments
 from inference.checks import check_division, check_prompts, check_run, source_of_prompts
 from inference.circumstances import group_sizes
 from inference.decoding import decode_saved_latents, record_of, save
@@ -29,12 +29,11 @@ from inference.filmstrip import FILMSTRIP, Filmstrip
 from inference.jobs import Job, in_batches, plan_jobs
 from inference.made_from import Entries, run_made_from
 from inference.output_folder import check_names, own_output
-from inference.pipeline import Conditions, encode_prompts, load_engine
+from inference.pipeline import Conditions
 from inference.prompts import Prompt, ask_prompts, read_prompts
 from inference.record_differences import is_same
 from inference.remaking import Again, plan_again, read_again
 from inference.resuming import unfinished
-from inference.segments import sample_batch
 from inference.sizes import ModelLimits, model_limits, plan_video
 from inference.text_embeddings import (
     check_encoding,
@@ -94,7 +93,7 @@ def sample_prompt_file(args: Arguments, steps: console.Steps) -> None:
         if not jobs:
             logger.info("every video of this run is finished already, in %s", args.sampling.output_dir)
             return
-        make_jobs(jobs, args, steps)
+        make_jobs(jobs, args, limits, steps)
     logger.info("%d video(s) in %s; seconds: %s", len(jobs), args.sampling.output_dir, steps.seconds)
 
 
@@ -115,22 +114,23 @@ def make_again(runs: Sequence[Again], steps: console.Steps) -> None:
         for again, videos in zip(runs, planned, strict=True):
             steps.announce("configuration", f": {len(again.records)} record(s), {summary(again.args)}")
             if videos.jobs:
-                make_jobs(videos.jobs, again.args, steps)
+                make_jobs(videos.jobs, again.args, videos.limits, steps)
         if is_main_process():
             same = [is_same(*pair) for videos in planned for pair in videos.folders]
             logger.info("%d of %d video(s) have the bytes that their records describe; in %s; seconds: %s", sum(same),
                         len(same), shared.sampling.output_dir, steps.seconds)
 
 
-def make_jobs(jobs: Sequence[Job], args: Arguments, steps: console.Steps) -> None:
+def make_jobs(jobs: Sequence[Job], args: Arguments, limits: ModelLimits, steps: console.Steps) -> None:
     """Load the model and make these videos, which the run's processes share."""
     with run_processes(args) as device:
         with steps("model load"):
-            engine = load_engine(args, device)
-        conditions = encode(engine, jobs, args.sampling, steps)
-        if engine.offload is not None:
-            engine.offload.drop(TEXT)  # no other prompts will come
-        make_videos(engine, jobs, conditions, args, steps)
+            pipe = Pipeline.load(args, limits, device)
+        with steps("prompt encoding"):
+            conditions = pipe.encode(own_jobs(jobs, args.sampling.batch_size))
+        if pipe.engine.offload is not None:
+            pipe.engine.offload.drop(TEXT)  # no other prompts will come
+        make_videos(pipe, jobs, conditions, steps)
 
 
 def sample_typed_prompts(args: Arguments, steps: console.Steps) -> None:
@@ -144,14 +144,16 @@ def sample_typed_prompts(args: Arguments, steps: console.Steps) -> None:
         made = 0
         with run_processes(args) as device:
             with steps("model load"):
-                engine = load_engine(args, device)
+                pipe = Pipeline.load(args, limits, device)
             for prompt in ask_prompts(source_of_prompts(args.sampling, args.model_config)):
                 try:
                     jobs = jobs_of([prompt], limits, args, run)
                 except DataError as error:  # such as a damaged clip, which must not end the run
                     logger.warning("%s", error)
                     continue
-                make_videos(engine, jobs, encode(engine, jobs, args.sampling, steps), args, steps)
+                with steps("prompt encoding"):
+                    conditions = pipe.encode(jobs)
+                make_videos(pipe, jobs, conditions, steps)
                 made += len(jobs)
     logger.info("%d video(s) in %s; seconds: %s", made, args.sampling.output_dir, steps.seconds)
 
@@ -169,34 +171,24 @@ def save_text_embeddings(args: Arguments, steps: console.Steps) -> None:
         write_text_embeddings(path, encode_texts(conditioner, texts), args)
 
 
-def encode(engine: DiffusionEngine, jobs: Sequence[Job], settings: SamplingSettings, steps: console.Steps
-           ) -> Conditions:
-    """Return the conditioning of those prompts that this process samples."""
-    with steps("prompt encoding"):
-        own = [job for batch in own_batches(jobs, settings.batch_size) for job in batch]
-        return encode_prompts(engine, own, settings.negative_prompt)
-
-
-def make_videos(engine: DiffusionEngine, jobs: Sequence[Job], conditions: Conditions, args: Arguments,
-                steps: console.Steps) -> None:
+def make_videos(pipe: Pipeline, jobs: Sequence[Job], conditions: Conditions, steps: console.Steps) -> None:
     """Sample this process's batches one after the other, and decode and save the videos of each."""
-    for batch in own_batches(jobs, args.sampling.batch_size):
-        filmstrip = None
-        if args.sampling.save_denoised_every is not None:
-            filmstrip = Filmstrip(args.sampling.save_denoised_every)
+    settings = pipe.args.sampling
+    for batch in own_batches(jobs, settings.batch_size):
+        filmstrip = None if settings.save_denoised_every is None else Filmstrip(settings.save_denoised_every)
         with steps("diffusion sampling") as sampling:
-            sampled = sample_batch(engine, batch, conditions, args, filmstrip)
+            sampled = pipe.sample(batch, conditions, watch=filmstrip)
         for row, job in enumerate(batch):
             if not job.written:
                 continue
             with whole_files() as files:
                 with steps("decode and save") as saving:
-                    written = save(engine, job, sampled, row, args.sampling.only_save_latents, files)
+                    written = save(pipe.engine, job, sampled, row, settings.only_save_latents, files)
                     if filmstrip is not None:
-                        filmstrip.write(job.folder / FILMSTRIP, engine, row, files, job.plan.pad_latents)
+                        filmstrip.write(job.folder / FILMSTRIP, pipe.engine, row, files, job.plan.pad_latents)
                 if groups.leads_copy():
                     spent = {"diffusion sampling": sampling.seconds, "decode and save": saving.seconds}
-                    record = record_of(batch, row, args, engine.device, sampled.trace.of_row(row))
+                    record = record_of(batch, row, pipe.args, pipe.engine.device, sampled.trace.of_row(row))
                     write_record(job.folder, record | {"seconds": steps.seconds | spent}, written, files=files)
             if groups.leads_copy():
                 logger.info("%s", job.folder)
@@ -205,6 +197,11 @@ def make_videos(engine: DiffusionEngine, jobs: Sequence[Job], conditions: Condit
 def own_batches(jobs: Sequence[Job], size: int) -> Sequence[list[Job]]:
     """Return this process's share of the batches, which are the same on any number of processes."""
     return groups.own_share(list(in_batches(jobs, size)))
+
+
+def own_jobs(jobs: Sequence[Job], size: int) -> list[Job]:
+    """Return those videos of a run that this process makes."""
+    return [job for batch in own_batches(jobs, size) for job in batch]
 
 
 def jobs_of(prompts: Sequence[Prompt], limits: ModelLimits, args: Arguments, run: Entries) -> list[Job]:

@@ -14,7 +14,8 @@ SOURCE = str(Path(__file__).resolve().parents[1] / "sat")
 if SOURCE not in sys.path:
     sys.path.insert(0, SOURCE)
 
-from cogvideo.pipeline import Pipeline, load
+from cogvideo.loading import load
+from cogvideo.pipeline import Pipeline
 from cogvideo.result import Result
 
 __all__ = ["Pipeline", "Result", "load"]

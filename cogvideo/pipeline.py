@@ -1,198 +1,202 @@
-"""The pipeline: a loaded model that makes videos from prompts, as `sample_video.py` does."""
+"""The pipeline: a loaded model that makes videos from prompts, for Python and for `sample_video.py`."""
 import copy
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from torch import Tensor
 
-from arguments import get_args
+from cogvideo import inputs
+from cogvideo.estimates import Estimates, check_estimates, pixels_of
+from cogvideo.inputs import Clip, Given, Picture, plain
+from cogvideo.parts import with_parts
 from cogvideo.result import Result
-from common.errors import ConfigError, DataError
+from cogvideo.turns import Turns
+from common.errors import ConfigError
 from common.files import REPOSITORY
-from common.kinds import Seed, Steps
-from common.typed import checked, typed
+from common.typed import typed
+from configuration.model import ModelConfig
 from configuration.settings import Arguments, SamplingSettings
-from configuration.targets import instantiate_from_config
-from configuration.yaml_files import existing_path
 from diffusion_video import DiffusionEngine
-from inference.checks import check_prompts, check_run
-from inference.jobs import Job, plan_jobs
-from inference.pipeline import encode_prompts, load_engine, sample_latents
-from inference.prompts import Prompt
-from inference.sizes import ModelLimits
-from inference.text_embeddings import check_stored, prepare_text_embeddings
-from media.videos import to_pixels
-from sgm.sampling import StepInfo, check_compatible
+from inference.checks import check_prompts, source_of_prompts
+from inference.continuing import check_segments
+from inference.jobs import Job, in_batches, plan_jobs
+from inference.pipeline import Conditions, Texts, Watch, encode_prompts, load_engine
+from inference.segments import Sampled, sample_batch
+from inference.sizes import ModelLimits, check_holdable, plan_video
+from inference.starting_clips import check_start
+from inference.text_embeddings import check_stored
+from sgm.conditioning import Conditioning
+from sgm.sampling import StepInfo
 
-SHARED = REPOSITORY / "configs" / "inference.yaml"
-Picture = str | Path | Image.Image | np.ndarray
-
-
-def load(config: str | Path, *overrides: str, **settings: Any) -> "Pipeline":
-    """Load the model of a configuration file, such as `configs/tiny_t2v.yaml`, and return its pipeline.
-
-    `overrides` are words of the command line: `key=value` for any key of the configuration, or further files.
-    `settings` are keys of section `args`, such as `device="cpu"`, `load=...` or `num_frames=33`. Raises ConfigError,
-    CheckpointError or DataError, with one line on what is wrong, before weights are read.
-    """
-    files = [existing_path(str(file), Path.cwd(), REPOSITORY)
-             for file in (config, *(word for word in overrides if "=" not in word))]
-    words = [word for word in overrides if "=" in word] + [_word(key, value) for key, value in settings.items()]
-    args = get_args(["--base", *files, str(SHARED), *words])
-    prepare_text_embeddings(args)
-    limits = check_run(args)
-    return Pipeline(args, limits, load_engine(args))
+MOST_TEXTS = 64  # pairs of prompt and negative prompt whose text embeddings are kept
 
 
-def _word(key: str, value: Any) -> str:
-    """Return a setting as a word of the command line."""
-    if isinstance(value, list | tuple):
-        return f"args.{key}=[{', '.join(map(str, value))}]"
-    return f"args.{key}={'null' if value is None else str(value).lower() if isinstance(value, bool) else value}"
-
-
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Pipeline:
-    """A loaded model. `with_` returns one with another sampler, schedule or guider over the same weights."""
+    """A loaded model. `with_` returns one with another sampler, schedule or guider over the same weights.
+
+    Calls from several threads wait for each other. `known` are text embeddings of earlier calls.
+    """
 
     args: Arguments
     limits: ModelLimits
     engine: DiffusionEngine
+    known: MutableMapping[Texts, Conditioning] = field(default_factory=dict)
+    turns: Turns = field(default_factory=Turns)
+
+    @classmethod
+    def load(cls, args: Arguments, limits: ModelLimits, device: torch.device | None = None) -> "Pipeline":
+        """Return the pipeline of a checked run, with its weights on `device` (the run's if None), or offloaded."""
+        return cls(args, limits, load_engine(args, device))
 
     def __repr__(self) -> str:
         height, width = self.limits.default_size
-        return f"Pipeline({self.args.run.load}: {self.limits.default_frames} frames of {height} x {width})"
+        path = Path(self.args.run.load or "")
+        name = path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path
+        return f"Pipeline({name}: {self.limits.default_frames} frames of {height} x {width})"
 
-    def __call__(self, prompt: str | Sequence[str], *, seed: int | Sequence[int] | None = None, num_samples: int = 1,
-                 image: Picture | Sequence[Picture] | None = None, last: Picture | Sequence[Picture] | None = None,
-                 control: Picture | Sequence[Picture] | None = None, negative_prompt: str | None = None,
-                 num_frames: int | None = None, callback: Callable[[StepInfo], None] | None = None) -> Any:
-        """Make a video of each prompt, sample and seed; return their results in that order, or the one for one prompt.
+    def __copy__(self) -> "Pipeline":
+        return replace(self)
 
-        A prompt's videos are those that the command line makes of it at the same place in a file. `seed` None is that
-        of the configuration. `image`, and `last` for the picture that a video ends with, are one picture or one for
-        each prompt: a path, a PIL image, or an array (H, W, 3) uint8. `control` is the path of the clip that a video
-        follows, or one for each prompt. `callback` is called after every step of every video. Raises ConfigError or
-        DataError.
+    def __deepcopy__(self, memo: dict) -> "Pipeline":
+        return replace(self, args=copy.deepcopy(self.args, memo), engine=copy.deepcopy(self.engine, memo),
+                       known=dict(self.known), turns=Turns())
+
+    def __reduce__(self):
+        raise ConfigError("a pipeline holds a loaded model and is not pickled; call load in each process")
+
+    def __call__(self, prompt: str | Sequence[str], **call: Any) -> Any:
+        """Make a video of each prompt and seed, and return their results in that order; the one itself if one is asked.
+
+        `call` are the parameters of `results`. Raises ConfigError or DataError, with one line, before anything is
+        sampled.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        with tempfile.TemporaryDirectory() as folder:
-            given = [replace(one, control=None if clip is None else str(clip))
-                     for one, clip in zip(_prompts(prompts, image, last, Path(folder)),
-                                          _each(control, len(prompts), "control"), strict=True)]
-            jobs = self._jobs(given, num_samples, num_frames)
-        with torch.no_grad():
-            conditions = encode_prompts(self.engine, jobs, negative_prompt)
-            made = [self._result(job, each, conditions, callback) for job in jobs for each in self._seeds(seed)]
-        single = isinstance(prompt, str) and num_samples == 1 and (seed is None or isinstance(seed, int))
-        return made[0] if single else made
+        made = list(self.results(prompt, **call))
+        several = isinstance(plain(call.get("seed")), list | tuple | range) or call.get("num_samples", 1) != 1
+        return made if several or not isinstance(prompt, str) else made[0]
+
+    def results(self, prompt: str | Sequence[str], *, negative_prompt: str | Sequence[str | None] | None = None,
+                seed: int | Sequence | None = None, num_samples: int = 1,
+                image: Picture | Sequence[Picture] | None = None, last: Picture | Sequence[Picture] | None = None,
+                clip: Clip | Sequence[Clip] | None = None, control: Clip | Sequence[Clip] | None = None,
+                latents: Any = None, num_inference_steps: int | None = None, guidance_scale: float | None = None,
+                callback: Callable[[StepInfo], Any] | None = None, estimates: bool | str = False,
+                progress: bool = True, **settings: Any) -> Iterator[Result]:
+        """Make videos, and yield the result of each when it is finished.
+
+        A prompt's videos are those that the command line makes of it at the same place in a file. What is given for
+        prompts is one for all, or a list with one for each. `settings` are keys of the command line: `num_frames`,
+        `strength`, `invert`, `continue_from`, `segments`, `batch_size`, `sampling_image_size`, `sampling_fps`. See
+        docs/python.md. Raises ConfigError or DataError.
+        """
+        texts = inputs.texts_of(prompt)
+        seeds = inputs.seeds_of(seed, len(texts), isinstance(prompt, str))
+        given = Given(negative_prompt, image, last, clip, control)
+        pipe = self.with_(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
+        args = pipe._changed({"num_samples": num_samples, **settings})
+        with tempfile.TemporaryDirectory(prefix="cogvideo_") as folder:
+            prompts = given.prompts(texts, Path(folder), args.sampling.sampling_fps)
+            jobs = pipe._jobs(prompts, seeds, latents, args)
+            check_estimates(estimates, jobs, pipe.engine.sampler.num_steps)  # type: ignore[union-attr, arg-type]
+            with self.turns:
+                conditions = pipe.encode(jobs, args, progress)
+            for batch in in_batches(jobs, args.sampling.batch_size):
+                watch = Estimates(estimates, callback)
+                with self.turns:
+                    sampled = pipe.sample(batch, conditions, args, watch, progress)
+                    made = [pipe._result(job, sampled, row, watch) for row, job in enumerate(batch)]
+                yield from made
+
+    def encode(self, jobs: Iterable[Job], args: Arguments | None = None, show: bool = True) -> Conditions:
+        """Return the conditioning of the prompts of these jobs; those of earlier calls are not encoded again."""
+        negative = (args or self.args).sampling.negative_prompt
+        conditions = encode_prompts(self.engine, jobs, negative, self.known, show)
+        while len(self.known) > MOST_TEXTS:
+            self.known.pop(next(iter(self.known)))
+        return conditions
+
+    @torch.no_grad()
+    def sample(self, batch: Sequence[Job], conditions: Conditions, args: Arguments | None = None,
+               watch: Watch | None = None, show: bool = True) -> Sampled:
+        """Sample the latents of a batch of jobs. `watch` is called after every step; `show`: with a progress bar."""
+        return sample_batch(self.engine, batch, conditions, args or self.args, watch, show)
 
     def with_(self, *, sampler: Any = None, schedule: Any = None, guider: Any = None,
               num_inference_steps: int | None = None, guidance_scale: float | None = None) -> "Pipeline":
         """Return a pipeline over the same weights with another sampler, schedule (discretization) or guider.
 
-        Each is an object, or its `{target, params}`. A new sampler keeps the schedule and guider that it was built
-        with; the numbers then replace its steps and its guider's scale. Raises ConfigError for parts that do not fit.
+        Each is an object, or its `{target, params}`. What a new sampler was not given, it takes from this pipeline's:
+        schedule, guider and steps. The two numbers then replace its steps and its guider's scale. Raises ConfigError
+        for parts that do not fit.
         """
-        chosen: Any = copy.copy(self.engine.sampler if sampler is None else _built(sampler))
-        chosen.discretization = chosen.discretization if schedule is None else _built(schedule)
-        chosen.guider = chosen.guider if guider is None else _built(guider)
-        if num_inference_steps is not None:
-            chosen.num_steps = checked(Steps, num_inference_steps, "num_inference_steps")
-        if guidance_scale is not None:
-            chosen.guider = _scaled(chosen.guider, guidance_scale)
-        chosen.schedule()  # refuses a number of steps that the schedule cannot have
-        check_compatible(chosen, self.engine.denoiser)
-        self._check_guider(chosen.guider)
-        engine = copy.copy(self.engine)
-        engine.sampler = chosen
-        return replace(self, engine=engine)
+        network = self.args.model_config.network_config.params
+        return replace(self, engine=with_parts(self.engine, network, sampler, schedule, guider, num_inference_steps,
+                                               guidance_scale))
 
-    def _check_guider(self, guider: Any) -> None:
-        """Raise ConfigError for a guider whose branches the loaded networks cannot evaluate."""
-        guider.check_network(self.args.model_config.network_config.params)
-        loaded = None if self.engine.sampler is None else self.engine.sampler.guider.weak
-        if guider.weak is not None and guider.weak != loaded:
-            raise ConfigError(f"{type(guider).__name__} needs a weaker network, which is read when a model is loaded; "
-                              "name the guider in the configuration")
+    def latent_shape(self, **settings: Any) -> tuple[int, int, int, int]:
+        """Return the shape (T, C, h, w) of the noise that a video starts from; `settings` as in `results`."""
+        return plan_video(self.limits, self._changed(settings).sampling).latent_shape
 
-    def _seeds(self, seed: int | Sequence[int] | None) -> Sequence[int]:
-        if seed is None:
-            return [self.args.run.seed]
-        return [checked(Seed, each, "seed") for each in (seed if isinstance(seed, list | tuple | range) else [seed])]
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Return the frames (frames, H, W, 3) uint8 of latents (T, C, h, w), or of a batch of them.
 
-    def _jobs(self, prompts: Sequence[Prompt], num_samples: int, num_frames: int | None) -> list[Job]:
-        """Return a job for each sample of each prompt. Raises ConfigError for a length that needs other positions."""
-        given = {"num_samples": num_samples} | ({} if num_frames is None else {"num_frames": num_frames})
-        sampling = replace(self.args.sampling, **typed(SamplingSettings, given, "call"))
-        needs_image, follows = (bool(self.args.model_config.get(key)) for key in ("noised_image_input",
-                                                                                  "control_input"))
-        for prompt in prompts:
-            if needs_image != (prompt.image is not None):
-                raise DataError(f"prompt {prompt.index}: this model {'needs an' if needs_image else 'takes no'} image")
-            if follows != (prompt.control is not None):
-                raise DataError(f"prompt {prompt.index}: this model {'needs a' if follows else 'takes no'} control "
-                                "clip")
-            if prompt.control is not None and not Path(prompt.control).is_file():
-                raise DataError(f"prompt {prompt.index}: control clip {prompt.control} does not exist")
-        check_prompts(self.args.model_config, prompts)
-        jobs = plan_jobs(prompts, self.limits, sampling, needs_image)
+        Raises DataError for latents that this model does not have.
+        """
+        rows = inputs.decodable(latents, self.limits.channels)
+        with self.turns:
+            made = [pixels_of(self.engine.decode_latents(row[None].to(self.engine.device))) for row in rows]
+        return made[0] if latents.ndim == 4 else np.stack(made)
+
+    @torch.no_grad()
+    def encode_clip(self, clip: np.ndarray) -> Tensor:
+        """Return the latents (T, C, h, w) of a clip (frames, H, W, 3) uint8, with the padding that a start needs.
+
+        Raises DataError for a clip that this model does not take.
+        """
+        frames = inputs.encodable(clip, self.limits)
+        with self.turns:
+            return self.engine.encode_clip(frames[None].to(self.engine.device))[0].cpu()
+
+    def _changed(self, settings: Mapping[str, Any]) -> Arguments:
+        """Return the run's settings with those of a call. Raises ConfigError for one that a call cannot have."""
+        for key in settings:
+            inputs.check_setting(key)
+        given = {key: plain(value) for key, value in settings.items()}
+        return self.args.changed(**typed(SamplingSettings, given, "call"))
+
+    def _jobs(self, prompts: Sequence, seeds: Sequence[Sequence[int | None]], latents: Any, args: Arguments
+              ) -> list[Job]:
+        """Return a job for each sample and seed of each prompt. Raises ConfigError or DataError for what cannot be."""
+        model, settings = args.model_config, args.sampling
+        image_input, source = bool(model.get("noised_image_input")), source_of_prompts(settings, model)
+        if source == "clip" and latents is not None:  # which take the clip's place
+            source = "image" if image_input else None
+        inputs.check_sources(prompts, source)
+        check_prompts(model, prompts)
+        check_start(settings, ModelConfig.read(model), self.engine.sampler)
+        check_segments(settings, self.limits, {}, self.engine.sampler)
+        planned = plan_jobs(prompts, self.limits, settings, image_input)
         loaded = self.args.sampling.num_frames or 0
-        if any(job.plan.frames > max(loaded, self.limits.trained_frames) for job in jobs):
-            raise ConfigError(f"{jobs[0].plan.frames} frames are longer than this model was trained with; give "
-                              f"num_frames={jobs[0].plan.frames} to load")
-        check_stored(jobs, self.args)
-        return jobs
+        for job in planned:
+            if job.plan.frames > max(loaded, self.limits.trained_frames):
+                raise ConfigError(f"{job.plan.frames} frames are longer than this model was trained with; give "
+                                  f"num_frames={job.plan.frames} to load")
+        jobs = [replace(job, seed=seed) for job in planned for seed in seeds[job.prompt.index]]
+        check_holdable(jobs[0].plan, min(settings.batch_size, len(jobs)))
+        given = inputs.latents_of(latents, len(jobs), jobs[0].plan.latent_shape)
+        check_stored(jobs, args)
+        return [replace(job, latents=own) for job, own in zip(jobs, given, strict=True)]
 
-    def _result(self, job: Job, seed: int, conditions: Mapping, callback: Callable[[StepInfo], None] | None) -> Result:
-        latents, trace = sample_latents(self.engine, [job], conditions, self.args.changed(seed=seed), callback)
-        chunks = self.engine.decode_chunks(latents.transpose(1, 2))
-        video = np.concatenate([to_pixels(chunk[0]) for chunk in chunks])
-        return Result(job.prompt.text, seed, job.sample, job.plan.fps, video, latents[0].cpu(), trace.of_row(0))
-
-
-def _built(part: Any) -> Any:
-    return instantiate_from_config(part) if isinstance(part, Mapping) else part
-
-
-def _scaled(guider: Any, scale: float) -> Any:
-    """Return a guider with another scale. Raises ConfigError for a guider without one, or a scale it does not take."""
-    if not is_dataclass(guider) or isinstance(guider, type) or "scale" not in {each.name for each in fields(guider)}:
-        raise ConfigError(f"guidance_scale: {type(guider).__name__} has no scale; give another guider")
-    return replace(guider, scale=scale)
-
-
-def _prompts(texts: Sequence[str], image: Picture | Sequence[Picture] | None, last: Picture | Sequence[Picture] | None,
-             folder: Path) -> list[Prompt]:
-    """Return prompts whose pictures are files; those in memory are written into `folder`."""
-    pictures = [_each(given, len(texts), name) for name, given in (("image", image), ("last", last))]
-    paths = [[_file(picture, folder / f"{name}{i}.png") for i, picture in enumerate(column)]
-             for name, column in zip(("image", "last"), pictures, strict=True)]
-    return [Prompt(i, text, image=first, last=final)
-            for i, (text, first, final) in enumerate(zip(texts, *paths, strict=True))]
-
-
-def _each(given: Picture | Sequence[Picture] | None, count: int, name: str) -> list[Picture | None]:
-    """Return one picture for each of `count` prompts. Raises DataError if several are given, but not as many."""
-    if not isinstance(given, list | tuple):
-        return [given] * count  # type: ignore[list-item]
-    if len(given) != count:
-        raise DataError(f"{name}: {len(given)} pictures for {count} prompt(s); give one, or one for each")
-    return list(given)
-
-
-def _file(picture: Picture | None, path: Path) -> str | None:
-    """Return the path of a picture, after writing one in memory to `path`."""
-    if picture is None or isinstance(picture, str | Path):
-        return None if picture is None else str(picture)
-    if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-            raise DataError(f"a picture as an array is (H, W, 3) uint8, not {picture.shape} {picture.dtype}")
-        picture = Image.fromarray(picture)
-    picture.save(path)
-    return str(path)
+    @torch.no_grad()
+    def _result(self, job: Job, sampled: Sampled, row: int, estimates: Estimates) -> Result:
+        video = pixels_of(chunk[None] for chunk in sampled.frames(self.engine, row))
+        trace = sampled.trace.of_row(row) | estimates.of_row(self.engine, row, job.plan.pad_latents)
+        noise = None if sampled.inverted is None else sampled.inverted[row].cpu()
+        seed = self.args.run.seed if job.seed is None else job.seed
+        return Result(job.prompt.text, seed, job.sample, job.plan.fps, video, sampled.latents[row].cpu(), trace, noise)

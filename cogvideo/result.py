@@ -8,17 +8,18 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from common.errors import DataError
 from media.videos import tiled, write_video
 
 SHOWN, COLUMNS = 24, 6  # frames in a picture, and in one of its lines
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Result:
     """One video. `video` is (frames, H, W, 3) uint8, `latents` are (T, C, h, w) as sampled, without padding.
 
     `trace` has for every step `guidance_scale`, `noise` (alpha, sigma, timestep) and the forward passes so far
-    (`passes`).
+    (`passes`); with `estimates`, also the denoised estimate. `noise` (T, C, h, w) is what a clip was inverted to.
     """
 
     prompt: str
@@ -28,9 +29,15 @@ class Result:
     video: np.ndarray = field(repr=False)
     latents: Tensor = field(repr=False)
     trace: Mapping[str, Any] = field(repr=False)
+    noise: Tensor | None = field(default=None, repr=False)
 
     def save(self, path: str | Path) -> Path:
-        """Write the video as an mp4 file, byte for byte the one of the command line, and return its path."""
+        """Write the video as an mp4 file, byte for byte the one of the command line, and return its path.
+
+        Raises DataError if it cannot be written.
+        """
+        if Path(path).suffix.lower() != ".mp4":
+            raise DataError(f"{path}: videos are written as mp4; give a name that ends with .mp4")
         write_video(Path(path), [self.video], self.fps)
         return Path(path)
 

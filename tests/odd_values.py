@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+import cogvideo.pipeline
 import sample_video
 import train_vae
 import train_video
@@ -93,7 +94,7 @@ def run_vae_training(words) -> int:
 
 
 PLAN = Entry(sample_video.main, [], "--plan")
-SAMPLING = Entry(sample_video.main, [(sample_video, "load_engine")])
+SAMPLING = Entry(sample_video.main, [(cogvideo.pipeline, "load_engine")])
 TRAINING = Entry(run_training, [(train_video, "build_trainer")])
 VAE_TRAINING = Entry(run_vae_training, [(train_vae, "build_trainer")])
 STUDY = Entry(run_study, [(study, "solve_all")])

@@ -35,11 +35,10 @@ def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
     0: it ended well. 1: a fault of this program, whose traceback is in the file that the line names. 2: an error that
     the user can correct. 130: interrupted. A signal to end raises SystemExit, so that files are cleaned up.
     """
-    _quiet_libraries()
     level = logging.INFO if is_main_process() else logging.WARNING
     logging.basicConfig(stream=sys.stderr, level=level, format="%(message)s")
     try:
-        with _ended_by_signals():
+        with quiet_libraries(), _ended_by_signals():
             main(argv)
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted\n")
@@ -163,7 +162,20 @@ class Steps:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + clock.seconds, 3)
 
 
-def _quiet_libraries() -> None:
-    """Hide the libraries' warnings (such as DeepSpeed's about a missing accelerator), which would bury our messages."""
-    for name in NOISY:
-        logging.getLogger(name).addFilter(lambda record: record.levelno >= logging.ERROR)
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Context manager that hides libraries' warnings, such as DeepSpeed's about a missing accelerator.
+
+    They would bury our messages.
+    """
+    def of_errors(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR
+
+    loggers = [logging.getLogger(name) for name in NOISY]
+    for library in loggers:
+        library.addFilter(of_errors)
+    try:
+        yield
+    finally:
+        for library in loggers:
+            library.removeFilter(of_errors)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import ConfigError
+from common.meta import without_memory
 from configuration.settings import AutoencoderSettings
 from configuration.targets import instantiate_from_config
 from vae_modules.tiling import TILE_SIZE, Tiling
@@ -29,7 +30,7 @@ def first_stage_weights(config: Mapping) -> Weights | None:
     params = config.get("params") or {}
     if params.get("ckpt_path") is None:
         return None
-    with torch.device("meta"):
+    with without_memory():
         first_stage = instantiate_from_config({**config, "params": {**params, "ckpt_path": None}})
     return first_stage.check_weights(params["ckpt_path"], params.get("ignore_keys", ()))
 
@@ -97,6 +98,10 @@ class LatentCodec(nn.Module):
         z = (z / self.scale_factor).to(self._first_stage_dtype())
         with self._precision(z):
             yield from self.first_stage_model.decode_chunks(z)
+
+    def decode_latents(self, latents: Tensor) -> Iterator[Tensor]:
+        """Yield the video of latents (B, T, C, h, w), the order in which they are sampled, in chunks of time."""
+        return self.decode_chunks(latents.transpose(1, 2))
 
     def _first_stage_dtype(self) -> torch.dtype:
         return next(self.first_stage_model.parameters()).dtype

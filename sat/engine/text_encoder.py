@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from common.errors import ConfigError
 from common.kinds import Share, Size, Text
+from common.meta import without_memory
 from configuration.model import ModelConfig
 from engine.t5_files import CONFIG, T5Folder, check_t5_folder, check_tokenizer, check_vocabulary, t5_config, t5_weights
 from weights.checkpoint import check_shapes
@@ -89,7 +90,7 @@ def load_tokenizer(folder: T5Folder) -> Any:
 def load_t5(folder: T5Folder, device: torch.device | str) -> nn.Module:
     """Return the encoder of a T5 in the dtype its weights are stored in. Raises ConfigError or CheckpointError."""
     from transformers import T5Config, T5EncoderModel
-    with torch.device("meta"):
+    with without_memory():
         encoder = T5EncoderModel(T5Config(**t5_config(folder))).eval()
     weights = t5_weights(folder)
     check_shapes(encoder.state_dict(), weights.shapes, weights.source)

@@ -83,12 +83,17 @@ def check_prompts(model_config: Mapping, prompts: Iterable[Prompt]) -> None:
 
 def check_negative_prompt(text: str | None) -> None:
     """Raise ConfigError for bytes that are no text, which the command line hands on, and for zero characters."""
+    check_text(text or "", "args.negative_prompt")
+
+
+def check_text(text: str, where: str) -> None:
+    """Raise ConfigError for a text with zero characters, or with bytes that are none."""
     try:
-        whole = "\0" not in (text or "").encode().decode()
+        whole = "\0" not in text.encode().decode()
     except UnicodeEncodeError:
         whole = False
     if not whole:
-        raise ConfigError(f"args.negative_prompt is {text!a}, which is not UTF-8 text; write it as prompts are written")
+        raise ConfigError(f"{where} is {text!a}, which is not UTF-8 text; write it as prompts are written")
 
 
 def _check_image_input(model: ModelConfig, wanted: bool | None) -> None:

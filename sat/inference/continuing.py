@@ -12,6 +12,7 @@ from configuration.settings import SamplingSettings
 from configuration.targets import instantiate_from_config
 from inference.sizes import ModelLimits, VideoPlan, choose_frames, physical_memory, plan_video
 from media.clips import ClipFormat, UnreadableClip, probe_clip, read_clip
+from sgm.sampling import Sampler
 
 LONGEST_CLIP = 481  # frames: a minute at 8 a second, all of which become part of the video
 
@@ -121,8 +122,12 @@ def segments_of(settings: SamplingSettings, limits: ModelLimits) -> Segments | N
     return Segments(settings.segments or 1, kept, limits.compression)
 
 
-def check_segments(settings: SamplingSettings, limits: ModelLimits, sampler_config: Mapping) -> Segments | None:
-    """Return the segments that the settings ask for. Raises ConfigError for what segments cannot be combined with."""
+def check_segments(settings: SamplingSettings, limits: ModelLimits, sampler_config: Mapping,
+                   sampler: Sampler | None = None) -> Segments | None:
+    """Return the segments that the settings ask for. Raises ConfigError for what segments cannot be combined with.
+
+    `sampler` None is that of `sampler_config`.
+    """
     segments = segments_of(settings, limits)
     if segments is None:
         return None
@@ -134,7 +139,7 @@ def check_segments(settings: SamplingSettings, limits: ModelLimits, sampler_conf
     if settings.only_save_latents:
         raise ConfigError(f"{asked} and args.only_save_latents exclude each other: segments are joined as frames, and "
                           "have no common latents; leave one of them out")
-    if instantiate_from_config(sampler_config).fixed_frames:
+    if (instantiate_from_config(sampler_config) if sampler is None else sampler).fixed_frames:
         raise ConfigError(f"{asked} chooses the frames that are kept; leave sampler_config.params.fixed_frames out")
     _check_memory(segments, plan_video(limits, settings))
     return segments

@@ -1,5 +1,4 @@
 """Decoding of latents into the files of a video."""
-import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,10 +18,11 @@ from inference.filmstrip import FILMSTRIP
 from inference.jobs import Job
 from inference.made_from import made_from
 from inference.output_folder import own_output
-from inference.segments import Sampled, without_first
+from inference.segments import Sampled, frames_of
 from inference.sizes import model_limits
 from media.records import (
     LATENTS,
+    NOISE,
     RECORD,
     RECORD_VERSION,
     VIDEO,
@@ -42,9 +42,11 @@ logger = logging.getLogger(__name__)
 def save(codec: LatentCodec, job: Job, sampled: Sampled, row: int, latents_only: bool, files: WholeFiles) -> str:
     """Write the video of a row of a batch with its contact sheet, or its latents alone; return the file's name.
 
-    It appears with the others of `files`.
+    It appears with the others of `files`, among them the noise that a clip was inverted to.
     """
     latents = sampled.latents[row]
+    if sampled.inverted is not None and groups.leads_copy():
+        save_latents(job.folder / NOISE, sampled.inverted[row], job.plan.fps, files)
     if not latents_only:
         decode(codec, latents, job.folder, job.plan.fps, files, sampled.before[row], sampled.dropped)
         return VIDEO
@@ -59,11 +61,9 @@ def decode(codec: LatentCodec, latents: Tensor, folder: Path, fps: int, files: W
 
     The frames `before` (3, t, H, W) come first; the first `dropped` of the decoded frames are left out.
     """
-    chunks = codec.decode_chunks(latents[None].transpose(1, 2))
+    chunks = frames_of(codec, latents, before, dropped)
     if groups.leads_copy():
-        shown = console.progress(chunks, "decode", unit="chunk", leave=False)
-        frames = without_first((chunk[0] for chunk in shown), dropped)
-        write_outputs(folder, frames if before is None else itertools.chain([before], frames), fps, files)
+        write_outputs(folder, console.progress(chunks, "decode", unit="chunk", leave=False), fps, files)
         files.leave(folder / FILMSTRIP)
     elif len(groups.context_group()[1]) > 1:
         for _ in chunks:  # decoded together, written by one
@@ -79,7 +79,8 @@ def record_of(batch: Sequence[Job], row: int, args: Arguments, device: torch.dev
             "strength": sampling.strength, "invert": sampling.invert, **_in_segments(job),
             "negative_prompt": sampling.negative_prompt,
             "loras": [chosen._asdict() for chosen in args.run.loras],
-            "seed": args.run.seed, "prompt_index": job.prompt.index, "sample": job.sample,
+            "seed": args.run.seed if job.seed is None else job.seed,
+            "prompt_index": job.prompt.index, "sample": job.sample,
             "frames": job.frames, "height": plan.height, "width": plan.width, "fps": plan.fps,
             "device": str(device), "versions": versions(), **trace,
             "config": args.composed, "allow_targets": list(args.allow_targets), "batch": batch_entry(batch, row),

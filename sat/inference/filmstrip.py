@@ -49,6 +49,5 @@ class Filmstrip:
 
 def _frames(engine: DiffusionEngine, latents: Tensor) -> np.ndarray:
     """Decode latents (1, T, C, h, w); return evenly spread frames (at most 6, H, W, 3) of 8 bits."""
-    chunks = engine.decode_chunks(latents.to(engine.device).transpose(1, 2))
-    video = np.concatenate([to_pixels(chunk[0]) for chunk in chunks])
+    video = np.concatenate([to_pixels(chunk[0]) for chunk in engine.decode_latents(latents.to(engine.device))])
     return video[np.linspace(0, len(video) - 1, min(FRAMES, len(video))).round().astype(int)]

@@ -33,6 +33,8 @@ class Job:
     `contents` are digests of the prompt's files, `run` is what all videos of the run are made from
     (`inference.made_from`). `plan` is that of one segment, if the video is made in `segments`. Jobs of different
     `group`s are sampled in different batches; one that is not `written` is only sampled beside the others of its batch.
+    `seed` None is that of the run. `latents` (T, C, h, w) are what a run starts from in place of a clip's, or else of
+    drawn noise.
     """
 
     prompt: Prompt
@@ -46,6 +48,8 @@ class Job:
     segments: Segments | None = None
     group: int = 0
     written: bool = True
+    seed: int | None = None
+    latents: Tensor | None = None
 
     @property
     def frames(self) -> int:
@@ -53,8 +57,11 @@ class Job:
         return self.plan.frames if self.segments is None else self.segments.frames(self.plan.frames)
 
     def generator(self, seed: int, purpose: str = "noise") -> torch.Generator:
-        """Return a generator that depends only on the seed, the purpose, and the indices of prompt and sample."""
-        return generator_for(seed, self.prompt.index, self.sample, purpose)
+        """Return a generator that depends only on the purpose, the indices of prompt and sample, and a seed.
+
+        `seed` is that of the run; the job's own takes precedence.
+        """
+        return generator_for(seed if self.seed is None else self.seed, self.prompt.index, self.sample, purpose)
 
     def clip(self) -> Tensor:
         """Return the prompt's clip, (3, T, H, W) in [-1, 1], at its size and rate; all of it before segments."""

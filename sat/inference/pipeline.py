@@ -1,18 +1,18 @@
 """The sampling pipeline: an engine with its weights, text embeddings of prompts, latents of a batch of videos."""
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from common import console
-from configuration.settings import Arguments
+from configuration.settings import Arguments, SamplingSettings
 from diffusion_video import DiffusionEngine
 from engine.text_length import report_prompts
 from inference.continuing import ONLY, Segment, kept_latents
 from inference.jobs import Job
-from inference.starting_clips import find_start
-from media.records import NOISE, save_latents
+from inference.starting_clips import find_start, starts_from_clips
 from memory.offload import offload_engine
 from memory.quantization import quantize_engine
 from parallel import groups
@@ -22,6 +22,7 @@ from weights.lora import load_lora
 from weights.network import build_network
 
 Conditions = Mapping[int, Conditioning]  # of one row each, by the prompt's index
+Texts = tuple[str, str | None]  # prompt and negative prompt
 Watch = Callable[[StepInfo], None]
 
 
@@ -41,20 +42,31 @@ def load_engine(args: Arguments, device: torch.device | None = None) -> Diffusio
 
 
 @torch.no_grad()
-def encode_prompts(engine: DiffusionEngine, jobs: Iterable[Job], negative_prompt: str | None) -> Conditions:
-    """Return the conditioning of every prompt, encoded once.
+def encode_prompts(engine: DiffusionEngine, jobs: Iterable[Job], negative_prompt: str | None,
+                   known: MutableMapping[Texts, Conditioning] | None = None, show: bool = True) -> Conditions:
+    """Return the conditioning of every prompt, each pair of prompt and negative prompt encoded once.
 
-    Without a negative prompt the unconditional text embedding is zeros, which is what training drops to.
+    `known` has those of earlier calls, and is given the new ones. A prompt's own negative prompt takes precedence over
+    the run's. Without any, the unconditional text embedding is zeros, which is what training drops to.
     """
+    known = {} if known is None else known
     prompts = {job.prompt.index: job.prompt for job in jobs}
-    named = [(f"prompt {index}", prompt.text) for index, prompt in prompts.items()]
-    if negative_prompt is not None:
-        named.append(("the negative prompt", negative_prompt))
+    texts = {index: (prompt.text, negative_prompt if prompt.negative is None else prompt.negative)
+             for index, prompt in prompts.items()}
+    new = list(dict.fromkeys(pair for pair in texts.values() if pair not in known))
     if groups.leads_copy():
-        report_prompts(engine.conditioner, named)
-    negative = None if negative_prompt is None else {"txt": [negative_prompt]}
-    shown = console.progress(prompts.items(), "prompts", disable=len(prompts) < 2)
-    return {index: engine.conditioner.conditioning({"txt": [prompt.text]}, negative) for index, prompt in shown}
+        _report(engine, {index: pair for index, pair in texts.items() if pair in new})
+    for text, negative in console.progress(new, "prompts", disable=not show or len(new) < 2):
+        known[text, negative] = engine.conditioner.conditioning(
+            {"txt": [text]}, None if negative is None else {"txt": [negative]})
+    return {index: known[pair] for index, pair in texts.items()}
+
+
+def _report(engine: DiffusionEngine, texts: Mapping[int, Texts]) -> None:
+    """Log what the text encoder loses of prompts, by index, and of each negative prompt once."""
+    negative = dict.fromkeys(text for _, text in texts.values() if text is not None)
+    report_prompts(engine.conditioner, [*((f"prompt {index}", text) for index, (text, _) in texts.items()),
+                                        *(("the negative prompt", text) for text in negative)])
 
 
 @dataclass
@@ -86,30 +98,27 @@ class Trace:
         return {"guidance_scale": self.guidance_scale, "noise": self.noise, "passes": self.passes} | skipped
 
 
-def sample_latents(engine: DiffusionEngine, batch: Sequence[Job], conditions: Conditions, args: Arguments,
-                   watch: Watch | None = None, segment: Segment = ONLY) -> tuple[Tensor, Trace]:
-    """Return latents (B, T, C, h, w) of a batch without padding latents, and the course of sampling.
+class Course(NamedTuple):
+    """The result of a run: latents (B, T, C, h, w) without padding, its course, the noise that clips were inverted to.
+    """
 
-    `watch` is called after every step. `segment` is the stretch of the videos that is sampled.
+    latents: Tensor
+    trace: Trace
+    inverted: Tensor | None
+
+
+def sample_latents(engine: DiffusionEngine, batch: Sequence[Job], conditions: Conditions, args: Arguments,
+                   watch: Watch | None = None, segment: Segment = ONLY, show: bool = True) -> Course:
+    """Sample the latents of a batch. `segment` is the stretch of the videos that is sampled.
+
+    `watch` is called after every step, with padding latents in front; what it raises ends the run. `show`: with a
+    progress bar.
     """
     plan, seed = batch[0].plan, args.run.seed
-    conditioning = Conditioning.stacked([conditions[job.prompt.index] for job in batch])
-    if engine.config.noised_image_input:
-        conditioning = conditioning.shared(concat=_encoded_images(engine, batch, seed, segment))
-    elif engine.config.control_input:
-        controls = torch.cat([engine.encode_clip(job.control()[None].to(engine.device)) for job in batch])
-        conditioning = conditioning.shared(concat=controls)
-    start: Start | None
-    if segment.kept is None:
-        start = find_start(engine, batch, conditioning, args.sampling)
-    else:
-        start = Continuing(kept_latents(engine.encode_first_stage, segment.kept.to(engine.device), plan.pad_latents))
-    if isinstance(start, FromLevel) and groups.leads_copy():  # found by inversion
-        for job, noise in zip(batch, start.latents, strict=True):
-            if job.written:
-                save_latents(job.folder / NOISE, noise, plan.fps)
+    conditioning = _with_clips(engine, batch, conditions, seed, segment)
+    start = _start(engine, batch, conditioning, args.sampling, segment)
     trace = Trace()
-    with console.progress(desc=", ".join(str(job.prompt.index) for job in batch), unit="step") as bar:
+    with console.progress(desc=", ".join(str(job.prompt.index) for job in batch), unit="step", disable=not show) as bar:
 
         def after_step(step: StepInfo) -> None:
             bar.total = step.num_steps
@@ -120,8 +129,35 @@ def sample_latents(engine: DiffusionEngine, batch: Sequence[Job], conditions: Co
 
         latents = engine.sample(conditioning.unguided() if args.sampling.invert else conditioning,
                                 shape=plan.latent_shape, callback=after_step,
+                                noise=_given_noise(batch, args.sampling, segment),
                                 generator=[job.generator(seed, segment.named("noise")) for job in batch], start=start)
-    return latents[:, plan.pad_latents:], trace
+    return Course(latents[:, plan.pad_latents:], trace, start.latents if isinstance(start, FromLevel) else None)
+
+
+def _with_clips(engine: DiffusionEngine, batch: Sequence[Job], conditions: Conditions, seed: int, segment: Segment
+                ) -> Conditioning:
+    """Return the conditioning of a batch, with the latents of its images or control clips."""
+    conditioning = Conditioning.stacked([conditions[job.prompt.index] for job in batch])
+    if engine.config.noised_image_input:
+        return conditioning.shared(concat=_encoded_images(engine, batch, seed, segment))
+    if engine.config.control_input:
+        controls = torch.cat([engine.encode_clip(job.control()[None].to(engine.device)) for job in batch])
+        return conditioning.shared(concat=controls)
+    return conditioning
+
+
+def _start(engine: DiffusionEngine, batch: Sequence[Job], conditioning: Conditioning, settings: SamplingSettings,
+           segment: Segment) -> Start | None:
+    if segment.kept is None:
+        return find_start(engine, batch, conditioning, settings)
+    tails = segment.kept.to(engine.device)
+    return Continuing(kept_latents(engine.encode_first_stage, tails, batch[0].plan.pad_latents))
+
+
+def _given_noise(batch: Sequence[Job], settings: SamplingSettings, segment: Segment) -> Tensor | None:
+    """Return the unit noise that the videos of a batch start from, None if it is to be drawn."""
+    given = [job.latents for job in batch if job.latents is not None]
+    return torch.stack(given) if given and segment.number == 0 and not starts_from_clips(settings) else None
 
 
 def _encoded_images(engine: DiffusionEngine, batch: Sequence[Job], seed: int, segment: Segment) -> Tensor:

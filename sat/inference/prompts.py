@@ -38,7 +38,7 @@ class Prompt:
     """The text of a video; `index` counts prompts from 0, `image` or `clip` is the path of what it starts from.
 
     `last` is the path of the picture that the video ends with, beside an `image`, `control` that of the clip that the
-    video follows.
+    video follows. `negative` is its own negative prompt; None: that of the run.
     """
 
     index: int
@@ -47,6 +47,7 @@ class Prompt:
     clip: str | None = None
     last: str | None = None
     control: str | None = None
+    negative: str | None = None
 
     @property
     def folder(self) -> str:

@@ -43,10 +43,13 @@ class Again:
 
 @dataclass(frozen=True)
 class Planned:
-    """The videos to sample, some only beside the others of their batch, and the folder of each record's video."""
+    """The videos to sample, some only beside the others of their batch, the folder of each record's video, and limits
+    of their model.
+    """
 
     jobs: Sequence[Job]
     folders: Sequence[tuple[Recorded, Path]]
+    limits: ModelLimits
 
 
 def read_again(argv: Sequence[str] | None = None, description: str = "") -> list[Again]:
@@ -129,7 +132,7 @@ def _planned(again: Again) -> Planned:
                 remarks.add(clause, recorded.path)
     remarks.warn(logger)
     check_stored(jobs, again.args)
-    return Planned(jobs, folders)
+    return Planned(jobs, folders, limits)
 
 
 def _jobs_of(rows: Sequence[Row], records: Sequence[Recorded], limits: ModelLimits, args: Arguments, run: Entries

@@ -13,7 +13,7 @@ from diffusion_video import DiffusionEngine
 from inference.jobs import Job
 from sgm.conditioning import Conditioning
 from sgm.noise_schedule import NoiseSchedule
-from sgm.sampling import FromClip, Start, undoes_inversion
+from sgm.sampling import FromClip, Sampler, Start, undoes_inversion
 from sgm.sampling.inversion import noisiest_inverted
 from sgm.sampling.start import check_strength
 
@@ -24,12 +24,12 @@ def starts_from_clips(settings: SamplingSettings) -> bool:
     return settings.strength is not None or settings.invert
 
 
-def check_start(settings: SamplingSettings, model: ModelConfig) -> None:
+def check_start(settings: SamplingSettings, model: ModelConfig, sampler: Sampler | None = None) -> None:
     """Raise ConfigError if no step would be made, and for a sampler that would not undo an inversion.
 
-    Also raises it for a model whose prompts name control clips.
+    Also raises it for a model whose prompts name control clips. `sampler` None is the model's.
     """
-    sampler = instantiate_from_config(model.sampler)
+    sampler = instantiate_from_config(model.sampler) if sampler is None else sampler
     schedule = sampler.schedule()
     given = [key for key in STARTS if getattr(settings, key) not in (None, False)]
     if given and model.control_input:
@@ -45,9 +45,8 @@ def check_start(settings: SamplingSettings, model: ModelConfig) -> None:
         raise ConfigError(f"args.strength {strength:g} leaves none of {schedule.num_steps} step(s), so that the clip "
                           f"would not change; give more steps (--num-inference-steps), or at least {least:g}")
     if settings.invert and not undoes_inversion(sampler):
-        target = model.sampler["target"]
-        raise ConfigError(f"args.invert needs a sampler that undoes an inversion, which {target} does not; set "
-                          "model.sampler_config.target=sgm.modules.diffusionmodules.sampling.VideoDDIMSampler")
+        raise ConfigError(f"args.invert needs a sampler that undoes an inversion, which {type(sampler).__name__} does "
+                          "not; set model.sampler_config.target=sgm.modules.diffusionmodules.sampling.VideoDDIMSampler")
 
 
 def find_start(engine: DiffusionEngine, jobs: Sequence[Job], conditioning: Conditioning, settings: SamplingSettings
@@ -55,9 +54,16 @@ def find_start(engine: DiffusionEngine, jobs: Sequence[Job], conditioning: Condi
     """Return the start of sampling for these videos; None if they do not start from clips."""
     if not starts_from_clips(settings):
         return None
-    latents = torch.cat([engine.encode_clip(job.clip()[None].to(engine.device)) for job in jobs])
+    latents = torch.cat([_latents(engine, job) for job in jobs])
     strength = 1.0 if settings.strength is None else settings.strength
     if not settings.invert:
         return FromClip(latents, strength)
     with console.progress(desc="inversion", unit="step") as bar:
         return engine.invert(latents, conditioning, strength=strength, callback=lambda step: bar.update())
+
+
+def _latents(engine: DiffusionEngine, job: Job) -> torch.Tensor:
+    """Return the latents (1, T, C, h, w) of what a video starts from, with padding: those given, or its clip's."""
+    if job.latents is not None:
+        return job.latents[None].to(engine.device)
+    return engine.encode_clip(job.clip()[None].to(engine.device))

@@ -65,8 +65,10 @@ def check_stored(jobs: Iterable[Job], args: Arguments) -> None:
 
 def texts_of(prompts: Iterable[Prompt], negative_prompt: str | None) -> list[str]:
     """Return the texts that a run encodes, each once."""
-    negative = [] if negative_prompt is None else [negative_prompt]
-    return list(dict.fromkeys([*(prompt.text for prompt in prompts), *negative]))
+    prompts = list(prompts)
+    negative = [negative_prompt, *(prompt.negative for prompt in prompts)]
+    return list(dict.fromkeys([*(prompt.text for prompt in prompts), *(text for text in negative if text is not None)]))
+
 
 
 def check_encoding(args: Arguments) -> Path:

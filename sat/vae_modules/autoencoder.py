@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from common.kinds import Part, Steps, Text
+from common.meta import without_memory
 from configuration.targets import instantiate_from_config
 from vae_modules.context_parallel import decode_parallel
 from vae_modules.convolution import CausalState
@@ -56,7 +57,7 @@ class VideoAutoencodingEngine(nn.Module):
         self.encode_in_chunks = False
         self.cp_size = cp_size
         device = torch.get_default_device()
-        with torch.device("meta") if ckpt_path is not None else nullcontext():  # the weights come from the checkpoint
+        with without_memory() if ckpt_path is not None else nullcontext():  # the weights come from the checkpoint
             self.encoder = instantiate_from_config(encoder_config)
             self.decoder = instantiate_from_config(decoder_config)
             self.regularization = instantiate_from_config(regularizer_config)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from common.errors import CheckpointError, ConfigError
 from common.listing import listed
+from common.meta import without_memory
 from configuration.settings import RunSettings
 from configuration.targets import instantiate_from_config
 from weights.checkpoint import NETWORK_PREFIX, describe_mismatches
@@ -77,7 +78,7 @@ def configure_lora(model: MutableMapping, run: RunSettings) -> None:
         return
     modules = model["network_config"]["params"]["modules"]
     given = (modules.get("lora_config") or {}).get("params") or {}
-    with torch.device("meta"):
+    with without_memory():
         network = instantiate_from_config(model["network_config"])
     lora = read_loras(run, without_lora(network.state_dict()))
     if "lora_config" not in modules:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from common.errors import CheckpointError
 from common.files import REPOSITORY
+from common.meta import without_memory
 from configuration.targets import instantiate_from_config
 from weights.checkpoint import describe_mismatches, required_tensors
 from weights.division import own_shard
@@ -25,7 +26,7 @@ def build_network(network_config: Mapping, path: str | Path, dtype: torch.dtype,
 
     Raises CheckpointError as `check_network` does.
     """
-    with torch.device("meta"):
+    with without_memory():
         network = instantiate_from_config(network_config)
     materialize(network, dtype, device)
     network.reinit()  # computed tables and a new LoRA may be missing from the file
@@ -50,7 +51,7 @@ def check_network(network_config: Mapping, path: str | Path) -> None:
     Neither is read or built. Raises CheckpointError naming the tensors that do not fit, and presets in configs/ that
     would.
     """
-    with torch.device("meta"):
+    with without_memory():
         network = instantiate_from_config(network_config)
     weights = transformer_weights(path)
     _check_preset(network, weights.shapes, weights.source)
@@ -63,7 +64,7 @@ def fitting_presets(shapes: Mapping[str, torch.Size], folder: Path = REPOSITORY 
         config = OmegaConf.select(OmegaConf.load(preset), "model.network_config")
         if config is None or "target" not in config:  # a file to be merged over another
             continue
-        with torch.device("meta"):
+        with without_memory():
             network = instantiate_from_config(config)
         computed = dict(network.named_buffers())
         wanted = {k: v.shape for k, v in network.named_parameters()}
