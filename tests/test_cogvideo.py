@@ -307,3 +307,11 @@ def test_the_notebooks_cells_run(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "notebook", types.ModuleType("notebook"))  # where dataclasses look for annotations
     exec(source.replace("QUICK = False", "QUICK = True"), names)
     assert names["made"].video.shape == (17, 64, 64, 3) and "MidpointSampler: " in capsys.readouterr().out
+
+
+def test_the_notebooks_outputs_are_those_of_one_whole_run():
+    cells = cells_of_the_notebook()
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    kinds = [output["output_type"] for cell in cells for output in cell["outputs"]]
+    assert "error" not in kinds and kinds.count("display_data") >= 3 and "execute_result" in kinds
+    assert NOTEBOOK.stat().st_size < 1_000_000 and str(REPOSITORY) not in NOTEBOOK.read_text(encoding="utf-8")
