@@ -13,28 +13,30 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/tools/setup_env.sh"
 
 # Keep the memory of freed large tensors; asking the system for zeroed pages again each time is slow.
 export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-1073741824} MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-1073741824}
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)} TOKENIZERS_PARALLELISM=${TOKENIZERS_PARALLELISM:-false}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)} TOKENIZERS_PARALLELISM=${TOKENIZERS_PARALLELISM:-false}
 
 if [[ " $* " == *" --from-metadata "* ]]; then exec "$python" "$root/sample_video.py" "$@"; fi
 
 configs=()
-shared=("$root/configs/inference.yaml")
+shared=$root/configs/inference.yaml
 while [[ $# -gt 0 && $1 != -* && $1 != *=* ]]; do
-    if [[ ${1##*/} == inference.yaml ]]; then shared=(); fi
+    if [[ ${1##*/} == inference.yaml ]]; then shared=; fi
     configs+=("$1")
     shift
 done
 
 if [[ ${#configs[@]} -gt 0 ]]; then
-    exec "$python" "$root/sample_video.py" --base "${configs[@]}" "${shared[@]}" "$@"
+    exec "$python" "$root/sample_video.py" --base "${configs[@]}" ${shared:+"$shared"} "$@"
 fi
 
 videos=${OUTPUT_DIR:-$root/outputs}
 OMP_NUM_THREADS=$(( (OMP_NUM_THREADS + 1) / 2 ))
 
 make_videos() {  # replaces its subshell by Python, so that a signal to the one reaches the other
-    exec "$python" "$root/sample_video.py" --base "$root/configs/tiny_$1.yaml" "${shared[@]}" \
-        --output-dir "$videos/tiny_$1" "${@:2}"
+    local model=tiny_$1
+    shift
+    exec "$python" "$root/sample_video.py" --base "$root/configs/$model.yaml" "$shared" \
+        --output-dir "$videos/$model" "$@"
 }
 
 # Both models run side by side on half of the cores each. The output of the second follows when the first has ended.

@@ -12,6 +12,6 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/tools/setup_env.sh"
 
 # As in inference.sh: keep the memory of freed large tensors.
 export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-1073741824} MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-1073741824}
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)} TOKENIZERS_PARALLELISM=${TOKENIZERS_PARALLELISM:-false}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)} TOKENIZERS_PARALLELISM=${TOKENIZERS_PARALLELISM:-false}
 
 exec "$python" "$root/studio.py" "$@"

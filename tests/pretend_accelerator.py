@@ -1,21 +1,25 @@
-"""A pretend accelerator, for machines without one: it computes on the CPU, but refuses to mix tensors of both devices.
+"""A pretend accelerator, for machines without one: it computes on the CPU, but refuses what accelerators refuse.
 
     python tests/pretend_accelerator.py FOLDER      # samples with a folder's small models on both devices
 
-An operation on tensors of both devices raises RuntimeError unless it copies between them. The script prints, for each
-way of sampling, the largest difference of a pixel between the devices. It needs its own process, because a device
-cannot be removed from torch.
+An operation on tensors of both devices raises RuntimeError unless it copies between them. As on Apple's MPS, float64
+and complex numbers raise TypeError, and so does an operation that torch's own list does not declare for MPS. The script
+prints, for each way of sampling, the largest difference of a pixel between the devices. It needs its own process,
+because a device cannot be removed from torch.
 """
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__file__).resolve().parents[1])]
 
 import numpy as np
 import torch
+import torchgen
+import yaml
 from PIL import Image
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
@@ -28,9 +32,12 @@ from memory import offload
 
 NAME = "pretend"
 aten = torch.ops.aten
+REFUSED = (torch.float64, torch.complex32, torch.complex64, torch.complex128)
 COPIES = (aten._to_copy.default, aten.copy_.default, aten._local_scalar_dense.default)
 
 TILES = ("--vae-tiling", "--vae-tile-size", "3", "3", "--vae-tile-overlap", "1")
+UNTIMED = ("model.sampler_config.params.discretization_config.target=sgm.discretizer.EDMDiscretization",
+           "model.sampler_config.params.discretization_config.params=null")
 CACHE = ("model.step_cache_config.target=step_cache.TeaCache", "model.step_cache_config.params.threshold=0.1")
 
 
@@ -50,6 +57,7 @@ WAYS: Mapping[str, Way] = {
     "a layer at a time": Way("i2v", ("--offload", "sequential")),
     "tiles": Way("t2v", TILES, TILES),
     "passes one by one": Way("t2v", ("model.guidance_one_by_one=true",)),
+    "a schedule without timesteps": Way("t2v", UNTIMED, UNTIMED),
     "a step cache": Way("i2v", CACHE, CACHE),
     "the fastest attention": Way("t2v", ("model.attention_kernel=fastest",)),
     "pictures of the steps": Way("t2v", ("--save-denoised-every", "1")),
@@ -63,6 +71,8 @@ class There(Tensor):
 
     @staticmethod
     def __new__(cls, number: Tensor):
+        if number.dtype in REFUSED:
+            raise TypeError(f"{NAME} has no {number.dtype}: shape {tuple(number.shape)}")
         there = Tensor._make_wrapper_subclass(cls, number.shape, strides=number.stride(), dtype=number.dtype,
                                               storage_offset=number.storage_offset(), device=f"{NAME}:0")
         there.number = number
@@ -107,6 +117,8 @@ def compute(func, args: Sequence, kwargs: Mapping):
     goes = torch.device(target).type == NAME if target is not None else bool(there)
     if func is aten.copy_.default:
         goes = isinstance(args[0], There)
+    if (goes or there) and not on_mps(func):
+        raise TypeError(f"{NAME} has no {func}, because MPS has none")
     if target is not None and goes:
         kwargs = {**kwargs, "device": torch.device("cpu")}
     known = {id(x.number): x for x in there}
@@ -120,6 +132,26 @@ def compute(func, args: Sequence, kwargs: Mapping):
         return known[id(x)] if id(x) in known else There(x)
 
     return tree_map(on_device, out)
+
+
+@cache
+def on_mps(func: torch._ops.OpOverload) -> bool:
+    """Return True if torch declares an operation for MPS, or for every device, or makes it of others that it does."""
+    name = func._schema.name.removeprefix("aten::") + (f".{func._overloadname}" if func._overloadname != "default"
+                                                       else "")
+    entry = _declared()[name]
+    if "structured_delegate" in entry:
+        entry = _declared()[entry["structured_delegate"]]
+    keys = entry.get("dispatch", {"CompositeImplicitAutograd": ""})
+    return any(key == "MPS" or key.startswith("Composite") for key in ", ".join(keys).split(", "))
+
+
+@cache
+def _declared() -> Mapping[str, Mapping]:
+    """Return torch's list of its operations by name and overload, with the devices that each is made for."""
+    path = Path(torchgen.__file__).parent / "packaged/ATen/native/native_functions.yaml"
+    entries = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return {entry["func"].partition("(")[0]: entry for entry in entries}
 
 
 def _here(tree):
@@ -164,6 +196,14 @@ def sampled(folder: Path, model: str, words: Sequence[str]) -> np.ndarray:
     return np.asarray(Image.open(sheet)).astype(int)
 
 
+def _passes(run: Callable[[], object]) -> bool:
+    try:
+        run()
+        return True
+    except (RuntimeError, TypeError):
+        return False
+
+
 def main(folder: Path) -> None:
     """Sample in every way on both devices and print the differences as JSON."""
     kept = set_up()
@@ -178,11 +218,12 @@ def main(folder: Path) -> None:
             found = sampled(folder, way.model, way.words)  # a run uses the accelerator by default
         told[name] = int(np.abs(found - cpus[way.model, way.same]).max())
     with Device():
-        try:
-            torch.ones(2, device=NAME) + torch.ones(2)
-            told["devices meet"] = 1
-        except RuntimeError:
-            told["devices meet"] = 0
+        ones = torch.ones(2, device=NAME)
+        told |= {name: _passes(run) for name, run in {
+            "devices meet": lambda: ones + torch.ones(2), "float64": lambda: ones.double(),
+            "complex numbers": lambda: torch.complex(ones, ones),
+            "a missing operation": lambda: torch.geqrf(ones[None]),
+            "one that is there": lambda: ones.sin()}.items()}
     del kept
     sys.stdout.write(json.dumps(told) + "\n")
 

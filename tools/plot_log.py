@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 
 def read_series(log: Path, key: str) -> tuple[list[int], list[float]]:
     """Return steps and values of the lines with `key`; the last line counts if a resumed run logged a step again."""
-    lines = (json.loads(line) for line in log.read_text().splitlines())
+    lines = (json.loads(line) for line in log.read_text(encoding="utf-8").splitlines())
     series = {line["step"]: line[key] for line in lines if key in line}
     return sorted(series), [series[step] for step in sorted(series)]
 

@@ -4,6 +4,8 @@
 # The interpreter is that of the repository's .venv, which is created on first use and updated when such a file changes.
 # If SAT_PYTHON is set (SAT_PYTHON=python for the active environment), that interpreter is used unchanged and nothing is
 # installed.
+#
+# The scripts keep to what bash 3.2 knows, which macOS has, and to programs that Linux and macOS share.
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -26,6 +28,12 @@ forget_half_installed() {  # pip writes INSTALLER last; without it a package is 
     done
 }
 
+install() {  # install VENV ARGUMENT…
+    local python=$1/bin/python
+    shift
+    "$python" -m pip install --no-input --disable-pip-version-check "$@" >&2
+}
+
 set_up() {  # set_up VENV FILE
     local venv=$1 started=$SECONDS base packages=(-r "$root/requirements.txt")  # its versions hold for FILE too
     if [[ $2 == requirements.txt ]]; then
@@ -43,16 +51,21 @@ set_up() {  # set_up VENV FILE
         fi
     fi
     forget_half_installed "$venv"
-    if ! "$venv/bin/python" -m pip install --no-input --disable-pip-version-check "${packages[@]}" >&2; then
+    if ! install "$venv" "${packages[@]}" ||
+            { [[ $2 == requirements.txt ]] && ! install "$venv" --no-deps -r "$root/requirements-nodeps.txt"; }; then
         echo "error: the packages could not be installed (see above); start again to continue" >&2
         return 2
     fi
     echo "set up in $((SECONDS - started)) s" >&2
 }
 
+checksum() {  # of the file on standard input; macOS has the second program
+    if command -v sha256sum >/dev/null; then sha256sum; else shasum -a 256; fi
+}
+
 ensure_installed() {  # ensure_installed VENV FILE
     local venv=$1 stamp=$1/${2%.txt}.sha256 wanted
-    wanted=$(sha256sum < "$root/$2")
+    wanted=$(checksum < "$root/$2")
     if [[ -x $venv/bin/python && $(cat "$stamp" 2>/dev/null) == "$wanted" ]]; then return; fi
     exec 9>"$venv.lock"
     if command -v flock >/dev/null; then flock 9; fi  # of two scripts started together, the second waits for the first

@@ -131,7 +131,9 @@ def check_empty(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to disk, so that renames inside it survive a power cut."""
+    """Flush a folder's entries to disk, so that renames inside it survive a power cut; nothing to do on Windows."""
+    if os.name == "nt":  # folders cannot be opened there, and its file system logs renames itself
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

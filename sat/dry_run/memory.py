@@ -11,7 +11,6 @@ Python, its libraries and gaps between blocks of memory come on top.
 
 Files are not needed: a text encoder without its folder is taken to be T5 v1.1 XXL, which the released models use.
 """
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from common.compression import Compression
+from common.machine import physical_memory
 from configuration.model import ModelConfig
 from configuration.settings import Arguments, MemorySettings, RunSettings
 from configuration.targets import instantiate_from_config
@@ -222,11 +222,14 @@ def layer_bytes(module: nn.Module, matrix: int | None = None) -> int:
 
 
 def free_memory(device: torch.device) -> int:
-    """Return the bytes of free memory of a device; on a CPU without /proc/meminfo, of all its memory."""
+    """Return the bytes of free memory of a device; where the system does not say, of all the machine's memory."""
     if device.type != "cpu":
-        return torch.accelerator.get_memory_info(device)[0]
+        try:
+            return torch.accelerator.get_memory_info(device)[0]
+        except (RuntimeError, NotImplementedError):  # devices that share the machine's memory may not count it
+            return physical_memory()
     meminfo = Path("/proc/meminfo")
     if meminfo.is_file():
-        return next(1024 * int(line.split()[1]) for line in meminfo.read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in meminfo.read_text(encoding="utf-8").splitlines()
                     if line.startswith("MemAvailable"))
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return physical_memory()

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from common.compression import Compression
 from common.errors import ConfigError, DataError
+from common.machine import physical_memory
 from configuration.settings import SamplingSettings
 from configuration.targets import instantiate_from_config
-from inference.sizes import ModelLimits, VideoPlan, choose_frames, physical_memory, plan_video
+from inference.sizes import ModelLimits, VideoPlan, choose_frames, plan_video
 from media.clips import ClipFormat, UnreadableClip, probe_clip, read_clip
 from sgm.sampling import Sampler
 

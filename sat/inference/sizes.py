@@ -1,12 +1,12 @@
 """The plan of a video: its frames, padding latents and latent sizes, decided before any model is built."""
 import logging
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from common.compression import Compression
 from common.errors import ConfigError
+from common.machine import physical_memory
 from common.patches import parse_patch_size
 from configuration.settings import RIFLEX, WINDOWS, SamplingSettings
 from configuration.yaml_files import require
@@ -150,11 +150,6 @@ def check_holdable(plan: VideoPlan, videos: int = 1) -> None:
         raise ConfigError(f"{videos} video(s) at a time of {plan.frames} frames of {plan.height} x {plan.width} take "
                           f"more than {needed / 1e9:.0f} GB, and this machine has {there / 1e9:.0f} GB; make them "
                           "shorter or smaller, or lower args.batch_size; --plan shows what a run takes")
-
-
-def physical_memory() -> int:
-    """Return the bytes of memory of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def choose_frames(limits: ModelLimits, num_frames: int | None, sampling_num_frames: int | None) -> int:

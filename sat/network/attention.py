@@ -1,4 +1,6 @@
 """Attention and rotary embedding as pure functions. Shapes: B batch, h heads, S tokens [text, video], d head dim."""
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 
@@ -26,7 +28,7 @@ def rotate(x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor], turns: to
     hand. RoFormer (Su et al. 2021), equation 34, with neighbouring channels as pairs.
     """
     cos, sin = rotary
-    if torch.compiler.is_compiling():  # the compiler fuses real arithmetic but not complex
+    if torch.compiler.is_compiling() or not has_complex(x.device):  # the compiler fuses real arithmetic alone
         pairs = x.float().unflatten(-1, (-1, 2))
         return _rotated(pairs, pairs.flip(-1), cos, sin).to(x.dtype)
     turns = torch.complex(cos, sin) if turns is None else turns
@@ -59,3 +61,16 @@ def _rotated(pairs: torch.Tensor, swapped: torch.Tensor, cos: torch.Tensor, sin:
 def _turned(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
+
+
+@cache
+def has_complex(device: torch.device) -> bool:
+    """Return True if a device multiplies complex numbers, which not every accelerator does."""
+    if device.type in ("cpu", "meta"):
+        return True
+    try:
+        one = torch.ones(1, 2, device=device)
+        torch.view_as_real(torch.view_as_complex(one) * torch.complex(one[0], one[0]))
+    except (RuntimeError, TypeError):
+        return False
+    return True

@@ -6,7 +6,7 @@ from functools import cached_property
 import torch
 
 from common.patches import Grid
-from network.attention import attention, normed_and_rotated, rotate
+from network.attention import attention, has_complex, normed_and_rotated, rotate
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,13 @@ class VideoContext:
         return self.text.shape[1]
 
     @cached_property
-    def turns(self) -> torch.Tensor:
-        """The rotations of rotary positions as complex numbers (N + t·h·w, head dim / 2), made once for all layers."""
+    def turns(self) -> torch.Tensor | None:
+        """The rotations of rotary positions as complex numbers (N + t·h·w, head dim / 2), made once for all layers.
+
+        None where the device has none.
+        """
         assert self.rotary is not None
-        return torch.complex(*self.rotary)
+        return torch.complex(*self.rotary) if has_complex(self.rotary[0].device) else None
 
     def positioned(self, x: torch.Tensor, norm: torch.nn.LayerNorm | None, first: int = 0) -> torch.Tensor:
         """Return queries or keys (B, h, S, d) of the tokens from `first` on, normalised and rotated by positions."""
@@ -53,7 +56,8 @@ class VideoContext:
         x = x if norm is None else norm(x)
         if rotary is None:
             return x
-        return rotate(x, rotary, None if compiling else self.turns[first:])
+        turns = None if compiling else self.turns
+        return rotate(x, rotary, None if turns is None else turns[first:])
 
     def rows(self, chosen: Sequence[int]) -> "VideoContext":
         """Return the context of these rows of the batch."""

@@ -116,12 +116,12 @@ class DiscreteDenoiser(Denoiser):
 
     def timestep_at(self, level: torch.Tensor) -> torch.Tensor:
         """Return the training timestep (B,), interpolated between entries and clamped to the table's ends."""
-        rising = self._rising.to(level.device)
-        value = self.parameterization.rising(level.double())
+        rising = self._rising  # on the CPU, because not every device has float64
+        value = self.parameterization.rising(level.cpu().double())
         value = value.clamp(rising[0], rising[-1])
         right = torch.searchsorted(rising, value).clamp(1, len(rising) - 1)
         low, high = rising[right - 1], rising[right]
-        return (right - 1 + (value - low) / (high - low)).to(level.dtype)
+        return (right - 1 + (value - low) / (high - low)).to(level)
 
     def _snap(self, level: torch.Tensor) -> torch.Tensor:
         return self.sigmas.to(level)[self.sigma_to_idx(level)]

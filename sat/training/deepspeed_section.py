@@ -1,4 +1,5 @@
 """Section `deepspeed`: its keys that this training honours, and those that it refuses because they change nothing."""
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
@@ -86,6 +87,7 @@ def check_deepspeed(config: Mapping, processes: int) -> dict:
 
     Raises ConfigError for wrong values, and for what would change nothing: unknown keys, sections that are not used.
     """
+    _check_installed()
     config = plain(config)
     for key, value in config.items():
         if key in REFUSED and not _is_off(value):
@@ -100,6 +102,12 @@ def check_deepspeed(config: Mapping, processes: int) -> dict:
     _check_zero(config.get("zero_optimization") or {})
     _check_batch(config, processes)
     return section
+
+
+def _check_installed() -> None:
+    """Raise ConfigError if DeepSpeed is missing, as where only what sampling needs is installed."""
+    if importlib.util.find_spec("deepspeed") is None:
+        raise ConfigError("training needs DeepSpeed, which is not installed: pip install deepspeed==0.19.8")
 
 
 def check_optimizer_alone(config: Mapping) -> None:

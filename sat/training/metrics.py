@@ -36,7 +36,7 @@ class LossByTimestep:
 
     def add(self, losses: Tensor, timesteps: Tensor | None) -> None:
         """Add `losses` (B,) at `timesteps` (B,); without timesteps, all count in the first range."""
-        losses = losses.double().cpu()
+        losses = losses.cpu().double()  # not every device has float64
         which = torch.zeros(len(losses), dtype=torch.long)
         if timesteps is not None and self.num_timesteps:
             which = timesteps.cpu() * self.ranges // self.num_timesteps

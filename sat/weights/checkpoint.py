@@ -260,7 +260,7 @@ def write_states(file: Path, content: Mapping) -> None:
 def name_latest(folder: Path, iteration: int | str) -> None:
     """Have `latest` name an iteration, whose files are on disk already."""
     with whole_file(folder / "latest") as latest:
-        latest.write_text(str(iteration))
+        latest.write_text(str(iteration), encoding="utf-8")
 
 
 def open_safetensors(file: Path):

@@ -1,5 +1,6 @@
 """Tests of the shell scripts, with a stand-in for Python that records its calls."""
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -21,6 +22,8 @@ case "$*" in
         exit "${SAMPLE_EXIT:-0}" ;;
 esac
 """
+SCRIPTS = [REPOSITORY / name for name in subprocess.run(
+    ["git", "ls-files", "*.sh"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.split()]
 PYTHONS = ("python3", "python3.11", "python3.12", "python3.13", "python")
 
 
@@ -59,17 +62,23 @@ def installs(calls):
 
 def test_the_first_run_sets_up_and_later_ones_start_at_once(checkout):
     done, calls = checkout.run("tests/run.sh", "-k", "vae")
-    assert done.returncode == 0 and len(installs(calls)) == 2 and calls[-1] == "-m pytest -k vae"
+    assert done.returncode == 0 and len(installs(calls)) == 3 and calls[-1] == "-m pytest -k vae"
     assert "setting up" in done.stderr
     done, calls = checkout.run("tests/run.sh")
     assert calls == ["-m pytest"]
     (checkout.root / "requirements.txt").write_text("anything==2\n")
-    assert len(installs(checkout.run("tests/run.sh")[1])) == 1
+    assert len(installs(checkout.run("tests/run.sh")[1])) == 2
+
+
+def test_the_last_packages_come_without_what_they_declare(checkout):
+    first, last = installs(checkout.run("inference.sh")[1])
+    assert "/requirements.txt" in first and "--no-deps" not in first
+    assert last.endswith(f"--no-deps -r {checkout.root}/requirements-nodeps.txt")
 
 
 def test_packages_of_the_tests_come_with_the_tests(checkout):
     _, calls = checkout.run("inference.sh")
-    assert [("requirements-test.txt" in call) for call in installs(calls)] == [False]
+    assert [("requirements-test.txt" in call) for call in installs(calls)] == [False, False]
     _, calls = checkout.run("tests/run.sh")
     beside, = installs(calls)
     assert "/requirements.txt" in beside and "/requirements-test.txt" in beside, "the versions of the first hold"
@@ -86,7 +95,7 @@ def test_an_interrupted_set_up_goes_on_where_it_stopped(checkout):
         for file in files:
             (packages / name / file).touch()
     done, calls = checkout.run("tests/run.sh")
-    assert done.returncode == 0 and len(installs(calls)) == 2
+    assert done.returncode == 0 and len(installs(calls)) == 3
     assert not any("-m venv" in call for call in calls)
     assert [found.name for found in packages.iterdir()] == ["whole-1.dist-info"]
 
@@ -150,3 +159,34 @@ def test_the_second_model_stops_when_the_first_fails(checkout):
     while process.exists() and b"sleep" in process.read_bytes():
         assert time.monotonic() < until, "the second model's run goes on"
         time.sleep(0.05)
+
+
+# What bash has had only since 4.0, and options of GNU programs that macOS' lack.
+NEWER = {
+    "declare -A kept": r"\b(declare|local|typeset|readonly) -[a-zA-Z]*[An]",
+    "mapfile -t x": r"\b(mapfile|readarray|coproc)\b",
+    "echo ${x,,}": r"\$\{\w+(,|\^|@[A-Za-z]\})", "make |& tee": r"\|&|&>>", "case x in x) ;;&": r";;?&",
+    "wait -n": r"\bwait -n\b", "[[ -v x ]]": r"\[\[ -v ", "echo ${x: -1} ${x[-1]}": r"\$\{\w+\[-|\$\{\w+:[^}]*:-\d",
+    "printf '%(%s)T'": r"%\(", "echo $EPOCHSECONDS": r"EPOCH|BASHPID", "shopt -s globstar": r"globstar",
+    "readlink -f x": r"\breadlink -f|\brealpath\b", "sed -i s/a/b/": r"\bsed -i|\bstat -c|\bdate -d|\bmktemp -[pt]",
+    "cp --parents": r"\b(cp|mv|rm|ls|mktemp|sort|grep|xargs|tail|head|du) (-\w+ )*--\w",
+}
+
+
+@pytest.mark.parametrize("example", NEWER)
+def test_the_scripts_keep_to_what_macos_has(example):
+    assert re.search(NEWER[example], example), "the pattern finds its own example"
+    for script in SCRIPTS:
+        assert not re.search(NEWER[example], script.read_text()), script
+
+
+def test_no_array_of_a_script_is_expanded_empty():  # for which bash before 4.4 stops under set -u
+    filled = {"configs", "packages", "BASH_SOURCE"}  # the first is expanded where it has been counted
+    assert {name for script in SCRIPTS for name in re.findall(r"[^#]\{(\w+)\[@\]", script.read_text())} <= filled
+
+
+def test_windows_installs_and_runs_the_same():
+    words = (REPOSITORY / "inference.ps1").read_text()
+    for name in ("requirements.txt", "requirements-nodeps.txt", "sample_video.py", "configs\\inference.yaml",
+                 *re.findall(r"tiny_\w+", (REPOSITORY / "inference.sh").read_text())):
+        assert name in words, name
