@@ -52,7 +52,7 @@ function show(frame) {
   one(".at").textContent = `frame ${frame + 1} of ${count()}`;
   for (const figure of all("figure[data-db]")) {
     const value = JSON.parse(figure.dataset.db)[frame];
-    if (value !== undefined) figure.querySelector(".now").textContent = value === null ? "equal" : `${value} dB`;
+    if (value !== undefined) figure.querySelector(".now").textContent = value === null ? "equal" : `${value.toFixed(1)} dB`;
   }
 }
 
