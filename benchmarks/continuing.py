@@ -12,10 +12,8 @@ over its last 17 frames.
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
-from unittest import mock
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__file__).resolve().parents[1])]
 
@@ -34,7 +32,6 @@ from inference.prompts import Prompt
 from inference.segments import sample_batch, without_first
 from inference.sizes import model_limits
 from media.videos import tiled, to_pixels
-from sgm.sampling import Continuing
 from tools.shapes_world import NUM_FRAMES, Combination
 
 SHOWN = 6  # videos in the picture, of which every fourth frame
@@ -56,18 +53,17 @@ WAYS: Mapping[str, Way] = {f"{kept} kept, steps made {'once' if rounds == 1 else
 @torch.no_grad()
 def make(way: Way, segments: int, combinations: Sequence[Combination], overrides: Sequence[str]) -> list[np.ndarray]:
     """Return the frames (T, H, W, 3) of a video of each combination."""
-    args = configured("t2v", ["--segments", str(segments), "--continue-from", str(way.kept), "--batch-size", "6",
-                              *overrides])
+    args = configured("t2v", ["--segments", str(segments), "--continue-from", str(way.kept), "--continue-rounds",
+                              str(way.rounds), "--batch-size", "6", *overrides])
     engine, videos = pipeline.load_engine(args), []
     prompts = [Prompt(index, combination.caption) for index, combination in enumerate(combinations)]
     jobs = plan_jobs(prompts, model_limits(args.model_config), args.sampling)
     conditions = pipeline.encode_prompts(engine, jobs, None)
-    with mock.patch.object(pipeline, "Continuing", partial(Continuing, rounds=way.rounds)):
-        for batch in in_batches(jobs, args.sampling.batch_size):
-            sampled = sample_batch(engine, batch, conditions, args)
-            for before, z in zip(sampled.before, sampled.latents, strict=True):
-                decoded = without_first([engine.decode_first_stage(z[None].transpose(1, 2))[0]], sampled.dropped)
-                videos.append(to_pixels(torch.cat([*([] if before is None else [before.float()]), *decoded], dim=1)))
+    for batch in in_batches(jobs, args.sampling.batch_size):
+        sampled = sample_batch(engine, batch, conditions, args)
+        for before, z in zip(sampled.before, sampled.latents, strict=True):
+            decoded = without_first([engine.decode_first_stage(z[None].transpose(1, 2))[0]], sampled.dropped)
+            videos.append(to_pixels(torch.cat([*([] if before is None else [before.float()]), *decoded], dim=1)))
     return videos
 
 

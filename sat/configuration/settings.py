@@ -20,6 +20,7 @@ MODES = ("inference", "pretrain", "finetune")
 WEIGHT_FORMATS = ("int8", "fp8", "fp8_dynamic")
 OFFLOADS = ("model", "sequential")
 Paths = Annotated[list[str], MinLen(1)]
+Rounds = Annotated[int, Gt(0), Le(100)]
 FrameRate = Annotated[int, Gt(0), Le(1000)]
 Workers = Annotated[int, Ge(0), Le(1000)]
 RIFLEX, WINDOWS = "riflex", "windows"  # see inference.lengths
@@ -99,6 +100,7 @@ class SamplingSettings:
     invert: bool = _key(False, "bool", "invert each clip to noise, save the noise, and sample from it without guidance")
     continue_from: Steps | None = _key(None, "int", "keep this many last latent frames of each clip, and go on")
     segments: Steps | None = _key(None, "int", "segments of the video, each of which continues the one before")
+    continue_rounds: Rounds | None = _key(None, "int", "times that each step of a continuing segment is made; None: 2")
     negative_prompt: str | None = _key(None, "str", "guidance steers away from this; None: a zero text embedding")
     save_text_embeddings: str | None = _key(None, "output", "encode the prompts, write this file, and stop there")
     text_embeddings: str | None = _key(None, "input", "file of the prompts' text embeddings; no text encoder is loaded")

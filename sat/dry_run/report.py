@@ -13,12 +13,12 @@ from dry_run.work import Rates
 from engine.checks import typed_model
 from engine.stored_text import stored_file
 from engine.text_encoder import t5_configs
-from inference.continuing import Segments, check_segments, segments_of
+from inference.continuing import Segments, check_segments, segments_of, start_of
 from inference.lengths import prepare_length
 from inference.sizes import ModelLimits, VideoPlan, model_limits, plan_video
 from inference.starting_clips import check_start
 from network.published_teacache import PublishedTeaCache
-from sgm.sampling import Continuing, FromClip, PassPlan, Start
+from sgm.sampling import FromClip, PassPlan, Start
 from sgm.windows import TimeWindows
 from weights.lora import configure_lora
 
@@ -116,8 +116,8 @@ def network_calls(settings: SamplingSettings, model: ModelConfig, counter: SkipC
     unconditional = {"crossattn": torch.ones(settings.batch_size, 1, 1)}  # equal halves would be warned of
     starts: list[Start | None] = [None if settings.strength is None else FromClip(latents, settings.strength)]
     if segments is not None:
-        first = None if settings.continue_from is None else Continuing(latents)
-        starts = [first, *[Continuing(latents)] * (segments.count - 1)]
+        first = None if settings.continue_from is None else start_of(latents, settings)
+        starts = [first, *[start_of(latents, settings)] * (segments.count - 1)]
     for start in starts:
         sampler(denoiser, latents, cond, None if settings.invert else unconditional, start=start,
                 plan=PassPlan(None if counter is None else instantiate_from_config(model.step_cache_config),

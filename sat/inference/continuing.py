@@ -13,7 +13,7 @@ from configuration.settings import SamplingSettings
 from configuration.targets import instantiate_from_config
 from inference.sizes import ModelLimits, VideoPlan, choose_frames, plan_video
 from media.clips import ClipFormat, UnreadableClip, probe_clip, read_clip
-from sgm.sampling import Sampler
+from sgm.sampling import Continuing, Sampler
 
 LONGEST_CLIP = 481  # frames: a minute at 8 a second, all of which become part of the video
 
@@ -131,6 +131,9 @@ def check_segments(settings: SamplingSettings, limits: ModelLimits, sampler_conf
     """
     segments = segments_of(settings, limits)
     if segments is None:
+        if settings.continue_rounds is not None:
+            raise ConfigError("args.continue_rounds has an effect only with args.segments or args.continue_from; give "
+                              "one of them, or leave it out")
         return None
     asked = "args.continue_from" if settings.continue_from is not None else "args.segments"
     if settings.strength is not None or settings.invert:
@@ -154,6 +157,12 @@ def _check_memory(segments: Segments, plan: VideoPlan) -> None:
         raise ConfigError(f"args.segments {segments.count} makes a video of {frames} frames of {plan.height} x "
                           f"{plan.width}, which take {needed / 1e9:.0f} GB, and this machine has {there / 1e9:.0f} GB; "
                           "give fewer segments, and continue from the video")
+
+
+def start_of(latents: Tensor, settings: SamplingSettings) -> Continuing:
+    """Return the start of a segment that continues latents (B, k, C, h, w), with its steps made as often as asked."""
+    rounds = settings.continue_rounds
+    return Continuing(latents) if rounds is None else Continuing(latents, rounds)
 
 
 def kept_latents(encode, tails: Tensor, pad_latents: int) -> Tensor:

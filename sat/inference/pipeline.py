@@ -10,14 +10,14 @@ from common import console
 from configuration.settings import Arguments, SamplingSettings
 from diffusion_video import DiffusionEngine
 from engine.text_length import report_prompts
-from inference.continuing import ONLY, Segment, kept_latents
+from inference.continuing import ONLY, Segment, kept_latents, start_of
 from inference.jobs import Job
 from inference.starting_clips import find_start, starts_from_clips
 from memory.offload import offload_engine
 from memory.quantization import quantize_engine
 from parallel import groups
 from sgm.conditioning import Conditioning
-from sgm.sampling import Continuing, FromLevel, Start, StepInfo
+from sgm.sampling import FromLevel, Start, StepInfo
 from weights.lora import load_lora
 from weights.network import build_network
 
@@ -151,7 +151,7 @@ def _start(engine: DiffusionEngine, batch: Sequence[Job], conditioning: Conditio
     if segment.kept is None:
         return find_start(engine, batch, conditioning, settings)
     tails = segment.kept.to(engine.device)
-    return Continuing(kept_latents(engine.encode_first_stage, tails, batch[0].plan.pad_latents))
+    return start_of(kept_latents(engine.encode_first_stage, tails, batch[0].plan.pad_latents), settings)
 
 
 def _given_noise(batch: Sequence[Job], settings: SamplingSettings, segment: Segment) -> Tensor | None:

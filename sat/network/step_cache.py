@@ -7,6 +7,7 @@ does not depend on the others in its batch. Rows whose layers must run go throug
 """
 import math
 import sys
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -106,10 +107,12 @@ class StepCache:
         """Return the empty state of a run of that many rows."""
         return CacheState(self, [{} for _ in range(rows)])
 
+    @abstractmethod
     def signal(self, network, x: Tensor, context: VideoContext) -> tuple[Tensor, Tensor, int]:
         """Return the signal (B, ...) of tokens x (B, S, D), x after the layers it needed, and their number."""
         raise NotImplementedError
 
+    @abstractmethod
     def compared(self, row: RowState, signal: Tensor) -> RowState:
         """Return the row's state with the change that its new signal brings."""
         raise NotImplementedError

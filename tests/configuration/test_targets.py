@@ -28,6 +28,13 @@ def test_only_classes_of_a_role_may_be_named(path):
         get_obj_from_str(path)
 
 
+@pytest.mark.parametrize("path", ["network.step_cache.StepCache", "sgm.sampling.base.Sampler",
+                                  "sgm.discretizer.base.Discretization"])
+def test_the_base_of_a_role_is_no_target(path):
+    with pytest.raises(ConfigError, match=f"model.x: {path} is only the base of other classes; name one of them"):
+        get_obj_from_str(path, "model.x")
+
+
 def test_library_classes_and_released_paths_resolve():
     assert get_obj_from_str("torch.nn.Identity") is torch.nn.Identity
     new = get_obj_from_str("sgm.discretizer.EDMDiscretization")

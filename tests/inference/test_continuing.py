@@ -143,3 +143,17 @@ def test_mistakes_get_one_line(run, words, line, says):
     code, err, _ = run(*words, lines=(line,))
     last = err.strip().splitlines()[-1]
     assert code == 2 and "Traceback" not in err and last.startswith("error: ") and says in last, err
+
+
+@pytest.mark.slow
+def test_steps_of_a_continuing_segment_are_made_as_often_as_asked(run):
+    passes = {}
+    for rounds in ("1", "2", "3"):
+        code, said, (folder,) = run("--segments", "2", "--continue-rounds", rounds, lines=("a red circle",), out=rounds)
+        assert code == 0, said
+        passes[rounds] = json.loads((folder / "metadata.json").read_text())["passes"][-1]
+    usual = run("--segments", "2", lines=("a red circle",), out="usual")[2][0]
+    assert passes["1"] < passes["2"] < passes["3"]
+    assert passes["2"] == json.loads((usual / "metadata.json").read_text())["passes"][-1]
+    code, said, _ = run("--continue-rounds", "2", lines=("a red circle",), out="alone")
+    assert code == 2 and "args.continue_rounds has an effect only with args.segments" in said

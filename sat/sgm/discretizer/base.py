@@ -1,4 +1,6 @@
 """The base class of discretizations, which make a schedule of noise levels for a step count."""
+from abc import abstractmethod
+
 import numpy as np
 import torch
 
@@ -17,6 +19,7 @@ class Discretization:
         super().__init_subclass__(**options)
         cls.parameterization = named(cls.parameterization)
 
+    @abstractmethod
     def levels(self, n: int) -> np.ndarray:
         """Return n >= 1 levels (n,) in float64, noisiest first."""
         raise NotImplementedError

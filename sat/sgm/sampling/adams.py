@@ -4,6 +4,7 @@ There is one evaluation per step, at the predicted latents. The estimate made th
 there, at no further evaluation, and is then used for the next step (PEC mode).
 """
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -60,6 +61,7 @@ class AdamsSampler(Sampler):
                               f"{type(self).__name__}, {', '.join(map(str, self.orders))}")
         super().__post_init__()
 
+    @abstractmethod
     def move(self, x: torch.Tensor, now: NoiseLevel, then: NoiseLevel, nodes: list[Node],
              fresh: torch.Tensor | None) -> torch.Tensor:
         """Step from x at `now` to `then` with the polynomial through `nodes`, the last one at `now` or `then`."""

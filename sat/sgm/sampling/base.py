@@ -1,4 +1,5 @@
 """The base of all samplers: the loop from unit noise to latents, noise from given generators, a report per step."""
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -105,6 +106,7 @@ class Sampler:
         """Return True if the sampler was given a guider, be it one that does not guide."""
         return self.guider is not UNGUIDED
 
+    @abstractmethod
     def step(self, x: torch.Tensor, now: NoiseLevel, then: NoiseLevel, run: Run, state: StepState
              ) -> tuple[torch.Tensor, torch.Tensor, StepState]:
         """Step from x at `now` to `then`; return (x, the denoised estimate at `now`, state for the next step)."""
