@@ -13,6 +13,7 @@ from benchmarks.studies.grid import Cell, Study, VariantCell
 from benchmarks.studies.keys import key_parts, places_of
 from common.errors import DataError
 from common.files import whole_file
+from common.partial_files import clear_dead
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class Results:
         self._cells, self._parts = Path(problem.folder or folder / "cells"), key_parts(study, problem)
         self._places = places_of(self._parts, self._cells)
         problem.places.update(self._places)
+        clear_dead(self.path)
         self._set_aside()
         found = {cell: _read(self._places[cell] / SOLVED, problem.measures) for cell in study.cells()}
         self.rows: dict[Cell | VariantCell, Row] = {
