@@ -5,6 +5,7 @@ The exact denoisers here stand in for a network and have no weights. They are ca
 """
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -16,6 +17,7 @@ from sgm.noise_schedule import NoiseLevel, NoiseSchedule
 from sgm.parameterization import VE, Parameterization
 from sgm.sampling.base import Run, Sampler
 from sgm.sampling.guided import Guided, StepState
+from sgm.sampling.noise import BrownianPath, Noise, StandIn
 
 SHAPE = (2, 3, 2, 2, 2)
 
@@ -77,6 +79,23 @@ class FiniteData:
         return (logits.softmax(dim=1) @ clips).view_as(x)
 
 
+class Mixture:
+    """The exact denoiser E[x0 | x] of independent elements that are near -1 with probability `weight`, else near 1.
+
+    Each of the two components is Gaussian with standard deviation d.
+    """
+
+    def __init__(self, parameterization: Parameterization, weight: float = 0.3, d: float = 0.2):
+        self.parameterization, self.weight, self.d = parameterization, weight, d
+
+    def __call__(self, x, level, cond, idx=None, **inputs):
+        alpha, sigma = (append_dims(v.to(x), x.ndim) for v in self.parameterization.alpha_sigma(level))
+        spread = sigma**2 + alpha**2 * self.d**2
+        odds = math.log(self.weight / (1 - self.weight)) - 2 * alpha * x / spread  # of -1 against 1
+        mean = 1 - 2 * odds.sigmoid()
+        return mean + alpha * self.d**2 / spread * (x - alpha * mean)
+
+
 class WithoutLastJump:
     """A discretization without its last step, from the lowest noise level to the clean end, which is only of first
     order."""
@@ -112,7 +131,7 @@ def measured_order(sampler: Sampler, steps: Sequence[int], d: float = 0.5) -> fl
 def moments(sampler: Sampler, num_steps: int, mean: torch.Tensor, covariance: torch.Tensor
             ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the exact mean (C,) and covariance (C, C) of an unguided sampler's output on Gaussian data with the given
-    moments.
+    moments, from a start with the exact moments of the schedule's first level.
 
     A step is linear in the latents and in the noise it draws. One batch therefore measures both: in each row a single
     element of the start or of one draw is 1 and all others are 0; in the first row all are 0.
@@ -128,9 +147,22 @@ def moments(sampler: Sampler, num_steps: int, mean: torch.Tensor, covariance: to
         noise[first:first + size, 0, :, 0, 0] = torch.eye(size, dtype=torch.float64)
         return noise
 
-    x = draw() * math.hypot(levels[0].alpha, levels[0].sigma)
-    x = _run(sampler, schedule, x, CorrelatedGaussian(schedule.parameterization, mean, covariance), draw)[:, 0, :, 0, 0]
+    start_mean, start_covariance = marginal(levels[0], mean, covariance)
+    x = torch.einsum("ij,btjhw->btihw", torch.linalg.cholesky(start_covariance), draw()) + start_mean.view(-1, 1, 1)
+    x = _run(sampler, schedule, x, CorrelatedGaussian(schedule.parameterization, mean, covariance), StandIn(draw))[:, 0, :, 0, 0]
     return x[0], (x[1:] - x[0]).T @ (x[1:] - x[0])
+
+
+def marginal(level: NoiseLevel, mean: torch.Tensor, covariance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the exact mean (C,) and covariance (C, C) at a noise level of data with the given moments."""
+    return level.alpha * mean, level.alpha**2 * covariance + level.sigma**2 * torch.eye(len(mean), dtype=mean.dtype)
+
+
+def bias(sampler: Sampler, num_steps: int, mean: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
+    """Return the differences (C + C^2,) of the samples' exact mean and covariance from those of the last level."""
+    exact = marginal(sampler.schedule(num_steps).levels()[-1], mean, covariance)
+    found = moments(sampler, num_steps, mean, covariance)
+    return torch.cat([(one - other).flatten() for one, other in zip(found, exact, strict=True)])
 
 
 def count_draws(sampler: Sampler, num_steps: int) -> int:
@@ -141,12 +173,42 @@ def count_draws(sampler: Sampler, num_steps: int) -> int:
         drawn.append(1)
         return zero
 
-    _run(sampler, sampler.schedule(num_steps), zero, lambda x, level, cond, **inputs: x, draw)
+    _run(sampler, sampler.schedule(num_steps), zero, lambda x, level, cond, **inputs: x, StandIn(draw))
     return len(drawn)
 
 
-def _run(sampler: Sampler, schedule: NoiseSchedule, x: torch.Tensor, denoiser, draw) -> torch.Tensor:
-    run, state = Run(schedule, Guided(denoiser, sampler.guider, Conditioning({}), None, {}), draw), StepState()
+def _run(sampler: Sampler, schedule: NoiseSchedule, x: torch.Tensor, denoiser, draw: Noise,
+         cond: torch.Tensor | None = None) -> torch.Tensor:
+    conditioning = Conditioning({} if cond is None else {"crossattn": cond})
+    run, state = Run(schedule, Guided(denoiser, sampler.guider, conditioning, None, {}), draw), StepState()
     for now, then in pairwise(schedule.levels()):
         x, _, state = sampler.step(x, now, then, run, state)
     return x
+
+
+@dataclass(frozen=True)
+class RememberedPath(BrownianPath):
+    """A Brownian path that keeps the values it has found, for runs whose levels are among each other's."""
+
+    found: dict[int, torch.Tensor] = field(default_factory=dict, init=False)
+
+    def _at(self, place: int) -> torch.Tensor:
+        if place not in self.found:
+            self.found[place] = super()._at(place)
+        return self.found[place]
+
+
+def path_differences(sampler: Sampler, steps: Sequence[int]) -> list[float]:
+    """Return the root mean square differences between unguided runs on Gaussian data whose numbers of steps follow each
+    other in `steps`, from the same start and with the same Brownian path.
+
+    With doubled numbers of steps they fall with the strong order of the sampler.
+    """
+    noise = torch.randn(1, 4, 4, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    path, outs = RememberedPath(noise, [0]), []
+    denoiser, cond = Gaussian(sampler.discretization.parameterization), torch.zeros(1, 1, 1)
+    for n in steps:
+        schedule = sampler.schedule(n)
+        first = schedule.levels()[0]
+        outs.append(_run(sampler, schedule, noise * math.hypot(first.alpha, first.sigma), denoiser, path, cond))
+    return [float((one - other).square().mean().sqrt()) for one, other in pairwise(outs)]

@@ -14,7 +14,8 @@ SAMPLERS = ("EulerEDMSampler", "HeunEDMSampler", "EulerAncestralSampler", "DPMPP
             "SDEDPMPP2MSampler", "LinearMultistepSampler", "DDIMSampler", "VideoDDIMSampler", "VideoDDPMSampler",
             "Image2VideoDDIMSampler", "VPSDEDPMPP2MSampler", "VPODEDPMPP2MSampler", "UniPCSampler", "DPMPP3MSampler",
             "SDEDPMPP3MSampler", "SASolverSampler", "DEISSampler", "RungeKutta3Sampler", "RestartSampler",
-            "AdaptiveSampler")
+            "AdaptiveSampler", "DPMPPSDESampler", "ERSDESampler", "GradientEstimationSampler", "IPNDMSampler",
+            "RESMultistepSampler")
 
 
 def sampler_of(name, discretization=EDM, num_steps=10, guider=None, **params):

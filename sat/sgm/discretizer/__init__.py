@@ -3,6 +3,7 @@ from sgm.discretizer.base import Discretization
 from sgm.discretizer.ramps import (
     EDMDiscretization,
     LogSNRDiscretization,
+    PolyexponentialDiscretization,
     RectifiedFlowDiscretization,
     TabulatedDiscretization,
     VPRampDiscretization,
@@ -16,6 +17,6 @@ from sgm.discretizer.tables import (
 
 __all__ = [
     "Discretization", "EDMDiscretization", "LegacyDDPMDiscretization", "LogSNRDiscretization",
-    "RectifiedFlowDiscretization", "TableDiscretization", "TabulatedDiscretization", "VPDiscretization",
-    "VPRampDiscretization", "ZeroSNRDDPMDiscretization",
+    "PolyexponentialDiscretization", "RectifiedFlowDiscretization", "TableDiscretization", "TabulatedDiscretization",
+    "VPDiscretization", "VPRampDiscretization", "ZeroSNRDDPMDiscretization",
 ]

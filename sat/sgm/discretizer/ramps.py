@@ -46,6 +46,22 @@ class LogSNRDiscretization(Discretization):
         return self.sigma_max * (self.sigma_min / self.sigma_max) ** _ramp(n)
 
 
+class PolyexponentialDiscretization(Discretization):
+    """Sigmas whose logarithm falls with the power `rho` of the steps that are left, as in k-diffusion.
+
+    rho 1 is LogSNRDiscretization; above 1 the steps are wide at first and narrow at the end.
+    """
+
+    def __init__(self, sigma_min: AboveZero = 0.002, sigma_max: AboveZero = 80.0, rho: AboveZero = 1.0):
+        if not 0 < sigma_min < sigma_max or rho <= 0:
+            raise ConfigError("PolyexponentialDiscretization: needs 0 < sigma_min < sigma_max and rho > 0, "
+                              f"not sigma_min {sigma_min}, sigma_max {sigma_max}, rho {rho}")
+        self.sigma_min, self.sigma_max, self.rho = sigma_min, sigma_max, rho
+
+    def levels(self, n: int) -> np.ndarray:
+        return self.sigma_min * (self.sigma_max / self.sigma_min) ** ((1 - _ramp(n)) ** self.rho)
+
+
 class TabulatedDiscretization(Discretization):
     """A given list of sigmas, adapted to any step count by interpolating their logarithms (Sabour et al. 2024).
 

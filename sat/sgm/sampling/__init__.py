@@ -6,7 +6,10 @@ from sgm.sampling.guided import PassPlan, StepState
 from sgm.sampling.inversion import invert, undoes_inversion
 from sgm.sampling.multistep import (
     DPMPP2MSampler,
+    GradientEstimationSampler,
+    IPNDMSampler,
     LinearMultistepSampler,
+    RESMultistepSampler,
     SDEDPMPP2MSampler,
     VPODEDPMPP2MSampler,
     VPSDEDPMPP2MSampler,
@@ -25,11 +28,12 @@ from sgm.sampling.single_step import (
     VideoDDPMSampler,
 )
 from sgm.sampling.start import Continuing, FromClip, FromLevel, Start
+from sgm.sampling.stochastic import DPMPPSDESampler, ERSDESampler
 
 __all__ = [
     "AdaptiveSampler", "Continuing", "DDIMSampler", "DEISSampler", "DPMPP2MSampler", "DPMPP2SAncestralSampler",
-    "DPMPP3MSampler", "EulerAncestralSampler", "EulerEDMSampler", "FromClip", "FromLevel", "HeunEDMSampler",
-    "Image2VideoDDIMSampler", "LinearMultistepSampler", "PassPlan", "RestartSampler", "RungeKutta3Sampler",
+    "DPMPP3MSampler", "DPMPPSDESampler", "ERSDESampler", "EulerAncestralSampler", "EulerEDMSampler", "FromClip", "FromLevel", "GradientEstimationSampler", "HeunEDMSampler", "IPNDMSampler",
+    "Image2VideoDDIMSampler", "LinearMultistepSampler", "PassPlan", "RESMultistepSampler", "RestartSampler", "RungeKutta3Sampler",
     "SASolverSampler", "SDEDPMPP2MSampler", "SDEDPMPP3MSampler", "Sampler", "SdeditEDMSampler", "Start", "StepInfo",
     "StepState", "UniPCSampler", "VPODEDPMPP2MSampler", "VPSDEDPMPP2MSampler", "VideoDDIMSampler",
     "VideoDDPMSampler", "check_compatible", "invert", "undoes_inversion",

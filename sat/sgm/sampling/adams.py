@@ -67,8 +67,8 @@ class AdamsSampler(Sampler):
         """Step from x at `now` to `then` with the polynomial through `nodes`, the last one at `now` or `then`."""
         raise NotImplementedError
 
-    def fresh_noise(self, then: NoiseLevel, run) -> torch.Tensor | None:
-        """Return the unit noise that a step to `then` adds, or None."""
+    def fresh_noise(self, now: NoiseLevel, then: NoiseLevel, run) -> torch.Tensor | None:
+        """Return the unit noise that a step adds, or None."""
         return None
 
     def step(self, x, now, then, run, state):
@@ -79,7 +79,7 @@ class AdamsSampler(Sampler):
                 x = self.move(history.x, history.start, now, [*history.nodes, node], history.fresh)
             nodes = [old for old in history.nodes if not math.isinf(old.level.ratio)]  # lambda is infinite at zero SNR
         nodes = [*nodes, node][-self.order:]
-        fresh = None if then.clean else self.fresh_noise(then, run)
+        fresh = None if then.clean else self.fresh_noise(now, then, run)
         return self.move(x, now, then, nodes, fresh), denoised, state.with_history(Taken(x, now, fresh, nodes))
 
 
@@ -97,8 +97,8 @@ class ExponentialAdamsSampler(AdamsSampler):
     def convergence_order(self) -> int | None:  # type: ignore[override]  # depends on the parameters
         return None if self.tau > 0 else self.order + self.always_corrects
 
-    def fresh_noise(self, then, run):
-        return run.draw() if self.tau > 0 else None
+    def fresh_noise(self, now, then, run):
+        return run.draw(now, then) if self.tau > 0 else None
 
     def move(self, x, now, then, nodes, fresh):
         return stochastic(x, now, then, self._estimate(now, then, nodes), self.tau, fresh)
@@ -127,6 +127,7 @@ class SASolverSampler(ExponentialAdamsSampler):
     """
 
     always_corrects = True
+    strong_order, weak_order = 1, 2
     tau: NotNegative = 1.0  # type: ignore[misc]  # a parameter here, a constant of the class elsewhere
 
 
@@ -155,6 +156,7 @@ class SDEDPMPP3MSampler(ExponentialAdamsSampler):
     """SDE-DPM-Solver++ with three estimates (Lu et al. 2022b, extended by one order)."""
 
     orders, tau = (3,), 1.0
+    strong_order, weak_order = 1, 2
 
 
 @dataclass(kw_only=True)

@@ -3,7 +3,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 
@@ -14,9 +14,13 @@ from common.unread import Unread
 from sgm.conditioning import Conditioning
 from sgm.noise_schedule import NoiseLevel, NoiseSchedule
 from sgm.sampling.guided import Guided, PassPlan, StepState
+from sgm.sampling.noise import BrownianPath, FreshNoise, Noise
 from sgm.sampling.parts import UNGUIDED, Built, built_guider, built_schedule
 from sgm.sampling.start import Beginning, FromNoise, Start
 from sgm.sampling.steps import noised_back
+
+DECLARED = {"convergence_order": "its order without noise (None if it always adds noise)",
+            "nfe": "the estimates that a step takes (None if that varies)"}
 
 
 @dataclass(frozen=True)
@@ -53,12 +57,17 @@ class StepInfo:
 class Run:
     """The inputs of a step, which no step changes.
 
-    `predict(x, noise, state)` returns the guided estimate of x0 and the state after it, `draw()` noise shaped like x.
+    `predict(x, noise, state)` returns the guided estimate of x0 and the state after it. `draw(now, then)` returns unit
+    noise shaped like x for a step between two levels; that of steps beside each other is independent.
     """
 
     schedule: NoiseSchedule
     predict: Guided
-    draw: Callable[[], torch.Tensor]
+    draw: Noise
+
+    def other(self, number: int) -> "Run":
+        """Return this run with independent noise, for steps over levels that other steps go through as well."""
+        return replace(self, draw=self.draw.other(number))
 
 
 @dataclass(kw_only=True)
@@ -67,8 +76,13 @@ class Sampler:
 
     It declares `convergence_order` (without noise, for a smooth estimate; None if the method always adds noise), `nfe`,
     the evaluations of the guided estimate per step (None if that depends on the step), and `adaptive`, True if it
-    chooses steps of its own between the levels. `fixed_frames` keeps the first latent frames of the given x, which are
-    clean, in place; with `sdedit` they are noised to each level.
+    chooses steps of its own between the levels. One that can add noise also declares its orders with noise:
+    `strong_order`, of the error of single runs whose noise is a path, and `weak_order`, of the error of the samples'
+    distribution.
+
+    `fixed_frames` keeps the first latent frames of the given x, which are clean, in place; with `sdedit` they are
+    noised to each level. `noise` is fresh, drawn step by step, or path: the increments of a Brownian path that is the
+    same for every number of steps (`sgm.sampling.noise`).
 
     Files give schedule and guider as `discretization_config` and `guider_config`; Python also as the objects
     `discretization` and `guider`, or as neither: `schedule` then raises ConfigError, and nothing is guided.
@@ -76,6 +90,8 @@ class Sampler:
 
     convergence_order: ClassVar[int | None]
     nfe: ClassVar[int | None]
+    strong_order: ClassVar[float | None] = None
+    weak_order: ClassVar[float | None] = None
     starts_from_image: ClassVar[bool] = False
     adaptive: ClassVar[bool] = False
     UNREAD: ClassVar[Mapping[str, Unread]] = {
@@ -91,10 +107,12 @@ class Sampler:
     device: str = "cpu"
     fixed_frames: Count = 0
     sdedit: bool = False
+    noise: Literal["fresh", "path"] = "fresh"
     discretization: Built = field(default=None, repr=False)
     guider: Built = field(default=None, repr=False)
 
     def __post_init__(self):
+        self._check_declared()
         self.discretization = built_schedule(self.discretization, self.discretization_config)
         self.guider = built_guider(self.guider, self.guider_config)
         self.discretization_config = self.guider_config = None  # so that replace() has no second source of them
@@ -105,6 +123,14 @@ class Sampler:
     def has_guider(self) -> bool:
         """Return True if the sampler was given a guider, be it one that does not guide."""
         return self.guider is not UNGUIDED
+
+    def _check_declared(self) -> None:
+        """Raise ConfigError if the class does not define what every sampler has to."""
+        name = type(self).__name__
+        for attribute, meaning in DECLARED.items():
+            if not hasattr(type(self), attribute):
+                raise ConfigError(f"{name} declares no {attribute}, {meaning}; write it in the class: "
+                                  f"{attribute} = 1")
 
     @abstractmethod
     def step(self, x: torch.Tensor, now: NoiseLevel, then: NoiseLevel, run: Run, state: StepState
@@ -148,12 +174,13 @@ class Sampler:
                callback: Callable | None) -> torch.Tensor:
         x, first, held, known, rounds = beginning
         prefix, state = held[:, :self.fixed_frames], StepState()
-        run = Run(schedule, guided, lambda: draw_noise(x, generator))
+        run = Run(schedule, guided, self._noise(x, generator))
         for now, then in list(pairwise(schedule.levels()))[first:]:
             x = self._hold(x, prefix, now, generator)
-            for _ in range(rounds - 1 if _repeatable(now, then) else 0):
-                after, _, later = self.step(x, now, then, run, state)
-                x, state = noised_back(after, now, then, run.draw()), self.again(state, later)
+            for i in range(rounds - 1 if _repeatable(now, then) else 0):
+                after, _, later = self.step(x, now, then, run.other(2 * i), state)
+                x = noised_back(after, now, then, run.other(2 * i + 1).draw(now, then))
+                state = self.again(state, later)
             before = x
             x, denoised, state = self.step(x, now, then, run, state)
             check_finite(x, f"sampling step {now.index + 1} of {now.num_steps}")
@@ -162,6 +189,9 @@ class Sampler:
                                   guided.timestep(now), guided.scale_at(now), state.passes, state.skipped))
         prefix = prefix if known is None else known
         return torch.cat([prefix, x[:, prefix.shape[1]:]], dim=1)
+
+    def _noise(self, x: torch.Tensor, generator: Generators) -> Noise:
+        return BrownianPath.drawn(x, generator) if self.noise == "path" else FreshNoise(x, generator)
 
     def _hold(self, x: torch.Tensor, prefix: torch.Tensor, now: NoiseLevel, generator: Generators) -> torch.Tensor:
         if self.fixed_frames == 0:

@@ -19,12 +19,15 @@ from sgm.sampling.steps import churn
 
 @dataclass(frozen=True)
 class Interval:
-    """A restart from `low` to `high` in sigma / alpha and back in `steps` steps of Heun's method, `repeats` times."""
+    """A restart from `low` to `high` in sigma / alpha and back in `steps` steps of Heun's method, `repeats` times.
+
+    Without `steps` they are as many as the schedule's own between the two.
+    """
 
     low: AboveZero
     high: AboveZero
     repeats: SizeOrZero
-    steps: Steps
+    steps: Steps | None = None
 
     def __post_init__(self):
         if self.low >= self.high:
@@ -39,19 +42,25 @@ class Interval:
         nearest = min(arrivals, key=lambda level: abs(level.lamb + math.log(self.low)))
         return int(nearest.index)
 
+    def steps_back(self, schedule: NoiseSchedule, low: NoiseLevel) -> int:
+        """Return the number of steps from `high` back to the level `low`."""
+        return self.steps or sum(low.ratio <= level.ratio < self.high for level in schedule.levels())
+
 
 @dataclass(kw_only=True)
 class RestartSampler(HeunEDMSampler):
     """Heun's method with restarts (Xu et al. 2023).
 
-    Each of `intervals` is a mapping with `low` and `high` (in sigma / alpha), `repeats` and `steps`. At the level of
-    the schedule nearest to `low`, the run goes up to `high` by adding noise and back along an EDM ramp, `repeats`
-    times. A repeat costs 2 * `steps` evaluations; without repeats this is Heun's method.
+    Each of `intervals` is a mapping with `low` and `high` (in sigma / alpha), `repeats`, and perhaps `steps`. At the
+    level of the schedule nearest to `low`, the run goes up to `high` by adding noise and back along an EDM ramp,
+    `repeats` times. A repeat costs 2 * `steps` evaluations; without repeats this is Heun's method. With a number of
+    `steps` the error of the way back stays, however many steps the schedule has; without it, it falls as they do.
     """
 
     convergence_order, nfe = None, None  # type: ignore[assignment]  # neither is one number
+    strong_order, weak_order = 2, 2  # its draws are few, and the same whatever the number of steps
     intervals: Sequence[Annotated[Mapping, Fields(Interval)]] = field(
-        default_factory=lambda: [{"low": 0.1, "high": 2.0, "repeats": 2, "steps": 4}])
+        default_factory=lambda: [{"low": 0.1, "high": 2.0, "repeats": 2}])
 
     def __post_init__(self):
         self._intervals = [Interval(**interval) for interval in self.intervals]
@@ -65,17 +74,19 @@ class RestartSampler(HeunEDMSampler):
 
     def step(self, x, now, then, run, state):
         x, denoised, state = super().step(x, now, then, run, state)
-        for interval in self._intervals:
+        for i, interval in enumerate(self._intervals):
             if interval.index(run.schedule) == then.index:
-                for _ in range(interval.repeats):
-                    x, state = self._restarted(x, then, interval, run, state)
+                for repeat in range(interval.repeats):
+                    x, state = self._restarted(x, then, interval, run.other(i).other(repeat), state)
         return x, denoised, state
 
     def _restarted(self, x: torch.Tensor, low: NoiseLevel, interval: Interval, run: Run, state: StepState
                    ) -> tuple[torch.Tensor, StepState]:
         """Raise x from `low` to the interval's highest level by noise, and step it down to `low` again."""
-        x, now = churn(x, low, interval.high / low.ratio - 1, self.s_noise * run.draw(), run.schedule)
-        ratios = EDMDiscretization(low.ratio, interval.high).levels(interval.steps + 1)[1:-1]
+        ends = (run.schedule.at_ratio(ratio, low.index) for ratio in (interval.high, interval.low))
+        noise = run.other(1).draw(*ends)
+        x, now = churn(x, low, interval.high / low.ratio - 1, self.s_noise * noise, run.schedule)
+        ratios = EDMDiscretization(low.ratio, interval.high).levels(interval.steps_back(run.schedule, low) + 1)[1:-1]
         between = [run.schedule.at_ratio(ratio, low.index) for ratio in ratios.tolist()]
         for then in [*between, low]:
             x, _, state = super().step(x, now, then, run, state)

@@ -2,7 +2,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Ge, Lt
@@ -12,7 +12,7 @@ from common.kinds import NotNegative, Share, Unlimited
 from common.tensors import Generators
 from sgm.sampling.base import Sampler, StepInfo
 from sgm.sampling.start import FromClip
-from sgm.sampling.steps import ancestral_split, churn, euler
+from sgm.sampling.steps import ancestral_split, churn, decay, euler
 
 
 @dataclass(kw_only=True)
@@ -23,20 +23,21 @@ class EulerEDMSampler(Sampler):
     """
 
     convergence_order, nfe = 1, 1
+    strong_order, weak_order = 1, 1
     s_churn: NotNegative = 0.0
     s_tmin: NotNegative = 0.0
     s_tmax: Unlimited = math.inf
     s_noise: NotNegative = 1.0
 
-    def churned(self, x, now, run):
+    def churned(self, x, now, then, run):
         churns = self.s_churn > 0 and self.s_tmin <= now.ratio <= self.s_tmax and not math.isinf(now.ratio)
         if not churns:
             return x, now
         gamma = min(self.s_churn / now.num_steps, math.sqrt(2) - 1)
-        return churn(x, now, gamma, self.s_noise * run.draw(), run.schedule)
+        return churn(x, now, gamma, self.s_noise * run.draw(now, then), run.schedule)
 
     def step(self, x, now, then, run, state):
-        x, hat = self.churned(x, now, run)
+        x, hat = self.churned(x, now, then, run)
         denoised, state = run.predict(x, hat, state)
         return euler(x, hat, then, denoised), denoised, state
 
@@ -50,9 +51,10 @@ class HeunEDMSampler(EulerEDMSampler):
     """
 
     convergence_order, nfe = 2, 2
+    strong_order, weak_order = 1, 2
 
     def step(self, x, now, then, run, state):
-        x, hat = self.churned(x, now, run)
+        x, hat = self.churned(x, now, then, run)
         denoised, state = run.predict(x, hat, state)
         x_euler = euler(x, hat, then, denoised)
         if then.clean or math.isinf(hat.ratio):
@@ -70,11 +72,12 @@ class EulerAncestralSampler(Sampler):
     """
 
     convergence_order, nfe = 1, 1
+    strong_order, weak_order = 1, 1
     eta: NotNegative = 1.0
     s_noise: NotNegative = 1.0
 
-    def add_noise(self, x, then, up, run):
-        return x if up == 0 else x + self.s_noise * then.alpha * up * run.draw()
+    def add_noise(self, x, now, then, up, run):
+        return x if up == 0 else x + self.s_noise * then.alpha * up * run.draw(now, then)
 
     def below(self, now, then):
         """Return the level to step down to, with then's alpha, and how much noise to add after it."""
@@ -84,7 +87,7 @@ class EulerAncestralSampler(Sampler):
     def step(self, x, now, then, run, state):
         denoised, state = run.predict(x, now, state)
         below, up = self.below(now, then)
-        return self.add_noise(euler(x, now, below, denoised), then, up, run), denoised, state
+        return self.add_noise(euler(x, now, below, denoised), now, then, up, run), denoised, state
 
 
 @dataclass(kw_only=True)
@@ -95,6 +98,7 @@ class DPMPP2SAncestralSampler(EulerAncestralSampler):
     """
 
     convergence_order, nfe = 2, 2
+    strong_order, weak_order = 1, 2
 
     def step(self, x, now, then, run, state):
         denoised, state = run.predict(x, now, state)
@@ -103,21 +107,31 @@ class DPMPP2SAncestralSampler(EulerAncestralSampler):
         if not (below.clean or math.isinf(now.ratio)):
             middle = run.schedule.at_ratio(math.sqrt(now.ratio * below.ratio), now.index + 0.5)
             estimate, state = run.predict(euler(x, now, middle, denoised), middle, state)
-        return self.add_noise(euler(x, now, below, estimate), then, up, run), denoised, state
+        return self.add_noise(euler(x, now, below, estimate), now, then, up, run), denoised, state
 
 
 @dataclass(kw_only=True)
 class DDIMSampler(Sampler):
-    """DDIM (Song et al. 2021, eq. 12) with fresh noise of standard deviation `s_noise` times the next sigma."""
+    """DDIM (Song et al. 2021, eq. 12) with fresh noise of standard deviation `s_noise` times the next sigma.
+
+    Noise of a fixed size in every step would take the samples away from the data's distribution the further, the more
+    steps there are. So with more than `FULL_NOISE_STEPS` its variance falls as their number grows, and a step never
+    adds more than DDPM's would (eq. 16 with eta 1), which `s_noise` 1 asks for.
+    """
+
+    FULL_NOISE_STEPS: ClassVar[int] = 50  # the released number of steps; up to it, `s_noise` is as released
 
     convergence_order, nfe = 1, 1
+    strong_order, weak_order = 1, 1
     s_noise: Share = 0.1
 
     def step(self, x, now, then, run, state):
         denoised, state = run.predict(x, now, state)
-        x = euler(x, now, replace(then, sigma=then.sigma * math.sqrt(1 - self.s_noise**2)), denoised)
-        if not then.clean and self.s_noise > 0:
-            x = x + self.s_noise * then.sigma * run.draw()
+        share = min(self.s_noise * math.sqrt(min(1, self.FULL_NOISE_STEPS / now.num_steps)),
+                    math.sqrt(1 - decay(now, then)**2))
+        x = euler(x, now, replace(then, sigma=then.sigma * math.sqrt(1 - share**2)), denoised)
+        if not then.clean and share > 0:
+            x = x + share * then.sigma * run.draw(now, then)
         return x, denoised, state
 
 

@@ -72,6 +72,19 @@ def second_order(denoised: torch.Tensor, older: tuple[torch.Tensor, float] | Non
     return denoised + (denoised - last) * (then.lamb - now.lamb) / (2 * (now.lamb - last_lamb))
 
 
+def exact_second_order(denoised: torch.Tensor, older: tuple[torch.Tensor, float] | None, now: NoiseLevel,
+                       then: NoiseLevel) -> torch.Tensor:
+    """Return the constant estimate with which a step is that of the line in lambda through two, integrated exactly.
+
+    See Zhang et al. 2023 (RES). It is `denoised` itself where `second_order` is.
+    """
+    if older is None or then.clean or math.isinf(older[1]):
+        return denoised
+    last, last_lamb = older
+    middle = (then.lamb - now.lamb) / (1 - decay(now, then)) - 1
+    return denoised + (denoised - last) * middle / (now.lamb - last_lamb)
+
+
 def lagrange_integrals(nodes: Sequence[float], start: float, end: float, points: int,
                        weight: Callable[[np.ndarray], np.ndarray] = np.ones_like,
                        variable: Callable[[np.ndarray], np.ndarray] = np.asarray) -> list[float]:

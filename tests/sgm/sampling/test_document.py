@@ -31,9 +31,11 @@ def test_the_table_names_exactly_the_classes_that_exist():
 
 @pytest.mark.parametrize("path", [path for path in ROWS if ".sampling." in path])
 def test_the_row_of_a_sampler_says_what_it_declares(path):
-    _, order, evaluations, own = ROWS[path]
+    _, order, with_noise, evaluations, own = ROWS[path]
     sampler = sampler_of(path.rsplit(".", 1)[1])
     assert order == str(sampler.convergence_order or "-") and evaluations == str(sampler.nfe or "-")
+    noisy = [sampler.strong_order, sampler.weak_order]
+    assert with_noise == ("-" if noisy == [None, None] else ", ".join(map(str, noisy)))
     inherited = {field.name for field in fields(Sampler)}
     assert set(re.findall(r"`(\w+)`", own)) == {f.name for f in fields(sampler) if f.init} - inherited
 

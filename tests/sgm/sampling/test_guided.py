@@ -9,6 +9,7 @@ from sgm.conditioning import Conditioning
 from sgm.guiders import APG
 from sgm.sampling.base import Run
 from sgm.sampling.guided import Guided, StepState
+from sgm.sampling.noise import StandIn
 from tests.sgm.problems import EDM, SAMPLERS, Gaussian, conditions, sampler_of, unit_noise
 
 GUIDER = APG(scale=3.0, momentum=-0.5, sigma_hi=10.0)
@@ -16,7 +17,7 @@ GUIDER = APG(scale=3.0, momentum=-0.5, sigma_hi=10.0)
 
 def run_of(sampler):
     predict = Guided(Gaussian(), GUIDER, Conditioning(*conditions()), None, {})
-    return Run(sampler.schedule(), predict, lambda: torch.full_like(unit_noise(), 0.5))
+    return Run(sampler.schedule(), predict, StandIn(lambda: torch.full_like(unit_noise(), 0.5)))
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

@@ -16,6 +16,7 @@ SOLVERS = [
     ("LinearMultistepSampler", {"order": 2}, 2), ("DEISSampler", {"order": 2}, 2), ("DEISSampler", {}, 3),
     ("DPMPP3MSampler", {}, 3), ("UniPCSampler", {}, 3), ("UniPCSampler", {"order": 3}, 4),
     ("SASolverSampler", {"order": 2, "tau": 0.0}, 3), ("RungeKutta3Sampler", {}, 3),
+    ("GradientEstimationSampler", {}, 1), ("IPNDMSampler", {"order": 2}, 2), ("RESMultistepSampler", {}, 2),
 ]
 # The order that each solver keeps from zero SNR, where lambda and sigma / alpha are infinite.
 FROM_ZERO_SNR_ORDERS = [("EulerEDMSampler", 1), ("HeunEDMSampler", 2), ("DPMPP2MSampler", 2), ("UniPCSampler", 3),
@@ -26,7 +27,8 @@ NOISY = [  # name, parameters, and largest error of the moments after 120 steps
     ("DDIMSampler", {}, 0.06), ("SDEDPMPP2MSampler", {}, 0.02), ("VPSDEDPMPP2MSampler", {}, 0.02),
     ("SDEDPMPP3MSampler", {}, 0.02), ("SASolverSampler", {}, 0.02), ("SASolverSampler", {"tau": 0.5, "order": 2}, 0.02),
     ("EulerEDMSampler", {"s_churn": 20.0}, 0.15), ("HeunEDMSampler", {"s_churn": 20.0}, 0.03),
-    ("RestartSampler", RESTARTS, 0.03),
+    ("RestartSampler", RESTARTS, 0.03), ("RestartSampler", {}, 0.02), ("DDIMSampler", {"s_noise": 1.0}, 0.1),
+    ("DPMPPSDESampler", {}, 0.02), ("ERSDESampler", {}, 0.02),
 ]
 
 
