@@ -30,7 +30,7 @@ ALL = slice(None)  # rows of a batch
 EDM = {"target": "sgm.discretizer.EDMDiscretization"}
 TO_FIXED_NOISE = {"target": "sgm.discretizer.VPRampDiscretization", "params": {"sigma_max": 20.0, "rho": 1.0}}
 # Orders of solvers without noise begin where the estimate changes, so that a first step of lower order shows.
-BELOW_HIGH_NOISE = {"target": "sgm.discretizer.EDMDiscretization", "params": {"sigma_max": 1.5}}
+BELOW_HIGH_NOISE = {"target": "sgm.discretizer.EDMDiscretization", "params": {"sigma_max": 2.0}}
 VP_BELOW_HIGH_NOISE = {"target": "sgm.discretizer.VPRampDiscretization", "params": {"sigma_max": 1.5, "rho": 1.0}}
 FROM_ZERO_SNR = {"target": "sgm.discretizer.VPRampDiscretization"}
 HEUN = "sgm.sampling.HeunEDMSampler"

@@ -15,7 +15,7 @@ from sgm.sampling import Sampler
 TOLERANCE = 0.3  # of a measured order
 LARGEST_LIMIT = 0.01  # of the bias, where variances are up to 1
 PATH_STEPS = (64, 128, 256, 512)
-BIAS_STEPS = (216, 324, 486, 729)
+BIAS_STEPS = (324, 486, 729)
 MEAN = torch.tensor([1.0, -0.5], dtype=torch.float64)
 COVARIANCE = torch.tensor([[1.0, 0.4], [0.4, 0.3]], dtype=torch.float64)
 WEIGHT, WEIGHT_TOLERANCE, WEIGHT_STEPS = 0.3, 0.015, 200
@@ -59,7 +59,7 @@ def weak_order(build: Build, discretization: Mapping) -> tuple[bool, str]:
 def limit_of_bias(build: Build, discretization: Mapping) -> tuple[bool, str]:
     """Check that the bias of mean and covariance tends to 0: extrapolated from two numbers of steps."""
     sampler = without_last_jump(build, discretization)
-    few, many = (bias(sampler, n, MEAN, COVARIANCE) for n in BIAS_STEPS[::3])
+    few, many = (bias(sampler, n, MEAN, COVARIANCE) for n in (BIAS_STEPS[0], BIAS_STEPS[-1]))
     growth = (BIAS_STEPS[-1] / BIAS_STEPS[0]) ** (sampler.weak_order or 1)
     limit = float((many + (many - few) / (growth - 1)).norm())
     return limit < LARGEST_LIMIT, (f"{limit:.1e} ({float(few.norm()):.1e} with {BIAS_STEPS[0]} steps, "

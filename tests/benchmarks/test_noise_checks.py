@@ -69,7 +69,7 @@ class Nothing(VanillaCFG):
 
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch):
-    monkeypatch.setattr(noise_checks, "BIAS_STEPS", (54, 81, 121, 182))
+    monkeypatch.setattr(noise_checks, "BIAS_STEPS", (81, 121, 182))
     monkeypatch.setattr(noise_checks, "PATH_STEPS", (32, 64, 128))
     monkeypatch.setattr(noise_checks, "WEIGHT_STEPS", 40)
 
