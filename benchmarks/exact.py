@@ -149,7 +149,8 @@ def moments(sampler: Sampler, num_steps: int, mean: torch.Tensor, covariance: to
 
     start_mean, start_covariance = marginal(levels[0], mean, covariance)
     x = torch.einsum("ij,btjhw->btihw", torch.linalg.cholesky(start_covariance), draw()) + start_mean.view(-1, 1, 1)
-    x = _run(sampler, schedule, x, CorrelatedGaussian(schedule.parameterization, mean, covariance), StandIn(draw))[:, 0, :, 0, 0]
+    x = _run(sampler, schedule, x, CorrelatedGaussian(schedule.parameterization, mean, covariance), StandIn(draw))
+    x = x[:, 0, :, 0, 0]
     return x[0], (x[1:] - x[0]).T @ (x[1:] - x[0])
 
 

@@ -1,6 +1,6 @@
 """Tests that what the documents name exists."""
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +8,7 @@ import torch
 
 import sgm.guiders
 import sgm.sampling_utils
+from common.errors import ConfigError
 from sgm.guiders import Evaluation
 from sgm.noise_schedule import NoiseLevel
 from sgm.parameterization import VE
@@ -119,6 +120,14 @@ def test_the_guiders_that_the_page_shows_work():
     first, memory = guider.guide(estimates, at)
     second, _ = guider.guide(estimates, at, memory)
     assert first.tolist() == [[3.0, 3.0]] and second.tolist() == [[2.0, 2.0]]
+    late = replace(at, noise=replace(at.noise, index=5))
+    assert names["WithoutTheMiddle"](scale=3.0).guide([torch.ones(1, 1)], late)[0].tolist() == [[1.0]]
+    with pytest.raises(ConfigError, match="only one"):
+        names["WithoutTheMiddle"](scale=3.0).check_network({"num_layers": 1})
+    estimates, at = (torch.rand(1, 2), torch.rand(1, 2)), replace(at, x=torch.rand(1, 2), scale=0.6, then=NoiseLevel(
+        1.0, 0.5, None, 1, 10, VE))
+    ours, theirs = (cls(scale=0.6).guide(estimates, at)[0] for cls in (sgm.guiders.CFGPlusPlus, names["LooksAhead"]))
+    torch.testing.assert_close(ours, theirs)
 
 
 def classes_of(module):

@@ -1,4 +1,4 @@
-"""Samplers that add noise wrongly, or declare wrong orders, and what their checks say; and guidance that does nothing."""
+"""Tests that samplers which add noise wrongly or declare wrong orders, and guidance without effect, fail the checks."""
 import math
 from dataclasses import dataclass
 

@@ -32,9 +32,10 @@ from sgm.sampling.stochastic import DPMPPSDESampler, ERSDESampler
 
 __all__ = [
     "AdaptiveSampler", "Continuing", "DDIMSampler", "DEISSampler", "DPMPP2MSampler", "DPMPP2SAncestralSampler",
-    "DPMPP3MSampler", "DPMPPSDESampler", "ERSDESampler", "EulerAncestralSampler", "EulerEDMSampler", "FromClip", "FromLevel", "GradientEstimationSampler", "HeunEDMSampler", "IPNDMSampler",
-    "Image2VideoDDIMSampler", "LinearMultistepSampler", "PassPlan", "RESMultistepSampler", "RestartSampler", "RungeKutta3Sampler",
+    "DPMPP3MSampler", "DPMPPSDESampler", "ERSDESampler", "EulerAncestralSampler", "EulerEDMSampler", "FromClip",
+    "FromLevel", "GradientEstimationSampler", "HeunEDMSampler", "IPNDMSampler", "Image2VideoDDIMSampler",
+    "LinearMultistepSampler", "PassPlan", "RESMultistepSampler", "RestartSampler", "RungeKutta3Sampler",
     "SASolverSampler", "SDEDPMPP2MSampler", "SDEDPMPP3MSampler", "Sampler", "SdeditEDMSampler", "Start", "StepInfo",
-    "StepState", "UniPCSampler", "VPODEDPMPP2MSampler", "VPSDEDPMPP2MSampler", "VideoDDIMSampler",
-    "VideoDDPMSampler", "check_compatible", "invert", "undoes_inversion",
+    "StepState", "UniPCSampler", "VPODEDPMPP2MSampler", "VPSDEDPMPP2MSampler", "VideoDDIMSampler", "VideoDDPMSampler",
+    "check_compatible", "invert", "undoes_inversion",
 ]
