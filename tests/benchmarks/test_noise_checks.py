@@ -112,7 +112,6 @@ def test_a_guider_that_does_nothing_fails(monkeypatch):
 
 
 @pytest.mark.parametrize("body, says", [
-    ({}, "NoNfe has no step: define step"),
     ({"step": lambda *given: None, "convergence_order": 1}, "NoNfe declares no nfe, the estimates that a step takes"),
     ({"step": lambda *given: None, "nfe": 1}, "NoNfe declares no convergence_order"),
 ])

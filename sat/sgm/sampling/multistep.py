@@ -1,5 +1,6 @@
 """Multistep samplers, which reuse estimates of earlier steps from an explicit history."""
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -83,9 +84,9 @@ class NoiseMultistepSampler(Sampler):
     nfe = 1
     most: ClassVar[int] = 2  # estimates
 
+    @abstractmethod
     def weights(self, ratios: Sequence[float], end: float) -> Sequence[float]:
         """Return the weights, which add up to end - ratios[-1], of noise estimates at these sigma / alpha."""
-        raise NotImplementedError
 
     def step(self, x, now, then, run, state):
         denoised, state = run.predict(x, now, state)
