@@ -30,6 +30,8 @@ IN_A_CALL = ("num_samples", "num_frames", "strength", "invert", "continue_from",
              "sampling_image_size", "sampling_fps")
 OTHERS = ("prompt", "negative_prompt", "seed", "image", "last", "clip", "control", "latents", "num_inference_steps",
           "guidance_scale", "callback", "estimates", "progress")
+OTHER_NAMES = {"height": "sampling_image_size=(height, width)", "width": "sampling_image_size=(height, width)",
+               "generator": "seed=…", "steps": "num_inference_steps=…", "num_videos_per_prompt": "num_samples=…"}
 CLIP = "a path, a result, or an array (frames, H, W, 3) uint8"
 
 
@@ -162,8 +164,12 @@ def _path(given: str | Path) -> str:
 
 def _picture(picture: Any, path: Path, name: str) -> str | None:
     """Return the path of a picture, after writing one in memory to `path`."""
-    if picture is None or isinstance(picture, str | Path):
-        return None if picture is None else _path(picture)
+    if picture is None:
+        return None
+    if isinstance(picture, str | Path):
+        if not Path(_path(picture)).is_file():
+            raise DataError(f"{name} {picture} does not exist, here or in the repository")
+        return _path(picture)
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
             raise DataError(f"{name}: a picture as an array is (H, W, 3) uint8, not {picture.shape} {picture.dtype}")
@@ -193,7 +199,8 @@ def check_setting(key: str) -> None:
         return
     if key in KEYS or key in MODEL_FLAGS:
         raise ConfigError(f"call: {key} is decided when a model is loaded; give it to load")
-    raise ConfigError(f"call: there is no {key}{nearest(key, (*IN_A_CALL, *OTHERS))}")
+    instead = f"; give {OTHER_NAMES[key]}" if key in OTHER_NAMES else nearest(key, (*IN_A_CALL, *OTHERS))
+    raise ConfigError(f"call: there is no {key}{instead}")
 
 
 def decodable(latents: Any, channels: int) -> list[Tensor]:
