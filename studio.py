@@ -6,9 +6,12 @@
 The page is for this machine alone, and asks nothing of any other. Ctrl-C ends it.
 """
 import argparse
+import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "sat"))
 
@@ -56,8 +59,19 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return console.run(open_studio, argv)
+    try:
+        return console.run(open_studio, argv)
+    except SystemExit as ended:  # by a signal, or after --help
+        return ended.code if isinstance(ended.code, int) else 0
+
+
+def leave(code: int) -> NoReturn:
+    """End the process at once, though the thread that makes videos may be in the middle of a long step."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from cogvideo.studio.defaults import Defaults
 from cogvideo.studio.forms import (
     CHOICE,
     FLAG,
@@ -16,9 +17,9 @@ from cogvideo.studio.forms import (
     SCHEDULE,
     WHOLE,
     Field,
+    carried,
     class_named,
     classes,
-    configured,
     fields_of,
     help_of,
 )
@@ -27,8 +28,6 @@ from cogvideo.studio.models import Model
 from cogvideo.studio.studio import Studio, note, problem
 from common.console import told
 from common.errors import UserError
-from configuration.yaml_files import plain
-from inference.sizes import ModelLimits
 
 PROMPT = "a red circle moves right on a black background"
 ROLES = (SAMPLER, SCHEDULE, GUIDER)
@@ -58,16 +57,17 @@ class Form:
     def built(cls, studio: Studio) -> "Form":
         """Build the form where it is called."""
         names = list(studio.models)
+        own = Defaults.of(studio.models[names[0]])
         fields: dict[str, Any] = {"model": gr.Dropdown(names, value=names[0], label="Model", elem_id="make-model")}
-        about = gr.HTML(elem_id="make-about")
-        fields |= _what()
-        with gr.Row():
+        about = gr.HTML(_about(studio.models[names[0]]), elem_id="make-about")
+        fields |= _what(own)
+        with gr.Row(equal_height=True):
             seed = gr.Number(0, label="Seed", precision=0, elem_id="make-seed", min_width=90)
-            dice = gr.Button("Random seed", elem_id="make-dice", min_width=110)
-            samples = gr.Number(1, label="Videos of each prompt", precision=0, minimum=1, min_width=90)
-        fields |= {"seed": seed, "samples": samples}
-        fields["steps"] = gr.Number(50, label="Steps", precision=0, minimum=1, elem_id="make-steps")
-        roles = {role: _role(role) for role in ROLES}
+            dice = gr.Button("Random seed", elem_id="make-dice", min_width=90, size="sm")
+            samples = gr.Number(1, label="Videos each", precision=0, minimum=1, elem_id="make-samples", min_width=90)
+            steps = gr.Number(own.steps, label="Steps", precision=0, minimum=1, elem_id="make-steps", min_width=90)
+        fields |= {"seed": seed, "samples": samples, "steps": steps}
+        roles = {role: _role(role, *own.parts[role]) for role in ROLES}
         with gr.Accordion("LoRAs", open=False):
             fields["loras"] = gr.Dropdown(list(studio.known_loras()), value=[], multiselect=True, label="LoRAs",
                                           info=f"files and folders in {studio.loras.name}/")
@@ -103,10 +103,9 @@ class Form:
         """Connect the form's events."""
         self.dice.click(lambda: random.SystemRandom().randrange(SEEDS), None, self.fields["seed"], queue=False,
                         show_progress="hidden")
-        changed = [self.about, *self.filled]
-        gr.on([self.fields["model"].input], lambda name: self._of_model(studio, name), self.fields["model"], changed,
-              show_progress="hidden")
-        gr.on(None, lambda name: self._of_model(studio, name), self.fields["model"], changed, show_progress="hidden")
+        self.fields["model"].input(lambda name: self._of_model(studio, name), self.fields["model"],
+                                   [self.about, *self.filled], show_progress="hidden")
+        gr.on(None, lambda name: _about(studio.model(name)), self.fields["model"], self.about, show_progress="hidden")
 
     def _of_model(self, studio: Studio, name: object) -> list:
         """Return the remark on a model, and the form with its own settings."""
@@ -117,52 +116,62 @@ class Form:
             return [problem(told(error)), *(gr.skip() for _ in self.filled)]
 
 
-def _what() -> dict[str, Any]:
-    """Build what the video shows and its size."""
+def _what(own: Defaults) -> dict[str, Any]:
+    """Build what the video shows and its size, for a model's own settings."""
     fields: dict[str, Any] = {
         "prompts": gr.Textbox(PROMPT, label="Prompts", info="one a line", lines=2, elem_id="make-prompts"),
         "negative": gr.Textbox("", label="Negative prompt", info="empty: none", elem_id="make-negative")}
     with gr.Row():
-        fields["image"] = gr.File(label="First picture", file_types=PICTURES, elem_id="make-image", height=110)
-        fields["last"] = gr.File(label="Last picture", file_types=PICTURES, elem_id="make-last", height=110)
-        fields["clip"] = gr.File(label="Clip", file_types=CLIPS, elem_id="make-clip", height=110)
+        fields["image"] = gr.File(label="First picture", file_types=PICTURES, elem_id="make-image", height=140,
+                                  visible=own.takes_pictures, min_width=140)
+        fields["last"] = gr.File(label="Last picture (optional)", file_types=PICTURES, elem_id="make-last", height=140,
+                                 visible=own.takes_pictures, min_width=140)
+        fields["clip"] = gr.File(label=_clip_label(own), file_types=CLIPS, elem_id="make-clip", height=140,
+                                 visible=own.takes_clips, min_width=140)
     with gr.Accordion("What becomes of the clip", open=False):
         fields["use"] = gr.Radio([EDIT, CONTINUE], value=EDIT, label="The video is to")
         fields["strength"] = gr.Slider(0.05, 1, 0.6, step=0.05, label="Strength",
                                        info="share of the steps that are left")
         fields["kept"] = gr.Number(2, label="Latent frames kept", info="of the clip's end", precision=0, minimum=1)
     with gr.Row():
-        fields["frames"] = gr.Dropdown([], label="Frames", elem_id="make-frames", min_width=90)
-        fields["height"] = gr.Number(None, label="Height", precision=0, elem_id="make-height", min_width=90)
-        fields["width"] = gr.Number(None, label="Width", precision=0, elem_id="make-width", min_width=90)
+        fields["frames"] = gr.Dropdown(own.lengths, value=own.frames, label="Frames", info="of the video",
+                                       elem_id="make-frames", min_width=90)
+        largest = own.limits.largest
+        fields["height"] = gr.Number(own.height, label="Height", info=own.sides(largest[0]), precision=0,
+                                     elem_id="make-height", min_width=90)
+        fields["width"] = gr.Number(own.width, label="Width", info=own.sides(largest[1]), precision=0,
+                                    elem_id="make-width", min_width=90)
     return fields
 
 
-def _role(role: str) -> Role:
-    """Build the choice of a class, and a form of its parameters that follows it."""
-    name = gr.Dropdown(list(classes(role)), label=role.capitalize(), elem_id=f"make-{role}")
-    first, now = gr.State({}), gr.State({})
+def _role(role: str, own: str, values: dict[str, Any]) -> Role:
+    """Build the choice of a class, at first `own` with its `values`, and a form of its parameters that follows it."""
+    name = gr.Dropdown(list(classes(role)), value=own, label=role.capitalize(), elem_id=f"make-{role}")
+    first, now = gr.State(values), gr.State(values)
     with gr.Accordion(f"Parameters of the {role}", open=False):
 
-        @gr.render(inputs=[name, first], triggers=[name.change, first.change])
+        @gr.render(inputs=[name, first])
         def parameters(chosen: str | None, values: dict[str, Any]) -> None:
             if chosen not in classes(role):
                 return
             cls = class_named(role, chosen)
             gr.Markdown(help_of(cls), elem_classes="help")
-            for field in fields_of(cls):
-                shown = _component(field, values.get(field.name, field.default))
-                shown.change(lambda value, known, name=field.name: {**known, name: value}, [shown, now], now,
-                             queue=False, show_progress="hidden")
+            with gr.Row(elem_classes="parameters"):
+                for field in fields_of(cls):
+                    shown = _component(field, values.get(field.name, field.default))
+                    shown.change(lambda value, known, name=field.name: {**known, name: value}, [shown, now], now,
+                                 queue=False, show_progress="hidden")
 
-    name.input(lambda: ({}, {}), None, [first, now], queue=False, show_progress="hidden")
+    name.input(lambda chosen, known: (carried(role, chosen, known),) * 2, [name, now], [first, now], queue=False,
+               show_progress="hidden")
     return Role(name, first, now)
 
 
 def _component(field: Field, value: Any) -> Any:
     """Build the component for a parameter."""
-    told_default = "needed" if field.required else f"default: {field.shown(field.default)}"
-    settings = {"label": field.name, "value": field.shown(value), "info": told_default}
+    default = "none" if field.default is None else field.shown(field.default)
+    told_default = "needed" if field.required else f"default: {default}"
+    settings = {"label": field.name, "value": field.shown(value), "info": told_default, "min_width": 150}
     if field.kind == FLAG:
         return gr.Checkbox(**settings)
     if field.kind == CHOICE:
@@ -185,23 +194,16 @@ def _about(model: Model) -> str:
 
 def _settings(model: Model) -> dict[str, Any]:
     """Return the form's values for a model as it is configured."""
-    args, limits = model.arguments(), model.limits()
-    sampler = plain(args.model_config.sampler_config)
-    params = sampler.get("params") or {}
-    height, width = args.sampling.sampling_image_size or limits.default_size
-    source = model.source() or ""
+    own = Defaults.of(model)
+    largest = own.limits.largest
     return {
-        "image": gr.File(visible="image" in source, value=None), "last": gr.File(visible="image" in source, value=None),
-        "clip": gr.File(visible="control" in source or not source, value=None),
-        "frames": gr.Dropdown(choices=_lengths(limits), value=limits.default_frames),
-        "height": gr.Number(value=height, info=f"a multiple of {limits.side_multiple}, at most {limits.largest[0]}"),
-        "width": gr.Number(value=width, info=f"a multiple of {limits.side_multiple}, at most {limits.largest[1]}"),
-        "steps": params.get("num_steps", 50), SAMPLER: configured(SAMPLER, sampler),
-        SCHEDULE: configured(SCHEDULE, params.get("discretization_config") or {}),
-        GUIDER: configured(GUIDER, params.get("guider_config") or {})}
+        "image": gr.File(visible=own.takes_pictures, value=None),
+        "last": gr.File(visible=own.takes_pictures, value=None),
+        "clip": gr.File(visible=own.takes_clips, value=None, label=_clip_label(own)),
+        "frames": gr.Dropdown(choices=own.lengths, value=own.frames),
+        "height": gr.Number(value=own.height, info=own.sides(largest[0])),
+        "width": gr.Number(value=own.width, info=own.sides(largest[1])), "steps": own.steps, **own.parts}
 
 
-def _lengths(limits: ModelLimits) -> list[tuple[str, int]]:
-    """Return the lengths that a model can make, and which of them are longer than it was trained for."""
-    return [(f"{count}{'' if count <= limits.trained_frames else ', longer than trained'}", count)
-            for count in limits.frame_counts]
+def _clip_label(own: Defaults) -> str:
+    return "Control clip, which the video follows" if "control" in own.source else "Clip (optional)"

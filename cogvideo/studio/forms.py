@@ -3,7 +3,7 @@ import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass
-from types import ModuleType, NoneType, UnionType
+from types import MappingProxyType, ModuleType, NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
@@ -13,9 +13,11 @@ from common.errors import ConfigError
 from sgm import discretizer, guiders, sampling
 
 SAMPLER, SCHEDULE, GUIDER = "sampler", "schedule", "guider"
-BASES: Mapping[str, tuple[ModuleType, type]] = {
-    SAMPLER: (sampling, sampling.Sampler), SCHEDULE: (discretizer, discretizer.Discretization),
-    GUIDER: (guiders, guiders.Guider)}
+BASES: Mapping[str, tuple[ModuleType, tuple[type, ...]]] = {
+    SAMPLER: (sampling, (sampling.Sampler,)), SCHEDULE: (discretizer, (discretizer.Discretization,)),
+    GUIDER: (guiders, (guiders.Guider, guiders.IdentityGuider))}
+# Parameters that name files or classes: a class which has one is not offered, for no path comes from the page.
+FILES = {"ckpt_path", "network_config"}
 # Parameters with a place of their own on the page, or that only files of the release set.
 ELSEWHERE = {"discretization_config", "guider_config", "discretization", "guider", "num_steps", "verbose", "device",
              "fixed_frames", "sdedit", "dyn_thresh_config"}
@@ -49,6 +51,11 @@ class Field:
             return int(given)
         return given
 
+    def takes(self, value: Any) -> bool:
+        """Return True for a number within the bounds."""
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number and (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
+
     def shown(self, value: Any) -> Any:
         """Return what a form shows for a parameter's value."""
         if self.kind != TEXT:
@@ -57,11 +64,12 @@ class Field:
 
 
 def classes(role: str) -> dict[str, type]:
-    """Return the classes of a role by name: all but bases, which say so themselves."""
-    module, base = BASES[role]
+    """Return the classes of a role by name: all but bases, which say so themselves, and those that read files."""
+    module, bases = BASES[role]
     found = {name: getattr(module, name) for name in module.__all__}
     return {name: cls for name, cls in sorted(found.items())
-            if inspect.isclass(cls) and issubclass(cls, base) and not help_of(cls).startswith("Base")}
+            if inspect.isclass(cls) and issubclass(cls, bases) and not (cls.__doc__ or "").startswith("Base")
+            and not FILES & set(inspect.signature(cls).parameters)}
 
 
 def class_named(role: str, name: object) -> type:
@@ -73,8 +81,10 @@ def class_named(role: str, name: object) -> type:
 
 
 def help_of(cls: type) -> str:
-    """Return a class's own description."""
-    return inspect.getdoc(cls) or ""
+    """Return a class's description, with those of its bases that declare what the form asks for."""
+    asked = set(inspect.signature(cls).parameters) - ELSEWHERE
+    parts = [cls, *(base for base in cls.__mro__[1:] if asked & set(vars(base).get("__annotations__", ())))]
+    return "\n\n".join(inspect.cleandoc(part.__doc__) for part in parts if part.__doc__)
 
 
 def fields_of(cls: type) -> list[Field]:
@@ -127,27 +137,47 @@ def _unfolded(hint: Any) -> tuple[bool, Any, tuple]:
             return optional, hint, marks
 
 
-def part_of(role: str, name: object, given: Mapping[str, Any]) -> dict[str, Any]:
+def part_of(role: str, name: object, given: Mapping[str, Any], own: Mapping[str, Any] = MappingProxyType({})
+            ) -> dict[str, Any]:
     """Return `{target, params}` of a class with the form's values; those that are the default are left out.
 
+    `own` is the model's configured part: if it is of the same class, its parameters that no form asks for are kept.
     Raises ConfigError for a class that is not offered, and for values that are not there.
     """
     cls = class_named(role, name)
-    params = {}
+    same = _name_of(role, own) == name
+    kept = own.get("params") or {} if same else {}
+    params = {key: value for key, value in kept.items() if key in ELSEWHERE}
     for field in fields_of(cls):
         value = field.value(given[field.name]) if field.name in given else field.default
         if value is None and field.required:
             raise ConfigError(f"{name}: {field.name} is missing; it has no default")
-        if value != field.default:
+        if value != field.default or field.name in kept:
             params[field.name] = value
-    return {"target": f"{BASES[role][0].__name__}.{name}", "params": params}
+    target = own.get("target") if same else None
+    return {"target": target or f"{BASES[role][0].__name__}.{name}", "params": params}
+
+
+def carried(role: str, name: object, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of a form's values that another class needs, too, and takes: a guider's scale."""
+    cls = class_named(role, name)
+    return {field.name: values[field.name] for field in fields_of(cls)
+            if field.required and field.kind == NUMBER and field.takes(values.get(field.name))}
+
+
+def _name_of(role: str, part: Mapping[str, Any]) -> str:
+    default = guiders.IdentityGuider.__name__ if role == GUIDER else ""
+    return str(part.get("target") or default).rpartition(".")[2]
 
 
 def configured(role: str, part: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return the class name of a configured part, in this project's own spelling, and its parameters on the form."""
-    name = str(part.get("target")).rpartition(".")[2]
+    """Return the class name of a configured part, and its parameters on the form; a guider may be left out.
+
+    Raises ConfigError for a class that is not offered.
+    """
+    name = _name_of(role, part)
     params = part.get("params") or {}
     if name not in classes(role):
-        return next(iter(classes(role))), {}
+        raise ConfigError(f"the {role} {name[:80]} cannot be chosen on this page; use sample_video.py")
     return name, {field.name: params[field.name] for field in fields_of(class_named(role, name))
                   if field.name in params}

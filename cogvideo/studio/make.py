@@ -23,7 +23,7 @@ from media.videos import SHEET
 from sgm.sampling import StepInfo
 
 WAIT = 0.3  # seconds between two looks at a running video
-Page = tuple[str, str, str, str, Any]  # message, plan, course, videos, choice of a record
+Page = tuple[str, str, str, str, Any, Any]  # message, plan, course, videos, choice of a record, button beside it
 
 
 class Stopped(Exception):
@@ -46,7 +46,7 @@ class Parts:
 
     @property
     def shown(self) -> list:
-        return [self.message, self.planned, self.course, self.videos, self.record]
+        return [self.message, self.planned, self.course, self.videos, self.record, self.again]
 
 
 def build(studio: Studio) -> None:
@@ -57,18 +57,30 @@ def build(studio: Studio) -> None:
         with gr.Column(scale=6, min_width=320):
             parts = _parts()
     form.wire(studio)
-    stops: dict[str, threading.Event] = {}  # by page
+    runs: dict[str, threading.Event] = {}  # what stops a page's run, from its click on
+
+    def wait(request: gr.Request) -> tuple[str, gr.Button]:
+        runs[str(request.session_hash)] = threading.Event()
+        return note("waiting for other videos"), gr.Button(interactive=False)
 
     def start(request: gr.Request, *given: Any) -> Iterator[Page]:
-        stopping = stops[str(request.session_hash)] = threading.Event()
-        yield from _run(studio, stopping, form.asked(given))
+        stopping = runs.get(str(request.session_hash)) or threading.Event()
+        try:
+            yield from _run(studio, stopping, form.asked(given))
+        finally:  # also if the browser is gone
+            stopping.set()
 
-    def stop(request: gr.Request) -> None:
-        if str(request.session_hash) in stops:
-            stops[str(request.session_hash)].set()
+    def stop(request: gr.Request) -> str:
+        stopping = runs.get(str(request.session_hash))
+        if stopping is None or stopping.is_set():
+            return note("nothing runs")
+        stopping.set()
+        return note("stopping after this step")
 
-    parts.start.click(start, form.inputs, parts.shown, show_progress="hidden", **QUEUED)
-    parts.stop.click(stop, queue=False)
+    parts.start.click(wait, None, [parts.message, parts.start], queue=False, show_progress="hidden").then(
+        start, form.inputs, parts.shown, show_progress="hidden", **QUEUED).then(
+        lambda: gr.Button(interactive=True), None, parts.start, queue=False, show_progress="hidden")
+    parts.stop.click(stop, None, parts.message, queue=False, show_progress="hidden")
     parts.plan.click(lambda *given: _planned(studio, form.asked(given)), form.inputs, [parts.message, parts.planned],
                      show_progress="minimal")
     parts.again.click(lambda name: _again(studio, form, name), parts.record, [parts.message, *form.filled],
@@ -84,7 +96,7 @@ def _parts() -> Parts:
         "message", "planned", "course", "videos"))
     with gr.Row():
         record = gr.Dropdown([], label="A video made here", elem_id="make-record", visible=False, scale=3)
-        again = gr.Button("Again with this", elem_id="make-again", scale=1)
+        again = gr.Button("Again with this", elem_id="make-again", visible=False, scale=1)
     return Parts(start, stop, plan, message, planned, course, videos, record, again)
 
 
@@ -110,20 +122,21 @@ def _run(studio: Studio, stopping: threading.Event, asked: Asked) -> Iterator[Pa
         given = ready(studio, asked)
         plan = plan_of(Ready(given.args, given.jobs))
     except Exception as error:
-        yield problem(told(error)), "", "", "", hidden
+        yield problem(told(error)), "", "", "", hidden, hidden
         return
     progress, made = Progress(len(given.jobs)), list[Path]()
     future = studio.worker.submit(_made, studio, given, stopping, progress, made)
     seen = -1
     while not future.done():
         course = picture(progress.picture) + curve(progress.scales, progress.steps)
-        yield (note(progress.line()), plan, course, _videos(studio, made) if len(made) != seen else gr.skip(), hidden)
+        yield (note(progress.line()), plan, course, _videos(studio, made) if len(made) != seen else gr.skip(), hidden,
+               hidden)
         seen = len(made)
         time.sleep(WAIT)
     names = [str(path.relative_to(studio.outputs)) for path in made]
     chosen = gr.Dropdown(choices=names, value=names[0], visible=True) if names else hidden
     yield _ended(future.exception(), len(made), given), plan, curve(progress.scales, progress.steps), _videos(
-        studio, made), chosen
+        studio, made), chosen, gr.Button(visible=True) if names else hidden
 
 
 def _ended(error: BaseException | None, made: int, given: Ready) -> str:

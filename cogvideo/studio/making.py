@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -15,6 +16,7 @@ from common.files import whole_files
 from common.kinds import Seed, Size, Steps
 from common.typed import checked
 from configuration.settings import Arguments
+from configuration.yaml_files import plain
 from inference.checks import check_prompts, check_run, source_of_prompts
 from inference.decoding import record_of, save
 from inference.jobs import Job, plan_jobs
@@ -71,21 +73,31 @@ class Ready:
 
 def ready(studio: Studio, asked: Asked, output: Path | None = None) -> Ready:
     """Check what a user filled in, and plan its videos, below `output` or a new folder. Raises a UserError."""
-    args = settings(studio, asked, output)
+    folder = studio.new_folder() if output is None else output
+    try:
+        return _planned(studio, asked, folder)
+    except BaseException:
+        if output is None:
+            folder.rmdir()  # nothing is in it yet
+        raise
+
+
+def _planned(studio: Studio, asked: Asked, folder: Path) -> Ready:
+    args = settings(studio, asked, folder)
     prompts = _prompts(studio, asked, source_of_prompts(args.sampling, args.model_config))
     prepare_text_embeddings(args)
     limits = check_run(args)
     check_prompts(args.model_config, prompts)
     jobs = plan_jobs(prompts, limits, args.sampling, args.model_config.get("noised_image_input", False),
                      run_made_from(args))
-    Path(args.sampling.output_dir).mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     check_names(jobs, args.sampling.output_dir)
     check_stored(jobs, args)
     return Ready(args, jobs)
 
 
-def settings(studio: Studio, asked: Asked, output: Path | None = None) -> Arguments:
-    """Return the settings of the run. Raises ConfigError."""
+def settings(studio: Studio, asked: Asked, output: Path) -> Arguments:
+    """Return the settings of the run, whose videos go below `output`. Raises ConfigError."""
     model = studio.model(asked.model)
     words = [f"--seed={checked(Seed, asked.seed, 'seed')}", f"--num-samples={checked(Steps, asked.samples, 'videos')}"]
     if asked.frames is not None:
@@ -93,21 +105,28 @@ def settings(studio: Studio, asked: Asked, output: Path | None = None) -> Argume
     if asked.height and asked.width:
         sides = [checked(Size, side, name) for side, name in ((asked.height, "height"), (asked.width, "width"))]
         words += ["--sampling-image-size", *map(str, sides)]
-    if asked.clip is not None:
+    if asked.clip is not None and model.source() != "control":
         words += _clip_words(asked)
     if asked.negative:
         words.append(f"--negative-prompt={_line(asked.negative, 'negative prompt')}")
     if asked.parts:
-        sampler = yaml.safe_dump(sampler_config(asked.parts, asked.steps), default_flow_style=True, width=math.inf)
+        own = plain(model.arguments().model_config.sampler_config)
+        sampler = yaml.safe_dump(sampler_config(asked.parts, asked.steps, own), default_flow_style=True, width=math.inf)
         words.append(f"model.sampler_config={sampler.strip()}")
-    return model.arguments(*words, *_lora_words(studio, asked), f"--output-dir={output or studio.new_folder()}")
+    return model.arguments(*words, *_lora_words(studio, asked), f"--output-dir={output}")
 
 
-def sampler_config(parts: Mapping[str, tuple[object, Mapping[str, Any]]], steps: object) -> dict[str, Any]:
-    """Return the configuration of a sampler from its class, schedule and guider. Raises ConfigError."""
-    count = checked(Steps, steps, "steps")
-    sampler, schedule, guider = (part_of(role, *parts[role]) for role in (SAMPLER, SCHEDULE, GUIDER))
-    if "schedule" in guider["params"] or str(parts[GUIDER][0]) == "DynamicCFG":
+def sampler_config(parts: Mapping[str, tuple[object, Mapping[str, Any]]], steps: object,
+                   own: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+    """Return the configuration of a sampler from its class, schedule and guider; `own` is the model's.
+
+    Raises ConfigError.
+    """
+    count, known = checked(Steps, steps, "steps"), own.get("params") or {}
+    before = {SAMPLER: own} | {role: known.get(key) or {} for role, key in (
+        (SCHEDULE, "discretization_config"), (GUIDER, "guider_config"))}
+    sampler, schedule, guider = (part_of(role, *parts[role], before[role]) for role in (SAMPLER, SCHEDULE, GUIDER))
+    if "num_steps" in guider["params"]:
         guider["params"]["num_steps"] = count
     sampler["params"] |= {"num_steps": count, "discretization_config": schedule, "guider_config": guider}
     return sampler
@@ -139,7 +158,10 @@ def _lora_words(studio: Studio, asked: Asked) -> list[str]:
 
 
 def _prompts(studio: Studio, asked: Asked, source: Source | None) -> list[Prompt]:
-    """Return the prompts, one a line, with the files that a user gave. Raises DataError."""
+    """Return the prompts, one a line, with the files that a user gave. `source` is what each needs. Raises DataError.
+
+    What a prompt says is text alone: the mark with which a prompt file names a picture means nothing here.
+    """
     texts = [line for line in (_line(part, "prompt") for part in str(asked.prompts or "").splitlines()) if line]
     if not texts:
         raise DataError("the prompt is empty; write what the video shows")

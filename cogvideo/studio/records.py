@@ -3,7 +3,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cogvideo.studio.forms import GUIDER, SAMPLER, SCHEDULE, configured
+from cogvideo.studio.defaults import parts_of
 from cogvideo.studio.studio import Studio, note
 from common.errors import DataError
 from media.records import RECORD, verified_record
@@ -21,9 +21,7 @@ def filled(studio: Studio, name: object) -> tuple[str, dict[str, Any]]:
     values = {
         "model": _model(studio, config), "prompts": record["prompt"], "negative": record.get("negative_prompt") or "",
         "seed": record["seed"], "samples": 1, "frames": record["frames"], "height": record["height"],
-        "width": record["width"], "steps": params.get("num_steps"), SAMPLER: configured(SAMPLER, sampler),
-        SCHEDULE: configured(SCHEDULE, params.get("discretization_config") or {}),
-        GUIDER: configured(GUIDER, params.get("guider_config") or {})}
+        "width": record["width"], "steps": params.get("num_steps"), **parts_of(sampler)}
     return _remark(record), values
 
 

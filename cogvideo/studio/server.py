@@ -1,6 +1,7 @@
 """The server of the page: on this machine alone, for its own page alone, and without any other machine's help."""
 import logging
 import os
+import re
 import socket
 import threading
 import webbrowser
@@ -26,7 +27,7 @@ PORTS = 100  # tried one after the other
 LARGEST_UPLOAD = 200 * 2**20  # bytes
 LARGEST_REQUEST = 2 * 2**20  # of anything but an upload
 UPLOAD = "/gradio_api/upload"
-ELSEWHERE = ("/gradio_api/proxy=", "/proxy=", "/gradio_api/file=http", "/file=http", "/gradio_api/stream=http")
+ELSEWHERE = re.compile(r"https?:|/proxy=", re.IGNORECASE)  # in a path: Gradio would fetch what it names
 
 
 def serve(studio: Studio, port: int, browser: bool = True) -> None:
@@ -103,20 +104,24 @@ class OwnPageAlone:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-            if refusal := _refusal(scope["path"], headers):
-                await PlainTextResponse(refusal, 403)(scope, receive, send)
+            largest = LARGEST_UPLOAD if scope["path"].startswith(UPLOAD) else LARGEST_REQUEST
+            if refusal := _refusal(scope["path"], headers, largest):
+                await refusal(scope, receive, send)
                 return
-            receive = _bounded(receive, LARGEST_UPLOAD if scope["path"].startswith(UPLOAD) else LARGEST_REQUEST)
+            receive = _bounded(receive, largest)
         await self.app(scope, receive, send)
 
 
-def _refusal(path: str, headers: dict[str, str]) -> str | None:
-    """Return why a request is refused, or None."""
+def _refusal(path: str, headers: dict[str, str], largest: int) -> PlainTextResponse | None:
+    """Return the answer to a request that is refused, or None."""
     origin = headers.get("origin")
     if origin is not None and origin not in (f"http://{headers.get('host')}", f"https://{headers.get('host')}"):
-        return "this page takes no requests of another site"
-    if any(path.startswith(start) for start in ELSEWHERE):
-        return "this page fetches nothing from elsewhere"
+        return PlainTextResponse("this page takes no requests of another site", 403)
+    if ELSEWHERE.search(path):
+        return PlainTextResponse("this page fetches nothing from elsewhere", 403)
+    length = headers.get("content-length", "0")
+    if not length.isdecimal() or int(length) > largest:
+        return PlainTextResponse(f"this page takes at most {largest} bytes at once", 413)
     return None
 
 

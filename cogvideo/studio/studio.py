@@ -23,6 +23,7 @@ from configuration.settings import Arguments
 from configuration.targets import instantiate_from_config
 from configuration.yaml_files import plain
 from diffusion_video import DiffusionEngine
+from inference.output_folder import remove_partial_files
 from inference.pipeline import load_engine
 
 # Settings of Gradio's events that make videos: they wait for each other, whatever page and user they come from.
@@ -58,6 +59,9 @@ class Studio:
         models = offered(base, overrides)
         folder = check_writable(outputs, "--output-dir").resolve()
         uploads = check_writable(folder / "studio" / "uploads", "--output-dir")
+        for run in (folder / "studio").iterdir():
+            if run.is_dir():
+                remove_partial_files(run)  # of a studio that was ended in the middle
         temporary = Path(tempfile.mkdtemp(prefix="studio_"))
         studio = cls(models, folder, uploads, Path(loras).resolve(), Path(studies).resolve(), temporary)
         try:

@@ -9,11 +9,16 @@ from PIL import Image
 pytest.importorskip("gradio", reason="the page needs requirements-studio.txt")
 
 import sample_video
+from cogvideo.studio.defaults import parts_of
 from cogvideo.studio.form import _settings
-from cogvideo.studio.forms import GUIDER, SAMPLER, SCHEDULE
-from cogvideo.studio.making import CONTINUE, Asked, make, ready
+from cogvideo.studio.forms import GUIDER, SAMPLER, SCHEDULE, classes
+from cogvideo.studio.make import Stopped
+from cogvideo.studio.making import CONTINUE, Asked, make, ready, sampler_config
+from cogvideo.studio.records import filled
 from common.errors import ConfigError, DataError, UserError
 from common.files import REPOSITORY
+from configuration.yaml_files import plain
+from media.records import RECORD
 
 PROMPT = "a red circle moves right on a black background"
 PARTS = {SAMPLER: ("UniPCSampler", {}), SCHEDULE: ("VPRampDiscretization", {}), GUIDER: ("APG", {"scale": 3})}
@@ -111,3 +116,78 @@ def test_a_clip_is_continued_or_changed(studio):
         ready(studio, replace(ASKED, clip=clip, strength="much"))
     with pytest.raises(ConfigError, match="latent frames"):
         ready(studio, replace(ASKED, clip=clip, use=CONTINUE, kept=0))
+
+
+def test_a_record_fills_in_the_form_that_makes_the_video_again(studio):
+    made: list[Path] = []
+    parts = PARTS | {GUIDER: ("APG", {"scale": 2.5, "eta": 0.5})}
+    make(studio, ready(studio, replace(ASKED, seed=9, steps=2, parts=parts)), lambda step: None, made.append)
+    _, values = filled(studio, str(made[0].relative_to(studio.outputs)))
+    roles = {role: values.pop(role) for role in PARTS}
+    assert roles == parts and values["seed"] == 9
+    make(studio, ready(studio, Asked(**values, parts=roles)), lambda step: None, made.append)
+    assert made[0] != made[1] and made[0].read_bytes() == made[1].read_bytes()
+
+
+def test_a_stopped_run_keeps_the_videos_that_are_finished(studio):
+    made: list[Path] = []
+
+    def watch(step):
+        if made:
+            raise Stopped
+
+    given = ready(studio, replace(ASKED, samples=2, steps=1))
+    with pytest.raises(Stopped):
+        make(studio, given, watch, made.append)
+    assert len(made) == 1 and made[0].with_name(RECORD).is_file()
+    assert list(Path(given.args.sampling.output_dir).rglob("*.mp4")) == made
+
+
+def test_parameters_that_no_form_asks_for_are_kept(studio):
+    sampler = plain(studio.models["tiny_t2v"].arguments().model_config.sampler_config)
+    sampler["params"]["guider_config"]["params"]["dyn_thresh_config"] = {"target": "sgm.sampling_utils.X"}
+    assert sampler_config(parts_of(sampler), 50, sampler) == sampler
+
+
+def test_no_class_that_reads_files_is_offered(studio):
+    assert "Autoguidance" not in classes(GUIDER) and "IdentityGuider" in classes(GUIDER)
+    parts = PARTS | {GUIDER: ("Autoguidance", {"scale": 2, "ckpt_path": "/etc/passwd"})}
+    with pytest.raises(ConfigError, match="is none of"):
+        ready(studio, replace(ASKED, parts=parts))
+
+
+def test_what_is_refused_leaves_no_folder(studio):
+    with pytest.raises(UserError):
+        ready(studio, replace(ASKED, frames=18))
+    assert [path.name for path in (studio.outputs / "studio").iterdir()] == ["uploads"]
+
+
+def test_a_model_with_control_input_follows_a_clip(studio):
+    with pytest.raises(DataError, match="needs a clip"):
+        ready(studio, replace(ASKED, model="tiny_control"))
+    clip = uploaded(studio, "a.mp4", (REPOSITORY / "configs/controls/falling_square.mp4").read_bytes())
+    (job,) = ready(studio, replace(ASKED, model="tiny_control", clip=clip)).jobs
+    assert Path(job.prompt.control).parent == studio.uploads
+
+
+def test_an_upload_that_is_a_link_is_not_followed(studio):
+    link = studio.temporary / "b.png"
+    link.symlink_to("/etc/passwd")
+    with pytest.raises(DataError, match="upload it again"):
+        ready(studio, replace(ASKED, model="tiny_i2v", image=str(link)))
+
+
+def test_a_model_without_weights_says_where_they_go(studio):
+    model = studio.models["cogvideox_2b"]
+    assert "checkpoints/cogvideox_2b" in (model.missing() or "")
+    assert "Into checkpoints/cogvideox_2b/ put" in model.header()
+    assert studio.models["tiny_t2v"].missing() is None
+
+
+def test_each_lora_has_a_strength(studio):
+    studio.loras.mkdir()
+    (studio.loras / "one.safetensors").write_bytes(b"")
+    (studio.loras / "notes.txt").write_bytes(b"")
+    assert list(studio.known_loras()) == ["one.safetensors"]
+    with pytest.raises(ConfigError, match="2 strengths for 1 LoRA"):
+        ready(studio, replace(ASKED, loras=["one.safetensors"], strengths="1, 2"))

@@ -1,0 +1,60 @@
+"""The values with which the form begins: those of a model's own configuration."""
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cogvideo.studio.forms import GUIDER, SAMPLER, SCHEDULE, configured
+from cogvideo.studio.models import Model
+from configuration.yaml_files import plain
+from inference.sizes import ModelLimits, choose_frames
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """A model's own settings: what its prompts need, its length and size, and its sampler, schedule and guider.
+
+    `parts` has class and parameters by role.
+    """
+
+    source: str
+    limits: ModelLimits
+    frames: int
+    height: int
+    width: int
+    steps: int
+    parts: Mapping[str, tuple[str, dict[str, Any]]]
+
+    @classmethod
+    def of(cls, model: Model) -> "Defaults":
+        """Return the settings of a model. Raises ConfigError for a sampler or guider that is not offered."""
+        args, limits = model.arguments(), model.limits()
+        sampler = plain(args.model_config.sampler_config)
+        height, width = args.sampling.sampling_image_size or limits.default_size
+        return cls(model.source() or "", limits, choose_frames(limits, args.sampling.num_frames,
+                   args.sampling.sampling_num_frames), height, width,
+                   (sampler.get("params") or {}).get("num_steps") or 50, parts_of(sampler))
+
+    @property
+    def takes_pictures(self) -> bool:
+        return "image" in self.source
+
+    @property
+    def takes_clips(self) -> bool:
+        return "control" in self.source or not self.source
+
+    @property
+    def lengths(self) -> list[tuple[str, int]]:
+        """The lengths that the model can make, with a word on those that are longer than it was trained for."""
+        return [(f"{count}{'' if count <= self.limits.trained_frames else ', longer than trained'}", count)
+                for count in self.limits.frame_counts]
+
+    def sides(self, largest: int) -> str:
+        """Return what a side of the video can be, in words."""
+        return f"a multiple of {self.limits.side_multiple}, at most {largest}"
+
+
+def parts_of(sampler: Mapping[str, Any]) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return class and parameters of a configured sampler, of its schedule and of its guider, by role."""
+    params = sampler.get("params") or {}
+    return {SAMPLER: configured(SAMPLER, sampler), SCHEDULE: configured(SCHEDULE, params["discretization_config"]),
+            GUIDER: configured(GUIDER, params.get("guider_config") or {})}
