@@ -171,7 +171,8 @@ def _component(field: Field, value: Any) -> Any:
     """Build the component for a parameter."""
     default = "none" if field.default is None else field.shown(field.default)
     told_default = "needed" if field.required else f"default: {default}"
-    settings = {"label": field.name, "value": field.shown(value), "info": told_default, "min_width": 150}
+    settings = {"label": field.name, "value": field.shown(value), "info": told_default, "min_width": 150,
+                "interactive": True}
     if field.kind == FLAG:
         return gr.Checkbox(**settings)
     if field.kind == CHOICE:
