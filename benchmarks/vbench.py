@@ -34,7 +34,6 @@ from configuration.settings import Arguments
 from inference.checks import check_run
 from inference.made_from import run_made_from
 from inference.output_folder import own_output
-from inference.pipeline import load_engine
 from inference.sizes import VideoPlan, model_limits, plan_video
 
 logger = logging.getLogger("vbench")
@@ -71,7 +70,7 @@ def sample(suite: Suite, args: Arguments) -> None:
 
     Prompts are counted through all groups, so that every video has a seed of its own.
     """
-    from sample_video import STEPS, encode, jobs_of, make_videos, run_processes, summary  # takes seconds to import
+    from sample_video import STEPS, jobs_of, make_jobs, summary  # takes seconds to import
 
     steps = Steps(*STEPS)
     with steps("configuration", announce=False), report_once():
@@ -82,11 +81,7 @@ def sample(suite: Suite, args: Arguments) -> None:
                 for job in jobs_of(suite.prompts(name), limits, args.changed(num_samples=count, resume=True), run)]
         steps.announce("configuration", f": {summary(args)}")
         if jobs:
-            with run_processes(args) as device:
-                with steps("model load"):
-                    engine = load_engine(args, device)
-                conditions = encode(engine, jobs, args.sampling, steps)
-                make_videos(engine, jobs, conditions, args, steps)
+            make_jobs(jobs, args, limits, steps)
 
 
 def _announce(suite: Suite, plan: VideoPlan) -> None:
