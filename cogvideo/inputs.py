@@ -26,8 +26,8 @@ from media.videos import write_lossless
 Picture = str | Path | Image.Image | np.ndarray
 Clip = str | Path | np.ndarray | Result
 PICTURE = "a path, a PIL image, or an array (H, W, 3) uint8"
-IN_A_CALL = ("num_samples", "num_frames", "strength", "invert", "continue_from", "segments", "batch_size",
-             "sampling_image_size", "sampling_fps")
+IN_A_CALL = ("num_samples", "num_frames", "strength", "invert", "continue_from", "continue_rounds", "segments",
+             "batch_size", "sampling_image_size", "sampling_fps")
 OTHERS = ("prompt", "negative_prompt", "seed", "image", "last", "clip", "control", "latents", "num_inference_steps",
           "guidance_scale", "callback", "estimates", "progress")
 OTHER_NAMES = {"height": "sampling_image_size=(height, width)", "width": "sampling_image_size=(height, width)",
