@@ -27,8 +27,8 @@ NOISY = [  # name, parameters, and largest error of the moments after 120 steps
     ("DDIMSampler", {}, 0.06), ("SDEDPMPP2MSampler", {}, 0.02), ("VPSDEDPMPP2MSampler", {}, 0.02),
     ("SDEDPMPP3MSampler", {}, 0.02), ("SASolverSampler", {}, 0.02), ("SASolverSampler", {"tau": 0.5, "order": 2}, 0.02),
     ("EulerEDMSampler", {"s_churn": 20.0}, 0.15), ("HeunEDMSampler", {"s_churn": 20.0}, 0.03),
-    ("RestartSampler", RESTARTS, 0.03), ("RestartSampler", {}, 0.02), ("DDIMSampler", {"s_noise": 1.0}, 0.1),
-    ("DPMPPSDESampler", {}, 0.02), ("ERSDESampler", {}, 0.02),
+    ("RestartSampler", RESTARTS, 0.03), ("RestartSampler", {}, 0.03), ("DDIMSampler", {"s_noise": 1.0}, 0.1),
+    ("DPMPPSDESampler", {}, 0.03), ("ERSDESampler", {}, 0.03),
 ]
 
 

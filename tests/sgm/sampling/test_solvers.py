@@ -118,7 +118,8 @@ def test_a_restart_costs_what_it_says_and_forgets_where_it_was():
     ("DPMPP3MSampler", {"order": 2}, "order: 2 is none"), ("DEISSampler", {"order": 1}, "order: 1 is none"),
     ("SASolverSampler", {"tau": -1.0}, "tau is -1.0; it must be a number, 0 or more"),
     ("RestartSampler", {"intervals": [{"low": 2.0, "high": 1.0, "repeats": 1, "steps": 1}]}, "low below high"),
-    ("RestartSampler", {"intervals": [{"low": 0.1, "high": 1.0, "repeats": 1}]}, "steps"),
+    ("RestartSampler", {"intervals": [{"low": 0.1, "high": 1.0}]}, "intervals.repeats is missing"),
+    ("RestartSampler", {"intervals": [{"low": 0.1, "high": 1.0, "repeat": 1}]}, "did you mean repeats"),
     ("RestartSampler", {"num_steps": 1}, "none of the 1 steps arrives at a noise level below high"),
 ])
 def test_what_cannot_be_is_refused_when_built(name, params, message):
