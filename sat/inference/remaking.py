@@ -10,6 +10,7 @@ from arguments import get_args, named_records
 from common.errors import ConfigError, DataError, UserError
 from common.files import expanded_path
 from common.listing import Remarks
+from common.ranks import world_size
 from common.typed import shown
 from configuration.settings import Arguments
 from inference.checks import check_prompts, check_run, source_of_prompts
@@ -68,6 +69,9 @@ def read_again(argv: Sequence[str] | None = None, description: str = "") -> list
             args = get_args(argv, description, deepcopy(recorded.config)).changed(output_dir=str(folder))
             _check_options(args, recorded)
         found.setdefault(repr(args.composed), (args, []))[1].append(recorded)
+    if len(found) > 1 and world_size() > 1:
+        raise ConfigError(f"--from-metadata: the records are of {len(found)} configurations, of which torchrun can "
+                          "make one in a run; name those of one, or use one process")
     return [_again(args, records) for args, records in found.values()]
 
 

@@ -176,6 +176,15 @@ def test_options_that_a_record_decides_are_refused(recorded, again, tmp_path):
     assert code == 0 and "forward passes of the transformer" in said and not (tmp_path / "again").exists()
 
 
+def test_several_processes_make_the_records_of_one_configuration(recorded, again, tmp_path, monkeypatch):
+    content = json.loads(recorded.read_text())
+    content["config"]["args"]["seed"] = 9
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, said = again(recorded, tmp_path / "other.json")
+    assert code == 2 and "the records are of 2 configurations" in said
+
+
 def test_an_old_record_serves_with_what_it_lacks_said(make, again, tmp_path):
     (record,) = make("a red circle")
     content = json.loads(record.read_text())
