@@ -10,6 +10,7 @@ import yaml
 from annotated_types import Ge, Gt, Le, Lt
 
 from common.errors import ConfigError
+from configuration.targets import is_base
 from sgm import discretizer, guiders, sampling
 
 SAMPLER, SCHEDULE, GUIDER = "sampler", "schedule", "guider"
@@ -64,12 +65,12 @@ class Field:
 
 
 def classes(role: str) -> dict[str, type]:
-    """Return the classes of a role by name: all but bases, which say so themselves, and those that read files."""
+    """Return the classes of a role by name: all but bases, and those that read files."""
     module, bases = BASES[role]
     found = {name: getattr(module, name) for name in module.__all__}
     return {name: cls for name, cls in sorted(found.items())
-            if inspect.isclass(cls) and issubclass(cls, bases) and not (cls.__doc__ or "").startswith("Base")
-            and not FILES & set(inspect.signature(cls).parameters)}
+            if inspect.isclass(cls) and issubclass(cls, bases) and not is_base(cls)
+            and not (cls.__doc__ or "").startswith("Base") and not FILES & set(inspect.signature(cls).parameters)}
 
 
 def class_named(role: str, name: object) -> type:

@@ -68,12 +68,17 @@ def get_obj_from_str(path: str, where: str = "target") -> type:
         raise ConfigError(f"{where}: {path} does not resolve, {module_path} has no {name}{nearest(name, classes)}")
     if not isinstance(obj, type) or not _allowed(f"{obj.__module__}.{obj.__qualname__}"):
         raise ConfigError(f"{where}: {path} may not be named; {MAY_BE_NAMED}")
-    if any(getattr(getattr(obj, name, None), "__isabstractmethod__", False) for name in dir(obj)):
+    if is_base(obj):
         raise ConfigError(f"{where}: {path} is only the base of other classes; name one of them")
     slot = slot_of(where)
     if slot in ROLES and not _fills(obj, ROLES[slot]):
         raise ConfigError(f"{where}: {path} cannot be a {slot}, which needs {' or '.join(ROLES[slot])}")
     return obj
+
+
+def is_base(cls: type) -> bool:
+    """Return True for a class with methods that are left to its subclasses."""
+    return any(getattr(getattr(cls, name, None), "__isabstractmethod__", False) for name in dir(cls))
 
 
 def _fills(cls: type, role: tuple[str, ...]) -> bool:
