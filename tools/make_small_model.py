@@ -43,12 +43,17 @@ def is_done(job: Job) -> bool:
     return latest_step(job.result) == job.steps if job.steps else job.result.exists()
 
 
+def has_begun(job: Job) -> bool:
+    """Return True if there is anything of a job's result that would be kept."""
+    return latest_step(job.result) is not None if job.steps else job.result.exists()
+
+
 def check_same(jobs: Sequence[Job], folder: Path) -> dict[str, str]:
-    """Return the records of jobs begun in the folder. Raises ConfigError if one was begun by another recipe."""
+    """Return the records of jobs begun in the folder. Raises ConfigError if one was made by another recipe."""
     path = folder / RECORD
     begun: dict[str, str] = json.loads(read_text(path)) if path.exists() else {}
     for job in jobs:
-        if begun.get(job.name, record_of(job, folder)) != record_of(job, folder):
+        if has_begun(job) and begun.get(job.name) != record_of(job, folder):
             raise ConfigError(f"{folder} has {job.name} of another recipe or with other options (--quick, "
                               "--precision); give the same ones again, or choose another --out")
     return begun

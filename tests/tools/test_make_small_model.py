@@ -65,6 +65,11 @@ def test_every_stage_is_a_configuration_that_training_accepts(folder, quick):
             assert args.model_config.conditioner_config.params.emb_models[0].params.model_dir == str(folder / "tiny/t5")
 
 
+def test_runs_that_share_stored_first_frames_have_one_seed(folder):
+    jobs = trainings(Choices(folder))
+    assert {job.config["args"]["seed"] for name, job in jobs.items() if name.startswith("i2v")} == {0}
+
+
 def test_processes_share_the_clips_of_a_step(folder):
     one, two = trainings(Choices(folder)), trainings(Choices(folder, processes=2))
     assert one["t2v_images"].extra == ("deepspeed.train_micro_batch_size_per_gpu=64",)
