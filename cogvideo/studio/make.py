@@ -16,6 +16,7 @@ from cogvideo.studio.progress import Progress, curve, picture
 from cogvideo.studio.records import filled
 from cogvideo.studio.studio import QUEUED, Studio, note, problem
 from common.console import told
+from common.files import REPOSITORY
 from dry_run.report import plan_lines, planned_model
 from inference.checks import check_run
 from media.records import RECORD
@@ -110,7 +111,8 @@ def _planned(studio: Studio, asked: Asked) -> tuple[str, str]:
 
 def plan_of(given: Ready) -> str:
     """Return the HTML of what `--plan` says of a run."""
-    lines = [line.partition(": ") for line in plan_lines(given.args, planned_model(given.args))]
+    found = (line.replace(f"{REPOSITORY}/", "") for line in plan_lines(given.args, planned_model(given.args)))
+    lines = [line.partition(": ") for line in found]
     rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(rest)}</dd>" for name, _, rest in lines)
     return f'<details class="plan" open><summary>Plan</summary><dl>{rows}</dl></details>'
 

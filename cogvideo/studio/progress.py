@@ -32,14 +32,17 @@ class Progress:
     _next: float = 0.0
 
     def watch(self, step: StepInfo) -> None:
-        """Note a step, and decode the middle of its estimate now and then, unless weights would have to move for it."""
+        """Note a step, and decode the middle of its estimate now and then, unless weights would have to move for it.
+
+        That of the first step shows nothing yet: guidance leads it far out of the range of colours.
+        """
         if step.index == 0:
             self.scales = []
             self.begun = self.begun if self.made else time.perf_counter()  # the first video's loading is over
         self.index, self.steps = step.index + 1, step.num_steps
         self.scales = [*self.scales, float(torch.as_tensor(step.scale).float().mean())]
         begun = time.perf_counter()
-        if self.engine is not None and self.engine.offload is None and begun >= self._next:
+        if self.engine is not None and self.engine.offload is None and step.index and begun >= self._next:
             self.picture = estimate(self.engine, step)
             taken = time.perf_counter() - begun
             self._next = time.perf_counter() + max(PAUSE, taken / SHARE)
