@@ -118,7 +118,8 @@ def test_two_processes_share_one_transformer(small_model, words, tmp_path, share
     assert len([line for line in told.splitlines() if line.startswith(str(tmp_path / "two"))]) == 3
     assert "video(s)" not in quiet
     record = json.loads(next((tmp_path / "two").rglob(RECORD)).read_text())
-    assert record["config"]["args"][shared.removesuffix("=2").rpartition(".")[2]] == 2
+    given = OmegaConf.create(record["config"])
+    assert OmegaConf.select(given, shared.removesuffix("=2")) == 2
 
 
 @pytest.mark.parametrize("changes, says", [
