@@ -11,11 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pip._vendor.packaging.markers as pip_markers
-from pip._internal.cli.main import main as pip
-from pip._internal.exceptions import CommandError
-from pip._internal.operations.prepare import RequirementPreparer
-
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = "3.11"
 MARKERS = {"python_version": PYTHON, "python_full_version": f"{PYTHON}.0", "implementation_name": "cpython",
@@ -50,6 +45,13 @@ SYSTEMS: Mapping[str, System] = {
 
 def resolve(system: System, words: Sequence[str]) -> list[str]:
     """Resolve what `words` ask of pip for a system; return the wheels that it chose, none if it cannot."""
+    # Imported here, because pip keeps setuptools from its own distutils, which torch's compiler needs, in a process
+    # that reads SYSTEMS alone.
+    import pip._vendor.packaging.markers as pip_markers
+    from pip._internal.cli.main import main as pip
+    from pip._internal.exceptions import CommandError
+    from pip._internal.operations.prepare import RequirementPreparer
+
     chosen: list[str] = []
 
     def stop(preparer, requirements, *arguments, **more):
