@@ -34,9 +34,12 @@ def small_model(tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def peak_memory():
-    """A worker process that measures the peak memory of jobs (tests/peak_memory.py)."""
+    """A worker process that measures the peak memory of jobs (tests/peak_memory.py).
+
+    Each module has its own, because what one job leaves behind is used again by the next, and not counted.
+    """
     from tests.peak_memory import COUNTER, Worker
     if not os.access(COUNTER, os.W_OK):
         pytest.skip("the peak memory of a process cannot be reset here")

@@ -57,7 +57,18 @@ def typed_model(config) -> ModelConfig:
     if isinstance(config, DictConfig):
         config.update({key: part for key, part in parts.items() if part is not None})
     warn_unread(vars(model), UNREAD, "model")
-    return replace(model, **parts)
+    model = replace(model, **parts)
+    _check_labels(model)
+    return model
+
+
+def _check_labels(model: ModelConfig) -> None:
+    """Raise ConfigError if the network needs labels and the conditioner has nothing but text encoders."""
+    labels = (model.network_config.get("params") or {}).get("num_classes")
+    embedders = (model.conditioner_config.get("params") or {}).get("emb_models") or []
+    if labels is not None and len(t5_configs(model)) == len(embedders):
+        raise ConfigError(f"model.network_config.params.num_classes is {labels}: the network then needs labels, which "
+                          "no part of conditioner_config gives; leave it out")
 
 
 def check_fit(config: "ModelConfig") -> None:

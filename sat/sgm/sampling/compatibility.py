@@ -12,7 +12,7 @@ def check_compatible(sampler: Sampler, denoiser: Denoiser, image_given: bool = F
     if sampler.starts_from_image and not image_given:
         raise ConfigError(f"sampler_config: {type(sampler).__name__} starts from a clip, and none is given; choose "
                           "another sampler")
-    first = sampler.discretization.schedule(1 if sampler.num_steps is None else sampler.num_steps).levels()[0]
+    first = sampler.schedule(1 if sampler.num_steps is None else sampler.num_steps).levels()[0]
     denoiser.check_schedule(sampler.discretization.parameterization, first.timestep is not None)
     untimed = first.timestep is None and denoiser.timestep_at_ratio(first.ratio) is None
     if sampler.guider.needs_timestep() and untimed:
