@@ -34,7 +34,7 @@ def build(studio: Studio) -> None:
                     css_template=LOOK.read_text(encoding="utf-8"))
     message = gr.HTML(elem_id="gallery-message")
     both = players.component("gallery-both")
-    record = gr.Code(language="json", label="Record", visible=False, max_lines=24, interactive=False,
+    record = gr.Code(language="json", label="Record", visible=False, max_lines=24, interactive=False, wrap_lines=True,
                      elem_id="gallery-record")
     picked = gr.State([])
     filters: list = [words, model, sampler, number, picked]
