@@ -1,7 +1,7 @@
 """Arithmetic and memory traffic of code, and the seconds that they take on a device whose rates were measured."""
 import time
 from collections.abc import Callable
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +63,9 @@ class Rates:
         name = device.type
         if device.type != "cpu":
             name = torch.get_device_module(device).get_device_name(device)
-        return cls(**remembered(f"rates in {dtype} on {name}", lambda: asdict(cls.measured(device, dtype))))
+        kinds = ", ".join(each.name for each in fields(cls))  # part of the name: other versions measure other rates
+        found = remembered(f"rates of {kinds} in {dtype} on {name}", lambda: asdict(cls.measured(device, dtype)))
+        return cls(**found)
 
     @classmethod
     def measured(cls, device: torch.device, dtype: torch.dtype, scale: int | None = None) -> "Rates":
@@ -71,14 +73,17 @@ class Rates:
         scale = scale or (1 if device.type == "cpu" else 8)
 
         def drawn(*shape: int) -> Tensor:
-            return torch.randn(shape, dtype=dtype, device=device)
+            return torch.randn(shape, generator=generator).to(device, dtype)
 
+        generator = torch.Generator().manual_seed(0)  # its own, so that measuring does not change what a run draws
         n, tokens = 512 * scale, 512 * scale
         x, matrix = drawn(n, n), drawn(n, n)
         q = drawn(1, 8, tokens, 64)
         video, kernel = drawn(1, 64 * scale, 3, 32, 32), drawn(64 * scale, 64 * scale, 3, 3, 3)
         many, some = drawn(2 ** 24), drawn(CACHED // 4 // x.element_size())
-        layers, few = nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 64), nn.SiLU()).to(x), drawn(512, 64)
+        few = drawn(512, 64)
+        with torch.random.fork_rng(devices=[]):
+            layers = nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 64), nn.SiLU()).to(x)
         with torch.no_grad():
             return cls(
                 products=2 * n ** 3 / _seconds(lambda: linear(x, matrix, None), device),

@@ -19,7 +19,9 @@ def test_each_kind_of_work_takes_its_own_time():
 def test_rates_are_measured_once(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(work, "MEASURED_SECONDS", 0.0)
+    before = torch.get_rng_state()
     found = Rates.of(torch.device("cpu"), torch.float32)
+    assert torch.equal(torch.get_rng_state(), before), "a run draws the same after it"
     assert found.products > 1e7 and found.attention > 1e7 and found.convolutions > 1e7
     assert found.cached > 1e6 and found.bytes > 1e6 and 0 < found.call < 0.1
     monkeypatch.setattr(Rates, "measured", None)
