@@ -2,6 +2,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -78,7 +79,8 @@ def ready(studio: Studio, asked: Asked, output: Path | None = None) -> Ready:
         return _planned(studio, asked, folder)
     except BaseException:
         if output is None:
-            folder.rmdir()  # nothing is in it yet
+            with suppress(OSError):  # which would hide what was wrong
+                folder.rmdir()
         raise
 
 
