@@ -75,7 +75,7 @@ def test_processes_share_the_clips_of_a_step(folder):
     assert one["t2v_images"].extra == ("deepspeed.train_micro_batch_size_per_gpu=64",)
     assert two["t2v_images"].extra == ("deepspeed.train_micro_batch_size_per_gpu=32",)
     assert two["t2v_images"].command[:2] == ("-m", "torch.distributed.run")
-    assert two["vae_pixels"] == one["vae_pixels"], "the autoencoder is trained by one process"
+    assert two["vae_frames"] == one["vae_frames"], "the autoencoder is trained by one process"
     assert record_of(two["i2v_clips"], folder) == record_of(one["i2v_clips"], folder), "it may be continued by two"
     with pytest.raises(ConfigError, match="--processes 3 does not divide"):
         jobs_of(Choices(folder, processes=3))
@@ -155,7 +155,7 @@ def test_a_mistake_in_a_recipe_is_named(folder, tmp_path, monkeypatch):
         text = (small_model_recipe.RECIPES / f"{name}.yaml").read_text()
         (tmp_path / f"{name}.yaml").write_text(text.replace("clips: [train, green,", "clips: [train, gren,"))
     monkeypatch.setattr(small_model_recipe, "RECIPES", tmp_path)
-    with pytest.raises(ConfigError, match="vae_contrast names clips 'gren', .*green"):
+    with pytest.raises(ConfigError, match="vae_frames names clips 'gren', .*green"):
         jobs_of(Choices(folder))
 
 
@@ -170,4 +170,4 @@ def test_the_exit_code_of_a_command_is_passed_on(folder):
 def test_the_plan_is_told_and_nothing_is_written(folder):
     done = subprocess.run([sys.executable, "tools/make_small_model.py", "--plan", "--out", folder], cwd=REPOSITORY,
                           capture_output=True, text=True, check=True)
-    assert "t2v_green (step 0 of 4000)" in done.stderr and not folder.exists()
+    assert "t2v_clips (step 0 of 8000)" in done.stderr and not folder.exists()
