@@ -13,7 +13,7 @@ from configuration.yaml_files import plain, require
 NO_SAMPLER = "model.sampler_config is missing; give the sampler's target and params"
 REGIONAL = "regional"  # of compile_model: the repeated layer alone is compiled
 FASTEST = "fastest"  # of attention_kernel: measured on the device
-Kernel = Literal["fastest", "flash", "cudnn", "efficient", "math", "flash3", "flash4"]
+Kernel = Literal["fastest", "flash", "cudnn", "efficient", "math", "flash3", "flash4", "sage2"]
 KERNELS = tuple(name for name in get_args(Kernel) if name != FASTEST)  # see network.attention_kernels
 
 UNREAD = {

@@ -26,7 +26,8 @@ RECORD, LATENTS = "metadata.json", "latents.safetensors"
 RECORD_VERSION = 2  # of the entries; records before numbers count as 1
 LARGEST_RECORD = 1 << 25  # bytes
 NOISE = "noise.safetensors"  # the result of inverting a clip
-LIBRARIES = ("torch", "SwissArmyTransformer", "transformers", "deepspeed", "omegaconf", "safetensors", "av")
+LIBRARIES = ("torch", "SwissArmyTransformer", "transformers", "deepspeed", "omegaconf", "safetensors", "av",
+             "sageattention")
 DEFAULT_FPS = 8  # of latents without a frame rate
 MAX_FPS = 2**31 - 1  # that an mp4 can hold
 

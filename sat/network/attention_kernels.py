@@ -1,14 +1,15 @@
-"""Choice of torch's attention kernel: torch's own choice, a named kernel, or the fastest on the device.
+"""Choice of the attention kernel: torch's own choice, a named kernel, or the fastest on the device.
 
-Kernels differ by rounding alone. A CPU has one kernel besides plain matrix products: the choice is for accelerators.
+Torch's kernels differ by rounding alone; LOSSY ones by more, which is measured and reported. A CPU has one kernel
+besides plain matrix products: the choice is for accelerators.
 """
 import logging
 import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from functools import cache
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache, partial
 from math import prod
 
 import torch
@@ -20,6 +21,7 @@ from common.errors import ConfigError
 from common.patches import parse_patch_size, patch_grid
 from configuration.model import FASTEST
 from configuration.yaml_files import require
+from network.sage_attention import SageAttention
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +30,9 @@ BUILT_IN: Mapping[str, SDPBackend] = {
     "efficient": SDPBackend.EFFICIENT_ATTENTION, "math": SDPBackend.MATH}
 # FlashAttention 3 and 4 replace torch's own flash kernel where their packages are installed.
 PACKAGED: Mapping[str, str] = {"flash3": "FA3", "flash4": "FA4"}
-COMPARED = ("flash", "cudnn", *PACKAGED)  # candidates for the fastest; the earlier one wins a tie
+# Kernels of their own packages that round to fewer bits than the tensors have.
+LOSSY: Mapping[str, Callable[[], AbstractContextManager]] = {"sage2": SageAttention}
+COMPARED = ("flash", "cudnn", *PACKAGED, *LOSSY)  # candidates for the fastest; the earlier one wins a tie
 # Largest difference, relative in norm, that counts as rounding; in bfloat16 it is about 0.003.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 ROUNDS = 5
@@ -56,6 +60,8 @@ def use_attention_kernel(kernel: str, shape: Shape, dtype: torch.dtype, device: 
     """
     check_kernel(kernel, shape[2], dtype, device)
     chosen = fastest(shape, dtype, device) if kernel == FASTEST else kernel
+    if kernel in LOSSY:
+        _report_error(kernel, shape, dtype, device)
     with nullcontext() if chosen is None else _only(chosen):
         yield
 
@@ -76,20 +82,43 @@ def fastest(shape: Shape, dtype: torch.dtype, device: torch.device) -> str | Non
     Candidates are the usable kernels of COMPARED whose result equals that of the first one up to rounding.
     """
     usable = [kernel for kernel in COMPARED if _failure(kernel, shape[2], dtype, device) is None]
-    if len(usable) < 2:
-        return next(iter(usable), None)
-    q, k, v = (_drawn((1, *shape), seed, dtype, device) for seed in range(3))
+    exact = next((kernel for kernel in usable if kernel not in LOSSY), None)
+    if len(usable) < 2 and exact == next(iter(usable), None):
+        return exact
+    q, k, v = _noise(shape, dtype, device)
+    expected = _attended(exact, q, k, v)
     seconds: dict[str, float] = {}
-    expected = None
     for kernel in usable:
-        with _only(kernel):
-            out = F.scaled_dot_product_attention(q, k, v)
-            expected = out if expected is None else expected
-            if _relative(out, expected) <= TOLERANCE[dtype]:  # false for NaN, too
-                seconds[kernel] = _median_seconds(lambda: F.scaled_dot_product_attention(q, k, v), device)
+        error = _relative(_attended(kernel, q, k, v), expected)
+        if error <= TOLERANCE[dtype]:  # false for NaN, too
+            seconds[kernel] = _median_seconds(partial(_attended, kernel, q, k, v), device)
+        else:
+            logger.info("attention by %s is not taken: it differs by %.2g, of %g that count as rounding", kernel, error,
+                        TOLERANCE[dtype])
     timings = ", ".join(f"{kernel} {1000 * spent:.3g} ms" for kernel, spent in seconds.items())
     logger.info("attention of %d tokens: %s", shape[1], timings)
     return min(seconds, key=lambda kernel: seconds[kernel], default=None)
+
+
+@cache
+def _report_error(kernel: str, shape: Shape, dtype: torch.dtype, device: torch.device) -> None:
+    """Warn of the error of a lossy kernel that was named, once for each shape."""
+    q, k, v = _noise(shape, dtype, device)
+    error = _relative(_attended(kernel, q, k, v), _attended(None, q, k, v))
+    rounding = TOLERANCE[dtype]
+    logger.warning("model.attention_kernel: %s rounds to 8 bits; attention of noise with %d tokens differs by %.2g of "
+                   "its norm, %s than rounding (%g)", kernel, shape[1], error,
+                   "no more" if error <= rounding else "more", rounding)
+
+
+def _noise(shape: Shape, dtype: torch.dtype, device: torch.device) -> list[torch.Tensor]:
+    return [_drawn((1, *shape), seed, dtype, device) for seed in range(3)]
+
+
+def _attended(kernel: str | None, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Return attention by a kernel; None is torch's own choice."""
+    with nullcontext() if kernel is None else _only(kernel):
+        return F.scaled_dot_product_attention(q, k, v)
 
 
 @cache
@@ -99,10 +128,9 @@ def _failure(kernel: str, head_dim: int, dtype: torch.dtype, device: torch.devic
     try:
         with warnings.catch_warnings():  # torch warns about every kernel it rejects
             warnings.simplefilter("ignore")
-            with _only(kernel):
-                F.scaled_dot_product_attention(x, x, x)
-    except (AttributeError, ImportError, RuntimeError) as error:  # old torch, missing package, or unsuitable device
-        return str(error).partition("\n")[0].partition(". ")[0]
+            _attended(kernel, x, x, x)
+    except Exception as error:  # old torch, missing package, or unsuitable device, for which packages raise anything
+        return str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
     return None
 
 
@@ -114,6 +142,10 @@ def _drawn(shape: Sequence[int], seed: int, dtype: torch.dtype, device: torch.de
 @contextmanager
 def _only(kernel: str) -> Iterator[None]:
     """Context manager in which torch computes attention by this kernel alone."""
+    if kernel in LOSSY:
+        with LOSSY[kernel]():
+            yield
+        return
     if kernel in PACKAGED:
         attention.activate_flash_attention_impl(PACKAGED[kernel])
     try:

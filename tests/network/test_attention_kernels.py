@@ -1,4 +1,9 @@
 """Tests of the choice of attention kernel: named, refused, or measured. A CPU has two, enough for all cases."""
+import re
+import sys
+from importlib import metadata
+from types import ModuleType
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +14,7 @@ from configuration.model import FASTEST, KERNELS
 from diffusion_video import DiffusionEngine
 from network import attention_kernels
 from network.attention_kernels import attention_shape, check_kernel, fastest, use_attention_kernel
+from network.sage_attention import PACKAGE
 from tests.random_model import TEXT_LENGTH, TEXT_WIDTH
 
 CPU = torch.device("cpu")
@@ -41,7 +47,7 @@ def test_attention_runs_by_the_kernel_that_is_named(kernel):
     assert ran_by(attend) == {"flash"}, "afterwards torch chooses again"
 
 
-@pytest.mark.parametrize("kernel", ["cudnn", "flash3", "flash4"])
+@pytest.mark.parametrize("kernel", ["cudnn", "flash3", "flash4", "sage2"])
 def test_a_kernel_that_is_not_there_is_refused(kernel):
     with pytest.raises(ConfigError, match=f"model.attention_kernel: {kernel} .* head dim 16 in float32 on cpu"):
         check_kernel(kernel, 16, torch.float32, CPU)
@@ -121,3 +127,91 @@ def test_a_misspelt_kernel_is_a_mistake_in_the_configuration(small_model):
     with pytest.raises(ConfigError, match=r"attention_kernel is 'cuddn'; it must be .*did you mean cudnn\?"):
         make_engine(small_model, attention_kernel="cuddn")
     assert FASTEST not in KERNELS
+
+
+@pytest.fixture
+def eight_bits(monkeypatch):
+    """A stand-in for SageAttention, whose queries and keys are rounded to `levels` values on each side of zero."""
+    module = ModuleType(PACKAGE)
+    module.levels, module.calls, module.version = 127, [], "2.2.0"
+
+    def sageattn(q, k, v, tensor_layout="NHD", is_causal=True):
+        assert q.dtype == k.dtype == v.dtype and q.dtype in (torch.float16, torch.bfloat16)
+        assert tensor_layout == "HND" and not is_causal
+        module.calls.append(q.shape)
+        q, k = (torch.round(x * module.levels / x.abs().max()) * x.abs().max() / module.levels for x in (q, k))
+        return (torch.softmax(q.float() @ k.float().mT * q.shape[-1]**-0.5, dim=-1) @ v.float()).to(v.dtype)
+    module.sageattn = sageattn
+    monkeypatch.setitem(sys.modules, PACKAGE, module)
+    version = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: module.version if name == PACKAGE else version(name))
+    attention_kernels._failure.cache_clear()
+    attention_kernels._report_error.cache_clear()
+    yield module
+    attention_kernels._failure.cache_clear()
+
+
+HALF = (2, 70, 16), torch.float16, CPU
+
+
+@pytest.mark.parametrize("levels, taken", [(2047, True), (3, False)])
+def test_a_lossy_kernel_is_the_fastest_only_if_its_error_counts_as_rounding(eight_bits, monkeypatch, caplog, levels,
+                                                                            taken):
+    eight_bits.levels = levels
+    monkeypatch.setattr(attention_kernels, "COMPARED", ("flash", "sage2"))
+
+    def measured(run, device):
+        before = len(eight_bits.calls)
+        run()
+        return 1.0 if len(eight_bits.calls) > before else 2.0
+    monkeypatch.setattr(attention_kernels, "_median_seconds", measured)
+    with caplog.at_level("INFO"):
+        assert fastest(*HALF) == ("sage2" if taken else "flash")
+    assert ("attention by sage2 is not taken: it differs by" in caplog.text) != taken
+
+
+def test_a_lossy_kernel_alone_is_compared_with_torchs_own_choice(eight_bits, monkeypatch):
+    monkeypatch.setattr(attention_kernels, "COMPARED", ("cudnn", "sage2"))  # a CPU has no cudnn
+    eight_bits.levels = 3
+    assert fastest(*HALF) is None
+    fastest.cache_clear()
+    eight_bits.levels = 2047
+    assert fastest(*HALF) == "sage2"
+
+
+def test_a_lossy_kernel_that_is_named_is_taken_with_a_warning_of_its_error(eight_bits, caplog):
+    x = attention_kernels._drawn((1, *HALF[0]), 7, torch.float16, CPU)
+    exact = F.scaled_dot_product_attention(x, x, x)
+    for _ in range(2):
+        with use_attention_kernel("sage2", *HALF):
+            lossy = F.scaled_dot_product_attention(x, x, x)
+            masked = F.scaled_dot_product_attention(x, x, x, torch.zeros(70, 70, dtype=x.dtype))
+    assert not torch.equal(lossy, exact) and torch.allclose(lossy, exact, atol=0.05)
+    assert torch.allclose(masked, exact, atol=1e-3), "attention with a mask is torch's"
+    (warning,) = (record.message for record in caplog.records if record.levelname == "WARNING")
+    assert re.search(r"sage2 rounds to 8 bits; .* 70 tokens differs by 0\.0\d+ of its norm, more than", warning)
+
+
+def test_a_compiled_layer_has_the_lossy_kernel_in_one_graph(eight_bits):
+    x = attention_kernels._drawn((1, *HALF[0]), 7, torch.float16, CPU)
+    compiled = torch.compile(lambda x: F.scaled_dot_product_attention(x, x, x, dropout_p=0.0) + 1, backend="aot_eager",
+                             fullgraph=True)
+    with use_attention_kernel("sage2", *HALF):
+        eight_bits.calls.clear()
+        assert torch.equal(compiled(x), F.scaled_dot_product_attention(x, x, x) + 1) and len(eight_bits.calls) == 2
+    compiled(x)
+    assert len(eight_bits.calls) == 2, "afterwards torch chooses again"
+
+
+def test_the_first_version_of_the_package_is_refused(eight_bits):
+    eight_bits.version = "1.0.6"
+    with pytest.raises(ConfigError, match=r"sage2 cannot .* \(sageattention 1\.0\.6 is installed, but version 2 "):
+        check_kernel("sage2", *HALF[0][2:], *HALF[1:])
+
+
+def test_a_package_that_refuses_the_device_is_one_line(eight_bits):
+    def sageattn(q, k, v, **named):
+        raise IndexError("list index out of range")
+    eight_bits.sageattn = sageattn
+    with pytest.raises(ConfigError, match=r"sage2 cannot .* head dim 16 .* \(list index out of range\)"):
+        check_kernel("sage2", *HALF[0][2:], *HALF[1:])
