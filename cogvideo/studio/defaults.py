@@ -48,9 +48,10 @@ class Defaults:
         return [(f"{count}{'' if count <= self.limits.trained_frames else ', longer than trained'}", count)
                 for count in self.limits.frame_counts]
 
-    def sides(self, largest: int) -> str:
-        """Return what a side of the video can be, in words."""
-        return f"a multiple of {self.limits.side_multiple}, at most {largest}"
+    def sides(self, axis: int) -> str:
+        """Return what a side of the video, height (0) or width (1), can be, in words."""
+        bound = "" if self.limits.largest is None else f", at most {self.limits.largest[axis]}"
+        return f"a multiple of {self.limits.side_multiple}{bound}"
 
 
 def parts_of(sampler: Mapping[str, Any]) -> dict[str, tuple[str, dict[str, Any]]]:

@@ -136,10 +136,9 @@ def _what(own: Defaults) -> dict[str, Any]:
     with gr.Row():
         fields["frames"] = gr.Dropdown(own.lengths, value=own.frames, label="Frames", info="of the video",
                                        elem_id="make-frames", min_width=90)
-        largest = own.limits.largest
-        fields["height"] = gr.Number(own.height, label="Height", info=own.sides(largest[0]), precision=0,
+        fields["height"] = gr.Number(own.height, label="Height", info=own.sides(0), precision=0,
                                      elem_id="make-height", min_width=90)
-        fields["width"] = gr.Number(own.width, label="Width", info=own.sides(largest[1]), precision=0,
+        fields["width"] = gr.Number(own.width, label="Width", info=own.sides(1), precision=0,
                                     elem_id="make-width", min_width=90)
     return fields
 
@@ -196,14 +195,13 @@ def _about(model: Model) -> str:
 def _settings(model: Model) -> dict[str, Any]:
     """Return the form's values for a model as it is configured."""
     own = Defaults.of(model)
-    largest = own.limits.largest
     return {
         "image": gr.File(visible=own.takes_pictures, value=None),
         "last": gr.File(visible=own.takes_pictures, value=None),
         "clip": gr.File(visible=own.takes_clips, value=None, label=_clip_label(own)),
         "frames": gr.Dropdown(choices=own.lengths, value=own.frames),
-        "height": gr.Number(value=own.height, info=own.sides(largest[0])),
-        "width": gr.Number(value=own.width, info=own.sides(largest[1])), "steps": own.steps, **own.parts}
+        "height": gr.Number(value=own.height, info=own.sides(0)),
+        "width": gr.Number(value=own.width, info=own.sides(1)), "steps": own.steps, **own.parts}
 
 
 def _clip_label(own: Defaults) -> str:

@@ -153,7 +153,8 @@ def _video(settings: SamplingSettings, model: ModelConfig, limits: ModelLimits, 
         frames = min(plan.latent_frames, model.time_windows[0]) // limits.patch[0]
         crop = f", of which each window has {frames} x {h} x {w}"
     else:
-        crop = "" if plan.patches == full else f", cropped from positions for {full[0]} x {full[1]} x {full[2]}"
+        way = "scaled to" if limits.largest is None else "cropped from"
+        crop = "" if plan.patches == full else f", {way} positions for {full[0]} x {full[1]} x {full[2]}"
     text = (params["modules"]["pos_embed_config"].get("params") or {}).get("text_length", 0)
     yield f"tokens: {text} of text and {t * h * w} of video ({t} x {h} x {w} patches{crop})"
     if model.control_input:

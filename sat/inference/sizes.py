@@ -11,6 +11,7 @@ from common.patches import parse_patch_size
 from configuration.settings import RIFLEX, WINDOWS, SamplingSettings
 from configuration.yaml_files import require
 from engine.latent_shape import SIZE_WITH_TIME_PATCHES
+from network.rotary_axes import DIFFUSERS
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class ModelLimits:
     default_frames: int
     default_size: tuple[int, int]
     side_multiple: int
-    largest: tuple[int, int]
+    largest: tuple[int, int] | None  # None: of any size, because positions are scaled
     patch: tuple[int, int, int]  # of latents: time, height, width
     compression: Compression
     channels: int
@@ -100,11 +101,12 @@ def model_limits(model: Mapping) -> ModelLimits:
     trained = largest
     if patch[0] > 1:
         trained = min(SIZE_WITH_TIME_PATCHES[0], largest[0]), min(SIZE_WITH_TIME_PATCHES[1], largest[1])
+    scaled = not fixed and given.get("other_sizes") == DIFFUSERS
     return ModelLimits(
         frame_counts=counts, trained_frames=trained_frames, longer=longer,
         default_frames=max(c for c in counts if c <= network["num_frames"]), default_size=trained,
-        side_multiple=compression.space * max(patch[1:]), largest=largest, patch=patch, compression=compression,
-        channels=network["out_channels"], size_from_image=patch[0] > 1, fixed_table=fixed)
+        side_multiple=compression.space * max(patch[1:]), largest=None if scaled else largest, patch=patch,
+        compression=compression, channels=network["out_channels"], size_from_image=patch[0] > 1, fixed_table=fixed)
 
 
 def _ways(model: Mapping, riflex: bool) -> dict[str, int]:
@@ -184,12 +186,14 @@ def choose_size(limits: ModelLimits, size: Sequence[int] | None) -> tuple[int, i
     if size is None:
         return limits.default_size
     height, width = size
-    nearest = tuple(min(max(round(side / limits.side_multiple), 1) * limits.side_multiple, most)
-                    for side, most in zip(size, limits.largest, strict=True))
+    multiple, most = limits.side_multiple, limits.largest
+    nearest = tuple(max(round(side / multiple), 1) * multiple for side in size)
+    if most is not None:
+        nearest = min(nearest[0], most[0]), min(nearest[1], most[1])
     if (height, width) != nearest:
+        bound = "" if most is None else f" up to {most[0]} x {most[1]}"
         raise ConfigError(f"args.sampling_image_size: this model cannot make {height} x {width} (height x width), only "
-                          f"multiples of {limits.side_multiple} up to {limits.largest[0]} x {limits.largest[1]}; "
-                          f"the nearest is [{nearest[0]}, {nearest[1]}]")
+                          f"multiples of {multiple}{bound}; the nearest is [{nearest[0]}, {nearest[1]}]")
     if limits.fixed_table and (height, width) != limits.default_size:
         logger.warning("this model's positions were made for %d x %d; other sizes will look wrong",
                        *limits.default_size)

@@ -61,6 +61,14 @@ def test_what_cannot_be_made_names_the_nearest(config, asked, says):
         plan(config, **asked)
 
 
+def test_scaled_positions_have_room_for_every_size():
+    scaled = model(2, 49, (60, 90))
+    scaled["network_config"]["params"]["modules"]["pos_embed_config"]["params"]["other_sizes"] = "diffusers"
+    assert plan(scaled).patches == (13, 30, 45) and plan(scaled, size=[1024, 768]).patches == (13, 64, 48)
+    with pytest.raises(ConfigError, match="only multiples of 16; the nearest is \\[1024, 768\\]"):
+        plan(scaled, size=[1025, 770])
+
+
 def test_what_no_machine_holds_is_refused():
     planned = plan(SMALL)
     check_holdable(planned, 100)
