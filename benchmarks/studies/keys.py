@@ -2,7 +2,7 @@
 import hashlib
 import json
 import platform
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -11,14 +11,15 @@ from typing import Any
 
 from benchmarks.studies.base import Problem
 from benchmarks.studies.grid import Cell, Study, VariantCell
-from benchmarks.studies.sources import EVERYTHING, Name, digests
+from benchmarks.studies.sources import DOTTED, EVERYTHING, Name, digests
 from common.files import REPOSITORY
 from configuration.targets import real_path
 
 PACKAGES = ("torch", "numpy", "SwissArmyTransformer", "transformers", "av")
 DIGITS = 12  # of a key in the name of a folder
+BUILT_BY = ("benchmarks.studies.cost", "build_sampler")  # the samplers of cells
 LONGEST = 150  # bytes of a cell's name in it
-# Keys that no result depends on.
+# Keys of a model's configuration that no result depends on.
 NOT_READ = ("output_dir", "save", "input_file", "experiment_name", "latent_cache", "folder")
 
 
@@ -32,12 +33,13 @@ def key_parts(study: Study, problem: Problem) -> dict[Cell | VariantCell, dict]:
 
     Files that a configuration names stand in it as digests of their content.
     """
-    own, versions, given = _class_name(type(problem)), _versions(), content(study.problem)
+    own, versions = _class_name(type(problem)), _versions()
+    given = content({key: value for key, value in study.problem.items() if key != "folder"}, ())
     found: dict[Cell | VariantCell, dict] = {}
     for cell in study.cells():
         part = study.config(cell)
-        needs, part = content(problem.needs(part)), content(part)
-        names = {own, *targets(part), *targets(needs)}
+        needs, part = content(problem.needs(part)), content(part, ())
+        names = {own, BUILT_BY, *named(part), *named(given), *targets(needs)}
         found[cell] = {"configuration": {"cell": asdict(cell), "problem": given, "part": part, "needs": needs},
                        "sources": _digests(frozenset(names)), "versions": versions}
     return found
@@ -54,29 +56,45 @@ def digest(tree: Any) -> str:
     return hashlib.sha256(json.dumps(tree, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def content(tree: Any) -> Any:
-    """Return a tree in which each path of a file or folder that exists has become a digest of what it holds."""
+def content(tree: Any, left_out: Sequence[str] = NOT_READ) -> Any:
+    """Return a tree in which each path of a file or folder that exists has become a digest of what it holds.
+
+    The keys `left_out` are not in it.
+    """
     if isinstance(tree, Mapping):
-        return {str(key): content(value) for key, value in tree.items() if key not in NOT_READ}
+        return {str(key): content(value, left_out) for key, value in tree.items() if key not in left_out}
     if isinstance(tree, list | tuple):
-        return [content(value) for value in tree]
-    if isinstance(tree, str) and "/" in tree and len(tree) < 1000 and "\n" not in tree:
-        path = next((path for path in (Path(tree), REPOSITORY / tree) if path.exists()), None)
+        return [content(value, left_out) for value in tree]
+    if isinstance(tree, str) and len(tree) < 1000 and "\n" not in tree:
+        path = next((path for path in (Path(tree), REPOSITORY / tree) if _is_path(tree, path)), None)
         return tree if path is None else _content_of(path.resolve())
     return tree
+
+
+def _is_path(text: str, path: Path) -> bool:
+    """Return True if a text with a slash or a dot names this file, or with a slash this folder."""
+    return path.exists() if "/" in text else "." in text and path.is_file()
 
 
 def targets(tree: Any) -> Iterator[Name]:
     """Yield (module, class) of every target in a configuration."""
     if isinstance(tree, Mapping):
         if isinstance(tree.get("target"), str):
-            module, _, name = real_path(tree["target"]).rpartition(".")
-            yield module, name
-        for value in tree.values():
-            yield from targets(value)
-    elif isinstance(tree, list | tuple):
+            yield from named(tree["target"])
+        tree = list(tree.values())
+    if isinstance(tree, list | tuple):
         for value in tree:
             yield from targets(value)
+
+
+def named(tree: Any) -> Iterator[Name]:
+    """Yield (module, class) of everything that a tree of plain values names by its dotted path."""
+    if isinstance(tree, str) and DOTTED.fullmatch(tree):
+        module, _, name = real_path(tree).rpartition(".")
+        yield module, name
+    elif isinstance(tree, Mapping | list | tuple):
+        for value in tree.values() if isinstance(tree, Mapping) else tree:
+            yield from named(value)
 
 
 @cache

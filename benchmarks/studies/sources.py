@@ -10,7 +10,7 @@ import importlib.util
 import re
 import site
 import sysconfig
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,11 +27,16 @@ EVERYTHING = "*"
 
 @dataclass(frozen=True)
 class Module:
-    """The top-level statements of a module by what they bind, those that bind nothing, and what imports bind."""
+    """The top-level statements of a module by what they bind, those that bind nothing, and what imports bind.
 
+    `package` is where its relative imports begin, `starred` are the modules of which it imports all names.
+    """
+
+    package: str
     bound: Mapping[str, list[ast.stmt]]
     loose: list[ast.stmt]
     imported: Mapping[str, Name]
+    starred: Sequence[str]
 
 
 def digests(names: Iterable[Name]) -> dict[str, str]:
@@ -55,14 +60,15 @@ def _reached(names: Iterable[Name]) -> set[tuple[str, str]]:
             continue
         seen.add(name)
         statements = _statements(module, name[1])
-        if name[0] not in entered:
-            entered.add(name[0])
-            statements = [*statements, *module.loose]
-        for statement in statements:
+        loose = [] if name[0] in entered else module.loose
+        entered.add(name[0])
+        for statement in [*statements, *loose]:
             found.add((name[0], _text(statement)))
             waiting += _used(statement, name[0], module)
         if name[1] in module.imported:
             waiting.append(module.imported[name[1]])
+        elif not statements or name[1] == EVERYTHING:
+            waiting += [(starred, name[1]) for starred in module.starred]
     return found
 
 
@@ -83,16 +89,18 @@ def read_module(name: str) -> Module | None:
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{path} cannot be read as Python ({error})") from error
     bound: dict[str, list[ast.stmt]] = {}
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     loose, imported = [], {}
     for statement in tree.body:
-        given = _imports(statement)
+        given = _imports(statement, package)
         imported.update(given)
         names = [*_bindings(statement)]
         for one in names:
             bound.setdefault(one, []).append(statement)
         if not names and not given and not _is_docstring(statement):
             loose.append(statement)
-    return Module(bound, loose, imported)
+    starred = [module for bound_as, (module, _) in imported.items() if bound_as.startswith("*")]
+    return Module(package, bound, loose, imported, starred)
 
 
 @cache
@@ -133,23 +141,32 @@ def _bindings(statement: ast.stmt) -> Iterator[str]:
             yield node.name
 
 
-def _imports(tree: ast.AST) -> dict[str, Name]:
-    """Return what the imports in a tree bind; a module itself is (module, EVERYTHING)."""
+def _imports(tree: ast.AST, package: str) -> dict[str, Name]:
+    """Return what the imports in a tree bind; a module itself is (module, EVERYTHING), and `*` is bound as *module."""
     found: dict[str, Name] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.asname or alias.name: (alias.name, EVERYTHING) for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom):
+            module = _absolute(node, package)
             for alias in node.names:
-                whole = f"{node.module}.{alias.name}"
-                is_module = file_of(whole) is not None
-                found[alias.asname or alias.name] = (whole, EVERYTHING) if is_module else (node.module, alias.name)
+                whole = f"{module}.{alias.name}"
+                bound_as = f"*{module}" if alias.name == "*" else alias.asname or alias.name
+                found[bound_as] = (module, alias.name) if file_of(whole) is None else (whole, EVERYTHING)
     return found
+
+
+def _absolute(node: ast.ImportFrom, package: str) -> str:
+    """Return the module that an import names, which may be relative to a package."""
+    if node.level == 0:
+        return node.module or ""
+    parts = package.split(".")
+    return ".".join([*parts[:len(parts) - node.level + 1], *([node.module] if node.module else [])])
 
 
 def _used(statement: ast.stmt, where: str, module: Module) -> list[Name]:
     """Return what a statement names: in its own module, by imports at its top or its own, and by dotted strings."""
-    imports = {**module.imported, **_imports(statement)}
+    imports = {**module.imported, **_imports(statement, module.package)}
     found = []
     for dotted in _dotted_names(statement):
         first, *rest = dotted.split(".")
@@ -159,7 +176,7 @@ def _used(statement: ast.stmt, where: str, module: Module) -> list[Name]:
             target = imports[longest]
             after = dotted[len(longest) + 1:].split(".")[0]
             found.append((target[0], after) if target[1] == EVERYTHING and after else target)
-        elif first in module.bound:
+        elif first in module.bound or module.starred:
             found.append((where, first))
     if not f"{where}.".startswith(f"{RULES}."):
         texts = [node.value for node in ast.walk(statement)

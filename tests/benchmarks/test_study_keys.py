@@ -138,6 +138,50 @@ def test_files_count_by_their_content(tmp_path):
     assert before["load"] != after["load"] and "save" not in before and before["name"] == "no/such/file"
 
 
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A function that writes files of a package outside this project and returns the digest of its class `Mine`."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    folder = tmp_path / "their_package"
+    files = {"__init__": "", "numbers": "FACTOR = 1\nUNUSED = 1", "helpers": "from . import numbers\n"
+             "def push(x):\n    return x * numbers.FACTOR", "deep/__init__": "from ..helpers import *",
+             "deep/more": "def pull(x):\n    return x",
+             "parts": "from .deep import *\nfrom .deep.more import pull as pulled\n"
+             "class Mine:\n    def step(self, x):\n        return pulled(push(x))"}
+
+    def digest_of(**changed):
+        for name, text in {**files, **{name.replace("__", "/"): text for name, text in changed.items()}}.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / f"{name}.py").write_text(text)
+        for cache in (sources.read_module, sources.file_of, sources._roots):
+            cache.cache_clear()
+        return digests([("their_package.parts", "Mine")])
+    return digest_of
+
+
+def test_relative_imports_and_those_of_all_names_are_followed(package):
+    before = package()
+    assert {"their_package.numbers", "their_package.helpers", "their_package.deep.more"} <= set(before)
+    assert package(numbers="FACTOR = 2\nUNUSED = 1") != before
+    assert package(deep__more="def pull(x):\n    return 2 * x") != before
+    assert package(numbers="FACTOR = 1\nUNUSED = 2") == before
+
+
+def test_what_a_problem_is_given_by_name_counts_too(outside, solved, study, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data.txt").write_text("1")
+    outside(PARTS.format(factor=1).replace('("error",)', '("error",)\n    part: str = ""\n    input_file: str = ""')
+            + "\n\ndef helper():\n    return 1\n")
+    given = {**STUDY, "problem": {**STUDY["problem"], "part": "their_parts.helper", "input_file": "data.txt"}}
+    assert solved(given)[0] == ["mine", "other"] and solved(given)[0] == []
+    text = (tmp_path / "their_parts.py").read_text()
+    outside(text.replace("def helper():\n    return 1", "def helper():\n    return 2"))
+    assert solved(given)[0] == ["mine", "other"]
+    (tmp_path / "data.txt").write_text("2")
+    keys._content_of.cache_clear()
+    assert solved(given)[0] == ["mine", "other"]
+
+
 def test_the_source_of_a_class_is_followed_through_the_project_and_no_library():
     found = digests([("sgm.sampling", "UniPCSampler")])
     assert {"sgm.sampling.adams", "sgm.sampling.base", "sgm.noise_schedule"} <= set(found)
