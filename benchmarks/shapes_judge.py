@@ -113,21 +113,21 @@ def follow_object(frames: np.ndarray, level: np.ndarray) -> Track:
     contrast = float(np.median(np.quantile(distance, 0.99, axis=(1, 2))))
     coverage = np.clip(distance / max(contrast, MIN_CONTRAST), 0, 1)
     mask = coverage > 0.5
-    piece = _connected_piece(mask, coverage)
+    piece = connected_piece(mask, coverage)
     area_of_mask = piece.sum((1, 2))
     stray = (mask & ~piece).sum((1, 2)) / np.maximum(area_of_mask, 1)
     # Up to two pixels of soft edge belong to the object; anything further away is background noise.
-    coverage = np.where(_dilate(_dilate(piece)), coverage, 0)
+    coverage = np.where(dilate(dilate(piece)), coverage, 0)
     area = coverage.sum((1, 2))
     seen = (area >= AREA_RANGE[0]) & (area <= AREA_RANGE[1]) & (stray <= MAX_STRAY)
-    return Track(coverage, seen & (contrast >= MIN_CONTRAST), area, _centroid(coverage), contrast)
+    return Track(coverage, seen & (contrast >= MIN_CONTRAST), area, centroids(coverage), contrast)
 
 
 def judge_background(frames: np.ndarray, level: np.ndarray, track: Track) -> tuple[str | None, float]:
     """Return the background's name (None if unclear) and its noise away from the object."""
     around = track.coverage > 0
     for _ in range(2):
-        around = _dilate(around)
+        around = dilate(around)
     if around.all():
         return None, math.inf
     noise = float(np.sqrt(((frames[~around] - level) ** 2).mean()))
@@ -139,7 +139,7 @@ def judge_background(frames: np.ndarray, level: np.ndarray, track: Track) -> tup
 def judge_color(frames: np.ndarray, track: Track, measures: dict[str, float]) -> str | None:
     """Return the colour of the object's core, None if unclear; adds to `measures`."""
     inside = track.coverage > 0.5
-    core = ~_dilate(_dilate(~inside))
+    core = ~dilate(dilate(~inside))
     medians = []
     for frame, deep, shallow in zip(frames[track.seen], core[track.seen], inside[track.seen], strict=True):
         medians.append(np.median(frame[deep if deep.sum() >= 5 else shallow], axis=0))
@@ -207,7 +207,7 @@ def _overlap(track: Track, inside, samples: int = 3) -> np.ndarray:
     # A steeper ramp around the same half-coverage outline undoes most of a blur.
     found = np.clip(2 * track.coverage[track.seen] - 0.5, 0, 1)
     area = found.sum((1, 2))[:, None, None]
-    center = _centroid(found)
+    center = centroids(found)
     template = np.zeros((len(center), SIZE, SIZE), np.float32)
     offsets = (np.arange(samples) + 0.5) / samples
     for down in offsets:
@@ -219,7 +219,7 @@ def _overlap(track: Track, inside, samples: int = 3) -> np.ndarray:
     return np.minimum(found, template).sum((1, 2)) / np.maximum(found, template).sum((1, 2))
 
 
-def _connected_piece(mask: np.ndarray, coverage: np.ndarray) -> np.ndarray:
+def connected_piece(mask: np.ndarray, coverage: np.ndarray) -> np.ndarray:
     """Return the connected region of each frame's mask (T, H, W) at the place of the most coverage."""
     padded = np.pad(coverage, ((0, 0), (2, 2), (2, 2)))
     local = sum(padded[:, row : row + SIZE, col : col + SIZE] for row in range(5) for col in range(5))
@@ -228,20 +228,20 @@ def _connected_piece(mask: np.ndarray, coverage: np.ndarray) -> np.ndarray:
     piece.reshape(len(mask), -1)[np.arange(len(mask)), best] = True
     piece &= mask
     while True:
-        grown = _dilate(piece) & mask
+        grown = dilate(piece) & mask
         if (grown == piece).all():
             return piece
         piece = grown
 
 
-def _centroid(coverage: np.ndarray) -> np.ndarray:
+def centroids(coverage: np.ndarray) -> np.ndarray:
     """Return the centroids (T, 2) of coverage (T, H, W), x and y in pixels."""
     grid = np.arange(SIZE) + 0.5
     weight = np.maximum(coverage.sum((1, 2)), 1e-6)
     return np.stack([coverage.sum(1) @ grid / weight, coverage.sum(2) @ grid / weight], axis=1)
 
 
-def _dilate(mask: np.ndarray) -> np.ndarray:
+def dilate(mask: np.ndarray) -> np.ndarray:
     """Return masks (T, H, W) grown by the four neighbours of every pixel."""
     wide = np.pad(mask, ((0, 0), (1, 1), (1, 1)))
     return mask | wide[:, 2:, 1:-1] | wide[:, :-2, 1:-1] | wide[:, 1:-1, 2:] | wide[:, 1:-1, :-2]

@@ -104,13 +104,21 @@ def _draw_path(combination: Combination, radius: float, rng: np.random.Generator
     """Return the centroid on each frame, (17, 2) as (x, y), such that the shape at its largest stays in view."""
     direction = np.asarray(DIRECTIONS.get(combination.motion, (0, 0)))
     travel = direction * rng.uniform(*SPEED_RANGE) * (NUM_FRAMES - 1)
-    above = below = radius
-    if combination.shape == "triangle":
-        above, below = radius * 2 / np.sqrt(3), radius / np.sqrt(3)
-    low = np.array([radius, above]) + MARGIN - np.minimum(travel, 0)
-    high = SIZE - np.array([radius, below]) - MARGIN - np.maximum(travel, 0)
-    start = rng.uniform(low, high)
+    start = rng.uniform(*places_of(combination.shape, radius, travel))
     return start + np.linspace(0, 1, NUM_FRAMES)[:, None] * travel
+
+
+def extent_of(shape: str, radius: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return how far a shape reaches from its centroid: to the left and up, to the right and down, as (x, y)."""
+    if shape == "triangle":
+        return radius * np.array([1, 2 / np.sqrt(3)]), radius * np.array([1, 1 / np.sqrt(3)])
+    return np.full(2, radius), np.full(2, radius)
+
+
+def places_of(shape: str, radius: float, travel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the least and the greatest (x, y) at which a shape can start so that it stays in view as it travels."""
+    before, after = extent_of(shape, radius)
+    return before + MARGIN - np.minimum(travel, 0), SIZE - after - MARGIN - np.maximum(travel, 0)
 
 
 def coverage_of(shape: str, center: np.ndarray, radius: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ import pytest
 from data_video import SFTDataset
 from media.clips import read_frames
 from tools import make_shapes, shapes_world
+from tools.grammars import GRAMMARS, parse_scene, render_scene
 
 
 def test_clips_read_back_as_they_were_drawn(tmp_path, capfd):
@@ -21,6 +22,28 @@ def test_clips_read_back_as_they_were_drawn(tmp_path, capfd):
     assert make_shapes.main(arguments) == 2, "clips that are there are not overwritten"
     assert capfd.readouterr().err.splitlines()[-1].startswith("error: ")
     assert make_shapes.main([*arguments, "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize("grammar", GRAMMARS)
+def test_clips_of_another_grammar_read_back_as_they_were_drawn(grammar, tmp_path):
+    words = ["--out", str(tmp_path), "--clips", "4", "--grammar", grammar, "--split", "unseen", "--processes", "1"]
+    assert make_shapes.main(words) == 0
+    for name, scene, seed in make_shapes.plan_scenes(grammar, "unseen", 4, 0):
+        assert parse_scene((tmp_path / "labels" / f"{name}.txt").read_text()) == scene and scene.unseen
+        drawn = render_scene(scene, np.random.default_rng(seed)).astype(float)
+        assert np.square(read_frames(str(tmp_path / "videos" / f"{name}.mp4")) - drawn).mean() < 6.5, "above 40 dB"
+    assert make_shapes.main([*words, "--overwrite"]) == 0
+    assert len(list((tmp_path / "videos").iterdir())) == 4
+    with pytest.raises(SystemExit):
+        make_shapes.main([*words, "--colors", "red"])
+
+
+@pytest.mark.parametrize("grammar", GRAMMARS)
+def test_splits_of_another_grammar_share_no_clip_and_a_longer_list_begins_with_the_shorter(grammar):
+    plans = [make_shapes.plan_scenes(grammar, split, 40, 0) for split in ("train", "heldout-clips", "unseen")]
+    assert len({tuple(seed.generate_state(4)) for plan in plans for _, _, seed in plan}) == 120
+    assert all(bool(scene.unseen) == (plan is plans[2]) for plan in plans for _, scene, _ in plan)
+    assert [clip[:2] for clip in make_shapes.plan_scenes(grammar, "train", 9, 0)] == [clip[:2] for clip in plans[0][:9]]
 
 
 @pytest.mark.parametrize("split", make_shapes.SPLITS)
