@@ -6,6 +6,9 @@ With `--plan`, logs the memory that the run would need, then stops.
 Writes below `args.save`: `3d-vae.pt` with averaged weights in the layout of released autoencoders, `training/` for
 `--resume`, `log.jsonl` and `tensorboard/`.
 
+With `deepspeed.bf16.enabled` products and convolutions are computed in bfloat16; weights and their gradients stay in
+float32.
+
 `args.load` starts from the weights of another run, except for parts that `model.fresh_prefixes` names, which may have
 other shapes. With `model.not_trainable_prefixes: [first_stage_model.encoder]` the latents do not change, so models
 trained on them stay valid; `model.latent_noise` makes the decoder robust (see configs/tiny_vae_decoder.yaml and
@@ -65,6 +68,7 @@ def check_settings(args: Arguments) -> None:
         raise ConfigError("training needs data.stages, args.train_data, args.save and section deepspeed; "
                           "see configs/tiny_vae.yaml")
     check_optimizer_alone(args.deepspeed_config)
+    args.run.bf16 = bool((args.deepspeed_config.get("bf16") or {}).get("enabled"))
     check_adversary(args, stages, files=not args.run.plan)
     if args.training.wandb:
         check_wandb()

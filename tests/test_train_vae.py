@@ -117,11 +117,22 @@ def test_a_folder_that_another_run_uses_is_left_alone(clips, tmp_path):
 
 
 @pytest.mark.parametrize("key, said", [
-    ("deepspeed.bf16.enabled=true", "deepspeed.bf16: the autoencoder's training reads deepspeed.optimizer alone"),
+    ("deepspeed.fp16.enabled=true", "deepspeed.fp16: the autoencoder's training reads deepspeed.optimizer and .*bf16"),
+    ("deepspeed.bf16.loss_scale=2", "deepspeed.bf16.loss_scale: .*has deepspeed.bf16.enabled alone"),
     ("deepspeed.scheduler={type: WarmupLR}", "deepspeed.scheduler: the autoencoder's training reads")])
 def test_sections_that_change_nothing_are_refused(key, said, clips, tmp_path):
     with pytest.raises(ConfigError, match=said):
         train_vae.main([*recipe(clips, tmp_path), key])
+
+
+def test_bfloat16_computes_in_it_and_keeps_weights_in_float32(clips, tmp_path):
+    train_vae.main(recipe(clips, tmp_path / "float32"))
+    train_vae.main([*recipe(clips, tmp_path / "bfloat16"), "deepspeed.bf16.enabled=true"])
+    losses = [[record["loss"] for record in log_of(tmp_path / name) if "loss" in record]
+              for name in ("float32", "bfloat16")]
+    assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.02)
+    weights = state_of(tmp_path / "bfloat16", 4)["network"]
+    assert {value.dtype for value in weights.values()} == {torch.float32}
 
 
 def test_the_decoder_goes_on_alone_from_other_weights(clips, tmp_path):

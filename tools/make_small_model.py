@@ -7,7 +7,7 @@
 Renders clips, trains the autoencoder, makes the text encoder, trains text-to-video and image-to-video, exports their
 weights, judges videos and writes FOLDER/table.md. Results that are there are kept, and a training that was stopped goes
 on, so the same command may be given again at any time. FOLDER/tiny is laid out as checkpoints/tiny, which is not
-touched. Only the transformers are trained on several processes and in bfloat16; the autoencoder never is.
+touched. Only the transformers are trained on several processes; the autoencoder is trained by one.
 """
 import argparse
 import json
@@ -162,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, choices=range(1, 65), default=1, metavar="N",
                         help="processes of the transformers' training (default: 1)")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32",
-                        help="of the transformers' training")
+                        help="of all training; weights stay float32")
     options = parser.parse_args(argv)
     choices = Choices(expanded_path(options.out, "--out").absolute(), options.quick, options.processes,
                       options.precision)

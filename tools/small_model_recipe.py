@@ -117,12 +117,12 @@ def _stage_config(part: str, base: Sequence[str], stage: Stage, start: str | Non
     added: Any = OmegaConf.merge(stage.config, {"args": args})
     if choices.quick:
         added = OmegaConf.merge(added, _few_steps(part, plain(whole)))
+    precision = {"deepspeed": {"bf16": {"enabled": choices.precision == "bfloat16"}}}
     if part == "vae":
-        return plain(added), 1
+        return plain(OmegaConf.merge(added, precision)), 1
     frames = whole.data.params.max_num_frames
     cache = folder / ("latents_images" if frames == 1 else "latents")
-    precision = {"bf16": {"enabled": choices.precision == "bfloat16"}}
-    added = OmegaConf.merge(added, {"args": {"latent_cache": str(cache)}, "deepspeed": precision},
+    added = OmegaConf.merge(added, precision, {"args": {"latent_cache": str(cache)}},
                             {"model": parts_config(whole.model, folder)})
     batch = SMALL_BATCH if choices.quick else int(whole.deepspeed.train_micro_batch_size_per_gpu)
     if batch % choices.processes:

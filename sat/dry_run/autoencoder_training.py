@@ -124,6 +124,8 @@ def autoencoder_plan(args: Arguments, batches: Sequence[tuple[int, ...]]) -> Ite
            + ", ".join(f"{b} x {t} frames of {h} x {w}" for b, _, t, h, w in batches))
     for what, sizes in (("part", needed.parts), ("phase", needed.phases)):
         yield f"memory by {what}: " + ", ".join(f"{name} {shown_size(size)}" for name, size in sizes.items())
+    if args.run.bf16:
+        yield "memory: counted in float32; with deepspeed.bf16 activations of convolutions take half as much"
     free, (phase, peak) = free_memory(args.run.device), needed.peak
     yield (f"memory: at most {shown_size(peak)} on {args.run.device} ({phase}), which has {shown_size(free)} free; "
            "Python, its libraries and the clips, which are held in CPU memory, not counted")

@@ -55,7 +55,8 @@ class AutoencoderTrainer(Trainer):
         """Take one optimizer step on a batch of the stage that the run is in."""
         stage = stage_at(self.stages, self.step)
         video = self.train.draw(stage.batch_size, stage.frames, self.generator).to(self.args.run.device)
-        loss, terms, frames = reconstruction_loss(self.model, video, self.generator, self.latent_noise)
+        with torch.autocast(video.device.type, torch.bfloat16, enabled=self.args.run.bf16):
+            loss, terms, frames = reconstruction_loss(self.model, video, self.generator, self.latent_noise)
         if self.adversary is not None:
             loss, added = self.adversary.judged(loss, video, frames, self.step, self.generator)
             terms |= added

@@ -111,12 +111,17 @@ def _check_installed() -> None:
 
 
 def check_optimizer_alone(config: Mapping) -> None:
-    """Raise ConfigError for a key besides `optimizer`, the only one that the autoencoder's training has."""
+    """Raise ConfigError for a key that the autoencoder's training does not have: all but `optimizer` and `bf16`."""
+    known = ["optimizer", "bf16"]
     for key, value in config.items():
-        if key != "optimizer" and not _is_off(value):
-            raise ConfigError(f"deepspeed.{key}: the autoencoder's training reads deepspeed.optimizer alone; leave it "
-                              f"out{nearest(key, ['optimizer'])}")
-    _typed(plain(config))
+        if key not in known and not _is_off(value):
+            raise ConfigError(f"deepspeed.{key}: the autoencoder's training reads deepspeed.optimizer and "
+                              f"deepspeed.bf16 alone; leave it out{nearest(key, known)}")
+    given = _typed(plain(config)).get("bf16") or {}
+    for key, value in given.items():
+        if key != "enabled" or not isinstance(value, bool):
+            raise ConfigError(f"deepspeed.bf16.{key}: the autoencoder's training has deepspeed.bf16.enabled alone, "
+                              "true or false")
 
 
 def _typed(config: Mapping) -> dict:

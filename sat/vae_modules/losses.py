@@ -49,9 +49,10 @@ def reconstruction_loss(model: VideoAutoencodingEngine, video: Tensor, generator
     `latent_noise` is tau of noise-augmented decoding (arXiv 2510.11690), which makes the decoder robust to latents that
     a diffusion model sampled: z + |n| e, n ~ N(0, tau^2) per clip, e ~ N(0, 1).
     """
-    z, posterior = model.regularization(model.encode(video, unregularized=True), generator)
+    moments = model.encode(video, unregularized=True).float()  # under autocast they are of 16 bits, as the frames are
+    z, posterior = model.regularization(moments, generator)
     if latent_noise:
         size = latent_noise * torch.randn(len(z), 1, 1, 1, 1, generator=generator).abs()
         z = z + (size * torch.randn(z.shape, generator=generator)).to(z)
-    frames = model.decode(z)
+    frames = model.decode(z).float()
     return *model.loss(video, frames, posterior), frames

@@ -81,10 +81,10 @@ def test_processes_share_the_clips_of_a_step(folder):
         jobs_of(Choices(folder, processes=3))
 
 
-def test_bfloat16_is_a_key_of_the_transformers(folder):
-    jobs = trainings(Choices(folder, precision="bfloat16"))
-    assert {name for name, job in jobs.items() if job.config.get("deepspeed", {}).get("bf16", {}).get("enabled")} == {
-        name for name in jobs if not name.startswith("vae")}
+def test_the_precision_is_that_of_all_trainings(folder):
+    for precision in ("float32", "bfloat16"):
+        jobs = trainings(Choices(folder, precision=precision))
+        assert {job.config["deepspeed"]["bf16"]["enabled"] for job in jobs.values()} == {precision == "bfloat16"}
 
 
 @pytest.fixture
