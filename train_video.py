@@ -23,6 +23,7 @@ from common.console import faults_beside, run
 from common.errors import ConfigError
 from common.files import check_writable, from_repository, sole_use
 from common.ranks import is_main_process, report_once, world_size
+from configuration.model import MAX
 from configuration.settings import Arguments
 from configuration.targets import check_data_section
 from data_video import clip_forms_of
@@ -113,6 +114,9 @@ def check_settings(args: Arguments) -> None:
     configure(args)
     launch.check_launcher()
     model = check_model(args.model_config)
+    if model.compile_model == MAX:
+        raise ConfigError(f"model.compile_model: {MAX} is for sampling, since training keeps what a graph would write "
+                          "over; use true or regional")
     check_device(model, args.run.device, args.run.dtype)
     if is_random(model.first_stage_config) and is_main_process():
         logger.warning("%s is null: the autoencoder has random weights", CKPT_PATH)

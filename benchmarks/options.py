@@ -18,8 +18,9 @@ def add_model(parser: argparse.ArgumentParser, size: str) -> None:
 
 def add_speed(parser: argparse.ArgumentParser, compiled: str) -> None:
     """Add --compile, --attention and --save; `compiled` is what --compile means without a value."""
-    parser.add_argument("--compile", nargs="?", const=compiled, choices=["whole", "regional"],
-                        help="torch.compile the whole transformer, or only its repeated layer, as step caches need "
+    parser.add_argument("--compile", nargs="?", const=compiled, choices=["whole", "regional", "max"],
+                        help="torch.compile the whole transformer, or only its repeated layer, as step caches need, "
+                        "or the whole with tuned kernels as graphs of the device "
                         f"(without a value: {compiled})")
     parser.add_argument("--attention", choices=[FASTEST, *KERNELS], help="attention kernel of this project "
                         "(default: the fastest on an accelerator, torch's choice on a CPU)")

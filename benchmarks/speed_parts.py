@@ -29,8 +29,8 @@ PROMPT = "a red circle moves right on a black background"
 
 @dataclass(frozen=True)
 class Setting:
-    """The size, device and dtype of a comparison, how the transformers are `compiled` ("whole", "regional" or None),
-    and the kernel of our attention (one of `attention_kernels.KERNELS`, FASTEST, or None for torch's choice)."""
+    """The size, device and dtype of a comparison, how the transformers are `compiled` ("whole", "regional", "max" or
+    None), and the kernel of our attention (one of `attention_kernels.KERNELS`, FASTEST, or None for torch's choice)."""
 
     size: Size
     device: torch.device
@@ -43,6 +43,9 @@ class Setting:
         if self.compiled == "whole":
             ours.compile()
             theirs.compile()
+        elif self.compiled == "max":
+            ours.compile_as("max")
+            theirs.compile(mode="max-autotune")
         elif self.compiled == "regional":
             ours.compile_layers()
             for block in theirs.transformer_blocks:  # their class names no blocks for compile_repeated_blocks

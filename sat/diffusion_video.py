@@ -71,7 +71,9 @@ class DiffusionEngine(LatentCodec):
         if network is None:
             network = instantiate_from_config(config.network_config)
         wrapper = get_obj_from_str(config.network_wrapper or "sgm.wrappers.OpenAIWrapper", "model.network_wrapper")
-        self.model = wrapper(network, compile_model=config.compile_model)
+        compiled = {"compile_model": config.compile_model} | (
+            {"compile_dynamic": True} if config.compile_dynamic else {})  # which a wrapper of your own may not know
+        self.model = wrapper(network, **compiled)
         self.conditioner = instantiate_from_config(config.conditioner_config)
         self.denoiser = instantiate_from_config(config.denoiser_config)
         has_sampler = config.sampler_config is not None
@@ -80,7 +82,7 @@ class DiffusionEngine(LatentCodec):
         weak = self.sampler and build_weak(self.sampler.guider, config.network_config)
         sizes = config.time_windows
         self.windows = None if sizes is None else TimeWindows(sizes[0], sizes[1], self.patch_t)
-        self.weak_model = None if weak is None else wrapper(weak, compile_model=config.compile_model)
+        self.weak_model = None if weak is None else wrapper(weak, **compiled)
         self.loss_fn: Any = config.loss_fn_config and instantiate_from_config(config.loss_fn_config)
         self.to(device=args.device, dtype=resolve_dtype(args.fp16, args.bf16))
 

@@ -22,6 +22,7 @@ from common.unread import Unread
 from configuration.targets import instantiate_from_config
 from network import linears
 from network.blocks import AdaLNMixin, FinalLayerMixin, ImagePatchEmbeddingMixin, MLPMixin, SwiGLUMixin
+from network.compilation import CompiledNetwork
 from network.context import VideoContext
 from network.embedding import SinusoidMLP, label_embedding
 from network.layer_runner import AllLayers, LayerRunner
@@ -57,7 +58,7 @@ def _modernize_before_loading(module: nn.Module, state_dict: dict, prefix: str, 
     modernize(state_dict, prefix)
 
 
-class DiffusionTransformer(BaseModel):
+class DiffusionTransformer(CompiledNetwork, BaseModel):
     """The network that a denoiser calls: predicts from latents, timesteps and text, in the latents' shape.
 
     patch_size: (t, h, w), or one number p for (1, p, p). latent_width, latent_height, num_frames (frames of the video)
@@ -189,11 +190,12 @@ class DiffusionTransformer(BaseModel):
     def compile(self, *args, **kwargs) -> None:
         """Compile the whole network with torch.compile, whose arguments these are."""
         leave_to_python()
+        self.transformer.hooks.update(self.hooks)  # as the first call does: after it, the second would compile again
         super().compile(*args, **kwargs)
 
-    def compile_layers(self, backend: str = "inductor") -> None:
+    def compile_layers(self, backend: str = "inductor", dynamic: bool | None = None) -> None:
         """Compile the layers, but nothing else, with torch.compile; equal layers share the compiled code."""
-        self.mixins["adaln_layer"].compile_layers(backend)
+        self.mixins["adaln_layer"].compile_layers(backend, dynamic)
 
     def embed(self, timesteps: torch.Tensor, y: torch.Tensor | None, ofs: torch.Tensor | None) -> torch.Tensor:
         """Return the time embedding with label and `ofs` added: (B, time_embed_dim), or one row if all are shared.

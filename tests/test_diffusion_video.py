@@ -275,7 +275,11 @@ def test_numbers_that_are_not_finite_name_the_step(small_model):
     ({"network_config": {"params": {"hiden_size": 3}}}, "did you mean hidden_size?"),
     ({"network_config": {"target": "os.system"}}, "os.system may not be named"),
     ({"sampler_config": {"target": "sgm.modules.diffusionmodules.sampling.EulerSampler"}}, "EulerEDMSampler"),
-    ({"compile_model": "reginal"}, "it must be true, false or regional"),
+    ({"compile_model": "reginal"}, "it must be true, false, regional or max"),
+    ({"compile_dynamic": True}, "compile_dynamic has no effect without model.compile_model"),
+    ({"compile_model": "max", "compile_dynamic": True}, "does not work with compile_dynamic"),
+    ({"compile_model": "max", "step_cache_config": {"target": "step_cache.TeaCache", "params": {"threshold": 0.1}}},
+     "does not work with step_cache_config"),
     ({"compile_first_stage": True, "first_stage_config": {"params": {"cp_size": 2}}}, "leave one out"),
 ])
 def test_mistakes_are_found_without_building(small_model, change, says):

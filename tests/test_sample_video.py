@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from common.files import LOCK, REPOSITORY
+from engine import checks
 from inference.filmstrip import MARGIN
 from sample_video import main
 
@@ -169,6 +170,16 @@ def test_compiling_without_a_compiler(run, key, monkeypatch):
 def test_an_attention_kernel_that_the_device_has_not(run):
     code, err, out = run("model.attention_kernel=cudnn")
     assert code == 2 and err.count("\n") == 1 and "model.attention_kernel: cudnn" in err and not out.exists()
+
+
+def test_graphs_that_the_device_has_not_and_those_whose_weights_would_move(run, monkeypatch):
+    code, err, out = run("model.compile_model=max")
+    assert code == 2 and err.count("\n") == 1 and not out.exists()
+    assert "model.compile_model: max replays kernels as a graph, which cpu does not have; use true or regional" in err
+    monkeypatch.setattr(checks, "has_graphs", lambda device: True)
+    for words in (("--offload", "model"), ("args.model_parallel_size=2",)):
+        code, err, out = run("model.compile_model=max", *words)
+        assert code == 2 and err.count("\n") == 1 and words[0].strip("-").split("=")[0] in err and not out.exists()
 
 
 @pytest.mark.parametrize("content, says", [

@@ -12,6 +12,7 @@ from configuration.yaml_files import plain, require
 
 NO_SAMPLER = "model.sampler_config is missing; give the sampler's target and params"
 REGIONAL = "regional"  # of compile_model: the repeated layer alone is compiled
+MAX = "max"  # of compile_model: the whole transformer with tuned kernels, replayed as graphs of the device
 FASTEST = "fastest"  # of attention_kernel: measured on the device
 Kernel = Literal["fastest", "flash", "cudnn", "efficient", "math", "flash3", "flash4", "sage2"]
 KERNELS = tuple(name for name in get_args(Kernel) if name != FASTEST)  # see network.attention_kernels
@@ -48,8 +49,9 @@ class ModelConfig:
     not_trainable_prefixes: Sequence[str] = ("first_stage_model", "conditioner")  # "all": everything but LoRA
     en_and_decode_n_samples_a_time: Positive | None = None
     disable_first_stage_autocast: bool = True
-    # true: the whole transformer; "regional": layer by layer, which compiles faster
-    compile_model: bool | Literal["regional"] = False
+    # true: the whole transformer; "regional": layer by layer, which compiles faster; "max": network.compilation
+    compile_model: bool | Literal["regional", "max"] = False
+    compile_dynamic: bool = False  # compile once for videos of all sizes
     compile_first_stage: bool = False
     attention_kernel: Kernel | None = None  # in sampling: a name in attention_kernels.KERNELS, or "fastest", measured
     guidance_one_by_one: bool = False  # one forward pass per branch instead of one batch: less memory

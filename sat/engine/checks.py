@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from common.errors import ConfigError
 from common.patches import parse_patch_size
 from common.unread import warn_unread
-from configuration.model import UNREAD, ModelConfig
+from configuration.model import MAX, UNREAD, ModelConfig
 from configuration.targets import check_config, get_obj_from_str, instantiate_from_config
 from configuration.yaml_files import require
 from engine.first_stage import first_stage_weights
@@ -17,6 +17,7 @@ from engine.t5_files import check_t5_folder, t5_width
 from engine.text_encoder import t5_configs, t5_folder
 from engine.weak_network import check_guidance
 from network.attention_kernels import check_kernel, heads_of
+from network.compilation import has_graphs
 from sgm.sampling import check_compatible
 from sgm.windows import TimeWindows
 
@@ -92,6 +93,7 @@ def check_fit(config: "ModelConfig") -> None:
             other = "model.step_cache_config" if config.step_cache_config is not None else "noised_image_input"
             raise ConfigError(f"model.time_windows does not work with {other}: a window would get what belongs to "
                               "another; leave one out")
+    _check_compiled(config)
     if config.compile_first_stage and (config.first_stage_config.get("params") or {}).get("cp_size", 1) > 1:
         raise ConfigError("model.compile_first_stage does not work with first_stage_config.params.cp_size above 1: "
                           "processes exchange tensors between layers then; leave one out")
@@ -114,10 +116,28 @@ def _check_joined(config: "ModelConfig", in_channels: int, out_channels: int) ->
                           f"{joined * out_channels}")
 
 
+def _check_compiled(config: "ModelConfig") -> None:
+    """Raise ConfigError for ways of compiling that do not go together."""
+    if config.compile_dynamic and not config.compile_model:
+        raise ConfigError("model.compile_dynamic has no effect without model.compile_model; set that to true or "
+                          "regional, or leave compile_dynamic out")
+    if config.compile_model != MAX:
+        return
+    if config.compile_dynamic:
+        raise ConfigError(f"model.compile_model: {MAX} records graphs of fixed sizes, so it does not work with "
+                          "compile_dynamic; use true or regional, or leave compile_dynamic out")
+    if config.step_cache_config is not None:
+        raise ConfigError(f"model.compile_model: {MAX} replays all layers as one graph, so it does not work with "
+                          "step_cache_config, which leaves layers out; use true or regional, or leave the other out")
+
+
 def check_device(config: "ModelConfig", device: torch.device, dtype: torch.dtype) -> None:
-    """Raise ConfigError if the device lacks the attention kernel, or a CPU torch.compile's C++ compiler."""
+    """Raise ConfigError if the device lacks the attention kernel, graphs, or (a CPU) torch.compile's C++ compiler."""
     if config.attention_kernel is not None:
         check_kernel(config.attention_kernel, heads_of(config.network_config)[1], dtype, device)
+    if config.compile_model == MAX and not has_graphs(device):
+        raise ConfigError(f"model.compile_model: {MAX} replays kernels as a graph, which {device.type} does not have; "
+                          "use true or regional")
     compiler = os.environ.get("CXX", "g++")
     for key in ("compile_model", "compile_first_stage"):
         if getattr(config, key) and device.type == "cpu" and shutil.which(compiler) is None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from common import ranks
 from common.errors import ConfigError
-from configuration.model import ModelConfig
+from configuration.model import MAX, ModelConfig
 from configuration.settings import Arguments, SamplingSettings
 from configuration.targets import check_data_section
 from engine.checks import check_device, check_model
@@ -39,6 +39,7 @@ def check_run(args: Arguments) -> ModelLimits:
     model = check_model(args.model_config)
     require_weights(model.first_stage_config)
     check_device(model, args.run.device, args.run.dtype)
+    _check_graphs(args, model)
     args.config.data = check_data_section(args.data_config)
     _check_image_input(model, args.sampling.image2video)
     check_negative_prompt(args.sampling.negative_prompt)
@@ -59,6 +60,19 @@ def check_run(args: Arguments) -> ModelLimits:
         raise ConfigError("args.input_type is cli, but several processes cannot share a keyboard; give the prompts in "
                           "a file, args.input_type=txt")
     return limits
+
+
+def _check_graphs(args: Arguments, model: ModelConfig) -> None:
+    """Raise ConfigError for weights that do not stay where a graph of the device would read them."""
+    if model.compile_model != MAX:
+        return
+    remedy = "use true or regional, or leave the other out"
+    if args.memory.offload is not None:
+        raise ConfigError(f"model.compile_model: {MAX} needs weights that stay in their place, so it does not work "
+                          f"with args.offload; {remedy}")
+    if args.run.model_parallel_size > 1:
+        raise ConfigError(f"model.compile_model: {MAX} does not work with args.model_parallel_size above 1, whose "
+                          f"processes exchange tensors between layers; {remedy}")
 
 
 def source_of_prompts(settings: SamplingSettings, model_config: Mapping) -> Source | None:

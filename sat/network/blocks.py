@@ -171,9 +171,13 @@ class AdaLNMixin(BaseMixin):
     def layer_forward(self, hidden_states, mask, layer_id: int, context: VideoContext, **hook) -> torch.Tensor:
         return self.run_layer(hidden_states, self.parts(layer_id, context), context)
 
-    def compile_layers(self, backend: str = "inductor") -> None:
-        """Compile `run_layer` with torch.compile: once for all layers but the last, which drops the text tokens."""
-        self.run_layer: Callable = torch.compile(self.run_layer, backend=backend)  # type: ignore[method-assign]
+    def compile_layers(self, backend: str = "inductor", dynamic: bool | None = None) -> None:
+        """Compile `run_layer` with torch.compile: once for all layers but the last, which drops the text tokens.
+
+        `dynamic`: True compiles once for all numbers of tokens, None again when another number comes.
+        """
+        compiled = torch.compile(self.run_layer, backend=backend, dynamic=dynamic)
+        self.run_layer: Callable = compiled  # type: ignore[method-assign]
 
     def run_layer(self, x: torch.Tensor, parts: LayerParts, context: VideoContext) -> torch.Tensor:
         """Return tokens x (B, S, D) after one layer; after the last layer, only the video tokens."""

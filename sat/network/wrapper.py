@@ -4,22 +4,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from configuration.model import REGIONAL
-
 
 class IdentityWrapper(nn.Module):
-    """The network, called with the arguments of the wrapper; `compile_model` compiles it by torch.compile.
+    """The network, called with the arguments of the wrapper; `CompiledNetwork.compile_as` compiles it.
 
-    State dict keys stay the same. "regional" compiles only the layer that the network repeats, once.
+    State dict keys stay the same.
     """
 
-    def __init__(self, diffusion_model: Any, compile_model: bool | str = False):
+    def __init__(self, diffusion_model: Any, compile_model: bool | str = False, compile_dynamic: bool = False):
         super().__init__()
         self.diffusion_model = diffusion_model
-        if compile_model == REGIONAL:
-            diffusion_model.compile_layers()
-        elif compile_model:
-            diffusion_model.compile()
+        if compile_model:
+            diffusion_model.compile_as(compile_model, compile_dynamic)
 
     def forward(self, *args, **kwargs) -> torch.Tensor:
         return self.diffusion_model(*args, **kwargs)

@@ -2,10 +2,11 @@
 import torch
 from torch import nn
 
+from network.compilation import CompiledNetwork
 from network.wrapper import IdentityWrapper, OpenAIWrapper
 
 
-class Recorder(nn.Module):
+class Recorder(CompiledNetwork, nn.Module):
     def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(1))
