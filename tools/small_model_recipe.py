@@ -20,6 +20,8 @@ FEW_CLIPS, FEW_STEPS, SMALL_BATCH = 8, 2, 2  # of a quick run
 JUDGED = {  # 864 videos of text-to-video, from noise that nobody looked at when the recipes were written
     "vae": (), "t2v": ("--first-seed", "4", "--seeds", "8"), "i2v": ("--first-seed", "4", "--seeds", "2")}
 JUDGED_QUICKLY = {"vae": (), "t2v": ("--every", "50"), "i2v": ("--every", "50")}
+NUMBERS = "numbers"  # the part for captions with numbers and relations, which is made only if it is asked for
+HELD_OUT = {NUMBERS: ("numbers_heldout", "relations_heldout")}  # clips of a part's validation, by default "heldout"
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,12 @@ class Choices:
     quick: bool = False
     processes: Count = 1
     precision: str = "float32"
+    numbers: bool = False
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The transformers that are trained."""
+        return ("t2v", "i2v", NUMBERS) if self.numbers else ("t2v", "i2v")
 
 
 @dataclass(frozen=True)
@@ -73,13 +81,19 @@ def read_recipe(part: str) -> tuple[list[str], list[Stage]]:
 def jobs_of(choices: Choices) -> list[Job]:
     """Return all jobs in the order in which they are done."""
     clips = plain(read_mapping(RECIPES / "data.yaml"))["clips"]
-    trained = {part: list(_trainings(part, choices, clips)) for part in ("vae", "t2v", "i2v")}
+    if choices.numbers:
+        clips |= plain(read_mapping(RECIPES / "numbers_data.yaml"))["clips"]
+    trained = {part: list(_trainings(part, choices, clips)) for part in ("vae", *choices.parts)}
     made = choices.folder / "tiny"
-    text = Job("t5", made / "t5", ("tools/make_tiny_t5.py", "--out", OUT))
-    return [*(_rendering(name, clip, choices) for name, clip in clips.items()), *trained["vae"], text,
-            *trained["t2v"], *trained["i2v"],
+    text = [Job("t5", made / "t5", ("tools/make_tiny_t5.py", "--out", OUT))]
+    if choices.numbers:
+        words = ("tools/make_numbers_t5.py", "--start", str(made / "t5"), "--out", OUT)
+        text.append(Job("t5_numbers", made / "t5_numbers", words))
+    return [*(_rendering(name, clip, choices) for name, clip in clips.items()), *trained["vae"], *text,
+            *(job for part in choices.parts for job in trained[part]),
             *(Job(f"export_{part}", made / part, ("tools/export_weights.py", str(trained[part][-1].result), OUT))
-              for part in ("t2v", "i2v")), *(_judging(part, choices) for part in JUDGED)]
+              for part in choices.parts), *(_judging(part, choices) for part in JUDGED),
+            *([_judging_numbers(choices)] if choices.numbers else [])]
 
 
 def _rendering(name: str, clips: Mapping, choices: Choices) -> Job:
@@ -112,7 +126,7 @@ def _stage_config(part: str, base: Sequence[str], stage: Stage, start: str | Non
     args: dict[str, Any] = {"experiment_name": stage.name, "load": weights and str(weights),
                             "save": str(folder / "runs" / stage.name),
                             "train_data": [str(folder / "data" / name) for name in stage.clips],
-                            "valid_data": [str(folder / "data" / "heldout")]}
+                            "valid_data": [str(folder / "data" / name) for name in HELD_OUT.get(part, ("heldout",))]}
     whole = OmegaConf.merge(*(read_mapping(REPOSITORY / name) for name in base), stage.config, {"args": args})
     added: Any = OmegaConf.merge(stage.config, {"args": args})
     if choices.quick:
@@ -134,7 +148,7 @@ def _stage_config(part: str, base: Sequence[str], stage: Stage, start: str | Non
 def parts_config(model: Any, folder: Path) -> dict:
     """Return the part of section `model` that names the autoencoder and the text encoder made in a folder."""
     embedders = plain(model.conditioner_config.params)["emb_models"]
-    embedders[0]["params"]["model_dir"] = str(folder / "tiny" / "t5")
+    embedders[0]["params"]["model_dir"] = str(folder / "tiny" / Path(embedders[0]["params"]["model_dir"]).name)
     return {"conditioner_config": {"params": {"emb_models": embedders}},
             "first_stage_config": {"params": {"ckpt_path": str(folder / "tiny" / "vae" / "3d-vae.pt")}}}
 
@@ -170,6 +184,14 @@ def _judging(part: str, choices: Choices) -> Job:
     if choices.quick:
         words.append("model.sampler_config.params.num_steps=2")
     return Job(f"judge_{part}", folder / "judged" / f"{part}.md", ("-m", "benchmarks.small_model", part, *words))
+
+
+def _judging_numbers(choices: Choices) -> Job:
+    folder, out = choices.folder, choices.folder / "judged"
+    words = ["--out", str(out), str(folder / f"{NUMBERS}.yaml")]
+    if choices.quick:
+        words = ["--videos", "4", *words, "model.sampler_config.params.num_steps=2"]
+    return Job(f"judge_{NUMBERS}", out / f"{NUMBERS}.md", ("-m", "benchmarks.numbers", "model", *words))
 
 
 def record_of(job: Job, folder: Path) -> str:

@@ -26,7 +26,7 @@ def trainings(choices):
 
 def test_a_job_comes_after_those_whose_results_it_reads(folder):
     made = set()
-    for job in jobs_of(Choices(folder)):
+    for job in jobs_of(Choices(folder, numbers=True)):
         args = job.config.get("args", {})
         read = [*args.get("train_data", []), *args.get("valid_data", []), args.get("load")]
         for path in filter(None, read):
@@ -37,7 +37,7 @@ def test_a_job_comes_after_those_whose_results_it_reads(folder):
 
 
 def test_nothing_is_written_outside_the_folder(folder):
-    for job in jobs_of(Choices(folder)):
+    for job in jobs_of(Choices(folder, numbers=True)):
         assert job.result.is_relative_to(folder)
         for key in ("save", "latent_cache"):
             assert Path(job.config.get("args", {}).get(key, folder)).is_relative_to(folder)
@@ -46,11 +46,11 @@ def test_nothing_is_written_outside_the_folder(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("quick", [False, True])
 def test_every_stage_is_a_configuration_that_training_accepts(folder, quick):
-    for job in trainings(Choices(folder, quick)).values():
+    for job in trainings(Choices(folder, quick, numbers=True)).values():
         for key in ("train_data", "valid_data"):
             for path in job.config["args"][key]:
                 (Path(path) / "videos").mkdir(parents=True, exist_ok=True)
-        for part, suffix in (("vae", "3d-vae.pt"), ("t5", "config.json")):
+        for part, suffix in (("vae", "3d-vae.pt"), ("t5", "config.json"), ("t5_numbers", "config.json")):
             (folder / "tiny" / part).mkdir(parents=True, exist_ok=True)
             (folder / "tiny" / part / suffix).touch()
         make_small_model.write_config(folder / "recipe" / f"{job.name}.yaml", job.config)
@@ -62,7 +62,9 @@ def test_every_stage_is_a_configuration_that_training_accepts(folder, quick):
             train_video.check_deepspeed(args.deepspeed_config, 1)
             assert args.training.train_iters == job.steps
             assert args.model_config.first_stage_config.params.ckpt_path == str(folder / "tiny/vae/3d-vae.pt")
-            assert args.model_config.conditioner_config.params.emb_models[0].params.model_dir == str(folder / "tiny/t5")
+            text = "t5_numbers" if job.name.startswith("numbers") else "t5"
+            assert args.model_config.conditioner_config.params.emb_models[0].params.model_dir == str(
+                folder / "tiny" / text)
 
 
 def test_runs_that_share_stored_first_frames_have_one_seed(folder):
@@ -117,6 +119,17 @@ def test_everything_is_made_once_and_kept(folder, calls):
     calls.clear()
     make_small_model.make(Choices(folder))
     assert calls == []
+
+
+def test_the_model_for_numbers_is_added_to_what_is_there(folder, calls):
+    make_small_model.make(Choices(folder))
+    before = list(calls)
+    make_small_model.make(Choices(folder, numbers=True))
+    added = [job.name for job in jobs_of(Choices(folder, numbers=True)) if job.name not in before]
+    assert calls == before + added and added[-2:] == ["export_numbers", "judge_numbers"]
+    assert "table of judge_numbers" in (folder / "table.md").read_text()
+    assert "max_length: 24" in (folder / "numbers.yaml").read_text()
+    assert jobs_of(Choices(folder)) == [job for job in jobs_of(Choices(folder, numbers=True)) if job.name in before]
 
 
 def test_what_lacks_its_last_step_goes_on_and_the_rest_is_kept(folder, calls):
