@@ -38,6 +38,7 @@ OVERLAY = "configs/tiny_numbers.yaml"
 SCENES_SEED = 77  # of the captions that are judged: no seed of training clips
 SEEN, SEVERAL = "seen", "several never seen"
 FILES = {"model": "numbers.md", "floors": "numbers_floors.md", "videos": "numbers_videos.md"}
+RESULTS = "results.json"
 UNITS = {"radius": "px", "x": "px", "y": "px", "speed": "px/s"}
 
 Results = Sequence[tuple[Scene, Judged]]
@@ -129,7 +130,27 @@ def judge_model(options: argparse.Namespace, overrides: Sequence[str]) -> Iterat
     for name in options.grammars:
         scenes = [scene for scene, _ in chosen_scenes(name, options.videos)]
         videos = make_videos(engine, args, scenes, options.seed, Path(options.out) / name)
-        yield tables(name, [(scene, judge_file(video, scene)) for scene, video in videos])
+        found = [(scene, judge_file(video, scene)) for scene, video in videos]
+        write_results(Path(options.out) / name / RESULTS, found)
+        yield tables(name, found)
+
+
+def write_results(path: Path, results: Results) -> None:
+    """Write what was asked and what was found of each video as JSON, which numbers_plots.py reads."""
+    rows = [{"caption": scene.caption, "right": dict(one.right), "lost": one.lost,
+             "numbers": {name: None if np.isnan(value) else value for name, value in one.numbers.items()}}
+            for scene, one in results]
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(rows, indent=0), encoding="utf-8")
+
+
+def read_results(path: Path) -> list[tuple[Scene, Judged]]:
+    """Return what `write_results` wrote. Raises DataError if it is not there."""
+    if not path.is_file():
+        raise DataError(f"there is no {path}; write it with python -m benchmarks.numbers model")
+    return [(parse_scene(row["caption"]), Judged(row["right"], {
+        name: float("nan") if value is None else value for name, value in row["numbers"].items()}, row["lost"]))
+            for row in json.loads(path.read_text(encoding="utf-8"))]
 
 
 def judge_rendered(options: argparse.Namespace, overrides: Sequence[str]) -> Iterator[str]:
