@@ -1,6 +1,7 @@
 """A kernel density over clips in closed form, at every noise level: denoiser, log-density, and weights of its modes."""
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ class KernelDensity:
 
     def denoised(self, x: Tensor, alpha: Tensor, sigma: Tensor, group: Tensor) -> Tensor:
         """Return E[x0 | x] in the dtype of x: the kernels' own estimates, by their posterior weights."""
-        weights, clips, alpha = self.weights(x, alpha, sigma, group), self._flat(x), alpha.double()[:, None]
+        weights, clips, alpha = self.weights(x, alpha, sigma, group), self._flat.to(x.device), alpha.double()[:, None]
         share = alpha * self.bandwidth**2 / self._variance(alpha, sigma.double()[:, None])
         mean = weights @ clips
         return (mean + share * (x.double().flatten(1) - alpha * mean)).view_as(x).to(x.dtype)
@@ -48,14 +49,19 @@ class KernelDensity:
 
     def _logits(self, x: Tensor, alpha: Tensor, sigma: Tensor, group: Tensor) -> Tensor:
         """Return minus the squared distances (B, N) over twice the variance, -inf for clips of other groups."""
-        rows, clips, alpha = x.double().flatten(1), self._flat(x), alpha.double()[:, None]
-        apart = (rows.square().sum(1, keepdim=True) - 2 * alpha * (rows @ clips.T)
-                 + alpha.square() * clips.square().sum(1))
+        rows, alpha = x.double().flatten(1), alpha.double()[:, None]
+        apart = (rows.square().sum(1, keepdim=True) - 2 * alpha * (rows @ self._flat.to(x.device).T)
+                 + alpha.square() * self._squares.to(x.device))
         other = (self.groups.to(x.device)[None] != group[:, None]) & (group[:, None] != ALL)
         return (-apart / (2 * self._variance(alpha, sigma.double()[:, None]))).masked_fill(other, -math.inf)
 
     def _variance(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         return sigma.square() + alpha.square() * self.bandwidth**2
 
-    def _flat(self, x: Tensor) -> Tensor:
-        return self.clips.to(x.device, torch.float64).flatten(1)
+    @cached_property
+    def _flat(self) -> Tensor:
+        return self.clips.double().flatten(1)
+
+    @cached_property
+    def _squares(self) -> Tensor:
+        return self._flat.square().sum(1)

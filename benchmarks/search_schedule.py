@@ -16,11 +16,13 @@ import numpy as np
 import torch
 import yaml
 
-from benchmarks.schedule_costs import LOWEST, Trajectory, best_levels, candidates, refined, step_costs
+from benchmarks.schedule_costs import HIGHEST, LOWEST, Trajectory, best_levels, candidates, refined, step_costs
+from benchmarks.schedule_moves import moved
 from benchmarks.speed_measure import table
-from benchmarks.studies.statistics import middle, resampled
+from benchmarks.studies.statistics import holm, middle, resampled, signed_rank_p
 from common.console import run
 from common.errors import ConfigError
+from common.files import whole_file
 from configuration.targets import instantiate_from_config
 from sgm.sampling import Sampler, StepInfo
 
@@ -63,13 +65,32 @@ def converged(solve: Solve, count: int, parts: int) -> Trajectory:
 
 def searched(solve: Solve, run: Trajectory, steps: int, powers: Sequence[float]) -> tuple[dict, float]:
     """Return the schedule of `steps` steps, of those found with `powers`, whose runs end nearest, and its error."""
-    found, below = [], run.after_first()  # nearly nothing happens above the second candidate
-    for power in powers:
-        chosen = best_levels(*step_costs(below, power), steps)
-        schedule = tabulated([below.sigmas[i] for i in chosen])
-        found.append((float(errors(solve, SOLVER, schedule, steps, run.end).mean()), power, schedule))
-    error, _, schedule = min(found, key=lambda one: one[0])
-    return schedule, error
+    below = run.after_first()  # nearly nothing happens above the second candidate
+    chosen = [best_levels(*step_costs(below, power), steps) for power in powers]
+    return nearest_of(solve, run, [tabulated([below.sigmas[i] for i in levels]) for levels in chosen], steps)
+
+
+def nearest_of(solve: Solve, run: Trajectory, schedules: Sequence[Mapping], steps: int) -> tuple[dict, float]:
+    """Return the schedule whose runs of `steps` steps end nearest to the converged run, and its error."""
+    found = [(float(errors(solve, SOLVER, one, steps, run.end).mean()), one) for one in schedules]
+    error, schedule = min(found, key=lambda one: one[0])
+    return dict(schedule), error
+
+
+def improved(solve: Solve, run: Trajectory, starts: Sequence[Mapping], steps: int, trials: int) -> tuple[dict, float]:
+    """Return a schedule whose levels were moved from each of `starts`, `trials` runs each, and its error."""
+    def error_of(sigmas: Sequence[float]) -> float:
+        return float(errors(solve, SOLVER, tabulated(sigmas), steps, run.end).mean())
+
+    found = [moved(error_of, levels_of(one, steps), trials) for one in starts]
+    sigmas, error = min(found, key=lambda one: one[1])
+    return tabulated(sigmas), error
+
+
+def levels_of(schedule: Mapping, steps: int) -> list[float]:
+    """Return the sigmas (sigma / alpha) of a schedule of `steps` steps; zero SNR counts as the highest candidate."""
+    levels = sampler_of(SOLVER, schedule, steps).schedule().levels()
+    return [min(level.ratio, HIGHEST) for level in levels if not level.clean]
 
 
 def errors(solve: Solve, target: str, schedule: Mapping, steps: int, end: torch.Tensor) -> np.ndarray:
@@ -78,28 +99,40 @@ def errors(solve: Solve, target: str, schedule: Mapping, steps: int, end: torch.
     return (out - end).flatten(1).square().mean(1).sqrt().double().cpu().numpy()
 
 
-def compared(solve: Solve, end: torch.Tensor, schedules: Mapping[str, Mapping], target: str, steps: int) -> list[list]:
-    """Return a row for each schedule: its mean error, and `found`'s error less its own, with a paired interval."""
+def compared(solve: Solve, end: torch.Tensor, schedules: Mapping[str, Mapping], target: str, steps: int) -> list[dict]:
+    """Return a row for each schedule: its mean error, and `found`'s less its own with a paired interval and a p-value.
+
+    The p-value is Wilcoxon's of the errors' logarithms, not yet corrected.
+    """
     by_name = {name: errors(solve, target, one, steps, end) for name, one in schedules.items()}
     rows = []
     for name, error in by_name.items():
         gain = by_name["found"] - error
-        drawn = resampled(len(gain), lambda rows, gain=gain: gain[rows].mean())
-        low, high = middle(drawn)
-        against = "" if name == "found" else f"{gain.mean():+.4f} ({low:+.4f} to {high:+.4f})"
-        rows.append([str(steps), name, f"{error.mean():.4f}", against])
+        low, high = middle(resampled(len(gain), lambda rows, gain=gain: gain[rows].mean()))
+        p = signed_rank_p(np.log(by_name["found"] / error))
+        rows.append({"steps": str(steps), "schedule": name, "error": f"{error.mean():.4f}",
+                     "less": f"{gain.mean():+.4f} ({low:+.4f} to {high:+.4f})", "p": p})
     return rows
 
 
-def small_model(first: int, every: int, seed: int) -> Solve:
-    """Return a function that solves for latents of every n-th prompt from `first`, from the same noise each time."""
+def corrected(rows: Sequence[Mapping]) -> list[list[str]]:
+    """Return the rows of `compared` as a table's, with p-values corrected for the number of comparisons (Holm)."""
+    others = [row for row in rows if row["schedule"] != "found"]
+    p_values = iter(holm([row["p"] for row in others]))
+    return [[row["steps"], row["schedule"], row["error"], *(["", ""] if row["schedule"] == "found" else
+                                                          [row["less"], f"{next(p_values):.2g}"])] for row in rows]
+
+
+def small_model(first: int, every: int, draws: int, seed: int) -> Solve:
+    """Return a function that solves for latents of every n-th prompt from `first`, always from the same `draws` noises.
+    """
     from benchmarks.small_model import chosen, sample_batch  # imported late: SwissArmyTransformer takes seconds
     from benchmarks.studies.trained_model import loaded
     from inference.sizes import model_limits, plan_video
 
     engine, args = loaded(())
     shape = plan_video(model_limits(args.model_config), args.sampling).latent_shape
-    batch = chosen(1)[first::every]
+    batch = list(chosen(1)[first::every]) * draws
 
     @torch.no_grad()
     def solve(sampler: Sampler, callback: Callable[[StepInfo], None] | None = None) -> torch.Tensor:
@@ -110,19 +143,22 @@ def small_model(first: int, every: int, seed: int) -> Solve:
 
 def search(options: argparse.Namespace) -> str:
     """Search for a schedule of each number of steps and write it; return a table of the errors on these prompts."""
-    solve = small_model(0, options.every, options.seed)
+    solve = small_model(options.every // 2, options.every, options.draws, options.seed)
     run, rows = converged(solve, options.levels, options.parts), []
-    options.out.mkdir(parents=True, exist_ok=True)
     for steps in options.steps:
-        schedule, error = searched(solve, run, steps, options.powers)
-        (options.out / f"sigmas_{steps}.yaml").write_text(yaml.safe_dump(schedule, sort_keys=False))
-        rows.append([str(steps), f"{error:.4f}", ", ".join(map(str, schedule["params"]["sigmas"]))])
-    return table(["steps", "error", "sigmas"], rows)
+        planned = searched(solve, run, steps, options.powers)
+        by_hand = nearest_of(solve, run, [*BY_HAND.values()], steps)
+        schedule, error = improved(solve, run, [planned[0], by_hand[0]], steps, options.trials)
+        with whole_file(options.out / f"sigmas_{steps}.yaml") as temporary:
+            temporary.write_text(yaml.safe_dump(schedule, sort_keys=False))
+        rows.append([str(steps), *(f"{one:.4f}" for one in (planned[1], by_hand[1], error)),
+                     ", ".join(map(str, schedule["params"]["sigmas"]))])
+    return table(["steps", "planned", "best by hand", "moved", "sigmas"], rows)
 
 
 def compare(options: argparse.Namespace) -> str:
     """Return the table of errors on the prompts between those of the search, from noise of the next seed."""
-    solve = small_model(options.every // 2, options.every, options.seed + 1)
+    solve = small_model(0, options.every, options.draws, options.seed + 1)
     end = converged(solve, options.levels, options.parts).end
     ramp = BY_HAND["VP ramp"]
     agreed = errors(solve, "sgm.sampling.RungeKutta3Sampler", ramp, options.levels, end).mean()
@@ -133,7 +169,7 @@ def compare(options: argparse.Namespace) -> str:
             raise ConfigError(f"--compare {options.compare}: no {path.name} there; search for it first")
         schedules = {"found": yaml.safe_load(path.read_text()), **BY_HAND}
         rows += compared(solve, end, schedules, SOLVER, steps)
-    shown = table(["steps", "schedule", "error", "found less this (95 %)"], rows)
+    shown = table(["steps", "schedule", "error", "found less this (95 %)", "p, corrected"], corrected(rows))
     return f"{shown}\n\nThe converged runs agree with RungeKutta3Sampler to {agreed:.4f}."
 
 
@@ -144,12 +180,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--parts", type=int, default=3, help="steps of the converged run between two (default: 3)")
     parser.add_argument("--powers", type=float, nargs="+", default=[0.5, 1.0, 1.5, 2.0, 3.0],
                         help="weights of the errors at high noise to try (default: 0.5 1 1.5 2 3)")
+    parser.add_argument("--trials", type=int, default=60,
+                        help="runs in which levels are moved, from each of two schedules (default: %(default)s)")
     parser.add_argument("--every", type=int, default=6, help="every n-th of 108 prompts (default: %(default)s)")
+    parser.add_argument("--draws", type=int, default=1, help="noises of each prompt (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=100, help="of the noise; comparisons take the next")
     parser.add_argument("--out", type=Path, default=Path("runs/schedules"), help="folder of the schedules")
     parser.add_argument("--compare", type=Path, help="folder of schedules to compare with others")
     options = parser.parse_args(argv)
-    for name, least in (("steps", 2), ("levels", 3), ("parts", 1), ("every", 2)):
+    for name, least in (("steps", 2), ("levels", 3), ("parts", 1), ("trials", 1), ("every", 2), ("draws", 1)):
         values = getattr(options, name)
         if min(values if isinstance(values, list) else [values]) < least:
             raise ConfigError(f"--{name}: {values} must be at least {least}")

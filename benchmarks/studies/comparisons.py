@@ -13,9 +13,11 @@ from benchmarks.studies.grid import Cell, Study, check_keys
 from benchmarks.studies.results import Row
 from benchmarks.studies.statistics import holm, mcnemar_p, middle, resampled, signed_rank_p
 from common.errors import ConfigError
+from common.suggestions import nearest
 from common.typed import checked
 
-TESTS = {"accuracy": "p", "solver error": "error_p"}  # columns of p-values
+SOLVER_ERROR = "error"
+TESTS = {"accuracy": "p", "solver error": "error_p"}  # columns of p-values that every comparison may have
 AXES = ("sampler", "schedule", "guidance", "steps")
 
 
@@ -26,12 +28,19 @@ class Comparison:
     Every cell that has one of the given values on each axis in `where` is compared with the cell that has the values of
     `against` instead of its own. Or, with `among`, all cells are compared with each other that differ on these axes
     alone, and cost as much: the same passes where the grids ask for passes, otherwise the same steps.
+    `measures` names further numbers of each video, such as edge_overlap, to compare and test.
     """
 
     name: str
     against: Mapping[str, str | int] = field(default_factory=dict)
     where: Mapping[str, Sequence] = field(default_factory=dict)
     among: Sequence[str] = ()
+    measures: Sequence[str] = ()
+
+    @property
+    def tests(self) -> dict[str, str]:
+        """The columns of p-values, by what they are about."""
+        return {**TESTS, **{name: f"{name}_p" for name in self.measures}}
 
     def pairs(self, cells: Sequence[Cell], budgets: Mapping[Cell, set[int]]) -> list[tuple[Cell, Cell]]:
         """Return the pairs of different cells to compare; `budgets` are the passes that the grids ask for."""
@@ -56,7 +65,7 @@ def comparisons_of(study: Study) -> list[Comparison]:
     found, cells, budgets = [], study.cells(), study.budgets()
     for i, given in enumerate(study.comparisons):
         where = f"study {study.name}: comparisons[{i}]"
-        check_keys(given, ("name", "against", "where", "among"), where)
+        check_keys(given, ("name", "against", "where", "among", "measures"), where)
         if "name" not in given:
             raise ConfigError(f"{where}.name is missing")
         for key in ("against", "where"):
@@ -64,7 +73,8 @@ def comparisons_of(study: Study) -> list[Comparison]:
         if ("among" in given) == ("against" in given):
             raise ConfigError(f"{where} needs either against or among")
         among = checked(list[Literal["sampler", "schedule", "guidance"]] | None, given.get("among"), f"{where}.among")
-        comparison = Comparison(**{**given, "among": among or ()})
+        measures = checked(list[str] | None, given.get("measures"), f"{where}.measures") or ()
+        comparison = Comparison(**{**given, "among": among or (), "measures": measures})
         if not comparison.pairs(cells, budgets):
             raise ConfigError(f"{where}: no cell of the study has another one to compare with: check names and values")
         found.append(comparison)
@@ -73,9 +83,15 @@ def comparisons_of(study: Study) -> list[Comparison]:
 
 def check_comparisons(study: Study, problem) -> None:
     """Raise ConfigError if a comparison is invalid, or if the problem has no videos to compare."""
-    if comparisons_of(study) and not hasattr(problem, "clips"):
+    found = comparisons_of(study)
+    if found and not hasattr(problem, "clips"):
         raise ConfigError(f"study {study.name}: comparisons need videos; problem.kind {study.problem['kind']} has "
                           "none")
+    for i, comparison in enumerate(found):
+        for name in comparison.measures:
+            if name not in problem.of_videos:
+                raise ConfigError(f"study {study.name}: comparisons[{i}].measures: {name} is no number of each video"
+                                  f"{nearest(name, problem.of_videos)}; they are {', '.join(problem.of_videos)}")
 
 
 def compared(comparison: Comparison, rows: Mapping[Cell, Row], clips_of, budgets: Mapping[Cell, set[int]]
@@ -83,15 +99,16 @@ def compared(comparison: Comparison, rows: Mapping[Cell, Row], clips_of, budgets
     """Return a row for each compared pair that is solved, all seeds together; `clips_of(cell)` returns its Clips.
 
     Differences are the first cell's value minus the second's. Their 95 % intervals come from resampling captions, with
-    the same captions for both. `p` is McNemar's for accuracy, `error_p` Wilcoxon's of the solver error's logarithm;
-    `p_holm` and `error_p_holm` are these corrected for the number of rows (Holm).
+    the same captions for both. `p` is McNemar's for accuracy, `error_p` Wilcoxon's of the solver error's logarithm, and
+    that of each of the comparison's measures is Wilcoxon's too; `p_holm`, `error_p_holm` and so on are these corrected
+    for the number of rows (Holm).
     """
     groups = defaultdict(list)
     for one, other in comparison.pairs(list(rows), budgets):
         groups[replace(one, seed=0), replace(other, seed=0)].append((one, other))
-    found = [_difference(key, pairs, rows, clips_of) | {"cost": _cost(pairs[0], budgets)}
+    found = [_difference(key, pairs, rows, clips_of, comparison.measures) | {"cost": _cost(pairs[0], budgets)}
              for key, pairs in groups.items()]
-    for name in TESTS.values():
+    for name in comparison.tests.values():
         for row, corrected in zip(found, holm([row[name] for row in found if name in row]), strict=False):
             row[f"{name}_holm"] = corrected
     return found
@@ -103,28 +120,29 @@ def _cost(pair: tuple[Cell, Cell], budgets: Mapping[Cell, set[int]]) -> str:
     return f"{min(shared)} passes" if shared else " / ".join(dict.fromkeys(f"{cell.steps} steps" for cell in pair))
 
 
-def told_apart(found: Sequence[Row], level: float = 0.05) -> list[Row]:
-    """Return for each cost how many pairs differ by accuracy, and by solver error, corrected for all rows (Holm)."""
+def told_apart(comparison: Comparison, found: Sequence[Row], level: float = 0.05) -> list[Row]:
+    """Return for each cost how many pairs differ by each measure that is tested, corrected for all rows (Holm)."""
     groups = defaultdict(list)
     for row in found:
         groups[row["cost"]].append(row)
     return [{"cost": cost, "pairs": len(members), **{
         f"by {name}": sum(p < level for p in holm([row[column] for row in members]))
-        for name, column in TESTS.items() if column in members[0]}} for cost, members in groups.items()]
+        for name, column in comparison.tests.items() if column in members[0]}} for cost, members in groups.items()]
 
 
-def _difference(key: tuple[Cell, Cell], pairs: Sequence[tuple[Cell, Cell]], rows: Mapping[Cell, Row], clips_of) -> Row:
+def _difference(key: tuple[Cell, Cell], pairs: Sequence[tuple[Cell, Cell]], rows: Mapping[Cell, Row], clips_of,
+                measures: Sequence[str] = ()) -> Row:
     """Return the row of one pair of combinations, whose seeds are `pairs`."""
     one, other = (joined([clips_of(cell) for cell in cells]) for cells in zip(*pairs, strict=True))
     apart, data = (one.apart(), other.apart()), one.data_apart()
     changes = {"accuracy": lambda i: one.whole[i].mean() - other.whole[i].mean(),
                "distance": lambda i: distance(apart[0][i], data) - distance(apart[1][i], data)}
     tests = {"p": mcnemar_p(one.whole.ravel(), other.whole.ravel())}
-    if "error" in one.numbers:
-        own, others = one.numbers["error"], other.numbers["error"]
-        changes["error"] = lambda i: mean_without_nan(own[i] - others[i])
-        ratio = np.log(own / others).ravel()
-        tests["error_p"] = signed_rank_p(ratio[~np.isnan(ratio)])
+    for name in dict.fromkeys((*(n for n in (SOLVER_ERROR,) if n in one.numbers), *measures)):
+        own, others = one.numbers[name], other.numbers[name]
+        changes[name] = lambda i, apart=own - others: mean_without_nan(apart[i])
+        difference = (np.log(own / others) if name == SOLVER_ERROR else own - others).ravel()
+        tests[f"{name}_p"] = signed_rank_p(difference[~np.isnan(difference)])
     row = {axis: " / ".join(dict.fromkeys(str(getattr(cell, axis)) for cell in key)) for axis in AXES}
     row |= {"passes": " / ".join(f"{rows[cell]['passes']:.4g}" for cell in pairs[0]), "videos": one.whole.size}
     count = len(one.combinations)

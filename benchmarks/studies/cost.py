@@ -42,13 +42,24 @@ def passes_of(sampler: Sampler) -> int:
 @cache
 def _most_steps(passes: int, parts: str) -> int:
     """Return the most steps, found by halving between one and as many as there are passes."""
-    low, high, config = 1, passes, json.loads(parts)
-    first = build_sampler(config, 1)
-    if first.adaptive:
-        raise ConfigError(f"{type(first).__name__} chooses its own steps, so that passes cannot be kept to: give steps")
-    if passes_of(first) > passes:
-        raise ConfigError(f"a step takes {passes_of(first)} passes, more than {passes}")
+    low, high, config = 0, passes, json.loads(parts)
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if passes_of(build_sampler(config, middle)) <= passes else (low, middle - 1)
+        low, high = (middle, high) if _passes(config, middle) <= passes else (low, middle - 1)
+    if low == 0:
+        raise ConfigError(f"a step takes {_passes(config, 1)} passes, more than {passes}")
+    build_sampler(config, low).schedule()  # raises its error if even these are too few steps
     return low
+
+
+def _passes(config: Mapping, steps: int) -> int:
+    """Return the passes of a run, 0 if a schedule of so few steps is refused, as it is where a restart has no level."""
+    sampler = build_sampler(config, steps)
+    if sampler.adaptive:
+        raise ConfigError(f"{type(sampler).__name__} chooses its own steps, so that passes cannot be kept to: give "
+                          "steps")
+    try:
+        sampler.schedule()
+    except ConfigError:
+        return 0
+    return passes_of(sampler)

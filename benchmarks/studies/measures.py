@@ -80,7 +80,15 @@ KNOWN = {one.name: one for one in (
     Measure("color_error", "CIE 1976 difference from the caption's colour", "delta E", "lower"),
     Measure("edge_overlap", "intersection over union with the best-fitting ideal shape", "", "higher"),
     Measure("bits", "exact negative log-likelihood under the caption", "bits per dimension", "lower"),
+    Measure("bits_off", "how far a video's bits are from the mean of exact draws", "bits per dimension", "lower",
+            log=True),
     Measure("same_clip", "probability that two videos of a caption show the same clip, by exact mode weights", "", ""),
+    Measure("psnr", "peak signal-to-noise ratio of held-out clips, encoded and decoded", "dB", "higher"),
+    Measure("ssim", "structural similarity of held-out clips, encoded and decoded", "", "higher"),
+    Measure("flicker", "mean absolute difference of successive frames of reconstructions", "of 255"),
+    Measure("source_flicker", "the same of the clips themselves", "of 255"),
+    Measure("sharpness", "energy of the edges of reconstructions", "% of the clips'", ""),
+    Measure("numbers", "numbers of the latent for each pixel of the video"),
     Measure("cost", "what both sides of a comparison were given"),
     Measure("pairs", "number of pairs compared"),
     Measure("by accuracy", "pairs whose accuracy differs (McNemar, Holm's correction within the row, 5 %)"),
@@ -94,6 +102,13 @@ KNOWN = {one.name: one for one in (
 )}
 
 
+TESTED = {"_p": "probability of differences in {0} as large, if both sides were equally good (Wilcoxon's signed ranks)",
+          "_p_holm": "the same for {0}, corrected for the number of rows (Holm 1979)"}
+
+
 def measure_of(name: str) -> Measure:
     """Return the measure of a column; one that is not declared here has a linear axis and no meaning."""
+    for end, meaning in TESTED.items():
+        if name not in KNOWN and name.removesuffix(end) in KNOWN:
+            return Measure(name, meaning.format(name.removesuffix(end).replace("_", " ")))
     return KNOWN.get(name, Measure(name, ""))

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 
 from benchmarks.exact import SHAPE, FiniteData, WithoutLastJump, solve_flow
+from benchmarks.studies.autoencoders import AutoencoderTraining
 from benchmarks.studies.base import Problem
 from benchmarks.studies.clip_density import ClipWorld
 from benchmarks.studies.grid import Cell, Study, VariantCell, check_keys
@@ -76,7 +77,7 @@ class FiniteCurve(Problem):
 
 PROBLEMS: dict[str, type[Problem]] = {
     "gaussian": GaussianFlow, "finite": FiniteCurve, "small_model": SmallModel, "clips": ClipWorld,
-    "loss_across_ranks": LossAcrossRanks, "training": Training}
+    "loss_across_ranks": LossAcrossRanks, "training": Training, "autoencoder_training": AutoencoderTraining}
 
 
 def problem_of(study: Study) -> Problem:

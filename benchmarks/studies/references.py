@@ -48,6 +48,10 @@ class Reference:
         """The mean distance between the ends of the two methods, where they agree."""
         return float(self.apart[self.settled].mean()) if self.settled.any() else math.nan
 
+    def about(self) -> dict[str, float]:
+        """Return the share of noises without a settled end, and the mean distance of the two methods of the others."""
+        return {"unsettled": float((~self.settled).mean()), "error_floor": self.floor}
+
     def compared(self, latents: Tensor, videos: Sequence[Path]) -> dict[str, np.ndarray]:
         """Return for latents and videos from the same noises, each (N,), how far they are from the flow's end.
 

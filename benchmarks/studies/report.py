@@ -50,12 +50,13 @@ def tables_of(study: Study, problem: Problem, results: Results, folder: Path) ->
     if fitted:
         write_table(folder / "slopes.csv", fitted)
         tables["Orders: declared and fitted"] = fitted
-    differences = differences_of(study, problem, results)
+    differences, chosen = differences_of(study, problem, results), {one.name: one for one in comparisons_of(study)}
     if differences:
         write_table(folder / "comparisons.csv", [{"comparison": name, **row} for name, found in differences.items()
                                                  for row in found])
     for name, found in differences.items():
-        tables |= {f"{name}: differences, pair by pair": found, f"{name}: pairs told apart": told_apart(found)}
+        tables |= {f"{name}: differences, pair by pair": found,
+                   f"{name}: pairs told apart": told_apart(chosen[name], found)}
     return tables | ({"All results": rows} if rows else {})
 
 

@@ -1,4 +1,5 @@
 """The problem of sampling with the small text-to-video model: accuracy, distance from the data, and diversity."""
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -16,7 +17,7 @@ from benchmarks.studies.clip_features import drawing
 from benchmarks.studies.clips import TABLE, Clips, judged, measured, read_clips, write_clips
 from benchmarks.studies.grid import Cell
 from benchmarks.studies.model_config import merged
-from benchmarks.studies.references import reference
+from benchmarks.studies.references import Reference, reference
 from common.errors import ConfigError
 from common.kinds import Steps
 from media.videos import VIDEO, write_outputs
@@ -47,6 +48,7 @@ class SmallModel(Problem):
       the same noise with the same guider, `pixel_error` that of the videos in 8-bit pixels. `other_basin` is the share
       of videos whose judged attributes are not those of the flow's end. `unsettled` is the share of noises that are
       left out of the three, since the two methods of `references` do not agree with `reference_steps` steps.
+      Without `reference_steps` there is no reference, and they are NaN: for noisy samplers, which follow no flow.
     - `place_error` to `edge_overlap` are those of `shapes_errors`, each with its floor, that of encoded and decoded
       clips. `error_floor` is how far apart the two methods of the reference end.
 
@@ -58,10 +60,11 @@ class SmallModel(Problem):
         "diversity_low", "diversity_high", "color", "shape", "motion", "background", "ceiling", "floor", "videos",
         *(f"{name}{end}" for name in (*SOLVER, *BY_DEGREE) for end in ("", "_low", "_high")),
         *(f"{name}_floor" for name in ("error", *BY_DEGREE)), "unsettled")
+    of_videos: ClassVar = (*SOLVER, *BY_DEGREE)  # numbers of each video, which comparisons may name
     every: int = 1
     repeats: int = 2
     overrides: Sequence[str] = ()
-    reference_steps: Steps = 100
+    reference_steps: Steps | None = 100
 
     def __post_init__(self):
         if self.repeats < 2:
@@ -78,6 +81,17 @@ class SmallModel(Problem):
         """Return further measures of latents, all combinations of the first repeat, then of the second, and so on."""
         return {}
 
+    def of_each(self, latents: Tensor, combinations: Sequence[Combination]) -> dict[str, np.ndarray]:
+        """Return further numbers (N,) of each of these latents; their means are measures."""
+        return {}
+
+    def ends(self, cell: Cell, combinations: Sequence[Combination], seeds: Sequence[int]) -> Reference | None:
+        """Return the ends of the flow with a cell's guidance, None if the study has no reference."""
+        if self.reference_steps is None:
+            return None
+        return reference(self.model(), combinations, seeds, self.config(cell)["guidance"], self.reference_steps,
+                         self.place(cell).parent / "references")
+
     def solve(self, sampler: Sampler, cell: Cell) -> dict[str, float]:
         from benchmarks.small_model import chosen  # imported late: SwissArmyTransformer takes seconds
 
@@ -85,16 +99,15 @@ class SmallModel(Problem):
         seeds = [cell.seed * self.repeats + repeat for repeat in range(self.repeats)]
         counted, place = Counted(sampler), self.place(cell)
         latents = model.run(counted, combinations, seeds)
-        videos = model.write(latents, combinations, seeds, place)
-        guidance = self.config(cell)["guidance"]
-        ends = reference(model, combinations, seeds, guidance, self.reference_steps, place.parent / "references")
-        clips = judged(combinations, videos, ends.compared(latents, videos))
+        videos, ends = model.write(latents, combinations, seeds, place), self.ends(cell, combinations, seeds)
+        solver = {} if ends is None else ends.compared(latents, videos)
+        clips = judged(combinations, videos, {**solver, **self.of_each(latents, combinations)})
         write_clips(place / TABLE, clips)
         best = autoencoded(tuple(combinations), self.repeats, model.overrides)
         least = measured(best)
-        return {"passes": counted.passes, **measured(clips), **self.beside(latents, combinations),
-                "ceiling": float(best.whole.mean()), "floor": least["distance"], "videos": len(videos),
-                "unsettled": float((~ends.settled).mean()), "error_floor": ends.floor,
+        return {**dict.fromkeys(self.measures, math.nan), "passes": counted.passes, **measured(clips),
+                **self.beside(latents, combinations), "ceiling": float(best.whole.mean()), "floor": least["distance"],
+                "videos": len(videos), **({} if ends is None else ends.about()),
                 **{f"{name}_floor": least[name] for name in BY_DEGREE}}
 
     def clips(self, cell: Cell) -> Clips:

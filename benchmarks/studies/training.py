@@ -40,18 +40,32 @@ class Training(Problem):
         return merged("--base", *self.base, *self.overrides, *part["variant"].get("overrides", []))
 
     def solve(self, variant: Mapping, cell: VariantCell) -> dict[str, float]:
-        from train_video import train_video  # imported late: SwissArmyTransformer takes seconds
-
         allow_targets(ABLATIONS)
         folder = self.place(cell)
         if folder.exists():  # left by a run that was interrupted
             shutil.rmtree(folder)
-        train_video(["--base", *self.base, *self.overrides, *variant.get("overrides", []), f"args.save={folder}",
-                     f"args.train_iters={cell.steps}", f"args.seed={cell.seed}"])
+        words = self.words(variant, cell)
+        self.train(words)
         last: dict[str, float] = {}
         for record in self._records(cell):
             last |= record
+        last |= self.beside(words)
         return {name: last[name] for name in self.measures}
+
+    def words(self, variant: Mapping, cell: VariantCell) -> list[str]:
+        """Return the command line of a cell's training."""
+        return ["--base", *self.base, *self.overrides, *variant.get("overrides", []), f"args.save={self.place(cell)}",
+                f"args.train_iters={cell.steps}", f"args.seed={cell.seed}"]
+
+    def beside(self, words: Sequence[str]) -> dict[str, float]:
+        """Return further measures of a finished training."""
+        return {}
+
+    def train(self, words: Sequence[str]) -> None:
+        """Train as a command line says."""
+        from train_video import train_video  # imported late: SwissArmyTransformer takes seconds
+
+        train_video(words)
 
     def losses(self, cell: VariantCell) -> tuple[list[int], list[float]]:
         """Return the steps and validation losses of a solved cell."""

@@ -1,13 +1,27 @@
 """Tests of the search for a schedule: least in sum among all choices, and better than even steps on Gaussian data."""
-from itertools import combinations
+import math
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
 import torch
 
 from benchmarks.exact import Gaussian
-from benchmarks.schedule_costs import best_levels, step_costs
-from benchmarks.search_schedule import BY_HAND, SOLVER, compared, converged, errors, main, searched
+from benchmarks.schedule_costs import HIGHEST, LOWEST, best_levels, step_costs
+from benchmarks.schedule_moves import moved, shifted
+from benchmarks.search_schedule import (
+    BY_HAND,
+    SOLVER,
+    compared,
+    converged,
+    corrected,
+    errors,
+    improved,
+    levels_of,
+    main,
+    searched,
+    tabulated,
+)
 from benchmarks.studies.problems import draws
 from common.console import run
 
@@ -43,7 +57,39 @@ def test_what_is_found_ends_nearer_to_the_converged_run_than_even_steps(solve):
     even = errors(solve, SOLVER, BY_HAND["even log-SNR"], 6, trajectory.end).mean()
     assert error < 0.8 * even
     rows = compared(solve, trajectory.end, {"found": schedule, "even": BY_HAND["even log-SNR"]}, SOLVER, 6)
-    assert rows[0][2] == f"{error:.4f}" and rows[1][3].startswith("-")
+    assert rows[0]["error"] == f"{error:.4f}" and rows[1]["less"].startswith("-") and rows[1]["p"] < 0.01
+    shown = corrected([*rows, *rows])
+    assert shown[0][3:] == ["", ""] and float(shown[1][4]) == pytest.approx(2 * rows[1]["p"], rel=0.1)
+
+
+def test_moves_make_any_start_better_and_keep_the_levels_in_order(solve):
+    trajectory = converged(solve, 24, 3)
+    start = tabulated([80.0, 40.0, 20.0, 10.0, 5.0, 2.5])
+    before = errors(solve, SOLVER, start, 6, trajectory.end).mean()
+    schedule, error = improved(solve, trajectory, [start], 6, 30)
+    assert error < 0.5 * before
+    assert errors(solve, SOLVER, schedule, 6, trajectory.end).mean() == pytest.approx(error, rel=1e-3)
+    sigmas = schedule["params"]["sigmas"]
+    assert all(HIGHEST >= a > b >= LOWEST for a, b in pairwise(sigmas))
+
+
+def test_moves_stop_after_so_many_runs_and_go_towards_neighbours():
+    tried = []
+
+    def error_of(sigmas):
+        tried.append(sigmas)
+        return abs(math.log(sigmas[1])) + abs(math.log(sigmas[0] / 10))
+
+    assert moved(error_of, [20.0, 2.0], 7)[1] < error_of([20.0, 2.0])
+    assert len(tried) == 8
+    assert shifted([16.0, 4.0, 1.0], 1, 0.5) == pytest.approx([16, 8, 1])
+    assert shifted([16.0, 4.0, 1.0], 1, -0.5) == pytest.approx([16, 2, 1])
+    assert shifted([HIGHEST, LOWEST], 0, 0.5) == shifted([HIGHEST, LOWEST], 1, -0.5) == [HIGHEST, LOWEST]
+
+
+def test_zero_snr_counts_as_the_highest_level():
+    levels = levels_of(BY_HAND["as trained"], 6)
+    assert len(levels) == 6 and levels[0] == HIGHEST and levels == sorted(levels, reverse=True)
 
 
 def test_a_step_from_the_converged_run_costs_nothing_where_it_is_exact(solve):
@@ -55,6 +101,7 @@ def test_a_step_from_the_converged_run_costs_nothing_where_it_is_exact(solve):
 
 @pytest.mark.parametrize("words, says", [
     (["--steps", "1"], "--steps: [1] must be at least 2"), (["--steps", "50"], "needs as many --levels, not 40"),
+    (["--trials", "0"], "--trials: 0 must be at least 1"),
 ])
 def test_mistakes_are_one_line(words, says, capsys):
     assert run(main, words) == 2

@@ -81,11 +81,24 @@ def test_all_pairs_at_equal_cost_are_compared_and_counted_where_they_differ(data
     clips = {cell: replace(same, numbers={"error": errors * factor * rng.normal(1, 0.01, errors.shape)})
              for cell, factor in zip(cells, (1, 1, 1.1, 1), strict=True)}
     clips[cells[2]].numbers["error"][0] = np.nan  # left out, with its pair
-    found = compared(Comparison("all", among=["sampler"]), {cell: {"passes": 12} for cell in cells},
-                     clips.__getitem__, budgets)
+    comparison = Comparison("all", among=["sampler"])
+    found = compared(comparison, {cell: {"passes": 12} for cell in cells}, clips.__getitem__, budgets)
     assert [row["sampler"] for row in found] == ["A / B", "A / C", "B / C"]
     assert found[1]["error_high"] < 0 and found[1]["error_p_holm"] < 1e-6 < found[0]["error_p_holm"]
-    assert told_apart(found) == [{"cost": "12 passes", "pairs": 3, "by accuracy": 0, "by solver error": 2}]
+    assert told_apart(comparison, found) == [{"cost": "12 passes", "pairs": 3, "by accuracy": 0, "by solver error": 2}]
+
+
+def test_further_numbers_of_each_video_are_compared_and_corrected(data):
+    cells = [Cell("Euler", "table", name, 6, 0) for name in ("plain", "sharper", "same")]
+    overlap = np.random.default_rng(0).uniform(0.8, 0.9, (len(GROUP), 8))
+    clips = {cell: replace(data(8), numbers={"edge_overlap": overlap + more})
+             for cell, more in zip(cells, (0, 0.02, 0), strict=True)}
+    comparison = Comparison("all", among=["guidance"], measures=["edge_overlap"])
+    found = compared(comparison, {cell: {"passes": 12} for cell in cells}, clips.__getitem__, {})
+    assert found[0]["edge_overlap"] == pytest.approx(-0.02) and found[0]["edge_overlap_high"] < 0
+    assert found[1]["edge_overlap_p"] == 1
+    assert found[0]["edge_overlap_p_holm"] == pytest.approx(3 * found[0]["edge_overlap_p"])
+    assert told_apart(comparison, found)[0]["by edge_overlap"] == 2
 
 
 def test_means_leave_out_what_is_no_number():

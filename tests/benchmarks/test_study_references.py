@@ -6,11 +6,11 @@ import torch
 from benchmarks.exact import Gaussian
 from benchmarks.studies import references, trained_model
 from benchmarks.studies.cells import solve
-from benchmarks.studies.cost import build_sampler, passes_of
-from benchmarks.studies.grid import Study
+from benchmarks.studies.cost import build_sampler, passes_of, steps_within
+from benchmarks.studies.grid import Cell, Study
 from benchmarks.studies.references import RAMP, reference
-from benchmarks.studies.trained_model import Model
-from common.errors import DataError
+from benchmarks.studies.trained_model import Model, SmallModel
+from common.errors import ConfigError, DataError
 from media.videos import VIDEO, write_video
 from tools.shapes_world import Combination, render
 
@@ -77,6 +77,19 @@ def test_distances_and_basins_are_measured_and_noises_without_a_reference_left_o
 def test_passes_are_those_of_sampler_and_guider(sampler, guidance, steps, passes):
     parts = {"sampler": {"target": f"sgm.sampling.{sampler}"}, "schedule": RAMP, "guidance": guidance}
     assert passes_of(build_sampler(parts, steps)) == passes
+
+
+def test_steps_are_found_where_few_are_refused():
+    parts = {"sampler": {"target": "sgm.sampling.RestartSampler"}, "guidance": None,
+             "schedule": {"target": "sgm.discretizer.EDMDiscretization"}}
+    steps = steps_within(36, parts)
+    assert passes_of(build_sampler(parts, steps)) <= 36 < passes_of(build_sampler(parts, steps + 1))
+    with pytest.raises(ConfigError, match="none of the 2 steps arrives"):
+        steps_within(4, parts)
+
+
+def test_a_study_without_reference_steps_has_no_ends():
+    assert SmallModel(reference_steps=None).ends(Cell("Euler", "ramp", "none", 2, 0), PAIR, [0]) is None
 
 
 def test_the_reference_of_a_cell_is_guided_as_the_cell_is(monkeypatch, tmp_path):

@@ -1,13 +1,16 @@
 """Tests of studies of variants: timesteps divided among ranks, exchanged layers, and training runs."""
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
 
+from benchmarks.studies.ablations import visible
 from benchmarks.studies.rank_losses import SharedOut
+from common.errors import ConfigError
 from configuration.targets import allow_targets
 from media.videos import write_video
 from sgm.sigma_sampling import DiscreteSampling
@@ -64,6 +67,38 @@ def test_plain_layernorm_knows_the_time_in_the_final_layer_alone():
     assert torch.equal(model(x, timesteps, text), model(x, timesteps + 100, text))
 
 
+def test_divided_attention_sees_frame_or_place_and_text():
+    seen = visible(2, (3, 2, 2), True), visible(2, (3, 2, 2), False)
+    for one in seen:
+        assert one[:, :2].all() and not one[:2, 2:].any()
+    space, time = (one[2:, 2:] for one in seen)
+    assert space[0].tolist() == [True] * 4 + [False] * 8
+    assert time[0].tolist() == [True, False, False, False] * 3
+
+
+def test_divided_attention_keeps_frames_apart_in_one_layer_and_joins_them_in_two():
+    x, timesteps, text = inputs()
+    changed = x.clone()
+    changed[:, 2] += 1
+    for layers, apart in ((1, True), (2, False)):
+        allow_targets(ABLATIONS)
+        divided = build(extra_modules={"adaln_layer_config": {"target": f"{ABLATIONS}.DividedAttentionMixin"}},
+                        num_layers=layers)
+        first, second = (divided(latents, timesteps, text)[:, :2] for latents in (x, changed))
+        assert torch.allclose(first, second, atol=1e-6) == apart
+
+
+def test_divided_attention_in_one_frame_is_attention_and_needs_whole_sequences():
+    allow_targets(ABLATIONS)
+    part = {"adaln_layer_config": {"target": f"{ABLATIONS}.DividedAttentionMixin"}}
+    divided, whole = build(extra_modules=part, num_layers=1), build(num_layers=1)
+    x, timesteps, text = inputs(latent=(1, 4, 6, 8))
+    assert torch.allclose(divided(x, timesteps, text), whole(x, timesteps, text), atol=1e-6)
+    context = SimpleNamespace(attend=print)
+    with pytest.raises(ConfigError, match="sequence_parallel_size to 1"):
+        divided.mixins["adaln_layer"].attention_forward(None, None, None, context)
+
+
 def write_clips(folder, count, seed):
     rng = np.random.default_rng(seed)
     for i in range(count):
@@ -107,6 +142,28 @@ def test_trainings_side_by_side(recipe, study, tmp_path):
     log = [json.loads(line) for line in path.read_text().splitlines()]
     assert float(found[0]["valid_loss"]) == pytest.approx(log[-1]["valid_loss"], rel=1e-4)
     assert (tmp_path / "out/small_losses.png").is_file()
+
+
+def test_autoencoders_side_by_side(recipe, study, tmp_path):
+    data = OmegaConf.load(recipe[1])
+    sides = [f"model.first_stage_config.params.{side}_config.params" for side in ("encoder", "decoder")]
+    small = [f"{side}.{word}" for side in sides for word in ("ch=4", "norm_groups=4", "ch_mult=[1, 1, 1, 1]")]
+    folders = [f"args.{key}=[{data.args[key][0]}]" for key in ("train_data", "valid_data")]
+    channels = [f"{side}.z_channels=4" for side in sides]
+    training = {"question": "Which?", "grids": [{"steps": [2]}],
+                "problem": {"kind": "autoencoder_training", "folder": str(tmp_path / "runs"), "batch_size": 1,
+                            "frames": 9, "overrides": [*small, *folders, "data.params.video_size=[32, 32]",
+                                                       "args.log_interval=1", "args.device=cpu"]},
+                "variants": {"four": {"overrides": channels}, "sixteen": {}}}
+    assert study(training) == 0
+    with open(tmp_path / "out/results.csv", newline="") as file:
+        four, sixteen = csv.DictReader(file)
+    assert float(sixteen["numbers"]) == pytest.approx(16 * 5 / 17 / 64, rel=1e-4)
+    assert float(four["numbers"]) == pytest.approx(4 * 5 / 17 / 64, rel=1e-4)
+    (path,) = (tmp_path / "runs").glob("four, 2 steps, seed 0 */log.jsonl")
+    log = [json.loads(line) for line in path.read_text().splitlines()]
+    assert float(four["psnr"]) == pytest.approx(log[-1]["psnr"], abs=0.1)
+    assert float(four["psnr_low"]) <= float(four["psnr"]) <= float(four["psnr_high"])
 
 
 def test_losses_across_ranks_of_a_model_that_is_not_trained(recipe, study, tmp_path):
