@@ -30,7 +30,7 @@ from data_video import clip_forms_of
 from diffusion_video import DiffusionEngine
 from dry_run.training_report import show_training_plan
 from engine.checks import check_device, check_model, typed_model
-from engine.first_stage import CKPT_PATH, is_random
+from engine.first_stage import CKPT_PATH, is_random, samples_need_autoencoder
 from engine.process_checks import merge_size_keys
 from parallel import launch
 from training import run_files, run_state
@@ -201,7 +201,11 @@ def build_engine(args: Arguments, fresh: bool, text: Mapping | None = None) -> D
     if args.run.load is not None and not partly:
         dtype = args.run.dtype
         network = build_network(args.model_config.network_config, args.run.load, dtype, args.run.device)
-    engine = DiffusionEngine(args.of_engine(), network) if text is None else without_encoders(args, text, network)
+    if text is None:
+        engine = DiffusionEngine(args.of_engine(), network)
+        engine.configure_memory(args.autoencoder)
+    else:
+        engine = without_encoders(args, text, network)
     engine.disable_untrainable_params()
     engine.last_frame_rate = args.training.last_frame_rate
     if args.run.load is not None and partly and (fresh or trains_only_lora(engine.network)):
@@ -217,8 +221,7 @@ def without_encoders(args: Arguments, text: Mapping, network: nn.Module | None) 
     engine = DiffusionEngine(encoders.without().of_engine(), network)
     for number, known in text.items():
         engine.conditioner.embedders[number].known = known
-    encodes = engine.config.noised_image_input or engine.config.control_input
-    if args.training.sample_interval and (encodes or not args.training.only_log_video_latents):
+    if samples_need_autoencoder(args.training, engine.config):
         engine.first_stage_model = encoders.vae
     return engine
 

@@ -11,7 +11,7 @@ Python, its libraries and gaps between blocks of memory come on top.
 
 Files are not needed: a text encoder without its folder is taken to be T5 v1.1 XXL, which the released models use.
 """
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -134,16 +134,25 @@ def transformer_costs(run: RunSettings, memory: MemorySettings, model: ModelConf
 
 def _transformer_cost(config: Mapping, plan: VideoPlan, rows: int, dtype: torch.dtype, device: torch.device,
                       matrix: int | None = None) -> Cost:
-    params = config["params"]
     with META:
         network = instantiate_from_config(config).to(dtype)
-        frames, _, height, width = plan.latent_shape
-        x = torch.empty(rows, frames, params["in_channels"], height, width, dtype=dtype)
+    frames, _, height, width = plan.latent_shape
+    activations, work = measure(forward_pass(network, config["params"], rows, (frames, height, width), dtype), device)
+    return Cost(weight_bytes(network, matrix), layer_bytes(network, matrix), activations, work)
+
+
+def forward_pass(network: nn.Module, params: Mapping, rows: int, size: tuple[int, int, int], dtype: torch.dtype,
+                 timesteps: int = 1) -> Callable[[], Tensor]:
+    """Return a function that runs a network on the meta device on `rows` latents of a size (T, h, w).
+
+    Its inputs exist from now on. `timesteps` is their number: one for all rows, or one for each.
+    """
+    with META:
+        x = torch.empty(rows, size[0], params["in_channels"], *size[1:], dtype=dtype)
         text = torch.empty(rows, *text_shape(params), dtype=dtype)
         inputs = {} if params.get("ofs_embed_dim") is None else {"ofs": torch.empty(1)}
-        timestep = torch.empty(1)
-    activations, work = measure(lambda: network(x, timestep, text, **inputs), device)
-    return Cost(weight_bytes(network, matrix), layer_bytes(network, matrix), activations, work)
+        t = torch.empty(timesteps)
+    return lambda: network(x, t, text, **inputs)
 
 
 def text_shape(params: Mapping) -> tuple[int, int]:

@@ -4,34 +4,36 @@ On each process, with N trained elements of b bytes in the run's dtype, of which
 and K = N without:
 
     weights      the transformer's, trained and frozen; with ZeRO 3 divided. VAE and text encoder too, unless a latent
-                 cache takes their place
+                 cache takes their place; samples need the VAE even then
     gradients    b N, or with ZeRO 2 and 3 b K
     optimizer    its moments, and with ZeRO or 16 bits a float32 copy of K weights; in CPU memory if offloaded
     average      4 N (ZeRO 3: 4 K)
     activations  measured on the meta device (meter.py), forward and backward, with all that is computed again
     phases       the forward and backward pass, with the bucket in which ZeRO reduces gradients and the weights that
                  ZeRO 3 gathers; the optimizer's step, with gradients in the dtype, flat, and in float32; the update of
-                 the average; the encoders' work, in each step or before the run, when a cache is filled; saving, for
-                 which ZeRO 3 gathers the weights, and a CPU copies them
+                 the average; the encoders' work, in each step or before the run, when a cache is filled; validation
+                 and sampling (between_steps.py), with the trained weights set aside; saving, for which ZeRO 3 gathers
+                 the weights, and a CPU copies them
 
 Python, its libraries and gaps between blocks of memory come on top.
 """
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
+from torch import nn
 
-from common.compression import Compression
 from common.ranks import world_size
 from configuration.model import ModelConfig
-from configuration.settings import Arguments
+from configuration.settings import Arguments, RunSettings
 from configuration.targets import instantiate_from_config
 from configuration.yaml_files import plain
 from diffusion_video import freeze
-from dry_run.memory import META, text_cost, text_shape, weight_bytes
-from dry_run.meter import measure, measure_training
-from engine.first_stage import LatentCodec
+from dry_run.between_steps import BetweenSteps, clip_bytes, encoding_bytes, padded_size
+from dry_run.memory import META, forward_pass, text_cost, weight_bytes
+from dry_run.meter import measure_training
+from engine.first_stage import LatentCodec, samples_need_autoencoder
 from media.clips import ClipFormat
+from vae_modules.autoencoder import VideoAutoencodingEngine
 from weights.lora import trains_only_lora
 
 TRANSFORMER, GRADIENTS, OPTIMIZER, AVERAGE, VAE, TEXT = (
@@ -110,21 +112,29 @@ class TrainingEstimate:
 def estimate_training(args: Arguments, model: ModelConfig, form: ClipFormat) -> TrainingEstimate:
     """Estimate what a run with checked settings needs on clips of this form."""
     division, cached = Division.of(plain(args.deepspeed_config)), args.training.latent_cache is not None
-    network = _trained(args, model, form, division.clips)
-    encoders, encoding = _encoders(args, model, form, 1 if cached else division.clips)
+    transformer, vae = _networks(args, model)
+    network = _trained(transformer, model, form, division.clips, args.run)
+    encoders, encoding = _encoders(args, model, vae, form, 1 if cached else division.clips)
     b, own = args.run.dtype.itemsize, division.own(network.elements)
     whole = b * (network.elements + network.frozen)
     optimizer = _optimizer(division, network, b)
+    built = {} if cached else encoders
+    if samples_need_autoencoder(args.training, model):
+        built = {VAE: encoders[VAE], **built}
     parts = {TRANSFORMER: division.own(whole, 3), GRADIENTS: b * division.own(network.elements, 2),
              OPTIMIZER: 0 if division.offloaded else optimizer,
-             AVERAGE: FLOAT * division.own(network.elements, 3), **({} if cached else encoders)}
+             AVERAGE: FLOAT * division.own(network.elements, 3), **built}
     phases = _phases(division, network, parts, b, on_cpu=args.run.device.type == "cpu")
     kept = sum(parts.values()) - parts[GRADIENTS]
     phases[FILLING if cached else ENCODING] = encoding + (sum(encoders.values()) if cached else kept)
     if not cached:
-        phases[BACKWARD] += _clip_bytes(form, division.clips)
+        phases[BACKWARD] += clip_bytes(form, division.clips, model)
+    aside = kept + b * division.own(network.elements, 3)  # the trained weights, while their averages take their place
+    gathered = min(whole, GATHERED * b) if division.stage == 3 else 0
+    for name, size in BetweenSteps(args, model, form, transformer.eval(), vae).bytes(division.clips):
+        phases[name] = aside + gathered + size
     if division.stage == 3:
-        phases[BACKWARD] += min(whole, GATHERED * b)
+        phases[BACKWARD] += gathered
         phases[SAVING] = kept + whole
     elif args.run.device.type == "cpu":  # where the weights to be saved are copied to
         phases[SAVING] = kept + b * network.saved + (0 if division.stage else parts[GRADIENTS])
@@ -154,45 +164,34 @@ def _phases(division: Division, network: Trained, parts: Mapping[str, int], b: i
     return {BACKWARD: kept + backward, STEP: kept + step, AVERAGING: kept + (parts[AVERAGE] if widened else 0)}
 
 
-def _trained(args: Arguments, model: ModelConfig, form: ClipFormat, clips: int) -> Trained:
-    """Return the elements of the network and its activations, measured on as many clips."""
-    params, dtype = model.network_config["params"], args.run.dtype
-    compression = Compression.of_first_stage(model.first_stage_config)
+def _networks(args: Arguments, model: ModelConfig) -> tuple[nn.Module, VideoAutoencodingEngine]:
+    """Return the transformer, with frozen parameters as in the run, and the autoencoder, both on the meta device."""
+    config = {**model.first_stage_config, "params": {**model.first_stage_config["params"], "ckpt_path": None}}
     with META:
-        network = instantiate_from_config(model.network_config).to(dtype).train()
-        freeze(((f"model.diffusion_model.{name}", p) for name, p in network.named_parameters()),
-               model.not_trainable_prefixes)
-        frames = compression.latent_frames(form.max_num_frames)
-        frames += -frames % network.patch_size[0]
-        x = torch.empty(clips, frames, params["in_channels"], *compression.latent_size(*form.video_size), dtype=dtype)
-        text = torch.empty(clips, *text_shape(params), dtype=dtype)
-        inputs = {} if params.get("ofs_embed_dim") is None else {"ofs": torch.empty(1)}
-        timesteps = torch.empty(clips)
+        network = instantiate_from_config(model.network_config).to(args.run.dtype).train()
+        codec = LatentCodec(config, model.scale_factor).to(args.run.dtype)
+    codec.configure_memory(args.autoencoder)
+    freeze(((f"model.diffusion_model.{name}", p) for name, p in network.named_parameters()),
+           model.not_trainable_prefixes)
+    return network, codec.first_stage_model
+
+
+def _trained(network: nn.Module, model: ModelConfig, form: ClipFormat, clips: int, run: RunSettings) -> Trained:
+    """Return the elements of the network and its activations, measured on as many clips."""
+    forward = forward_pass(network, model.network_config["params"], clips, padded_size(form, model), run.dtype, clips)
+    activations = measure_training(lambda: forward().float().square().mean(), network, run.device)
     trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
-    activations = measure_training(lambda: network(x, timesteps, text, **inputs).float().square().mean(), network,
-                                   args.run.device)
     matrices = sum(p.numel() for name, p in trained.items() if p.ndim == 2 and "transformer.layers." in name)
     elements = sum(p.numel() for p in trained.values())
-    everything = weight_bytes(network) // dtype.itemsize
+    everything = weight_bytes(network) // run.dtype.itemsize
     saved = 0 if trains_only_lora(network) else everything
     return Trained(elements, everything - elements, saved, matrices, *activations)
 
 
-def _encoders(args: Arguments, model: ModelConfig, form: ClipFormat, clips: int) -> tuple[dict[str, int], int]:
+def _encoders(args: Arguments, model: ModelConfig, vae: VideoAutoencodingEngine, form: ClipFormat, clips: int
+              ) -> tuple[dict[str, int], int]:
     """Return the weights of VAE and text encoder in bytes, and the most that encoding takes beside them."""
-    config = {**model.first_stage_config, "params": {**model.first_stage_config["params"], "ckpt_path": None}}
     at_a_time = min(clips, model.en_and_decode_n_samples_a_time or clips)
-    with META:
-        codec = LatentCodec(config, model.scale_factor).to(args.run.dtype)
-        codec.configure_memory(args.autoencoder)
-        video = torch.empty(at_a_time, 3, form.max_num_frames, *form.video_size, dtype=args.run.dtype)
-    vae, text = codec.first_stage_model, text_cost(model, args.run.dtype, False)
-    encoded, _ = measure(lambda: vae.encode(video, unregularized=True), args.run.device)
-    encoding = encoded + video.nbytes + _clip_bytes(form, clips)
+    text = text_cost(model, args.run.dtype, False)
+    encoding = encoding_bytes(vae, form, at_a_time, args.run) + clip_bytes(form, clips, model)
     return {VAE: weight_bytes(vae), TEXT: text.weights}, max(encoding, clips * text.activations)
-
-
-def _clip_bytes(form: ClipFormat, clips: int) -> int:
-    """Return the bytes of clips as they are read, in float32."""
-    height, width = form.video_size
-    return FLOAT * clips * 3 * form.max_num_frames * height * width

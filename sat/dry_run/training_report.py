@@ -39,10 +39,6 @@ def training_plan(args: Arguments, form: ClipFormat) -> Iterator[str]:
     free, (phase, peak) = free_memory(args.run.device), needed.peak
     yield (f"memory: at most {shown_size(peak)} of each process on {args.run.device} ({phase}), which has "
            f"{shown_size(free)} free; Python and its libraries not counted")
-    if args.training.sample_interval:
-        yield "samples made during the run are not counted; sample_video.py --plan counts them"
-    if args.training.valid_data:
-        yield "validation is not counted; it takes a forward pass without gradients, and a copy of the trained weights"
     if peak > ROOM * free:
         yield f"the run will not fit; {_remedy(args, form, ROOM * free)}"
 

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from common.errors import ConfigError
 from common.meta import without_memory
-from configuration.settings import AutoencoderSettings
+from configuration.model import ModelConfig
+from configuration.settings import AutoencoderSettings, TrainingSettings
 from configuration.targets import instantiate_from_config
 from vae_modules.tiling import TILE_SIZE, Tiling
 from weights.sources import Weights
@@ -46,6 +47,12 @@ def require_weights(config: Mapping) -> None:
     if is_random(config):
         raise ConfigError(f"{CKPT_PATH} is null; an autoencoder with random weights decodes to noise: set it to the "
                           "autoencoder's weights")
+
+
+def samples_need_autoencoder(training: TrainingSettings, model: ModelConfig) -> bool:
+    """Return True if training from a latent cache keeps the autoencoder all the same, for its samples."""
+    encodes = model.noised_image_input or model.control_input
+    return training.sample_interval is not None and (encodes or not training.only_log_video_latents)
 
 
 class LatentCodec(nn.Module):

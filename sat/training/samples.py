@@ -41,8 +41,7 @@ def write_samples(engine: DiffusionEngine, request: SampleRequest, folder: Path)
         (folder / str(i)).mkdir(parents=True, exist_ok=True)
         latents = _sample(engine, request, i)
         if request.decode:
-            video = engine.decode_first_stage(latents.transpose(1, 2))
-            write_outputs(folder / str(i), [video[0]], request.fps)
+            write_outputs(folder / str(i), (chunk[0] for chunk in engine.decode_latents(latents)), request.fps)
         else:
             save_latents(folder / str(i) / LATENTS, latents[0], request.fps)
         with whole_file(folder / str(i) / "prompt.txt") as file:

@@ -10,6 +10,7 @@ from arguments import get_args
 from common.console import run
 from configuration.model import ModelConfig
 from data_video import clip_forms_of
+from dry_run.between_steps import SAMPLING, VALIDATION
 from dry_run.meter import measure_training
 from dry_run.training import AVERAGE, FILLING, GRADIENTS, OPTIMIZER, TRANSFORMER, estimate_training
 from tests.test_train_video import make_clips
@@ -29,6 +30,7 @@ def command(small_model, tmp_path_factory):
     """A function that returns the command line of a run of a model of 40 MB on clips of 9 frames of 64 x 64."""
     root = tmp_path_factory.mktemp("plan")
     make_clips(root / "clips", 4, 0)
+    make_clips(root / "valid", 2, 1)
     config = OmegaConf.load(small_model / "t2v.yaml")
     config.model.network_config.params.update({"hidden_size": 384, "num_attention_heads": 6, "num_layers": 4,
                                                "latent_width": 8, "latent_height": 8})
@@ -45,6 +47,7 @@ def command(small_model, tmp_path_factory):
         cached = [f"args.latent_cache={root / ('cache16' if BF16[0] in words else 'cache')}"]
         return ["--base", str(root / "wide.yaml"), str(root / "train.yaml"), *(cached if cache else []), *words]
 
+    words_of.valid = root / "valid"
     return words_of
 
 
@@ -68,6 +71,20 @@ def test_estimate_is_within_a_fifth_of_what_a_run_takes(words, cache, command, t
     taken = peak_memory("train", tmp_path / "run", *argv)
     needed = estimated(argv)
     assert needed.peak[1] == pytest.approx(taken, rel=0.2)
+
+
+@pytest.mark.parametrize("phase, words, cache", [
+    (VALIDATION, ("args.eval_interval=2", "args.eval_batch_size=16"), True),
+    (VALIDATION, ("args.eval_interval=2", "args.eval_batch_size=8"), False),
+    (SAMPLING, ("args.sample_interval=2", "args.sample_count=1"), True)],
+    ids=["validation", "validation_without_cache", "samples"])
+def test_validation_and_samples_are_within_a_fifth_of_what_they_take(phase, words, cache, command, tmp_path,
+                                                                     peak_memory):
+    valid = [f"args.valid_data=[{command.valid}]"] if phase == VALIDATION else []
+    argv = command(*LORA, *stage(2), "deepspeed.train_micro_batch_size_per_gpu=1", *words, *valid, cache=cache)
+    needed = estimated(argv)
+    assert needed.peak[0] == phase
+    assert needed.peak[1] == pytest.approx(peak_memory("train", tmp_path / "run", *argv), rel=0.2)
 
 
 def test_parts_are_counted_by_dtype_stage_and_processes(command, monkeypatch):
@@ -106,9 +123,9 @@ def test_the_plan_loads_and_writes_nothing(command, tmp_path, caplog):
     for told in ("7.77 M parameters", "memory by part: transformer 31.1 MB, gradients 31.1 MB", "activations",
                  "at most", "9 frames of 64 x 64, from a latent cache"):
         assert told in caplog.text
-    assert "not counted; it takes a forward pass" not in caplog.text
-    train_video.train_video([*words, "args.valid_data=[missing]", "args.eval_interval=2"])
-    assert "validation is not counted; it takes a forward pass" in caplog.text
+    assert "validation" not in caplog.text and "sampling" not in caplog.text
+    train_video.train_video([*words, "args.valid_data=[missing]", "args.eval_interval=2", "args.sample_interval=2"])
+    assert ", validation " in caplog.text and ", sampling " in caplog.text and ", VAE " in caplog.text
     assert os.listdir(tmp_path) == []
 
 

@@ -151,6 +151,13 @@ def test_samples_may_stay_latents_which_needs_no_vae(command, tmp_path, monkeypa
 
 
 @pytest.mark.slow
+def test_tiles_and_chunks_hold_where_clips_are_encoded_during_training(command, tmp_path):
+    args = checked(command(tmp_path, "args.vae_tiling=true", "args.vae_encode_in_chunks=true"))
+    autoencoder = train_video.build_engine(args, fresh=True).first_stage_model
+    assert autoencoder.tiling is not None and autoencoder.encode_in_chunks
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("recompute, calls", [("false", 1), ("true", 2)])
 def test_activations_are_computed_again_on_request(recompute, calls, command, tmp_path):
     args = checked(command(tmp_path, f"args.checkpoint_activations={recompute}"))
