@@ -66,6 +66,7 @@ def make(choices: Choices) -> None:
     folder = choices.folder
     jobs = jobs_of(choices)
     begun = check_same(jobs, folder)
+    write_configs(choices)
     for number, job in enumerate(jobs, 1):
         if is_done(job):
             logger.info("[%d/%d] %s: done", number, len(jobs), job.name)
@@ -75,16 +76,11 @@ def make(choices: Choices) -> None:
             with whole_file(folder / RECORD) as path:
                 path.write_text(json.dumps(begun, indent=1), encoding="utf-8")
             do(job, choices)
-        if is_last_of(job, jobs, "train_vae.py"):
-            use_autoencoder(job.result / AUTOENCODER, choices)
+        if job.autoencoder:
+            use_autoencoder(job.result / AUTOENCODER, folder / "tiny" / job.autoencoder)
     write_table(choices)
     logger.info("done: the table is %s/table.md; sample with: bash inference.sh %s/t2v.yaml; put the weights in place "
                 "of the committed ones with: cp -R %s/tiny/. checkpoints/tiny/", folder, folder, folder)
-
-
-def is_last_of(job: Job, jobs: Sequence[Job], script: str) -> bool:
-    """Return True for the last of the jobs that run a script."""
-    return script in job.command and job is [j for j in jobs if script in j.command][-1]
 
 
 def do(job: Job, choices: Choices) -> None:
@@ -118,13 +114,17 @@ def call(words: Sequence[str], choices: Choices, job: Job) -> None:
         raise SystemExit(code if code > 0 else 128 - code)
 
 
-def use_autoencoder(file: Path, choices: Choices) -> None:
-    """Put the trained autoencoder into FOLDER/tiny, and write the configurations that name what is made there."""
-    folder = choices.folder
-    if not (folder / "tiny" / "vae" / AUTOENCODER).exists():
-        (folder / "tiny" / "vae").mkdir(parents=True, exist_ok=True)
-        with whole_file(folder / "tiny" / "vae" / AUTOENCODER) as path:
+def use_autoencoder(file: Path, folder: Path) -> None:
+    """Put a trained autoencoder into a folder, unless it is there."""
+    if not (folder / AUTOENCODER).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with whole_file(folder / AUTOENCODER) as path:
             shutil.copyfile(file, path)
+
+
+def write_configs(choices: Choices) -> None:
+    """Write the configurations that sample with what is made in FOLDER/tiny."""
+    folder = choices.folder
     for part in choices.parts:
         files = ("t2v", part) if part == NUMBERS else (part,)
         base: Any = OmegaConf.merge(*(read_mapping(REPOSITORY / f"configs/tiny_{file}.yaml") for file in files))

@@ -61,10 +61,10 @@ def test_every_stage_is_a_configuration_that_training_accepts(folder, quick):
         else:
             train_video.check_deepspeed(args.deepspeed_config, 1)
             assert args.training.train_iters == job.steps
-            assert args.model_config.first_stage_config.params.ckpt_path == str(folder / "tiny/vae/3d-vae.pt")
-            text = "t5_numbers" if job.name.startswith("numbers") else "t5"
-            assert args.model_config.conditioner_config.params.emb_models[0].params.model_dir == str(
-                folder / "tiny" / text)
+            end = "_numbers" if job.name.startswith("numbers") else ""
+            model = args.model_config
+            assert model.first_stage_config.params.ckpt_path == str(folder / f"tiny/vae{end}/3d-vae.pt")
+            assert model.conditioner_config.params.emb_models[0].params.model_dir == str(folder / f"tiny/t5{end}")
 
 
 def test_runs_that_share_stored_first_frames_have_one_seed(folder):
@@ -127,6 +127,8 @@ def test_the_model_for_numbers_is_added_to_what_is_there(folder, calls):
     make_small_model.make(Choices(folder, numbers=True))
     added = [job.name for job in jobs_of(Choices(folder, numbers=True)) if job.name not in before]
     assert calls == before + added and added[-2:] == ["export_numbers", "judge_numbers"]
+    assert (folder / "tiny/vae/3d-vae.pt").read_text() == "vae_decoder"
+    assert (folder / "tiny/vae_numbers/3d-vae.pt").read_text() == "vae_numbers"
     assert "table of judge_numbers" in (folder / "table.md").read_text()
     assert "max_length: 24" in (folder / "numbers.yaml").read_text()
     assert jobs_of(Choices(folder)) == [job for job in jobs_of(Choices(folder, numbers=True)) if job.name in before]
