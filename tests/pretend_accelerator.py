@@ -4,8 +4,8 @@
 
 An operation on tensors of both devices raises RuntimeError unless it copies between them. As on Apple's MPS, float64
 and complex numbers raise TypeError, and so does an operation that torch's own list does not declare for MPS. The script
-prints, for each way of sampling, the largest difference of a pixel between the devices. It needs its own process,
-because a device cannot be removed from torch.
+prints, for each way of sampling, the largest difference of a pixel between the devices, and what a stream for copies
+did (`pretend_streams`). It needs its own process, because a device cannot be removed from torch.
 """
 import json
 import sys
@@ -28,10 +28,13 @@ from torch.utils.backend_registration import _DummyBackendModule, _setup_private
 
 import sample_video
 from common.files import REPOSITORY
-from memory import offload
+from memory import offload, prefetch
+from memory.prefetch import CopyStream
+from tests.pretend_streams import Streams
 
 NAME = "pretend"
 aten = torch.ops.aten
+STREAMS = Streams()
 REFUSED = (torch.float64, torch.complex32, torch.complex64, torch.complex128)
 COPIES = (aten._to_copy.default, aten.copy_.default, aten._local_scalar_dense.default)
 
@@ -123,6 +126,8 @@ def compute(func, args: Sequence, kwargs: Mapping):
         kwargs = {**kwargs, "device": torch.device("cpu")}
     known = {id(x.number): x for x in there}
     out = func(*_here(args), **_here(kwargs))
+    if goes or there:
+        STREAMS.note(func, _on_device(args), _on_device(kwargs), out if goes else None)
     if not goes:
         return out
 
@@ -159,6 +164,11 @@ def _here(tree):
     return tree_map(lambda x: x.number if isinstance(x, There) else x, tree)
 
 
+def _on_device(tree):
+    """Return a tree with the CPU tensors of those on the device, and without others."""
+    return tree_map(lambda x: x.number if isinstance(x, There) else None if isinstance(x, Tensor) else x, tree)
+
+
 def _copy(source: Tensor, target: Tensor, non_blocking: bool = False) -> Tensor:
     _here(target).copy_(_here(source))
     return target
@@ -174,6 +184,8 @@ def set_up() -> torch.library.Library:
                 "PrivateUse1")
     inside.impl("_copy_from", _copy, "PrivateUse1")
     offload.pinned = lambda data: data.clone()  # pinned memory needs a driver; nor is there anything to wait for
+    offload.copy_stream = lambda device: CopyStream(device, STREAMS.copying)
+    prefetch.computing = lambda device: STREAMS.computing
     torch.accelerator.synchronize = lambda device=None: None
     load = torch.load
 
@@ -217,6 +229,7 @@ def main(folder: Path) -> None:
         with Device():
             found = sampled(folder, way.model, way.words)  # a run uses the accelerator by default
         told[name] = int(np.abs(found - cpus[way.model, way.same]).max())
+    told |= {"races": STREAMS.races, "copies ahead": sum(stream == "copying" for stream, *_ in STREAMS.log)}
     with Device():
         ones = torch.ones(2, device=NAME)
         told |= {name: _passes(run) for name, run in {

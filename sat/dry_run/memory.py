@@ -31,6 +31,7 @@ from engine.text_encoder import t5_configs
 from engine.weak_network import weak_config
 from inference.continuing import segments_of
 from inference.sizes import VideoPlan, model_limits
+from memory.prefetch import LAYERS_AHEAD
 from vae_modules.autoencoder import VideoAutoencodingEngine, decode_schedule
 
 META = torch.device("meta")
@@ -225,9 +226,19 @@ def weight_bytes(module: nn.Module, matrix: int | None = None) -> int:
 
 
 def layer_bytes(module: nn.Module, matrix: int | None = None) -> int:
-    """Return the bytes of a module offloaded by layer: its largest layer, and all that is in no layer with a weight."""
-    layers = [weight_bytes(m, matrix) for m in module.modules() if isinstance(getattr(m, "weight", None), nn.Parameter)]
-    return weight_bytes(module, matrix) - sum(layers) + max(layers, default=0)
+    """Return the most bytes of a module offloaded by layer: what is in no layer with a weight, and the layers there.
+
+    These are the largest alone if it is quantized; else one for each shape, whose buffers stay, and those ahead.
+    """
+    layers = [m for m in module.modules() if isinstance(getattr(m, "weight", None), nn.Parameter)]
+    sizes = sorted((weight_bytes(m, matrix) for m in layers), reverse=True)
+    rest = weight_bytes(module, matrix) - sum(sizes)
+    if matrix:
+        return rest + max(sizes, default=0)
+    shapes = {tuple(p.shape for p in m.parameters(recurse=False)): weight_bytes(m) for m in layers}
+    for size in shapes.values():
+        sizes.remove(size)
+    return rest + sum(shapes.values()) + sum(sizes[:LAYERS_AHEAD])
 
 
 def free_memory(device: torch.device) -> int:

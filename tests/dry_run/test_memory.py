@@ -8,7 +8,16 @@ from arguments import get_args
 from common.files import REPOSITORY
 from configuration.model import ModelConfig
 from configuration.targets import instantiate_from_config
-from dry_run.memory import DECODER, ENCODER, TEXT, TRANSFORMER, decoding, estimate, free_memory
+from dry_run.memory import (
+    DECODER,
+    ENCODER,
+    TEXT,
+    TRANSFORMER,
+    decoding,
+    estimate,
+    free_memory,
+    layer_bytes,
+)
 from dry_run.meter import measure
 from engine.text_encoder import FrozenT5Embedder
 from inference.sizes import model_limits, plan_video
@@ -54,6 +63,11 @@ def test_phases_hold_what_is_on_the_device(small_model):
     on_cpu = estimated(small_model / "t2v.yaml", offload="model")  # only the text encoder leaves memory, when done
     assert on_cpu.phases[TEXT] == weights + on_cpu.costs[TEXT].activations
     assert on_cpu.phases[TRANSFORMER] == weights - on_cpu.costs[TEXT].weights + on_cpu.costs[TRANSFORMER].activations
+
+
+def test_by_layer_the_buffers_of_each_shape_and_the_layers_ahead_count():
+    model = torch.nn.Sequential(*(torch.nn.Linear(size, size, bias=False) for size in (2, 2, 3, 3, 3, 4)))
+    assert layer_bytes(model) == 4 * (4 + 9 + 16 + 9 + 9) and layer_bytes(model, 1) == 16
 
 
 def test_more_work_takes_more(small_model):

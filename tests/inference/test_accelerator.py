@@ -28,6 +28,10 @@ def test_a_video_is_the_same_as_the_cpus(differences, way):
     assert differences[way] <= 1  # of 255, because sums have another order
 
 
+def test_layers_that_are_copied_ahead_are_ordered_with_what_computes(differences):
+    assert differences["copies ahead"] > 100 and not differences["races"]
+
+
 @pytest.mark.parametrize("what", ["devices meet", "float64", "complex numbers", "a missing operation"])
 def test_what_an_accelerator_refuses_would_have_been_found(differences, what):
     assert not differences[what] and differences["one that is there"]
