@@ -6,6 +6,7 @@
 # The same command again continues what was stopped. The options stand in tools/make_small_model.py. The first run sets
 # up .venv (see tools/setup_env.sh).
 set -euo pipefail
+# shellcheck source=SCRIPTDIR/setup_env.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/setup_env.sh"
 
 # Keep the memory of freed large tensors; asking the system for zeroed pages again each time is slow.

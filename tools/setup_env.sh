@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the repository's scripts: sets $python to an interpreter with the packages of requirements.txt and of the
 # file that $more_requirements names.
 #

@@ -24,6 +24,7 @@ esac
 """
 SCRIPTS = [REPOSITORY / name for name in subprocess.run(
     ["git", "ls-files", "*.sh"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.split()]
+PYTEST = "-m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder"
 PYTHONS = ("python3", "python3.11", "python3.12", "python3.13", "python")
 
 
@@ -62,10 +63,10 @@ def installs(calls):
 
 def test_the_first_run_sets_up_and_later_ones_start_at_once(checkout):
     done, calls = checkout.run("tests/run.sh", "-k", "vae")
-    assert done.returncode == 0 and len(installs(calls)) == 3 and calls[-1] == "-m pytest -k vae"
+    assert done.returncode == 0 and len(installs(calls)) == 3 and calls[-1] == f"{PYTEST} -k vae"
     assert "setting up" in done.stderr
     done, calls = checkout.run("tests/run.sh")
-    assert calls == ["-m pytest"]
+    assert calls == [PYTEST]
     (checkout.root / "requirements.txt").write_text("anything==2\n")
     assert len(installs(checkout.run("tests/run.sh")[1])) == 2
 
