@@ -3,7 +3,7 @@
     torchrun --nproc-per-node 2 -m benchmarks.several_processes               # on a CPU with two cores
     torchrun --nproc-per-node 4 -m benchmarks.several_processes --size 5b     # four accelerators
 
-Needs requirements-test.txt and downloads nothing: weights are random. Runs alternate between rank 0 alone, while the
+Nothing is downloaded: weights are random. Runs alternate between rank 0 alone, while the
 other ranks wait, and work divided among all ranks: a step by its tokens or by the branches of guidance (two ranks),
 decoding by time. The outputs of the timed runs are compared, and nothing is reported if they differ by more than
 rounding.
@@ -24,9 +24,9 @@ from torch import Tensor
 
 from benchmarks.options import add_model, resolve
 from benchmarks.random_models import SIZES, our_network, our_vae
+from benchmarks.setting import Setting
 from benchmarks.small_model import markdown
 from benchmarks.speed_measure import DTYPES, hardware, relative_difference, synchronize
-from benchmarks.speed_parts import Setting
 from common import ranks
 from common.console import run
 from common.errors import ConfigError

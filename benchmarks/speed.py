@@ -40,7 +40,8 @@ from common.console import run
 try:
     import diffusers
 
-    from benchmarks.speed_parts import PARTS, Setting
+    from benchmarks.setting import Setting
+    from benchmarks.speed_parts import PARTS
 except ImportError as error:
     sys.stderr.write(f"error: {error}; run: pip install -r requirements-test.txt\n")
     raise SystemExit(2) from error

@@ -1,23 +1,23 @@
 """The parts of the work that benchmarks.speed compares, each a pair of calls on the same weights and inputs."""
 import tempfile
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from shutil import copy
 
 import torch
 from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import T5Config, T5EncoderModel
 
-from benchmarks.random_models import SCALE, Size, our_engine, our_network, our_vae
+from benchmarks.random_models import SCALE, our_engine, our_network, our_vae
+from benchmarks.setting import Setting
 from benchmarks.speed_measure import Pair
 from benchmarks.speed_models import rotary, their_network, their_vae
 from common.compression import COGVIDEOX
 from common.files import from_repository
 from diffusion_video import DiffusionEngine
 from engine.text_encoder import FrozenT5Embedder
-from network.attention_kernels import Shape, attention_shape, use_attention_kernel
+from network.attention_kernels import attention_shape
 from sgm.sampling.start import FromLevel
 
 T5_XXL = {"d_model": 4096, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "d_kv": 64, "vocab_size": 32128,
@@ -25,43 +25,6 @@ T5_XXL = {"d_model": 4096, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "d_
           "use_cache": False, "tie_word_embeddings": False}
 TOKENIZER = "checkpoints/tiny/t5/spiece.model"  # any tokenizer will do: the encoder always computes max_length tokens
 PROMPT = "a red circle moves right on a black background"
-
-
-@dataclass(frozen=True)
-class Setting:
-    """The size, device and dtype of a comparison, how the transformers are `compiled` ("whole", "regional", "max" or
-    None), and the kernel of our attention (one of `attention_kernels.KERNELS`, FASTEST, or None for torch's choice)."""
-
-    size: Size
-    device: torch.device
-    dtype: torch.dtype
-    compiled: str | None = None
-    attention: str | None = None
-
-    def compile(self, ours: nn.Module, theirs: nn.Module) -> None:
-        """Compile both transformers as this setting says."""
-        if self.compiled == "whole":
-            ours.compile()
-            theirs.compile()
-        elif self.compiled == "max":
-            ours.compile_as("max")
-            theirs.compile(mode="max-autotune")
-        elif self.compiled == "regional":
-            ours.compile_layers()
-            for block in theirs.transformer_blocks:  # their class names no blocks for compile_repeated_blocks
-                block.compile()
-
-    def attending(self, shape: Shape) -> AbstractContextManager[None]:
-        """Return a context manager in which our attention runs by the chosen kernel."""
-        return nullcontext() if self.attention is None else (
-            use_attention_kernel(self.attention, shape, self.dtype, self.device))
-
-    def noise(self, *shape: int, seed: int = 1) -> Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        return torch.randn(*shape, generator=generator).to(self.device, self.dtype)
-
-    def text(self, rows: int) -> Tensor:
-        return self.noise(rows, self.size.text_length, self.size.text_width, seed=2)
 
 
 def transformer(setting: Setting) -> Pair:

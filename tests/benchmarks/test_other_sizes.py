@@ -26,7 +26,8 @@ class Keyed(Size):
 def relative_difference(kind, preset, height, width):
     """Return the largest difference of two guided steps, relative to the largest value."""
     pytest.importorskip("diffusers")
-    from benchmarks.speed_parts import Setting, _engines, _sampled
+    from benchmarks.setting import Setting
+    from benchmarks.speed_parts import _engines, _sampled
     tiny = SIZES["tiny"]
     size = kind(preset, (3, 16, height, width), (3, height, width), TRAINED, tiny.vae, tiny.text, 64, 2)
     setting = Setting(size, CPU, torch.float32)

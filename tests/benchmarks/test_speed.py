@@ -8,8 +8,8 @@ pytest.importorskip("diffusers", reason="diffusers is missing: pip install -r re
 
 from benchmarks import speed, speed_measure
 from benchmarks.random_models import SIZES
+from benchmarks.setting import Setting
 from benchmarks.speed_measure import OutputsDiffer, Pair, count_flops, peak_memory, time_pair
-from benchmarks.speed_parts import Setting
 from common.cpu_operations import convolution, linear_gelu_tanh
 from network.attention import attention
 
