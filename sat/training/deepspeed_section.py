@@ -107,7 +107,8 @@ def check_deepspeed(config: Mapping, processes: int) -> dict:
 def _check_installed() -> None:
     """Raise ConfigError if DeepSpeed is missing, as where only what sampling needs is installed."""
     if importlib.util.find_spec("deepspeed") is None:
-        raise ConfigError("training needs DeepSpeed, which is not installed: pip install deepspeed==0.19.8")
+        raise ConfigError("training needs DeepSpeed, which is not installed: pip install deepspeed, in the "
+                          "version that requirements.txt names")
 
 
 def check_optimizer_alone(config: Mapping) -> None:
