@@ -111,12 +111,12 @@ def make_again(runs: Sequence[Again], steps: console.Steps) -> None:
                 return
             held.enter_context(own_output(shared.sampling.output_dir))
             planned = plan_again(runs)
-        for again, videos in zip(runs, planned, strict=True):
+        for again, each in zip(runs, planned, strict=True):
             steps.announce("configuration", f": {len(again.records)} record(s), {summary(again.args)}")
-            if videos.jobs:
-                make_jobs(videos.jobs, again.args, videos.limits, steps)
+            if each.jobs:
+                make_jobs(each.jobs, again.args, each.limits, steps)
         if is_main_process():
-            same = [is_same(*pair) for videos in planned for pair in videos.folders]
+            same = [is_same(recorded, job.folder) for each in planned for recorded, job in each.videos]
             logger.info("%d of %d video(s) have the bytes that their records describe; in %s; seconds: %s", sum(same),
                         len(same), shared.sampling.output_dir, steps.seconds)
 

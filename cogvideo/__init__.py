@@ -1,5 +1,7 @@
 """CogVideoX from Python: `load` a configuration, call the pipeline with a prompt, look at its result.
 
+`again` makes a video again from its record.
+
     import sys; sys.path.insert(0, "PATH/TO/THE/CLONE")      # unless Python runs there
     from cogvideo import load
     pipe = load("configs/tiny_t2v.yaml")
@@ -16,6 +18,7 @@ if SOURCE not in sys.path:
 
 from cogvideo.loading import load
 from cogvideo.pipeline import Pipeline
+from cogvideo.remaking import again
 from cogvideo.result import Result
 
-__all__ = ["Pipeline", "Result", "load"]
+__all__ = ["Pipeline", "Result", "again", "load"]

@@ -40,7 +40,7 @@ def load(config: str | Path, *overrides: str, loras: Mapping[str | Path, float] 
     files = [_file(file) for file in (config, *(word for word in overrides if "=" not in str(word)))]
     words = [word for word in overrides if "=" in str(word)]
     with quiet_libraries():
-        args = get_args(["--base", *files, str(SHARED), *words, *_words(settings)])
+        args = get_args(["--base", *files, str(SHARED), *words, *words_of(settings)])
         prepare_text_embeddings(args)
         return Pipeline.load(args, check_run(args))
 
@@ -73,7 +73,7 @@ def _loras(loras: Mapping[str | Path, float] | Iterable[str | Path], settings: M
         {} if scales is None else {"lora_scale": scales})
 
 
-def _words(settings: Mapping[str, Any]) -> list[str]:
+def words_of(settings: Mapping[str, Any]) -> list[str]:
     """Return settings as words of the command line."""
     words = []
     for key, value in settings.items():

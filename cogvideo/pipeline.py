@@ -106,11 +106,7 @@ class Pipeline:
             with self.turns:
                 conditions = pipe.encode(jobs, args, progress)
             for batch in in_batches(jobs, args.sampling.batch_size):
-                watch = Estimates(estimates, callback)
-                with self.turns:
-                    sampled = pipe.sample(batch, conditions, args, watch, progress)
-                    made = [pipe._result(job, sampled, row, watch) for row, job in enumerate(batch)]
-                yield from made
+                yield from pipe.make(batch, conditions, args, Estimates(estimates, callback), progress)
 
     def encode(self, jobs: Iterable[Job], args: Arguments | None = None, show: bool = True) -> Conditions:
         """Return the conditioning of the prompts of these jobs; those of earlier calls are not encoded again."""
@@ -125,6 +121,14 @@ class Pipeline:
                watch: Watch | None = None, show: bool = True) -> Sampled:
         """Sample the latents of a batch of jobs. `watch` is called after every step; `show`: with a progress bar."""
         return sample_batch(self.engine, batch, conditions, args or self.args, watch, show)
+
+    def make(self, batch: Sequence[Job], conditions: Conditions, args: Arguments | None = None,
+             watch: Estimates | None = None, show: bool = True) -> list[Result]:
+        """Return the results of a batch of jobs, but of those that are only sampled beside the others."""
+        watch = watch or Estimates(False, None)
+        with self.turns:
+            sampled = self.sample(batch, conditions, args, watch, show)
+            return [self._result(job, sampled, row, watch) for row, job in enumerate(batch) if job.written]
 
     def with_(self, *, sampler: Any = None, schedule: Any = None, guider: Any = None,
               num_inference_steps: int | None = None, guidance_scale: float | None = None) -> "Pipeline":

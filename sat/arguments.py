@@ -120,7 +120,7 @@ def _read_command_line(argv: Sequence[str] | None, description: str) -> tuple[di
                      epilog="Any configuration key can be set as key=value, such as args.sampling_fps=16.")
     parser.add_argument("--base", nargs="+", default=None, metavar="YAML", help="YAML files, merged left to right")
     parser.add_argument(_flag(RECORDS), nargs="+", metavar="RECORD",
-                        help="sample_video.py: make the videos of these records (or folders of them) again")
+                        help="sample_video.py: make the videos of these records (or videos, or folders of them) again")
     parser.add_argument("--allow-targets", nargs="+", metavar="MODULE",
                         help="modules outside this project whose classes may be named as targets")
     parser.add_argument("--allow-env", nargs="+", metavar="NAME",

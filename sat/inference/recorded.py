@@ -12,14 +12,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from common.errors import DataError
-from common.files import REPOSITORY
+from common.files import REPOSITORY, expanded_path
 from common.kinds import Count
 from common.typed import shown, typed
 from configuration.settings import KEYS
 from configuration.yaml_files import check_sections
 from configuration.yaml_text import DEEPEST, MOST_NODES
 from inference.prompts import SOURCE_MARK, Prompt, Source, parse_prompt
-from media.records import RECORD, RECORD_VERSION, foreign_record
+from media.records import RECORD, RECORD_VERSION, VIDEO, foreign_record, verified_record
 
 # Keys of section `args` that do not say how a video is made, or that other entries of the record say.
 LEFT_OUT = {"plan", "resume", "input_type", "input_file", "num_samples", "batch_size"} | {
@@ -88,25 +88,42 @@ class Recorded:
 
 
 def find_records(names: Sequence[str], output_dir: Path) -> list[Recorded]:
-    """Return the records in files and below folders; those below the output folder count only if they are named.
+    """Return the records in files, beside videos and below folders; those in the output folder count only if named.
 
     Raises ConfigError or DataError for one that cannot be used, before any other of them is.
     """
     found = []
-    for path, place in (pair for name in names for pair in _places(Path(name).expanduser(), output_dir.resolve())):
+    for path, place in (pair for name in names for pair in record_places(name, output_dir)):
         found.append(read_recorded(path, place))
     return found
 
 
-def _places(path: Path, output_dir: Path) -> Iterator[tuple[Path, Path | None]]:
+def record_places(name: str | Path, output_dir: str | Path) -> Iterator[tuple[Path, Path | None]]:
+    """Yield the path of each record that a name stands for, with the place of its video below another output folder.
+
+    `name` is a record, a video beside its record, or a folder, of which those below the output folder are left out.
+    Raises DataError for one that stands for none.
+    """
+    path, output_dir = expanded_path(name, "--from-metadata"), Path(output_dir).resolve()
     if not path.is_dir():
-        yield path, None
+        yield _record_of(path) if path.suffix.lower() == Path(VIDEO).suffix else path, None
         return
     below = [file for file in sorted(path.rglob(RECORD)) if output_dir not in file.resolve().parents
              or output_dir in (path.resolve(), *path.resolve().parents)]
     if not below:
         raise DataError(f"folder {path} holds no {RECORD}; name one, or a folder that holds some")
     yield from ((file, file.parent.relative_to(path) if file.parent != path else None) for file in below)
+
+
+def _record_of(video: Path) -> Path:
+    """Return the path of the record of a video. Raises DataError if none beside it describes this very file."""
+    path = video.with_name(RECORD)
+    if path.is_file():
+        foreign_record(path)
+        described = verified_record(video.parent)
+        if described is not None and video.name in described["files"]:
+            return path
+    raise DataError(f"{video} has no {RECORD} beside it that describes it; name the folder in which it was made")
 
 
 def read_recorded(path: Path, place: Path | None = None) -> Recorded:

@@ -44,12 +44,12 @@ class Again:
 
 @dataclass(frozen=True)
 class Planned:
-    """The videos to sample, some only beside the others of their batch, the folder of each record's video, and limits
-    of their model.
+    """The videos to sample, some only beside the others of their batch, the one of each record, and limits of their
+    model.
     """
 
     jobs: Sequence[Job]
-    folders: Sequence[tuple[Recorded, Path]]
+    videos: Sequence[tuple[Recorded, Job]]
     limits: ModelLimits
 
 
@@ -110,13 +110,16 @@ def plan_again(runs: Sequence[Again]) -> list[Planned]:
 
     Raises ConfigError, CheckpointError or DataError.
     """
-    planned = [_planned(again) for again in runs]
-    _check_folders([pair for each in planned for pair in each.folders])
+    planned = [plan_videos(again) for again in runs]
+    _check_folders([(recorded, job.folder) for each in planned for recorded, job in each.videos])
     return [replace(each, jobs=_to_sample(each.jobs, again)) for each, again in zip(planned, runs, strict=True)]
 
 
-def _planned(again: Again) -> Planned:
-    """Return the videos of a run, finished or not."""
+def plan_videos(again: Again) -> Planned:
+    """Return the videos of one run, finished or not, after checking them; say what differs from the records.
+
+    Raises ConfigError, CheckpointError or DataError.
+    """
     with _record_named(again.records[0]):
         limits = check_run(again.args)
         run = run_made_from(again.args)
@@ -124,19 +127,20 @@ def _planned(again: Again) -> Planned:
     batches: dict[tuple[Row, ...], list[Recorded]] = {}
     for recorded in again.records:
         batches.setdefault(_sampled_with(recorded, again, remarks), []).append(recorded)
-    folders: list[tuple[Recorded, Path]] = []
+    videos: list[tuple[Recorded, Job]] = []
     for group, (rows, records) in enumerate(batches.items()):
         with _record_named(records[0]):
             planned = _jobs_of(rows, records, limits, again.args, run)
-        jobs += [job if again.regrouped else replace(job, group=group) for job in planned]
+        planned = [job if again.regrouped else replace(job, group=group) for job in planned]
+        jobs += planned
         for recorded in records:
             job = planned[rows.index(recorded.own)]
-            folders.append((recorded, job.folder))
+            videos.append((recorded, job))
             for clause in told_differences(recorded, job, again.args):
                 remarks.add(clause, recorded.path)
     remarks.warn(logger)
     check_stored(jobs, again.args)
-    return Planned(jobs, folders, limits)
+    return Planned(jobs, videos, limits)
 
 
 def _jobs_of(rows: Sequence[Row], records: Sequence[Recorded], limits: ModelLimits, args: Arguments, run: Entries
