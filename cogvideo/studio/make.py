@@ -122,7 +122,7 @@ def _run(studio: Studio, stopping: threading.Event, asked: Asked) -> Iterator[Pa
     hidden = gr.skip()
     try:
         given = ready(studio, asked)
-        plan = plan_of(Ready(given.args, given.jobs))
+        plan = plan_of(given)
     except Exception as error:
         yield problem(told(error)), "", "", "", hidden, hidden
         return
@@ -166,7 +166,7 @@ def _made(studio: Studio, given: Ready, stopping: threading.Event, progress: Pro
 
     if stopping.is_set():
         raise Stopped
-    progress.engine = studio.engine(given.args)
+    progress.engine = studio.pipeline(given.args, given.limits).engine
     make(studio, given, watch, finished)
 
 

@@ -23,9 +23,9 @@ from inference.decoding import record_of, save
 from inference.jobs import Job, plan_jobs
 from inference.made_from import run_made_from
 from inference.output_folder import check_names
-from inference.pipeline import Watch, encode_prompts
+from inference.pipeline import Watch
 from inference.prompts import Prompt, Source
-from inference.segments import sample_batch
+from inference.sizes import ModelLimits
 from inference.text_embeddings import check_stored, prepare_text_embeddings
 from media.records import write_record
 from media.videos import VIDEO
@@ -66,10 +66,11 @@ class Asked:
 
 @dataclass(frozen=True)
 class Ready:
-    """The settings and the videos of a run whose checks are done."""
+    """The settings and the videos of a run whose checks are done, and the limits of its model."""
 
     args: Arguments
     jobs: Sequence[Job]
+    limits: ModelLimits
 
 
 def ready(studio: Studio, asked: Asked, output: Path | None = None) -> Ready:
@@ -95,7 +96,7 @@ def _planned(studio: Studio, asked: Asked, folder: Path) -> Ready:
     folder.mkdir(parents=True, exist_ok=True)
     check_names(jobs, args.sampling.output_dir)
     check_stored(jobs, args)
-    return Ready(args, jobs)
+    return Ready(args, jobs, limits)
 
 
 def settings(studio: Studio, asked: Asked, output: Path) -> Arguments:
@@ -199,15 +200,14 @@ def make(studio: Studio, given: Ready, watch: Watch, made: Callable[[Path], None
 
     Call it in the studio's thread.
     """
-    args = given.args
-    engine = studio.engine(args)
+    pipe = studio.pipeline(given.args, given.limits)
     begun = time.perf_counter()
-    conditions = encode_prompts(engine, given.jobs, args.sampling.negative_prompt)
+    conditions = pipe.encode(given.jobs)
     for job in given.jobs:
-        sampled = sample_batch(engine, [job], conditions, args, watch)
+        sampled = pipe.sample([job], conditions, watch=watch)
         with whole_files() as files:
-            written = save(engine, job, sampled, 0, False, files)
-            record = record_of([job], 0, args, engine.device, sampled.trace.of_row(0))
+            written = save(pipe.engine, job, sampled, 0, False, files)
+            record = record_of([job], 0, pipe.args, pipe.engine.device, sampled.trace.of_row(0))
             seconds = {"all": round(time.perf_counter() - begun, 3)}
             write_record(job.folder, record | {"seconds": seconds}, written, files=files)
         made(job.folder / VIDEO)

@@ -9,12 +9,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
+from cogvideo.pipeline import Pipeline
 from cogvideo.studio.models import Model, offered
 from common.errors import DataError
 from common.files import check_writable, whole_file
@@ -22,9 +23,8 @@ from configuration.model import ModelConfig
 from configuration.settings import Arguments
 from configuration.targets import instantiate_from_config
 from configuration.yaml_files import plain
-from diffusion_video import DiffusionEngine
 from inference.output_folder import remove_partial_files
-from inference.pipeline import load_engine
+from inference.sizes import ModelLimits
 
 # Settings of Gradio's events that make videos: they wait for each other, whatever page and user they come from.
 QUEUED: Final[Mapping[str, Any]] = {"concurrency_id": "sampling", "concurrency_limit": 1}
@@ -37,7 +37,7 @@ class Studio:
     `models` are those offered, by name. `outputs` is the folder in which all videos are looked for; those of the page
     are below `outputs/studio`. `studies` is the folder of the studies' reports. `uploads` has copies of what users
     gave, `loras` the LoRAs that can be chosen;
-    `temporary` is Gradio's own folder, which goes at the end. Engines are loaded and run in `worker`, which has one
+    `temporary` is Gradio's own folder, which goes at the end. Models are loaded and run in `worker`, which has one
     thread: `studio.worker.submit(function)`. An event that waits for it has the settings `QUEUED`.
     """
 
@@ -49,7 +49,7 @@ class Studio:
     temporary: Path
     worker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "studio"))
     closing: threading.Event = field(default_factory=threading.Event)
-    _loaded: tuple[str, DiffusionEngine] | None = None
+    _loaded: tuple[str, Pipeline] | None = None
 
     @classmethod
     @contextmanager
@@ -77,19 +77,20 @@ class Studio:
             raise DataError(f"model {str(name)[:80]!r} is none of {', '.join(self.models)}")
         return self.models[name]
 
-    def engine(self, args: Arguments) -> DiffusionEngine:
-        """Return an engine for checked settings; only another sampler needs no loading. Call it in `worker` alone.
+    def pipeline(self, args: Arguments, limits: ModelLimits) -> Pipeline:
+        """Return the pipeline of a checked run; only another sampler needs no loading. Call it in `worker` alone.
 
-        One engine is kept in memory: that of the last call.
+        The model of the last call is kept in memory, with the text embeddings of its last prompts.
         """
         key = _weights_key(args)
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = None  # first, so that two never are in memory
-            self._loaded = key, load_engine(args)
-        engine = copy.copy(self._loaded[1])
+            self._loaded = key, Pipeline.load(args, limits)
+        loaded = self._loaded[1]
+        engine = copy.copy(loaded.engine)
         engine.config = ModelConfig.read(args.model_config)
         engine.sampler = instantiate_from_config(engine.config.sampler)
-        return engine
+        return replace(loaded, args=args, limits=limits, engine=engine)
 
     def upload(self, given: object) -> str | None:
         """Return the path of a copy of an uploaded file, named by its content; None for no file.
@@ -143,7 +144,7 @@ def note(line: str) -> str:
 
 
 def _weights_key(args: Arguments) -> str:
-    """Return a text that is the same for settings which need the same engine, whatever their sampler."""
+    """Return a text that is the same for settings which need the same weights, whatever their sampler."""
     model = dict(plain(args.model_config))
     sampler = model.pop("sampler_config", None)
     weak = instantiate_from_config(sampler).guider.weak if sampler else None

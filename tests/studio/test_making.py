@@ -125,7 +125,10 @@ def test_a_record_fills_in_the_form_that_makes_the_video_again(studio):
     _, values = filled(studio, str(made[0].relative_to(studio.outputs)))
     roles = {role: values.pop(role) for role in PARTS}
     assert roles == parts and values["seed"] == 9
-    make(studio, ready(studio, Asked(**values, parts=roles)), lambda step: None, made.append)
+    again = ready(studio, Asked(**values, parts=roles))
+    known = studio.pipeline(again.args, again.limits).known
+    assert list(known) == [(again.jobs[0].prompt.text, None)], "another sampler needs no loading and no text encoder"
+    make(studio, again, lambda step: None, made.append)
     assert made[0] != made[1] and made[0].read_bytes() == made[1].read_bytes()
 
 
