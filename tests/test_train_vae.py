@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -46,6 +47,20 @@ def recipe(clips: Path, save: Path, **changes) -> list[str]:
     return ["--base", str(save / "recipe.yaml")]
 
 
+@pytest.fixture(scope="module")
+def whole(clips, tmp_path_factory):
+    """The folder of a run that has ended; a test that writes there takes a `copy`."""
+    folder = tmp_path_factory.mktemp("whole")
+    train_vae.main(recipe(clips, folder))
+    return folder
+
+
+def copy(clips: Path, run: Path, folder: Path) -> list[str]:
+    """Copy a run, and return the command line that goes on with the copy."""
+    shutil.copytree(run, folder, dirs_exist_ok=True)
+    return recipe(clips, folder)
+
+
 LONGER = "data.stages=[{iters: 2, frames: 1, batch_size: 2}, {iters: 4, frames: 9, batch_size: 1}]"
 
 
@@ -59,8 +74,7 @@ def state_of(folder: Path, step: int) -> dict:
     return read_checkpoint(folder / "training" / f"{step}_rank_00.pt")
 
 
-def test_a_run_that_was_stopped_ends_like_one_that_was_not(clips, tmp_path, monkeypatch):
-    train_vae.main(recipe(clips, tmp_path / "whole"))
+def test_a_run_that_was_stopped_ends_like_one_that_was_not(clips, whole, tmp_path, monkeypatch):
     train_step = AutoencoderTrainer.train_step
 
     def stopping(self):
@@ -76,21 +90,19 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(clips, tmp_path, monk
     assert (tmp_path / "stopped" / "latest").read_text() == "2"
     train_vae.main([*command, "--resume"])
 
-    whole, stopped = (state_of(tmp_path / run, 4) for run in ("whole", "stopped"))
-    assert same(whole, stopped)
-    log = log_of(tmp_path / "whole")
+    assert same(state_of(whole, 4), state_of(tmp_path / "stopped", 4))
+    log = log_of(whole)
     assert log[-2:] == log_of(tmp_path / "stopped")[-2:]
     assert [record["frames"] for record in log if "loss" in record] == [1, 1, 9, 9]
     assert log[-1]["step"] == 4 and log[-1]["psnr"] > 0
-    assert sorted(path.name for path in (tmp_path / "whole" / "training").iterdir()) == ["4_rank_00.pt"]
+    assert sorted(path.name for path in (whole / "training").iterdir()) == ["4_rank_00.pt"]
 
-    weights = tmp_path / "whole" / "3d-vae.pt"
+    weights = whole / "3d-vae.pt"
     assert {v.dtype for v in read_checkpoint(weights)["state_dict"].values()} == {torch.float16}
     assert torch.isfinite(build(ckpt_path=str(weights)).encode(video())).all()
 
 
-def test_a_signal_to_stop_saves_the_step_under_way_and_the_run_goes_on_from_it(clips, tmp_path, monkeypatch):
-    train_vae.main(recipe(clips, tmp_path / "whole"))
+def test_a_signal_to_stop_saves_the_step_under_way_and_the_run_goes_on_from_it(clips, whole, tmp_path, monkeypatch):
     update_weights = AutoencoderTrainer.update_weights
 
     def signalled(self):
@@ -105,7 +117,7 @@ def test_a_signal_to_stop_saves_the_step_under_way_and_the_run_goes_on_from_it(c
     monkeypatch.undo()
     assert ended.value.code == 143 and (tmp_path / "stopped" / "latest").read_text() == "3"
     train_vae.main([*command, "--resume"])
-    assert same(state_of(tmp_path / "whole", 4), state_of(tmp_path / "stopped", 4))
+    assert same(state_of(whole, 4), state_of(tmp_path / "stopped", 4))
 
 
 def test_a_folder_that_another_run_uses_is_left_alone(clips, tmp_path):
@@ -125,19 +137,15 @@ def test_sections_that_change_nothing_are_refused(key, said, clips, tmp_path):
         train_vae.main([*recipe(clips, tmp_path), key])
 
 
-def test_bfloat16_computes_in_it_and_keeps_weights_in_float32(clips, tmp_path):
-    train_vae.main(recipe(clips, tmp_path / "float32"))
-    train_vae.main([*recipe(clips, tmp_path / "bfloat16"), "deepspeed.bf16.enabled=true"])
-    losses = [[record["loss"] for record in log_of(tmp_path / name) if "loss" in record]
-              for name in ("float32", "bfloat16")]
+def test_bfloat16_computes_in_it_and_keeps_weights_in_float32(clips, whole, tmp_path):
+    train_vae.main([*recipe(clips, tmp_path), "deepspeed.bf16.enabled=true"])
+    losses = [[record["loss"] for record in log_of(folder) if "loss" in record] for folder in (whole, tmp_path)]
     assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.02)
-    weights = state_of(tmp_path / "bfloat16", 4)["network"]
-    assert {value.dtype for value in weights.values()} == {torch.float32}
+    assert {value.dtype for value in state_of(tmp_path, 4)["network"].values()} == {torch.float32}
 
 
-def test_the_decoder_goes_on_alone_from_other_weights(clips, tmp_path):
-    train_vae.main(recipe(clips, tmp_path / "both"))
-    start = tmp_path / "both" / "3d-vae.pt"
+def test_the_decoder_goes_on_alone_from_other_weights(clips, whole, tmp_path):
+    start = whole / "3d-vae.pt"
     train_vae.main([*recipe(clips, tmp_path / "decoder"), f"args.load={start}",
                     "model.not_trainable_prefixes=[first_stage_model.encoder]"])
     before, after = (read_checkpoint(path)["state_dict"] for path in (start, tmp_path / "decoder" / "3d-vae.pt"))
@@ -145,9 +153,8 @@ def test_the_decoder_goes_on_alone_from_other_weights(clips, tmp_path):
     assert changed == {"decoder"}
 
 
-def test_a_smaller_decoder_learns_the_latents_of_a_trained_encoder(clips, tmp_path):
-    train_vae.main(recipe(clips, tmp_path / "both"))
-    start, small = tmp_path / "both" / "3d-vae.pt", tmp_path / "small" / "3d-vae.pt"
+def test_a_smaller_decoder_learns_the_latents_of_a_trained_encoder(clips, whole, tmp_path):
+    start, small = whole / "3d-vae.pt", tmp_path / "small" / "3d-vae.pt"
     size = "model.first_stage_config.params.decoder_config.params.num_res_blocks=0"
     train_vae.main([*recipe(clips, tmp_path / "small"), f"args.load={start}", size,
                     "model.fresh_prefixes=[first_stage_model.decoder]",
@@ -180,9 +187,8 @@ def test_training_without_stages_is_refused(clips, tmp_path):
         train_vae.main(recipe(clips, tmp_path, **{"data.stages": []}))
 
 
-def test_a_run_is_neither_overwritten_nor_resumed_with_other_settings_or_clips(clips, tmp_path):
-    command = recipe(clips, tmp_path)
-    train_vae.main(command)
+def test_a_run_is_neither_overwritten_nor_resumed_with_other_settings_or_clips(clips, whole, tmp_path):
+    command = copy(clips, whole, tmp_path)
     weights = (tmp_path / "3d-vae.pt").read_bytes()
     with pytest.raises(ConfigError, match="holds the checkpoints of a run already; resume it with --resume"):
         train_vae.main(command)
@@ -196,9 +202,8 @@ def test_a_run_is_neither_overwritten_nor_resumed_with_other_settings_or_clips(c
     assert (tmp_path / "3d-vae.pt").read_bytes() == weights
 
 
-def test_a_run_that_has_ended_goes_on_with_more_steps(clips, tmp_path, caplog):
-    command = recipe(clips, tmp_path)
-    train_vae.main(command)
+def test_a_run_that_has_ended_goes_on_with_more_steps(clips, whole, tmp_path, caplog):
+    command = copy(clips, whole, tmp_path)
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     caplog.set_level("INFO")
     train_vae.main([*command, "--resume"])
@@ -214,18 +219,17 @@ def test_a_run_that_has_ended_goes_on_with_more_steps(clips, tmp_path, caplog):
     assert "takes 6 steps in place of 4, and its learning rate follows the schedule of 6" in caplog.text
 
 
-def test_a_state_of_an_earlier_version_is_resumed(clips, tmp_path):
-    train_vae.main(recipe(clips, tmp_path / "whole"))
+def test_a_state_of_an_earlier_version_is_resumed(clips, whole, tmp_path):
     train_vae.main([*recipe(clips, tmp_path / "start"), "data.stages=[{iters: 2, frames: 1, batch_size: 2}]"])
     saved, earlier = state_of(tmp_path / "start", 2), tmp_path / "earlier"
     command = recipe(clips, earlier)
     torch.save({"model": saved["network"], "average": saved["network"] | saved["average"], "step": 2,
                 "optimizer": saved["optimizer"], "generator": saved["generator"]}, earlier / "state.pt")
     train_vae.main([*command, "--resume"])
-    found, whole = (state_of(folder, 4) for folder in (earlier, tmp_path / "whole"))
+    found, expected = (state_of(folder, 4) for folder in (earlier, whole))
     assert [record["step"] for record in log_of(earlier) if "loss" in record] == [3, 4]
     assert not (earlier / "state.pt").exists()
-    assert same(found["network"], whole["network"]) and same(found["average"], whole["average"])
+    assert same(found["network"], expected["network"]) and same(found["average"], expected["average"])
 
 
 def test_held_out_clips_are_seen_at_the_end_without_an_interval(clips, tmp_path):
