@@ -51,7 +51,7 @@ def pixels_of(chunks: Iterable[Tensor]) -> np.ndarray:
 
 
 def check_estimates(wanted: Any, jobs: Sequence[Job], steps: int) -> None:
-    """Raise ConfigError for another choice than there is, and for estimates that would not fit into memory."""
+    """Raise ConfigError for a value that is none of CHOICES, and for estimates that would not fit into memory."""
     if not any(wanted is choice or wanted == choice for choice in CHOICES):
         raise ConfigError(f"estimates is {shown(wanted)}; it must be true (latents), 'frames', or false")
     if not wanted:

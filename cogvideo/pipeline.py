@@ -71,7 +71,7 @@ class Pipeline:
         raise ConfigError("a pipeline holds a loaded model and is not pickled; call load in each process")
 
     def __call__(self, prompt: str | Sequence[str], **call: Any) -> Any:
-        """Make a video of each prompt and seed, and return their results in that order; the one itself if one is asked.
+        """Make a video of each prompt and seed; return their results in that order, or the result of a single one.
 
         `call` are the parameters of `results`. Raises ConfigError or DataError, with one line, before anything is
         sampled.
@@ -124,7 +124,7 @@ class Pipeline:
 
     def make(self, batch: Sequence[Job], conditions: Conditions, args: Arguments | None = None,
              watch: Estimates | None = None, show: bool = True) -> list[Result]:
-        """Return the results of a batch of jobs, but of those that are only sampled beside the others."""
+        """Return the results of a batch of jobs, without those that are sampled only beside the others."""
         watch = watch or Estimates(False, None)
         with self.turns:
             sampled = self.sample(batch, conditions, args, watch, show)

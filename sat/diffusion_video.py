@@ -274,7 +274,10 @@ class DiffusionEngine(LatentCodec):
         return self._noised(video[:, 0] if video is not None and "image" not in batch else batch["image"])
 
     def _noised_last(self, batch: Mapping, video: Tensor | None) -> Tensor | None:
-        """Return the same of the last frame, zero for all but `last_frame_rate` of the clips; None if that is 0."""
+        """Return the noised latent of the last frame, zero for all but a share `last_frame_rate` of the clips.
+
+        None if that share is 0.
+        """
         if not self.last_frame_rate:
             return None
         if "last_latents" in batch:

@@ -125,7 +125,7 @@ def _default(default: Any) -> Any:
 
 
 def _unfolded(hint: Any) -> tuple[bool, Any, tuple]:
-    """Return if a hint allows None, its plain type, and the marks of its annotation."""
+    """Return whether a hint allows None, its plain type, and the marks of its annotation."""
     optional, marks = False, ()
     while True:
         if get_origin(hint) is Annotated:

@@ -60,14 +60,14 @@ def made_from(job: Job) -> Entries:
 
 
 def difference(before: object, now: Entries) -> str | None:
-    """Return a clause on the first entry in which a record's differ from those of a run; None if all are equal."""
+    """Return a clause on the first entry of a record that differs from a run's; None if all are equal."""
     if not isinstance(before, Mapping):
         return "its record does not say what it is made from"
     return next(differences(before, now), None)
 
 
 def differences(before: Mapping, now: Mapping) -> Iterator[str]:
-    """Yield a clause on each entry in which a record's differ from those of a run."""
+    """Yield a clause on each entry of a record that differs from a run's."""
     for key in dict.fromkeys((*now, *before)):
         if before.get(key) != now.get(key):
             if key.startswith("contents."):

@@ -79,7 +79,7 @@ class Trace:
     passes_skipped: Sequence[float] = ()  # share of its network evaluations that a step cache saved each row
 
     def __add__(self, later: "Trace") -> "Trace":
-        """Return the course of this run and a later one, of which each saved its share."""
+        """Return the course of this run followed by a later one; shares of skipped passes are averaged over both."""
         before, after = self.passes[-1], later.passes[-1]
         skipped = [(one * before + other * after) / (before + after)
                    for one, other in zip(self.passes_skipped, later.passes_skipped, strict=True)]
