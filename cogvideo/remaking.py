@@ -31,8 +31,8 @@ def again(record: Name | Sequence[Name], *overrides: str, progress: bool = True,
     from the record is a warning. Raises ConfigError, CheckpointError or DataError, with one line on what is wrong,
     before weights are read.
     """
-    several = isinstance(record, list | tuple)
-    names = [_path(name) for name in (record if several else [record])]
+    given = record if isinstance(record, list | tuple) else [record]
+    names = [_path(name) for name in given]
     words = [*map(_override, overrides), *words_of(settings)]
     with quiet_libraries(), tempfile.TemporaryDirectory(prefix="cogvideo_") as folder:  # in which nothing is written
         paths = [path for name in names for path, _ in record_places(name, folder)]
@@ -44,7 +44,7 @@ def again(record: Name | Sequence[Name], *overrides: str, progress: bool = True,
     made: dict[Path, Result] = {}
     for run, videos in zip(runs, planned, strict=True):
         made |= _made(run, videos, progress)
-    several = several or names[0].is_dir() and paths != [names[0] / RECORD]
+    several = given is record or names[0].is_dir() and paths != [names[0] / RECORD]
     return [made[path] for path in paths] if several else made[paths[0]]
 
 
@@ -53,7 +53,7 @@ def _made(run: Again, planned: Planned, progress: bool) -> dict[Path, Result]:
     with quiet_libraries():
         pipe = Pipeline.load(run.args, planned.limits)
     conditions = pipe.encode(planned.jobs, show=progress)
-    results = {}
+    results: dict[int, Result] = {}
     for batch in in_batches(planned.jobs, run.args.sampling.batch_size):
         written = [id(job) for job in batch if job.written]
         results |= dict(zip(written, pipe.make(batch, conditions, show=progress), strict=True))
@@ -64,7 +64,7 @@ def _path(name: Any) -> Path:
     if not isinstance(name, str | os.PathLike):
         raise ConfigError(f"again: {shown(name)} is no record; give the path of a metadata.json, of the video beside "
                           "it, or of a folder")
-    return expanded_path(name, "again").absolute()  # which cannot look like an option
+    return expanded_path(str(name), "again").absolute()  # which cannot look like an option
 
 
 def _override(word: str) -> str:
