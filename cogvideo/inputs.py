@@ -115,7 +115,7 @@ def seeds_of(seed: Any, count: int, single: bool) -> list[list[int | None]]:
 def check_sources(prompts: Sequence[Prompt], source: Source | None) -> None:
     """Raise DataError for a prompt without what a run starts from (`source`), or with what it cannot use."""
     wants = {"image": source in ("image", "image or clip"), "clip": source in ("clip", "image or clip", "clip if any"),
-             "control": source == "control"}
+             "control": source in ("control", "control if any")}
     for prompt in prompts:
         has = {name: getattr(prompt, name) is not None for name in wants}
         for name, article, what in (("image", "an", "image"), ("control", "a", "control clip"), ("clip", "a", "clip")):

@@ -241,9 +241,10 @@ class DiffusionEngine(LatentCodec):
             batch["counted"] = self._padded(batch["counted"].to(self.device))
         if image is not None:
             last = self._noised_last(batch, None if is_latent else video)
-            batch["concat_images"] = self._dropped(self._over_frames(image, latents.shape[1], last))
+            batch["concat_images"] = _dropped(self._over_frames(image, latents.shape[1], last),
+                                              self.config.noised_image_dropout)
         elif self.config.control_input:
-            batch["concat_images"] = self._control(batch)
+            batch["concat_images"] = _dropped(self._control(batch), self.config.control_dropout)
         terms = self.loss_fn.terms(self.predict, self.denoiser, self.conditioner.dropped, latents, batch)
         loss = terms.loss.mean()
         return loss, {"loss": loss.detach(), "loss_per_sample": terms.loss.detach(), "timesteps": terms.timesteps}
@@ -303,17 +304,18 @@ class DiffusionEngine(LatentCodec):
             rest[:, -1:] = last
         return torch.cat((image, rest), dim=1)
 
-    def _dropped(self, image: Tensor) -> Tensor:
-        rate = self.config.noised_image_dropout
-        if rate <= 0:
-            return image
-        keep = torch.rand(len(image), device=image.device) >= rate
-        return image * keep.view(-1, 1, 1, 1, 1)
-
     def _padded(self, latents: Tensor) -> Tensor:
         """Put copies of the first latent frame in front, until the count divides into patches."""
         missing = -latents.shape[1] % self.patch_t
         return torch.cat((latents[:, :1].repeat_interleave(missing, 1), latents), dim=1) if missing else latents
+
+
+def _dropped(latents: Tensor, rate: float) -> Tensor:
+    """Return latents (B, ...) with a share of the rows, drawn for each, set to zero."""
+    if rate <= 0:
+        return latents
+    keep = torch.rand(len(latents), device=latents.device) >= rate
+    return latents * keep.view(-1, 1, 1, 1, 1)
 
 
 SATVideoDiffusionEngine = DiffusionEngine

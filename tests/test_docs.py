@@ -9,6 +9,8 @@ import torch
 import sgm.guiders
 import sgm.sampling_utils
 from common.errors import ConfigError
+from configuration.model import ModelConfig
+from configuration.settings import KEYS
 from sgm.guiders import Evaluation
 from sgm.noise_schedule import NoiseLevel
 from sgm.parameterization import VE
@@ -66,6 +68,12 @@ def test_the_tests_that_documents_name_exist(document):
     named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)", document.read_text(encoding="utf-8"))
     assert [f"{path}::{name}" for path, name in named
             if f"def {name}(" not in (REPOSITORY / path).read_text(encoding="utf-8")] == []
+
+
+def test_every_key_is_named_in_a_document():
+    pages = "\n".join(document.read_text(encoding="utf-8") for document in DOCUMENTS)
+    keys = [*KEYS, *(field.name for field in fields(ModelConfig))]
+    assert [key for key in keys if not re.search(rf"\b{key}\b|--{key.replace('_', '-')}\b", pages)] == []
 
 
 def links_of(document):

@@ -53,6 +53,7 @@ SHAPE = (2, 4, 4, 4)
 PARAMS: Mapping[str, Mapping] = {
     "Autoguidance": {"ckpt_path": "WEAK"}, "PerturbedAttentionGuidance": {"layers": [0]},
     "SkipLayerGuidance": {"layers": [0]}, "SpatioTemporalSkipGuidance": {"layers": [0]}, "CFGPlusPlus": {"scale": 0.6},
+    "ControlCFG": {"control_scale": 2.0},
     "TabulatedDiscretization": {"sigmas": "sdxl"}, "AdaptiveSampler": {"rtol": 0.1, "atol": 0.1},
     "RestartSampler": {"intervals": [{"low": 0.1, "high": 2.0, "repeats": 1, "steps": 1}]}}
 # A discrete denoiser's table has noise levels of its scaling's parameterization.
@@ -189,6 +190,7 @@ class Laboratory:
     def __init__(self, folder: Path):
         model = OmegaConf.load(write_model(folder, image=True)).model
         model.network_config.params.update(patch_size=[2, 2, 2], ofs_embed_dim=32, num_layers=1)
+        model.noised_image_dropout = 0.1  # which ControlCFG needs
         network = instantiate_from_config(model.network_config)
         save_checkpoint(folder / "weak", 1, {"module": network.state_dict()})
         model.sampler_config.params.guider_config = {

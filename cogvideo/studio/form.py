@@ -189,7 +189,9 @@ def _about(model: Model) -> str:
         return (f'{problem(missing)}<details class="help"><summary>Where its weights go</summary>'
                 f"<pre>{escape(model.header())}</pre></details>")
     source = model.source()
-    return note("makes videos of prompts" if source is None else f"needs {'an' if source[0] == 'i' else 'a'} {source}")
+    if source is None or source.endswith(" if any"):
+        return note("makes videos of prompts")
+    return note(f"needs {'an' if source[0] == 'i' else 'a'} {source}")
 
 
 def _settings(model: Model) -> dict[str, Any]:
@@ -205,4 +207,6 @@ def _settings(model: Model) -> dict[str, Any]:
 
 
 def _clip_label(own: Defaults) -> str:
-    return "Control clip, which the video follows" if "control" in own.source else "Clip (optional)"
+    if own.source == "control if any":
+        return "Control clip, which the video follows (optional)"
+    return "Control clip, which the video follows" if own.source == "control" else "Clip (optional)"

@@ -34,8 +34,9 @@ EDIT, CONTINUE = "start from it and change it", "continue it"  # what becomes of
 MOST_PROMPTS = 100
 # Of each source of a prompt, the files of which one is needed, and those that may be given beside it.
 FILES: Mapping[Source | None, tuple[set[str], set[str]]] = {
-    None: (set(), set()), "image": ({"image"}, {"last"}), "clip": ({"clip"}, set()), "control": ({"clip"}, set()),
-    "image or clip": ({"image", "clip"}, {"last"}), "clip if any": (set(), {"clip"})}
+    None: (set(), set()), "image": ({"image"}, {"last"}), "image or clip": ({"image", "clip"}, {"last"}),
+    "clip": ({"clip"}, set()), "clip if any": (set(), {"clip"}),
+    "control": ({"clip"}, set()), "control if any": (set(), {"clip"})}
 SAID = {"image": "first picture", "last": "last picture", "clip": "clip"}
 LONGEST_PROMPT = 5000  # characters
 
@@ -108,7 +109,7 @@ def settings(studio: Studio, asked: Asked, output: Path) -> Arguments:
     if asked.height and asked.width:
         sides = [checked(Size, side, name) for side, name in ((asked.height, "height"), (asked.width, "width"))]
         words += ["--sampling-image-size", *map(str, sides)]
-    if asked.clip is not None and model.source() != "control":
+    if asked.clip is not None and not follows_clips(model.source()):
         words += _clip_words(asked)
     if asked.negative:
         words.append(f"--negative-prompt={_line(asked.negative, 'negative prompt')}")
@@ -172,9 +173,14 @@ def _prompts(studio: Studio, asked: Asked, source: Source | None) -> list[Prompt
         raise DataError(f"{len(texts)} prompts; at most {MOST_PROMPTS} can be made at once")
     image, last, clip = (studio.upload(given) for given in (asked.image, asked.last, asked.clip))
     _check_files(source, image, last, clip)
-    if source == "control":
+    if follows_clips(source):
         return [Prompt(i, text, control=clip) for i, text in enumerate(texts)]
     return [Prompt(i, text, image=image, last=last, clip=clip) for i, text in enumerate(texts)]
+
+
+def follows_clips(source: Source | None) -> bool:
+    """Return True if the clip of a prompt is one that its video follows."""
+    return source in ("control", "control if any")
 
 
 def _check_files(source: Source | None, image: str | None, last: str | None, clip: str | None) -> None:

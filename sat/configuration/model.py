@@ -46,6 +46,7 @@ class ModelConfig:
     noised_image_all_concat: bool = False  # give the image latent to every latent frame, not only the first
     noised_image_dropout: Share = 0.0  # share of training clips whose image latent is zeroed
     control_input: bool = False  # the latents of a control clip are joined on the channels; not with an image
+    control_dropout: Share = 0.0  # share of training clips whose control latents are zeroed; then videos may lack one
     not_trainable_prefixes: Sequence[str] = ("first_stage_model", "conditioner")  # "all": everything but LoRA
     en_and_decode_n_samples_a_time: Positive | None = None
     disable_first_stage_autocast: bool = True

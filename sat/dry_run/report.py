@@ -159,7 +159,7 @@ def _video(settings: SamplingSettings, model: ModelConfig, limits: ModelLimits, 
     yield f"tokens: {text} of text and {t * h * w} of video ({t} x {h} x {w} patches{crop})"
     if model.control_input:
         yield (f"control clips: {plan.frames} frames at {plan.fps} fps, resized to cover {plan.height} x {plan.width}, "
-               "cropped at the centre")
+               f"cropped at the centre{'; zeros for a prompt without one' if model.control_dropout else ''}")
     if model.noised_image_input:
         yield (f"images: resized to cover {plan.height} x {plan.width}, cropped at the centre"
                if not limits.size_from_image else

@@ -101,6 +101,16 @@ def check_fit(config: "ModelConfig") -> None:
         sampler = instantiate_from_config(config.sampler_config)
         check_compatible(sampler, instantiate_from_config(config.denoiser_config))
         check_guidance(sampler.guider, config.network_config)
+        _check_zeroed(config, sampler.guider)
+
+
+def _check_zeroed(config: "ModelConfig", guider) -> None:
+    """Raise ConfigError for a branch without control clip or image of a model that always had one in training."""
+    key = "control_dropout" if config.control_input else "noised_image_dropout"
+    if any(one.zeroed for one in guider.passes) and not getattr(config, key):
+        raise ConfigError(f"guider_config: {type(guider).__name__} evaluates the network without what is joined on the "
+                          f"channels, and model.{key} says that training never did; set it to the share that training "
+                          "left out, or use VanillaCFG")
 
 
 def _check_joined(config: "ModelConfig", in_channels: int, out_channels: int) -> None:

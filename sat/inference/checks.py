@@ -76,10 +76,13 @@ def _check_graphs(args: Arguments, model: ModelConfig) -> None:
 
 
 def source_of_prompts(settings: SamplingSettings, model_config: Mapping) -> Source | None:
-    """Return what every prompt names beside its text: a clip, a control clip, an image, or nothing."""
+    """Return what every prompt names beside its text: a clip, a control clip, an image, or nothing.
+
+    A model that was trained without some of its control clips does without one.
+    """
     image_input = model_config.get("noised_image_input")
     if model_config.get("control_input"):
-        return "control"
+        return "control if any" if model_config.get("control_dropout") else "control"
     if starts_from_clips(settings) or settings.continue_from is not None and settings.segments is None:
         return "clip"
     if settings.segments is not None:

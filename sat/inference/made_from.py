@@ -29,7 +29,7 @@ NO_EFFECT = {
     "save_text_embeddings", "long_video"}
 NO_EFFECT_IN_MODEL = {
     *UNREAD_OF_MODEL, "loss_fn_config", "loss_config", "input_key", "latent_input", "noised_image_dropout",
-    "not_trainable_prefixes", "en_and_decode_n_samples_a_time", "compile_model", "compile_dynamic",
+    "control_dropout", "not_trainable_prefixes", "en_and_decode_n_samples_a_time", "compile_model", "compile_dynamic",
     "compile_first_stage", "guidance_one_by_one", "ucg_rate", "is_trainable", "cp_size", "model_parallel_size",
     "checkpoint_activations", "offload_activations", "verbose", "device", "freeze", "ckpt_path", "model_dir",
     "cache_dir"}

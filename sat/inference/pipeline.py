@@ -141,9 +141,15 @@ def _with_clips(engine: DiffusionEngine, batch: Sequence[Job], conditions: Condi
     if engine.config.noised_image_input:
         return conditioning.shared(concat=_encoded_images(engine, batch, seed, segment))
     if engine.config.control_input:
-        controls = torch.cat([engine.encode_clip(job.control()[None].to(engine.device)) for job in batch])
-        return conditioning.shared(concat=controls)
+        return conditioning.shared(concat=torch.cat([_encoded_control(engine, job) for job in batch]))
     return conditioning
+
+
+def _encoded_control(engine: DiffusionEngine, job: Job) -> Tensor:
+    """Return the latents (1, T, C, h, w) of a job's control clip; zeros, as in training, if it has none."""
+    if job.prompt.control is None:
+        return torch.zeros(1, *job.plan.latent_shape, device=engine.device)
+    return engine.encode_clip(job.control()[None].to(engine.device))
 
 
 def _start(engine: DiffusionEngine, batch: Sequence[Job], conditioning: Conditioning, settings: SamplingSettings,

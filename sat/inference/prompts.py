@@ -19,12 +19,13 @@ from configuration.yaml_files import existing_path
 logger = logging.getLogger(__name__)
 
 SOURCE_MARK = "@@"
-Source = Literal["image", "clip", "image or clip", "clip if any", "control"]
+Source = Literal["image", "clip", "image or clip", "clip if any", "control", "control if any"]
 NEEDED_BY = {"image": ("this model needs an image", "image.png"),
              "clip": ("a run with args.strength, args.invert or args.continue_from needs a clip", "clip.mp4"),
              "image or clip": ("this model needs an image, or a clip to continue", "image.png"),
              "clip if any": ("a path is missing", "clip.mp4"),
-             "control": ("this model needs a control clip", "control.mp4")}
+             "control": ("this model needs a control clip", "control.mp4"),
+             "control if any": ("a path is missing", "control.mp4")}
 QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019"}  # opening mark: closing mark
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 SHOWN_OF_NO_TEXT = 40  # characters of a typed line that is left out
@@ -126,7 +127,7 @@ def parse_prompt(line: str, index: int, source: Source | None, where: str, folde
     Raises DataError, starting with `where`, if the source is missing, not wanted or does not exist.
     """
     text, mark, path = (part.strip() for part in line.partition(SOURCE_MARK))
-    if source is None or source == "clip if any" and not mark:
+    if source is None or source.endswith(" if any") and not mark:
         if mark:
             raise DataError(f"{where}: {SOURCE_MARK} names an image or a clip, but this run starts from text alone; "
                             "remove it, use an image-to-video model, or give --strength or --continue-from "
@@ -143,7 +144,7 @@ def parse_prompt(line: str, index: int, source: Source | None, where: str, folde
     first, *more = (part.strip() for part in path.split(SOURCE_MARK))
     one, takes_last = source.removesuffix(" if any"), "image" in source
     if len(more) > takes_last:
-        role = "follows" if source == "control" else "starts from"
+        role = "follows" if one == "control" else "starts from"
         raise DataError(f"{where}: {SOURCE_MARK} stands there {len(more) + 1} times; a prompt {role} one {_named(one)}"
                         f"{' and may end with another' if takes_last else ''}")
     found = _existing(first, one, where, folder)

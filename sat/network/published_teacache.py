@@ -3,6 +3,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
+import torch
 from annotated_types import MinLen
 from torch import Tensor
 
@@ -27,8 +28,9 @@ class PublishedTeaCache(StepCache):
 
     The embedding's relative L1 changes between forward passes add up, each rescaled by the polynomial of the released
     `model`, or by `polynomial` (highest power first) for another one. Which steps are skipped depends on the timesteps
-    alone, so it is the same for all rows, and known before sampling. Raises ConfigError unless exactly one of the two
-    is given.
+    alone, so it is the same for all rows, and known before sampling. A timestep that is evaluated again, as where a
+    continuing segment adds noise back and repeats a step, is decided as it was. Raises ConfigError unless exactly one
+    of the two is given.
     """
 
     model: ModelName | None = None
@@ -52,6 +54,12 @@ class PublishedTeaCache(StepCache):
         assert row.signal is not None
         change = polynomial_at(self.coefficients, relative_change(signal, row.signal))
         return replace(row, signal=signal, change=row.change + change)
+
+    def decided(self, row: RowState, signal: Tensor, kept: bool) -> RowState:
+        if row.signal is None or not torch.equal(signal, row.signal):
+            return super().decided(row, signal, kept)
+        row = replace(row, asked=row.asked + 1)
+        return replace(row, skipped=row.skipped + 1) if row.in_a_row else replace(row, residual=None)
 
     def run(self, network, x, context, done):
         """Run all layers in the network's own way, which may divide the tokens among processes."""

@@ -86,14 +86,15 @@ class Conditioning:
 
         return Conditioning(changed(self.cond), None if self.uncond is None else changed(self.uncond))
 
-    def half(self, unconditional: bool) -> Inputs:
-        """Return the inputs of a branch. Raises ConfigError if there is no unconditional half."""
-        if not unconditional:
-            return self.cond
-        if self.uncond is None:
+    def half(self, unconditional: bool, zeroed: Sequence[str] = ()) -> Inputs:
+        """Return the inputs of a branch, those that are `zeroed` as zeros. Raises ConfigError if it has no such half.
+        """
+        half = self.uncond if unconditional else self.cond
+        if half is None:
             raise ConfigError("the guider evaluates an unconditional branch, and the conditioning has no unconditional "
                               "half; give it one")
-        return self.uncond
+        return half if not zeroed else {name: torch.zeros_like(given) if name in zeroed else given
+                                        for name, given in half.items()}
 
     def without_contrast(self) -> int:
         """Return how many rows have an unconditional half equal to the conditional one, which guidance cannot move."""

@@ -47,6 +47,19 @@ def test_a_video_follows_its_own_clip_alone_and_in_a_batch(run):
 
 
 @pytest.mark.slow
+def test_a_model_trained_without_some_control_clips_needs_none_and_guides_by_them(run):
+    code, _, both = run("model.control_dropout=0.1", "--batch-size", "2", lines="a red circle@@clip.mp4\na red circle",
+                        out="both")
+    assert code == 0 and json.loads((both / NAMES[1] / "metadata.json").read_text())["control"] is None
+    free, followed = latents_of(both, NAMES[1]), latents_of(run(out="one")[2])
+    torch.testing.assert_close(latents_of(both), followed, atol=1e-4, rtol=1e-4)
+    guider = "model.sampler_config.params.guider_config={{target: sgm.modules.diffusionmodules.guiders.{}, params: {}}}"
+    plain, strong = (latents_of(run("model.control_dropout=0.1", guider.format(*words), out=words[0])[2]) for words in (
+        ("VanillaCFG", "{scale: 1.5}"), ("ControlCFG", "{scale: 1.5, control_scale: 30}")))
+    assert (strong - plain).abs().max() > 1e-3 and (free - followed).abs().max() > 1e-3
+
+
+@pytest.mark.slow
 def test_it_composes_with_offload_stored_text_embeddings_and_one_by_one(run, tmp_path):
     whole = latents_of(run(out="whole")[2])
     for words in (["--offload", "model"], ["--offload", "sequential"], ["model.guidance_one_by_one=true"]):
@@ -96,6 +109,11 @@ def test_the_plan_tells_of_control_clips_and_counts_their_encoding(run, caplog):
     (["model.network_config.params.in_channels=4"], "a@@clip.mp4",
      "in_channels is 4; with control_input true it must be 2 x out_channels = 8"),
     (["--num-frames", "33", "--long-video", "riflex"], "a@@long.mp4", "args.long_video riflex: not possible"),
+    (["model.control_dropout=0.1"], "a@@", "line 1: a path is missing; write prompt@@path/to/control.mp4"),
+    (["model.control_dropout=1.5"], "a@@clip.mp4", "model.control_dropout is 1.5"),
+    (["model.sampler_config.params.guider_config={target: sgm.modules.diffusionmodules.guiders.ControlCFG, "
+      "params: {scale: 3, control_scale: 2}}"], "a@@clip.mp4",
+     "without what is joined on the channels, and model.control_dropout says that training never did"),
 ])
 def test_mistakes_get_one_line(run, words, line, says):
     code, err, _ = run(*words, lines=line)

@@ -1,4 +1,6 @@
 """TeaCache by the time embedding: its rule written out, limits, compiled networks, and what is refused."""
+from dataclasses import replace
+
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
@@ -6,7 +8,7 @@ from torch._dynamo.testing import CompileCounter
 from common.errors import ConfigError
 from configuration.targets import instantiate_from_config
 from network.published_teacache import POLYNOMIALS, PublishedTeaCache
-from network.step_cache import FirstBlockCache, TeaCache
+from network.step_cache import FirstBlockCache, RowState, TeaCache
 from tests.dit_models import build, inputs
 
 STEPS = 20
@@ -67,6 +69,17 @@ def test_a_skipped_pass_adds_what_the_layers_added_last():
     embed.remove()
     added = [after - before[:, text.shape[1]:] for after, before in zip(seen, embedded, strict=True)]
     torch.testing.assert_close(added[1], added[0], atol=1e-5, rtol=1e-5)
+
+
+def test_a_repeated_step_is_decided_as_the_first_time():
+    cache, state, decisions = PublishedTeaCache(threshold=0.25, polynomial=[1, 0]), RowState(), []
+    for value in (1.0, 1.1, 1.2, 1.3, 1.4):
+        for _ in range(2):
+            state = cache.decided(state, torch.tensor([value]), kept=False)
+            decisions.append(state.residual is not None)
+            state = replace(state, residual=torch.zeros(()))
+    assert decisions == [False, False, True, True, True, True, False, False, True, True]
+    assert (state.asked, state.skipped) == (10, 6)
 
 
 def test_limits_hold():

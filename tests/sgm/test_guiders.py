@@ -80,7 +80,7 @@ GUIDERS = [  # name, parameters, branches where the scale is not 1
     ("VanillaCFG", {"sigma_lo": 0.3, "sigma_hi": 4.0}, 2), ("VanillaCFG", {"schedule": "increasing"}, 2),
     ("DynamicCFG", {"schedule": "decreasing"}, 2), ("DynamicCFG", {"schedule": "interval"}, 2),
     ("APG", {"norm_threshold": 0.5, "momentum": -0.5}, 2), ("APG", {"schedule": "decreasing", "rescale": 0.5}, 2),
-    ("CFGZeroStar", {}, 2),
+    ("CFGZeroStar", {}, 2), ("ControlCFG", {}, 2), ("ControlCFG", {"control_scale": 2.0}, 3),
     ("TangentialCFG", {}, 2), ("CFGPlusPlus", {"scale": 0.6}, 2), ("SkipLayerGuidance", {"layers": [0], "stop": 1.0,
      "start": 0.0}, 2), ("SpatioTemporalSkipGuidance", {"layers": [0], "cfg_scale": 3.0}, 3),
     ("Autoguidance", {"ckpt_path": "weak"}, 2), (PAG, {"layers": [0]}, 2), (PAG, {"layers": [0], "cfg_scale": 3.0}, 3),
@@ -177,7 +177,7 @@ def test_a_row_is_guided_without_its_neighbours(name, params, passes):
 
 
 @pytest.mark.parametrize("name, params", [
-    ("VanillaCFG", {"sigma_lo": 0.0, "sigma_hi": 1e9}), ("APG", {"eta": 1.0}),
+    ("VanillaCFG", {"sigma_lo": 0.0, "sigma_hi": 1e9}), ("APG", {"eta": 1.0}), ("ControlCFG", {}),
     ("APG", {"eta": 1.0, "norm_threshold": 1e9}),
     ("VanillaCFG", {"dyn_thresh_config": {**PERCENTILE, "params": {"percentile": 1.0, "limit": 1e9}}}),
     ("DynamicCFG", {"schedule": "interval", "scale": 4.0, "sigma_lo": 0.0, "sigma_hi": 1e9}),
@@ -226,6 +226,22 @@ def test_the_optimised_scale_by_hand_and_on_every_schedule():
 def test_perturbed_attention_adds_to_classifier_free_guidance():
     # perturbed 2, unconditional 1, conditional 3: 3 + (4 - 1) (3 - 2) + (2 - 1) (3 - 1)
     assert pushed(PAG, [2.0], [1.0], [3.0], scale=4.0, layers=[0], cfg_scale=2.0)[0] == [8.0]
+
+
+def test_text_and_control_clip_are_guided_by_scales_of_their_own():
+    # without both 1, without text 2, with both 4: 1 + 3 (2 - 1) + 5 (4 - 2)
+    assert pushed("ControlCFG", [1.0], [2.0], [4.0], scale=5.0, control_scale=3.0)[0] == [14.0]
+    seen = []
+
+    def denoiser(x, level, cond, **inputs):
+        seen.append({name: given.flatten(1).sum(1).tolist() for name, given in cond.items()})
+        return torch.zeros_like(x)
+
+    rows = {"crossattn": torch.ones(2, 1, 1), "concat": torch.ones(2, 1, 1, 1, 1)}
+    uncond = rows | {"crossattn": torch.zeros(2, 1, 1)}
+    sampler_of("EulerEDMSampler", EDM, 1, guider_config("ControlCFG", scale=5.0, control_scale=3.0))(
+        denoiser, unit_noise(), rows, uncond)
+    assert seen == [{"crossattn": [0, 0, 0, 0, 1, 1], "concat": [0, 0, 1, 1, 1, 1]}]
 
 
 @pytest.mark.parametrize("discretization, parameterization", [(EDM, VE), (ZERO_SNR, VP)])

@@ -1,6 +1,14 @@
 """Guiders: which branches a guided step evaluates, how they are combined, and how strongly."""
 from sgm.guiders.base import COND, UNCOND, Estimates, Evaluation, Guider, IdentityGuider, Pass, WeakNetwork
-from sgm.guiders.classifier_free import APG, CFGPlusPlus, CFGZeroStar, DynamicCFG, TangentialCFG, VanillaCFG
+from sgm.guiders.classifier_free import (
+    APG,
+    CFGPlusPlus,
+    CFGZeroStar,
+    ControlCFG,
+    DynamicCFG,
+    TangentialCFG,
+    VanillaCFG,
+)
 from sgm.guiders.weakened import (
     Autoguidance,
     PerturbedAttentionGuidance,
@@ -10,7 +18,7 @@ from sgm.guiders.weakened import (
 )
 
 __all__ = [
-    "APG", "COND", "UNCOND", "Autoguidance", "CFGPlusPlus", "CFGZeroStar", "DynamicCFG", "Estimates", "Evaluation",
-    "Guider", "IdentityGuider", "Pass", "PerturbedAttentionGuidance", "SkipLayerGuidance", "SpatioTemporalSkipGuidance",
-    "TangentialCFG", "VanillaCFG", "WeakNetwork", "WeakenedGuidance",
+    "APG", "COND", "UNCOND", "Autoguidance", "CFGPlusPlus", "CFGZeroStar", "ControlCFG", "DynamicCFG", "Estimates",
+    "Evaluation", "Guider", "IdentityGuider", "Pass", "PerturbedAttentionGuidance", "SkipLayerGuidance",
+    "SpatioTemporalSkipGuidance", "TangentialCFG", "VanillaCFG", "WeakNetwork", "WeakenedGuidance",
 ]

@@ -25,13 +25,15 @@ NO_THRESHOLDING = {"target": "sgm.sampling_utils.NoDynamicThresholding"}
 class Pass:
     """A branch: its name, which conditioning the network is given, and additional network inputs.
 
-    Of the inputs, `weak: True` asks for the guider's weaker network; the others are arguments of the transformer, such
-    as `skip_layers` (see `dit_video_concat.DiffusionTransformer.forward`).
+    Of the conditioning, the inputs named in `zeroed` are given as zeros. Of the inputs, `weak: True` asks for the
+    guider's weaker network; the others are arguments of the transformer, such as `skip_layers` (see
+    `dit_video_concat.DiffusionTransformer.forward`).
     """
 
     name: str
     unconditional: bool = False
     inputs: Mapping = field(default_factory=dict)
+    zeroed: Sequence[str] = ()
 
 
 COND, UNCOND = Pass("cond"), Pass("uncond", unconditional=True)

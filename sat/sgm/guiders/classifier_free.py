@@ -1,14 +1,15 @@
 """Guiders whose branches are the conditional and the unconditional estimate."""
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from annotated_types import Gt, Lt
+from annotated_types import Ge, Gt, Lt
 
 from common.errors import ConfigError
 from common.kinds import AboveZero, Share
 from sgm.guidance_scale import EVERYWHERE, Scale, ScheduleName, is_unguided
-from sgm.guiders.base import Evaluation, Guider, projection, row_dot
+from sgm.guiders.base import COND, UNCOND, Evaluation, Guider, Pass, projection, row_dot
 from sgm.noise_schedule import NoiseLevel
 from sgm.parameterization import VE
 
@@ -41,6 +42,35 @@ class DynamicCFG(VanillaCFG):
     """Classifier-free guidance whose scale varies over the run, by default as in the release. Two branches."""
 
     schedule: ScheduleName = "release"
+
+
+@dataclass(kw_only=True)
+class ControlCFG(Guider):
+    """Guidance by the text and by the control clip or image, each with a scale (Brooks et al. 2023, eq. 3).
+
+    free + control_scale * (uncond - free) + scale * (cond - uncond), where free has neither text nor what is joined on
+    the channels. The model must be one that training gave some clips without it (`control_dropout`,
+    `noised_image_dropout`). Two branches with control_scale 1, which is CFG, or three.
+    """
+
+    control_scale: Annotated[float, Ge(0)] = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        free = Pass("free", unconditional=True, zeroed=("concat",))
+        self.passes = (UNCOND, COND) if self.control_scale == 1 else (free, UNCOND, COND)
+
+    def check_network(self, network: Mapping) -> None:
+        if network["in_channels"] == network["out_channels"]:
+            raise ConfigError("guider_config: ControlCFG guides by a control clip or an image, and this model takes "
+                              "neither; use VanillaCFG")
+
+    def push(self, estimates, at, memory):
+        uncond, cond = estimates["uncond"], estimates["cond"]
+        if "free" not in estimates:
+            return uncond, cond, None
+        moved = (self.control_scale - 1) * (uncond - estimates["free"])
+        return uncond + moved, cond + moved, None
 
 
 @dataclass(kw_only=True)

@@ -147,7 +147,7 @@ class Guided:
         """Evaluate these branches in this process; return their estimates in order, and the step cache's new state."""
         estimates: list[torch.Tensor] = []
         for group in self._calls(passes):
-            conditions = [self.conditioning.half(one.unconditional) for one in group]
+            conditions = [self.conditioning.half(one.unconditional, one.zeroed) for one in group]
             copies = len(conditions)
             rows = _stacked([x] * copies)
             level = rows.new_full((len(rows),), noise.level)
