@@ -4,9 +4,8 @@
     python -m benchmarks.growth --out runs/growth --repeats 5
 
 Each point is the median of several runs. A law is fitted to the points by least squares of the relative error. The
-predicted law is the same fit to predicted times. A predicted time is the sum of three terms: floating-point operations
-at the rate of a plain matrix product, bytes that kernels read and write at the rate of a copy, and a constant overhead
-per kernel call.
+predicted law is the same fit to predicted times. A predicted time is what `--plan` would say: operations of products,
+attention and convolutions, bytes in memory and in cache, each at its rate, and a constant time per kernel call.
 """
 import argparse
 import platform
@@ -23,12 +22,14 @@ import numpy as np
 import torch
 
 from benchmarks.small_model import configured, markdown
-from benchmarks.speed_measure import CLOCKS, Rates, hardware, timed
+from benchmarks.speed_measure import CLOCKS, hardware, timed
 from common.compression import COGVIDEOX
 from common.console import run
 from common.files import from_repository, whole_file
 from configuration.settings import resolve_device
 from configuration.targets import instantiate_from_config
+from dry_run.meter import Meter
+from dry_run.work import Rates
 from inference.pipeline import load_engine
 
 NETWORK = "model.network_config.params."
@@ -91,7 +92,9 @@ def measure(series: Series, rates: Rates, repeats: int, device: torch.device, cl
     sizes, seconds, counted = [], [], []
     for size in series.sizes:
         call, told = series.work(size)
-        counted.append(rates.seconds(call))  # which also warms up
+        with Meter(device) as meter:
+            call()  # which also warms up
+        counted.append(rates.seconds(meter.work))
         sizes.append(told)
         seconds.append(statistics.median(timed(call, device, CLOCKS[clock])[0] for _ in range(repeats)))
     return Measured(series, *(np.array(values, dtype=float) for values in (sizes, seconds, counted)))
@@ -178,15 +181,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     device = resolve_device()
     every = all_series(device)
-    rates = Rates.measured(device, torch.float32, options.clock)
+    rates = Rates.measured(device, torch.float32, clock=CLOCKS[options.clock])
     results = [measure(series, rates, options.repeats, device, options.clock) for series in every]
     options.out.mkdir(parents=True, exist_ok=True)
     plot(results, options.out / "growth.png")
     text = (f"# How time grows\n\n`python -m benchmarks.growth --clock {options.clock}`, {date.today()}: "
             f"{hardware(device)}, Python {platform.python_version()}, torch {torch.__version__}, float32. Predicted "
             f"seconds follow from counted operations, bytes and kernel calls at the rates of this machine: "
-            f"{rates.product / 1e9:.0f} GFLOP/s in a matrix product, {rates.copying / 1e9:.3g} GB/s in a copy, "
-            f"{duration(rates.call)} overhead per kernel call.\n\n{markdown([row(m) for m in results])}\n\n"
+            f"{rates.products / 1e9:.0f} GFLOP/s in a matrix product, {rates.attention / 1e9:.0f} in attention, "
+            f"{rates.convolutions / 1e9:.0f} in a convolution, {rates.bytes / 1e9:.3g} GB/s in memory, "
+            f"{rates.cached / 1e9:.3g} in cache, {duration(rates.call)} per kernel call.\n\n"
+            f"{markdown([row(m) for m in results])}\n\n"
             "![measured points, fitted and predicted laws](growth.png)\n")
     with whole_file(options.out / "growth.md") as file:
         file.write_text(text, encoding="utf-8")

@@ -6,20 +6,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from math import prod
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode
 
-from common.cpu_operations import FUSED_LINEAR
 from common.errors import UserError
 from common.files import from_repository, whole_file
 from common.machine import processor
-from network.cpu_attention import attention_on_cpu
+from dry_run.meter import FORMULAS
 
 Run = Callable[[], Tensor]
 SIDES = ("ours", "diffusers")
@@ -125,64 +121,10 @@ def relative_difference(one: Tensor, other: Tensor) -> float:
 
 def count_flops(run: Run) -> float:
     """Return a run's floating-point operations in matrix products, convolutions and attention."""
-    formulas = {
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:
-            lambda q, k, v, *rest, out_shape=None, **named: sdpa_flop_count(q, k, v),
-        torch.ops.aten.mkldnn_convolution:
-            lambda x, weight, *rest, out_shape=None, **named: conv_flop_count(x, weight, out_shape),
-        attention_on_cpu._opoverload.overloadpacket:
-            lambda q, k, v, *rest, out_shape=None, **named: sdpa_flop_count(q, k, v)}
-    if FUSED_LINEAR is not None:
-        formulas[FUSED_LINEAR] = lambda x, weight, *rest, out_shape=None, **named: 2 * prod(x) * weight[0]
     # A counter hides what is compiled, and a call under it would keep the compiler away from later ones.
-    with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False, custom_mapping=formulas) as counter:
+    with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
         run()
     return counter.get_total_flops()
-
-
-@dataclass
-class Traffic(TorchDispatchMode):
-    """A mode that counts kernel calls and the bytes that they read and write; views count as neither."""
-
-    calls: int = 0
-    bytes: int = 0
-
-    def __post_init__(self):
-        super().__init__()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        if not func.is_view:
-            self.calls += 1
-            self.bytes += sum(x.nbytes for x in tree_leaves((args, kwargs, out)) if isinstance(x, Tensor))
-        return out
-
-
-@dataclass(frozen=True)
-class Rates:
-    """The rates of a machine: FLOP/s of a matrix product (`product`), bytes/s of a copy to new memory (`copying`), and
-    seconds of overhead per kernel call (`call`)."""
-
-    product: float
-    copying: float
-    call: float
-
-    @classmethod
-    def measured(cls, device: torch.device, dtype: torch.dtype, clock: str = "wall", repeats: int = 25) -> "Rates":
-        """Measure the rates; `call` is the time to copy one element."""
-        def copy_seconds(x: Tensor) -> float:
-            return statistics.median(timed(x.clone, device, CLOCKS[clock])[0] for _ in range(repeats))
-
-        one, many = (torch.zeros(count, device=device, dtype=dtype) for count in (1, 2**22))
-        call, copying = copy_seconds(one), copy_seconds(many)
-        return cls(product_peak(device, dtype, clock), 2 * many.nbytes / copying, call)
-
-    def seconds(self, run: Run) -> float:
-        """Return the predicted seconds of a run: the sum for its operations, its traffic and its kernel calls."""
-        flops = count_flops(run)
-        with Traffic() as traffic:
-            run()
-        return flops / self.product + traffic.bytes / self.copying + traffic.calls * self.call
 
 
 def product_peak(device: torch.device, dtype: torch.dtype, clock: str = "wall", repeats: int = 9) -> float:

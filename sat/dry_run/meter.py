@@ -15,13 +15,25 @@ from torch.autograd.graph import _engine_run_backward
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import conv_flop_count, flop_registry, sdpa_flop_count, shape_wrapper
 
-from common.cpu_operations import CPU_HAS_BFLOAT16
+from common.cpu_operations import CPU_HAS_BFLOAT16, FUSED_LINEAR
 from dry_run.work import CACHED, Work
+from network.cpu_attention import attention_on_cpu
 
 ALLOCATIONS = (torch.ops.aten.empty, torch.ops.aten.empty_like, torch.ops.aten.empty_strided, torch.ops.aten.new_empty,
                torch.ops.aten.detach)
+# Operations of kernels that torch's own registry lacks, by shapes.
+FORMULAS: dict[OpOverloadPacket, Callable[..., float]] = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:
+        lambda q, k, v, *rest, out_shape=None, **named: sdpa_flop_count(q, k, v),
+    torch.ops.aten.mkldnn_convolution:
+        lambda x, weight, *rest, out_shape=None, **named: conv_flop_count(x, weight, out_shape),
+    attention_on_cpu._opoverload.overloadpacket:
+        lambda q, k, v, *rest, out_shape=None, **named: sdpa_flop_count(q, k, v)}
+if FUSED_LINEAR is not None:
+    FORMULAS[FUSED_LINEAR] = lambda x, weight, *rest, out_shape=None, **named: 2 * prod(x) * weight[0]
+_BY_TENSORS = flop_registry | {packet: shape_wrapper(formula) for packet, formula in FORMULAS.items()}
 
 
 @torch.no_grad()
@@ -65,6 +77,8 @@ def _forward_and_backward(loss: Callable[[], Tensor], device: torch.device) -> i
 
 class Meter(TorchDispatchMode):
     """Context manager that counts the bytes of new tensors (`live`; `peak`: the most at a time) and the work.
+
+    The tensors may be on the meta device or real ones.
 
     A convolution is also charged for a copy of its input: with another order of axes (oneDNN's blocks of channels,
     cuDNN's channels last), or, for 3D convolutions in 16 bits on a CPU without instructions for them, unfolded, with a
@@ -144,10 +158,11 @@ class Attention(torch.autograd.Function):
 
 def _work(packet: OpOverloadPacket, args: tuple, kwargs: dict, out: object) -> Work:
     """Return the work of one kernel. The traffic of products and convolutions is part of their rates."""
-    if packet in flop_registry:
-        flops = float(flop_registry[packet](*args, **kwargs, out_val=out))
-        is_convolution = packet is torch.ops.aten.convolution
-        return Work(convolutions=flops, calls=1) if is_convolution else Work(products=flops, calls=1)
+    if packet in _BY_TENSORS:
+        flops = float(_BY_TENSORS[packet](*args, **kwargs, out_val=out))
+        name = str(packet)
+        kind = "convolutions" if "convolution" in name else "attention" if "attention" in name else "products"
+        return Work(**{kind: flops}, calls=1)
     if packet in ALLOCATIONS:
         return Work()
     touched = sum(x.nbytes for x in _tensors((args, kwargs, out)))

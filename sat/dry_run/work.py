@@ -2,6 +2,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import asdict, astuple, dataclass, fields
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -68,8 +69,10 @@ class Rates:
         return cls(**found)
 
     @classmethod
-    def measured(cls, device: torch.device, dtype: torch.dtype, scale: int | None = None) -> "Rates":
+    def measured(cls, device: torch.device, dtype: torch.dtype, scale: int | None = None,
+                 clock: Callable[[], float] = time.perf_counter) -> "Rates":
         """Measure the rates of a device; `scale` multiplies the sizes of a processor, which take about a second."""
+        spent = partial(_seconds, device=device, clock=clock)
         scale = scale or (1 if device.type == "cpu" else 8)
 
         def drawn(*shape: int) -> Tensor:
@@ -86,24 +89,23 @@ class Rates:
             layers = nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 64), nn.SiLU()).to(x)
         with torch.no_grad():
             return cls(
-                products=2 * n ** 3 / _seconds(lambda: linear(x, matrix, None), device),
-                attention=4 * q.numel() * tokens / _seconds(lambda: attention(q, q, q), device),
-                convolutions=2 * kernel.numel() * 32 * 32 / _seconds(
-                    lambda: convolution(video, kernel, None, (0, 1, 1)), device),
-                cached=2 * some.nbytes / _seconds(lambda: some + 1, device),
-                bytes=2 * many.nbytes / _seconds(lambda: many.add_(1), device),
-                call=_seconds(lambda: layers(few), device) / len(layers))
+                products=2 * n ** 3 / spent(lambda: linear(x, matrix, None)),
+                attention=4 * q.numel() * tokens / spent(lambda: attention(q, q, q)),
+                convolutions=2 * kernel.numel() * 32 * 32 / spent(lambda: convolution(video, kernel, None, (0, 1, 1))),
+                cached=2 * some.nbytes / spent(lambda: some + 1),
+                bytes=2 * many.nbytes / spent(lambda: many.add_(1)),
+                call=spent(lambda: layers(few)) / len(layers))
 
 
-def _seconds(run: Callable[[], object], device: torch.device) -> float:
+def _seconds(run: Callable[[], object], device: torch.device, clock: Callable[[], float]) -> float:
     """Return the least seconds of those runs that MEASURED_SECONDS allow, after a first one."""
     least, end = float("inf"), 0.0
     while least == float("inf") or time.perf_counter() < end:
-        begin = time.perf_counter()
+        begin = clock()
         run()
         if device.type != "cpu":
             torch.accelerator.synchronize(device)
         if end:
-            least = min(least, time.perf_counter() - begin)
+            least = min(least, clock() - begin)
         end = end or time.perf_counter() + MEASURED_SECONDS
     return least

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks.growth import Measured, Series, fit, law, measure, plot, row, told_law
-from benchmarks.speed_measure import Rates, Traffic
+from dry_run.work import Rates
 
 SERIES = Series("products", "tokens", "n", (8, 16, 32),
                 lambda n: (lambda: torch.ones(n, n) @ torch.ones(n, n), n), (1, 2))
@@ -18,10 +18,10 @@ def test_a_law_is_found_from_its_points():
 
 
 def test_points_are_measured_beside_what_they_should_take(tmp_path):
-    rates = Rates(product=1e9, copying=1e6, call=1.0)
+    rates = Rates(products=1e9, attention=1.0, convolutions=1.0, cached=1e6, bytes=1.0, call=1.0)
     measured = measure(SERIES, rates, 2, torch.device("cpu"), "wall")
-    # two calls of ones, which write a tensor each, and a product, which reads two tensors and writes one
-    assert measured.counted == pytest.approx([2e-9 * n**3 + 1e-6 * 5 * 4 * n * n + 3 for n in SERIES.sizes])
+    # two calls of ones, which write a tensor each, and a product, whose traffic is part of its rate
+    assert measured.counted == pytest.approx([2e-9 * n**3 + 1e-6 * 2 * 4 * n * n + 3 for n in SERIES.sizes])
     assert (measured.seconds > 0).all()
     exact = Measured(SERIES, measured.sizes, 1e-3 * measured.sizes + 2e-3 * measured.sizes**2, measured.sizes * 1e-3)
     told = row(exact)
@@ -29,18 +29,3 @@ def test_points_are_measured_beside_what_they_should_take(tmp_path):
     assert told["points off the fit by at most"] == "0 %" and told_law(SERIES, np.array([0.0, 2.5e-7])) == "250 ns n²"
     plot([exact] * 4, tmp_path / "growth.png")
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_views_are_no_kernels_and_take_no_traffic():
-    x = torch.ones(4, 8)
-    with Traffic() as traffic:
-        y = x.t()[1:].unflatten(0, (7, 1))
-    assert (traffic.calls, traffic.bytes) == (0, 0)
-    with Traffic() as traffic:
-        y.add_(1)
-    assert traffic.calls == 1 and traffic.bytes == 2 * y.nbytes  # read once, written once
-
-
-def test_rates_are_of_this_machine():
-    rates = Rates.measured(torch.device("cpu"), torch.float32, repeats=3)
-    assert rates.product > 1e8 and rates.copying > 1e7 and 0 < rates.call < 1e-2

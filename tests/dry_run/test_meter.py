@@ -4,8 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from common.cpu_operations import convolution
 from dry_run import meter
 from dry_run.work import Work
+from network.cpu_attention import attention_on_cpu
 
 META, CPU = torch.device("meta"), torch.device("cpu")
 
@@ -41,6 +43,19 @@ def test_attention_never_holds_the_scores():
     q = torch.empty(2, 4, 1000, 32, device=META)
     peak, work = measure(lambda: F.scaled_dot_product_attention(q, q, q))
     assert (peak, work.attention) == (q.nbytes, 4 * 2 * 4 * 1000 * 1000 * 32)
+
+
+def test_real_tensors_are_computed_and_count():
+    x, q, frames = torch.zeros(16, 16), torch.ones(1, 2, 16, 32), torch.ones(1, 2, 16, 32)
+    with torch.no_grad(), meter.Meter(CPU) as found:
+        x.t()[1:].add_(1)
+        F.scaled_dot_product_attention(q, q, q)
+        convolution(frames, torch.ones(5, 2, 3, 3), None, (1, 1))
+    assert x.sum() == 15 * 16 and found.work.cached == 2 * 15 * 16 * 4 + 5 * 2 * 9 * 4
+    assert found.work.attention == 4 * 2 * 16 * 16 * 32 and found.work.convolutions == 2 * 5 * 2 * 9 * 16 * 32
+    with torch.no_grad(), meter.Meter(CPU) as found:
+        attention_on_cpu(*(3 * [q.bfloat16()]))
+    assert found.work.attention == 4 * 2 * 16 * 16 * 32
 
 
 @pytest.mark.parametrize("device, dtype, instructions, scratch", [
