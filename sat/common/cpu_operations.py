@@ -1,11 +1,13 @@
 """Matrix products, GELU and convolutions in the form that the processor computes fastest."""
 from collections.abc import Sequence
+from functools import cache
 from math import pi
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from common.measured import fastest, remembered
 from common.tensors import recorded
 
 _CAPABILITIES = torch.cpu.get_capabilities()
@@ -15,15 +17,45 @@ HAS_ONEDNN = torch.backends.mkldnn.is_available()
 # A linear layer and what follows it elementwise, in one operation of oneDNN; torch's compiler uses it, too.
 FUSED_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if HAS_ONEDNN else None
 CACHED_ELEMENTS = 2**19  # elements that stay in a core's cache
+LEAST_PRODUCTS = 2**22  # multiplications from which oneDNN's call costs nothing beside them
+CLEAR_GAIN = 1.25  # of oneDNN over BLAS: where they take about the same time, the choice must not depend on chance
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """Compute a linear layer in x's dtype; on a CPU that only emulates bfloat16, compute it in float32."""
-    emulated = x.dtype == weight.dtype == torch.bfloat16 and x.device.type == "cpu" and not CPU_HAS_BFLOAT16
-    quantized = type(weight) not in (torch.Tensor, nn.Parameter)  # such weights implement their own product
-    if emulated and not quantized and not torch.is_autocast_enabled("cpu"):
+    """Compute a linear layer in x's dtype.
+
+    On a CPU that only emulates bfloat16, it is computed in float32. In float32, without gradients, it is computed by
+    oneDNN where that is faster than torch's BLAS library.
+    """
+    if x.dtype == torch.bfloat16 and not CPU_HAS_BFLOAT16 and _is_plain(x, weight):
         return F.linear(x.float(), weight.float(), None if bias is None else bias.float()).to(x.dtype)
+    if _goes_to_onednn(x, weight):
+        return FUSED_LINEAR(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
+
+
+def _is_plain(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Return True for a product of one dtype on a CPU by the weight itself: quantized ones have their own product."""
+    return (x.dtype == weight.dtype and x.device.type == "cpu" and type(weight) in (torch.Tensor, nn.Parameter)
+            and not torch.is_autocast_enabled("cpu"))
+
+
+def _goes_to_onednn(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Return True for a float32 product that oneDNN computes faster, up to rounding the same."""
+    return (x.dtype == torch.float32 and FUSED_LINEAR is not None and not recorded() and _is_plain(x, weight)
+            and weight.is_contiguous() and x.numel() * len(weight) >= LEAST_PRODUCTS and onednn_is_faster())
+
+
+@cache
+def onednn_is_faster() -> bool:
+    """Return True if oneDNN's float32 products clearly beat BLAS's on this processor; measured once, and remembered.
+
+    MKL, torch's BLAS, uses AVX-512 on processors of its own vendor only.
+    """
+    x = torch.ones(512, 512)
+    ways = {"blas": lambda: F.linear(x, x), "onednn": lambda: FUSED_LINEAR(x, x, None, "none", [], "")}
+    with torch.no_grad():
+        return remembered("float32 products", lambda: fastest(ways, CLEAR_GAIN)) == "onednn"
 
 
 def gelu_tanh(x: torch.Tensor) -> torch.Tensor:
@@ -42,12 +74,12 @@ def gelu_tanh(x: torch.Tensor) -> torch.Tensor:
 def linear_gelu_tanh(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Compute gelu_tanh(linear(x, weight, bias)).
 
-    On a CPU with bfloat16 instructions, without gradients, oneDNN applies GELU to the product before it is rounded to
-    bfloat16 and written, which takes less time and is more exact.
+    Where oneDNN computes the product, without gradients, it applies GELU before the product is written, in bfloat16
+    before it is rounded, which takes less time and is more exact.
     """
-    possible = (CPU_HAS_BFLOAT16 and not recorded() and x.device.type == "cpu"
-                and x.dtype == weight.dtype == torch.bfloat16 and type(weight) in (torch.Tensor, nn.Parameter))
-    if FUSED_LINEAR is not None and possible and not torch.is_autocast_enabled("cpu"):
+    low = (CPU_HAS_BFLOAT16 and x.dtype == torch.bfloat16 and FUSED_LINEAR is not None and not recorded()
+           and _is_plain(x, weight))
+    if low or _goes_to_onednn(x, weight):
         return FUSED_LINEAR(x, weight, bias, "gelu", [], "tanh")
     return gelu_tanh(linear(x, weight, bias))
 

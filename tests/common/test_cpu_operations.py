@@ -16,9 +16,34 @@ def test_bfloat16_linear_is_rounded_once_at_most(has_bfloat16, monkeypatch):
     torch.testing.assert_close(out.double(), expected, atol=2e-2, rtol=2 ** -7)
 
 
-def test_float32_is_left_alone():
+def test_small_float32_products_and_those_with_gradients_are_left_alone(monkeypatch):
+    monkeypatch.setattr(cpu_operations, "onednn_is_faster", lambda: True)
     x, weight = torch.randn(3, 4), torch.randn(2, 4)
-    assert torch.equal(cpu_operations.linear(x, weight, None), torch.nn.functional.linear(x, weight))
+    with torch.no_grad():
+        assert torch.equal(cpu_operations.linear(x, weight, None), torch.nn.functional.linear(x, weight))
+    x, weight = torch.randn(256, 128), torch.randn(128, 128, requires_grad=True)
+    cpu_operations.linear(x, weight, None).sum().backward()
+    assert weight.grad is not None
+
+
+@pytest.mark.skipif(cpu_operations.FUSED_LINEAR is None, reason="torch has no oneDNN here")
+@pytest.mark.parametrize("way", [cpu_operations.linear, cpu_operations.linear_gelu_tanh])
+@torch.no_grad()
+def test_large_float32_products_go_where_they_are_faster(way, monkeypatch):
+    g = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(*shape, generator=g) for shape in ((2, 128, 128), (256, 128), (256,)))
+    expected = x.double() @ weight.double().T + bias.double()
+    if way is cpu_operations.linear_gelu_tanh:
+        expected = torch.nn.functional.gelu(expected, approximate="tanh")
+    calls, fused = [], cpu_operations.FUSED_LINEAR
+    monkeypatch.setattr(cpu_operations, "FUSED_LINEAR", lambda *given: calls.append(given) or fused(*given))
+    for faster in (True, False):
+        monkeypatch.setattr(cpu_operations, "onednn_is_faster", lambda faster=faster: faster)
+        torch.testing.assert_close(way(x, weight, bias).double(), expected, rtol=1e-5, atol=1e-5)
+        assert len(calls) == 1
+    monkeypatch.setattr(cpu_operations, "onednn_is_faster", lambda: True)
+    across = weight.t().contiguous().t()  # rows that do not follow each other in memory
+    torch.testing.assert_close(way(x, across, bias).double(), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape, kernel, padding, stride", [

@@ -40,3 +40,15 @@ def test_without_a_cache_folder_it_is_measured_every_time(cache_folder):
 
 def test_the_fastest_way_is_that_of_the_least_time():
     assert measured.fastest({"slow": lambda: time.sleep(0.01), "quick": lambda: None}) == "quick"
+
+
+def test_the_first_way_stays_unless_another_gains_clearly(monkeypatch):
+    clock = iter(range(10**6))
+    monkeypatch.setattr(measured.time, "perf_counter", lambda: next(clock))  # every look takes a second
+
+    def looks(seconds):
+        return lambda: [next(clock) for _ in range(seconds)]
+
+    assert measured.fastest({"usual": looks(10), "new": looks(8)}) == "new"
+    assert measured.fastest({"usual": looks(10), "new": looks(8)}, gain=1.25) == "usual"
+    assert measured.fastest({"usual": looks(10), "new": looks(5)}, gain=1.25) == "new"
