@@ -2,6 +2,7 @@
 from collections.abc import Sequence
 from functools import cache
 from math import pi
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ _CAPABILITIES = torch.cpu.get_capabilities()
 CPU_HAS_BFLOAT16 = any(_CAPABILITIES.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 HAS_ONEDNN = torch.backends.mkldnn.is_available()
 # A linear layer and what follows it elementwise, in one operation of oneDNN; torch's compiler uses it, too.
-FUSED_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if HAS_ONEDNN else None
+FUSED_LINEAR: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if HAS_ONEDNN else None
 CACHED_ELEMENTS = 2**19  # elements that stay in a core's cache
 LEAST_PRODUCTS = 2**22  # multiplications from which oneDNN's call costs nothing beside them
 CLEAR_GAIN = 1.25  # of oneDNN over BLAS: where they take about the same time, the choice must not depend on chance
