@@ -118,6 +118,9 @@ def _check_joined(config: "ModelConfig", in_channels: int, out_channels: int) ->
     if config.noised_image_input and config.control_input:
         raise ConfigError("model.noised_image_input and model.control_input are both true; the channels beside the "
                           "latent hold one of the two: set one to false")
+    if config.control_dropout and not config.control_input:
+        raise ConfigError(f"model.control_dropout is {config.control_dropout}, but the model takes no control clips; "
+                          "leave it out, or set model.control_input to true")
     key = "control_input" if config.control_input else "noised_image_input"
     joined = 2 if config.noised_image_input or config.control_input else 1
     if in_channels != joined * out_channels:

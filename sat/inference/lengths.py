@@ -47,6 +47,9 @@ def _with_riflex(model: MutableMapping[str, Any], limits: ModelLimits, frames: i
 
 
 def _in_windows(model: MutableMapping[str, Any], limits: ModelLimits) -> str:
+    if model.get("step_cache_config") is not None:
+        raise ConfigError("a video of this length is sampled in windows, and model.step_cache_config would give a "
+                          "window what belongs to another; leave it out, or make the video shorter")
     if model.get("time_windows") is None:
         size, patch = limits.sampled_latents(limits.trained_frames), limits.patch[0]
         overlap = math.ceil(OVERLAP * size / patch) * patch

@@ -110,6 +110,8 @@ def test_the_plan_tells_of_control_clips_and_counts_their_encoding(run, caplog):
      "in_channels is 4; with control_input true it must be 2 x out_channels = 8"),
     (["--num-frames", "33", "--long-video", "riflex"], "a@@long.mp4", "args.long_video riflex: not possible"),
     (["model.control_dropout=0.1"], "a@@", "line 1: a path is missing; write prompt@@path/to/control.mp4"),
+    (["model.control_dropout=0.1", "model.control_input=false", "model.noised_image_input=true"], "a@@clip.mp4",
+     "model.control_dropout is 0.1, but the model takes no control clips"),
     (["model.control_dropout=1.5"], "a@@clip.mp4", "model.control_dropout is 1.5"),
     (["model.sampler_config.params.guider_config={target: sgm.modules.diffusionmodules.guiders.ControlCFG, "
       "params: {scale: 3, control_scale: 2}}"], "a@@clip.mp4",

@@ -55,6 +55,13 @@ def test_what_the_configuration_says_is_kept():
     assert "in windows" in told and OmegaConf.select(model, POSITIONS) is False
 
 
+def test_windows_that_the_length_brings_are_refused_beside_a_step_cache():
+    cache = "model.step_cache_config={target: network.step_cache.TeaCache, params: {threshold: 0.1}}"
+    assert "by RIFLEx" in prepared("tiny_t2v", 33, cache)[1]
+    with pytest.raises(ConfigError, match="in windows, and model.step_cache_config .* make the video shorter"):
+        prepared("tiny_t2v", 41, cache)
+
+
 @pytest.mark.parametrize("name, frames, settings, says", [
     ("tiny_t2v", 41, {"long_video": "riflex"}, "riflex up to 33 frames, windows up to 513 frames"),
     ("tiny_t2v", 34, {}, "the nearest is 33"), ("tiny_i2v", 33, {}, "only 8 k \\+ 1 up to 17"),
