@@ -5,21 +5,18 @@ The exact denoisers here stand in for a network and have no weights. They are ca
 """
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from typing import ClassVar
 
 import numpy as np
 import torch
 
 from common.tensors import append_dims
-from sgm.conditioning import Conditioning
 from sgm.noise_schedule import NoiseLevel, NoiseSchedule
 from sgm.parameterization import VE, Parameterization
-from sgm.sampling.base import Run, Sampler
-from sgm.sampling.guided import Guided, StepState
-from sgm.sampling.noise import BrownianPath, Noise, StandIn
+from sgm.sampling.base import Sampler
 
 SHAPE = (2, 3, 2, 2, 2)
+HALVINGS = 64
 
 
 class Gaussian:
@@ -58,6 +55,13 @@ class CorrelatedGaussian:
         along = torch.einsum("cv,btchw->btvhw", self.directions, apart) * share[:, None, :, None, None]
         return self.mean + torch.einsum("cv,btvhw->btchw", self.directions, along)
 
+    def flow(self, x: torch.Tensor, start: NoiseLevel, end: NoiseLevel) -> torch.Tensor:
+        """Return the exact solution of the probability-flow ODE at `end` that is x at `start`."""
+        spread = [(level.sigma**2 + level.alpha**2 * self.variances).sqrt() for level in (start, end)]
+        along = torch.einsum("cv,btchw->btvhw", self.directions, x - start.alpha * self.mean)
+        along = along * (spread[1] / spread[0])[:, None, None]
+        return end.alpha * self.mean + torch.einsum("cv,btvhw->btchw", self.directions, along)
+
 
 class FiniteData:
     """The exact denoiser E[x0 | x] of data that is one of `clips` (N, T, C, H, W), all equally likely.
@@ -85,6 +89,8 @@ class Mixture:
     Each of the two components is Gaussian with standard deviation d.
     """
 
+    FARTHEST: ClassVar[float] = 20.0  # deviations of the whole, within which the flow's end is looked for
+
     def __init__(self, parameterization: Parameterization, weight: float = 0.3, d: float = 0.2):
         self.parameterization, self.weight, self.d = parameterization, weight, d
 
@@ -94,6 +100,33 @@ class Mixture:
         odds = math.log(self.weight / (1 - self.weight)) - 2 * alpha * x / spread  # of -1 against 1
         mean = 1 - 2 * odds.sigmoid()
         return mean + alpha * self.d**2 / spread * (x - alpha * mean)
+
+    def flow(self, x: torch.Tensor, start: NoiseLevel, end: NoiseLevel) -> torch.Tensor:
+        """Return the exact solution of the probability-flow ODE at `end` that is x at `start`.
+
+        The flow keeps the share of the distribution below an element, which halving an interval inverts.
+        """
+        share = self._logit_below(x, start)
+        low = torch.full_like(x, -self.FARTHEST * math.hypot(end.alpha, end.sigma))
+        high = -low
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            below = self._logit_below(middle, end) < share
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return (low + high) / 2
+
+    def share_below(self, x: float) -> float:
+        """Return the share of the data below x."""
+        apart = torch.tensor([x + 1, x - 1], dtype=torch.float64) / self.d
+        return float((torch.tensor([self.weight, 1 - self.weight]) * torch.special.ndtr(apart)).sum())
+
+    def _logit_below(self, x: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
+        """Return log(F / (1 - F)) of the distribution function F at a level."""
+        spread = math.hypot(level.sigma, level.alpha * self.d)
+        weights = x.new_tensor([self.weight, 1 - self.weight]).log()
+        apart = torch.stack([x + level.alpha, x - level.alpha], dim=-1) / spread
+        below, above = (torch.logsumexp(weights + torch.special.log_ndtr(sign * apart), dim=-1) for sign in (1, -1))
+        return below - above
 
 
 class WithoutLastJump:
@@ -126,90 +159,3 @@ def solve_flow(sampler: Sampler, num_steps: int, d: float = 0.5) -> tuple[float,
 def measured_order(sampler: Sampler, steps: Sequence[int], d: float = 0.5) -> float:
     """Return the measured order of convergence: minus the fitted slope of log error over log steps."""
     return -float(np.polyfit(np.log(steps), np.log([flow_error(sampler, n, d) for n in steps]), 1)[0])
-
-
-def moments(sampler: Sampler, num_steps: int, mean: torch.Tensor, covariance: torch.Tensor
-            ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the exact mean (C,) and covariance (C, C) of an unguided sampler's output on Gaussian data with the given
-    moments, from a start with the exact moments of the schedule's first level.
-
-    A step is linear in the latents and in the noise it draws. One batch therefore measures both: in each row a single
-    element of the start or of one draw is 1 and all others are 0; in the first row all are 0.
-    """
-    schedule = sampler.schedule(num_steps)
-    levels, size = schedule.levels(), len(mean)
-    rows = 1 + size * (1 + count_draws(sampler, num_steps))
-    x = torch.zeros(rows, 1, size, 1, 1, dtype=torch.float64)
-    ones = iter(range(1, rows, size))
-
-    def draw() -> torch.Tensor:
-        first, noise = next(ones), torch.zeros_like(x)
-        noise[first:first + size, 0, :, 0, 0] = torch.eye(size, dtype=torch.float64)
-        return noise
-
-    start_mean, start_covariance = marginal(levels[0], mean, covariance)
-    x = torch.einsum("ij,btjhw->btihw", torch.linalg.cholesky(start_covariance), draw()) + start_mean.view(-1, 1, 1)
-    x = _run(sampler, schedule, x, CorrelatedGaussian(schedule.parameterization, mean, covariance), StandIn(draw))
-    x = x[:, 0, :, 0, 0]
-    return x[0], (x[1:] - x[0]).T @ (x[1:] - x[0])
-
-
-def marginal(level: NoiseLevel, mean: torch.Tensor, covariance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the exact mean (C,) and covariance (C, C) at a noise level of data with the given moments."""
-    return level.alpha * mean, level.alpha**2 * covariance + level.sigma**2 * torch.eye(len(mean), dtype=mean.dtype)
-
-
-def bias(sampler: Sampler, num_steps: int, mean: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
-    """Return the differences (C + C^2,) of the samples' exact mean and covariance from those of the last level."""
-    exact = marginal(sampler.schedule(num_steps).levels()[-1], mean, covariance)
-    found = moments(sampler, num_steps, mean, covariance)
-    return torch.cat([(one - other).flatten() for one, other in zip(found, exact, strict=True)])
-
-
-def count_draws(sampler: Sampler, num_steps: int) -> int:
-    """Return how often a run of a sampler draws noise after its start."""
-    drawn, zero = [], torch.zeros(1, 1, 1, 1, 1, dtype=torch.float64)
-
-    def draw() -> torch.Tensor:
-        drawn.append(1)
-        return zero
-
-    _run(sampler, sampler.schedule(num_steps), zero, lambda x, level, cond, **inputs: x, StandIn(draw))
-    return len(drawn)
-
-
-def _run(sampler: Sampler, schedule: NoiseSchedule, x: torch.Tensor, denoiser, draw: Noise,
-         cond: torch.Tensor | None = None) -> torch.Tensor:
-    conditioning = Conditioning({} if cond is None else {"crossattn": cond})
-    run, state = Run(schedule, Guided(denoiser, sampler.guider, conditioning, None, {}), draw), StepState()
-    for now, then in pairwise(schedule.levels()):
-        x, _, state = sampler.step(x, now, then, run, state)
-    return x
-
-
-@dataclass(frozen=True)
-class RememberedPath(BrownianPath):
-    """A Brownian path that keeps the values it has found, for runs whose levels are among each other's."""
-
-    found: dict[int, torch.Tensor] = field(default_factory=dict, init=False)
-
-    def _at(self, place: int) -> torch.Tensor:
-        if place not in self.found:
-            self.found[place] = super()._at(place)
-        return self.found[place]
-
-
-def path_differences(sampler: Sampler, steps: Sequence[int]) -> list[float]:
-    """Return the root mean square differences between unguided runs on Gaussian data whose numbers of steps follow each
-    other in `steps`, from the same start and with the same Brownian path.
-
-    With doubled numbers of steps they fall with the strong order of the sampler.
-    """
-    noise = torch.randn(1, 4, 4, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    path, outs = RememberedPath(noise, [0]), []
-    denoiser, cond = Gaussian(sampler.discretization.parameterization), torch.zeros(1, 1, 1)
-    for n in steps:
-        schedule = sampler.schedule(n)
-        first = schedule.levels()[0]
-        outs.append(_run(sampler, schedule, noise * math.hypot(first.alpha, first.sigma), denoiser, path, cond))
-    return [float((one - other).square().mean().sqrt()) for one, other in pairwise(outs)]

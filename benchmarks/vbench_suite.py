@@ -55,15 +55,15 @@ def read_suite(prompts: Path, names: Path, flickering: Path | None) -> Suite:
                         "order, one a line")
     judged = {text for text, dimensions in named if FLICKERING in dimensions}
     if flickering is not None:
-        given = {text for text, _ in _read(flickering)}
-        if unknown := sorted(given - {text for text, _ in named}):
+        given = {text.strip() for text, _ in _read(flickering)}
+        if unknown := sorted(given - {text.strip() for text, _ in named}):
             raise DataError(f"{flickering}: {len(unknown)} of its prompts are not in {names}, the first is "
                             f"{unknown[0]!r}")
-        judged |= given
+        judged |= {text for text, _ in named if text.strip() in given}
     found: dict[str, Entry] = {}
     for number, ((prompt, _), (name, _)) in enumerate(zip(sampled, named, strict=True), 1):
         _check(name, f"prompt {number}")
-        entry = Entry(prompt, name, name in judged)
+        entry = Entry(prompt.strip(), name, name in judged)
         if found.setdefault(name, entry) != entry:
             raise DataError(f"prompt {number}: {name!r} stands in {names} twice, with different prompts; a video can "
                             "have only one of them")
@@ -97,11 +97,13 @@ def _read(path: Path) -> list[tuple[str, Sequence[str]]]:
 
 
 def _of_json(path: Path, text: str) -> list[tuple[str, Sequence[str]]]:
+    """Return the prompts as they stand there: vbench looks for videos by them, with any space around them."""
     try:
-        found = [(entry["prompt_en"].strip(), tuple(entry["dimension"])) for entry in json.loads(text)]
+        found = [(entry["prompt_en"], tuple(entry["dimension"])) for entry in json.loads(text)]
+        filled = all(prompt.strip() for prompt, _ in found)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DataError(f"{path} is not like VBench_full_info.json, a list of prompt_en and dimension ({error})"
                         ) from error
-    if not found or not all(prompt for prompt, _ in found):
+    if not found or not filled:
         raise DataError(f"{path} has no prompts, or an empty one")
     return found

@@ -76,6 +76,13 @@ def test_files_that_are_no_suite_are_one_line(suite, small_model, capsys, change
     assert says in err and err.count("\n") == 1
 
 
+def test_names_are_those_of_vbench_and_prompts_have_no_space_around_them(tmp_path):
+    (tmp_path / "names.json").write_text(json.dumps([{"prompt_en": " a dog ", "dimension": ["temporal_flickering"]}]))
+    (tmp_path / "flickering.txt").write_text("a dog\n")
+    entry, = vbench.read_suite(tmp_path / "names.json", tmp_path / "names.json", tmp_path / "flickering.txt").entries
+    assert (entry.prompt, entry.name, entry.flickering) == ("a dog", " a dog ", True)
+
+
 def test_what_stands_there_again_counts_once(suite, small_model, caplog):
     with caplog.at_level("INFO"):
         assert suite(small_model / "t2v.yaml", "args.plan=true", prompts="a\na\nb\n", names="x\nx\ny\n",

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from benchmarks.exact import SHAPE, CorrelatedGaussian, Gaussian
+from benchmarks.exact import SHAPE, CorrelatedGaussian, Gaussian, Mixture
 from common.errors import ConfigError
 from configuration.targets import instantiate_from_config
 from sgm.likelihood import Trace, log_likelihood
@@ -48,6 +48,22 @@ def test_it_tends_to_the_closed_form_for_gaussian_data(parameterization):
         x = latents(level)
         found = log_likelihood(denoiser, x, {}, schedule, Trace(exact=True))
         errors.append(float((found[0] - closed_form(x, level)).abs().max()))
+    assert errors[1] < 0.05 and errors[0] / errors[1] > 2.5
+
+
+@pytest.mark.parametrize("parameterization", [VE, VP], ids=str)
+def test_it_tends_to_the_closed_form_for_a_mixture(parameterization):
+    data, errors = Mixture(parameterization, weight=0.2, d=0.3), []
+    for steps in (60, 120):
+        schedule = on(parameterization, schedule_of(EVEN, steps))
+        level = schedule.levels()[-2]
+        x = latents(level)
+        components = torch.distributions.MixtureSameFamily(
+            torch.distributions.Categorical(torch.tensor([data.weight, 1 - data.weight])),
+            torch.distributions.Normal(torch.tensor([-level.alpha, level.alpha], dtype=torch.float64),
+                                       math.hypot(level.sigma, level.alpha * data.d)))
+        found = log_likelihood(data, x, {}, schedule, Trace(exact=True))
+        errors.append(float((found[0] - components.log_prob(x).flatten(1).sum(1)).abs().max()))
     assert errors[1] < 0.05 and errors[0] / errors[1] > 2.5
 
 

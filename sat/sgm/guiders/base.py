@@ -128,6 +128,11 @@ class Guider(GuidanceScale):
         super().__post_init__()
         self.dyn_thresh = instantiate_from_config(self.dyn_thresh_config or NO_THRESHOLDING)
 
+    @property
+    def continuous_at_one(self) -> bool:
+        """True if the guided estimate tends to the conditional one as the scale tends to 1."""
+        return self.schedule == "constant" and self.dyn_thresh_config is None
+
     def check_network(self, network: Mapping) -> None:
         """Raise ConfigError if a transformer with these parameters cannot evaluate the branches."""
 

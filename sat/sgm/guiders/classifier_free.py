@@ -151,6 +151,8 @@ class CFGPlusPlus(Guider):
     next level. Two branches.
     """
 
+    continuous_at_one = False
+
     scale: Share
 
     def __post_init__(self):

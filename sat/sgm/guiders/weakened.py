@@ -58,6 +58,10 @@ class WeakenedGuidance(Guider):
         weakened = Pass("weakened", inputs={self.weakening(): tuple(self.layers)})
         self.passes = (weakened, COND) if self.cfg_scale == 1 else (weakened, UNCOND, COND)
 
+    @property
+    def continuous_at_one(self) -> bool:
+        return super().continuous_at_one and self.cfg_scale == 1
+
     def weakening(self) -> str:
         """Return the name of the network input that takes the layers."""
         return self.WEAKENING

@@ -17,6 +17,7 @@ from sgm.noise_schedule import NoiseLevel
 from sgm.sampling.base import Sampler
 from sgm.sampling.steps import decay, euler, lagrange_integrals, second_order, stochastic
 
+FIRST_STEP = 3  # order of a corrected first step, which has one node at each end
 POINTS = 32  # of the quadrature: errors of some 1e-9 for steps of 10 in lambda
 
 
@@ -95,7 +96,7 @@ class ExponentialAdamsSampler(AdamsSampler):
 
     @property
     def convergence_order(self) -> int | None:  # type: ignore[override]  # depends on the parameters
-        return None if self.tau > 0 else self.order + self.always_corrects
+        return None if self.tau > 0 else min(self.order + self.always_corrects, FIRST_STEP)
 
     def fresh_noise(self, now, then, run):
         return run.draw(now, then) if self.tau > 0 else None
@@ -137,7 +138,8 @@ class UniPCSampler(ExponentialAdamsSampler):
 
     With more than two nodes, its coefficients solve a Vandermonde system, which is the same as integrating the
     polynomial; B(h) matters only with two. The corrector adds one to the order (theorem 3.1). The first step is only of
-    third order, which has no visible effect from high noise, where estimates hardly change.
+    third order, so that the order is 3 with `order` 3 too; from high noise, where estimates hardly change, it looks
+    like 4.
     """
 
     always_corrects = True

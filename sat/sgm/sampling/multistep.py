@@ -124,6 +124,7 @@ class IPNDMSampler(NoiseMultistepSampler):
     """
 
     convergence_order = 2
+    order_on_uneven_steps: ClassVar[int] = 1
     order: Annotated[int, Ge(1), Le(4)] = 4
 
     @property

@@ -1,0 +1,152 @@
+"""Checks of how a sampler behaves: what it evaluates, keeps, changes and draws beside what its formula needs."""
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from benchmarks.checks.outcome import Outcome, near
+from benchmarks.checks.problems import FROM_ZERO_SNR, AtRatios, Problems, run_of, sampler_of, unit
+from benchmarks.exact import SHAPE, FiniteData, Gaussian
+from sgm.conditioning import Conditioning
+from sgm.parameterization import FLOW, VE, VP
+from sgm.sampling import Sampler
+from sgm.sampling.base import Run
+from sgm.sampling.guided import Guided, StepState
+from sgm.sampling.noise import FreshNoise
+
+ALL = slice(None)  # rows of a batch
+CLIPS = torch.randn(6, *SHAPE[1:], generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+MODERATE = {**FROM_ZERO_SNR, "params": {"sigma_min": 0.2}}  # noise that a last step which stops short leaves
+
+
+def conditions(value: float = 1.0) -> tuple[Mapping, Mapping]:
+    """Return the conditional and the unconditional conditioning; rows of the conditional one differ in sign."""
+    cond = torch.full((SHAPE[0], 1, 1), value)
+    cond[1:] *= -1
+    return {"crossattn": cond}, {"crossattn": torch.zeros(SHAPE[0], 1, 1)}
+
+
+def solve(sampler: Sampler, denoiser=None, rows: slice = ALL, scale=None, problems: Problems | None = None,
+          num_steps: int | None = None) -> torch.Tensor:
+    """Run a sampler, on Gaussian data unless a denoiser is given, with a seed per row; return its latents."""
+    noise = (problems or Problems()).noise()[rows]
+    cond, uc = ({"crossattn": c["crossattn"][rows]} for c in conditions())
+    generators = [torch.Generator().manual_seed(i) for i in range(SHAPE[0])][rows]
+    denoiser = denoiser or Gaussian(sampler.discretization.parameterization)
+    return run_of(sampler)(denoiser, noise, cond, uc, num_steps=num_steps, scale=scale, generator=generators)
+
+
+def ends_at_clips(sampler: Sampler, problems: Problems, denoiser_type: type = FiniteData) -> Outcome:
+    """Check that each row ends at a clip of the half that its conditioning selects."""
+    out = solve(sampler, denoiser_type(sampler.discretization.parameterization, CLIPS), problems=problems, num_steps=24)
+    distance, which = (out.flatten(1)[:, None] - CLIPS.flatten(1)).abs().amax(-1).min(dim=1)
+    asked_for = (which < 3).tolist() == [True, False]
+    return Outcome(asked_for and bool(distance.max() < 0.02), f"{float(distance.max()):.1e} from clips",
+                   "the latents end beside the data: the last step has to arrive at sigma 0, and the first begins at "
+                   "an infinite ratio; both need a step such as steps.euler" if asked_for else
+                   "a row ends at a clip that was not asked for: the estimate or the noise of a step is wrong")
+
+
+def evaluations(config: Mapping) -> Outcome:
+    """Check `nfe`, the declared evaluations of the denoised estimate per step; the last step may take one."""
+    sampler, denoiser = sampler_of(config), Gaussian(VE)
+    solve(sampler, denoiser, scale=1)
+    return Outcome(denoiser.calls in {12 * sampler.nfe, 11 * sampler.nfe + 1}, f"{denoiser.calls} in 12 steps",
+                   f"nfe = {sampler.nfe} says {12 * sampler.nfe}, or {11 * sampler.nfe + 1} with one in the last step: "
+                   "correct it, or look for a step that evaluates more or less often than the others")
+
+
+def parameterizations(config: Mapping, problems: Problems) -> Outcome:
+    """Check that VE, VP and flow noise levels of the same signal-to-noise ratios give the same latents."""
+    outs = []
+    for parameterization in (VE, VP, FLOW):
+        sampler = sampler_of(config)
+        sampler.discretization = AtRatios(parameterization)
+        outs.append(solve(sampler, problems=problems))
+    return near(torch.cat([outs[0], outs[0]]), torch.cat(outs[1:]), 1e-8,
+                "a factor alpha is missing: x = alpha x0 + sigma noise")
+
+
+def rows_alone(build: Callable[[], Sampler], problems: Problems, denoiser=None) -> Outcome:
+    """Check that a row of a batch is what it is alone."""
+    return near(solve(build(), denoiser, problems=problems)[1:],
+                solve(build(), denoiser, rows=slice(1, 2), problems=problems), 1e-8,
+                "a row of a batch depends on its neighbours: take means and norms over each row alone")
+
+
+def reproduces(sampler: Sampler, problems: Problems, denoiser=None) -> Outcome:
+    """Check that two runs with the same seeds are the same, and that neither draws from a global random state."""
+    before = _random_states()
+    first, second = (solve(sampler, denoiser, problems=problems) for _ in range(2))
+    if _random_states() != before:
+        return Outcome(False, "a global random state has changed", "numbers are drawn from torch, numpy or random "
+                       "itself, which the seed of a video does not decide: draw noise by run.draw(now, then) alone")
+    return near(first, second, 1e-15, "two runs with the same seeds differ: an attribute or a global keeps something "
+                                      "of a run; keep it in the state, by state.with_history or a guider's memory")
+
+
+def _random_states() -> tuple:
+    name, keys, *rest = np.random.get_state()
+    return torch.get_rng_state().tolist(), (name, keys.tolist(), *rest), random.getstate()
+
+
+@dataclass(frozen=True)
+class Watched(Guided):
+    """A guided estimate that remembers each one it made, with a copy."""
+
+    made: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+
+    def __call__(self, x, noise, state=None):
+        estimate, state = super().__call__(x, noise, state)
+        self.made.append((estimate, estimate.clone()))
+        return estimate, state
+
+
+def beginning(sampler: Sampler, problems: Problems, seed: int) -> tuple[Run, torch.Tensor]:
+    """Return a run of one row whose estimates are watched, and its first latents."""
+    schedule = sampler.schedule()
+    noise = problems.noise((2, 2, 3, 2, 2))[seed:seed + 1]
+    guided = Watched(problems.gaussian(schedule.parameterization), sampler.guider,
+                     Conditioning({"crossattn": torch.zeros(1, 1, 1)}), None, {})
+    run = Run(schedule, guided, FreshNoise(noise, torch.Generator().manual_seed(seed)))
+    return run, noise * unit(schedule.levels()[0])
+
+
+def leaves_alone(sampler: Sampler, problems: Problems) -> Outcome:
+    """Check that steps change neither latents nor estimates in place, return an estimate, and pass the state on."""
+    run, x = beginning(sampler, problems, 0)
+    state, wrong = StepState(), ""
+    for now, then in pairwise(run.schedule.levels()):
+        before, made = x.clone(), len(run.predict.made)
+        after, denoised, state = sampler.step(x, now, then, run, state)
+        if not torch.equal(before, x):
+            wrong = "a step changes its latents x in place: make new ones, as x * factor does and x.mul_(factor) not"
+        elif not any(torch.equal(denoised, copy) for _, copy in run.predict.made[made:]):
+            wrong = "the second value that a step returns is none of its denoised estimates: return that at `now`"
+        x = after
+    if not all(torch.equal(one, copy) for one, copy in run.predict.made):
+        wrong = "a step changes a denoised estimate in place: make a new one"
+    elif not wrong and state.passes != len(run.predict.made):
+        wrong = (f"the state counts {state.passes} of {len(run.predict.made)} evaluations: give each predict the state "
+                 "that the one before returned, and return the last one")
+    return Outcome(not wrong, "x, estimates and state are as they should be" if not wrong else "they are not", wrong)
+
+
+def runs_apart(sampler: Sampler, problems: Problems) -> Outcome:
+    """Check that two runs whose steps alternate are what each is alone."""
+    alone = [_steps(sampler, [beginning(sampler, problems, seed)])[0] for seed in (0, 1)]
+    together = _steps(sampler, [beginning(sampler, problems, seed) for seed in (0, 1)])
+    return near(torch.cat(alone), torch.cat(together), 1e-12, "a run depends on another beside it: an attribute or a "
+                "global keeps something of a run; keep it in the state, by state.with_history")
+
+
+def _steps(sampler: Sampler, runs: list[tuple[Run, torch.Tensor]]) -> list[torch.Tensor]:
+    """Take the steps of all runs in turn; return their latents."""
+    xs, states = [x for _, x in runs], [StepState()] * len(runs)
+    for now, then in pairwise(runs[0][0].schedule.levels()):
+        for i, (run, _) in enumerate(runs):
+            xs[i], _, states[i] = sampler.step(xs[i], now, then, run, states[i])
+    return xs
