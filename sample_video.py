@@ -7,13 +7,15 @@ With `--from-metadata RECORD` the videos of records are made again.
 """
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "sat"))
 
 import torch
+from torch import Tensor
 
 from arguments import get_args
 from cogvideo.pipeline import Pipeline
@@ -24,16 +26,18 @@ from common.ranks import is_main_process, report_once
 from configuration.settings import Arguments
 from inference.checks import check_division, check_prompts, check_run, source_of_prompts
 from inference.circumstances import group_sizes
-from inference.decoding import decode_saved_latents, record_of, save
+from inference.decoding import decode_saved_latents, record_of, save, shown
 from inference.filmstrip import FILMSTRIP, Filmstrip
 from inference.jobs import Job, in_batches, plan_jobs
 from inference.made_from import Entries, run_made_from
 from inference.output_folder import check_names, own_output
+from inference.overlap import finisher
 from inference.pipeline import Conditions
 from inference.prompts import Prompt, ask_prompts, read_prompts
 from inference.record_differences import is_same
 from inference.remaking import Again, plan_again, read_again
 from inference.resuming import unfinished
+from inference.segments import Sampled
 from inference.sizes import ModelLimits, model_limits, plan_video
 from inference.text_embeddings import (
     check_encoding,
@@ -174,24 +178,36 @@ def save_text_embeddings(args: Arguments, steps: console.Steps) -> None:
 def make_videos(pipe: Pipeline, jobs: Sequence[Job], conditions: Conditions, steps: console.Steps) -> None:
     """Sample this process's batches one after the other, and decode and save the videos of each."""
     settings = pipe.args.sampling
-    for batch in own_batches(jobs, settings.batch_size):
-        filmstrip = None if settings.save_denoised_every is None else Filmstrip(settings.save_denoised_every)
-        with steps("diffusion sampling") as sampling:
-            sampled = pipe.sample(batch, conditions, watch=filmstrip)
-        for row, job in enumerate(batch):
-            if not job.written:
-                continue
-            with whole_files() as files:
-                with steps("decode and save") as saving:
-                    written = save(pipe.engine, job, sampled, row, settings.only_save_latents, files)
-                    if filmstrip is not None:
-                        filmstrip.write(job.folder / FILMSTRIP, pipe.engine, row, files, job.plan.pad_latents)
-                if groups.leads_copy():
-                    spent = {"diffusion sampling": sampling.seconds, "decode and save": saving.seconds}
-                    record = record_of(batch, row, pipe.args, pipe.engine.device, sampled.trace.of_row(row))
-                    write_record(job.folder, record | {"seconds": steps.seconds | spent}, written, files=files)
-            if groups.leads_copy():
-                logger.info("%s", job.folder)
+    with finisher(pipe.args, pipe.engine.device) as thread:
+        for batch in own_batches(jobs, settings.batch_size):
+            filmstrip = None if settings.save_denoised_every is None else Filmstrip(settings.save_denoised_every)
+            with steps("diffusion sampling") as sampling:
+                sampled = pipe.sample(batch, conditions, watch=filmstrip)
+                spent = sampling.seconds
+            thread.wait()
+            for row, job in enumerate(batch):
+                if job.written:
+                    frames = sampled.frames(pipe.engine, row)
+                    finish = partial(finish_video, pipe, batch, row, sampled, filmstrip, steps, spent)
+                    hidden = settings.only_save_latents or not thread.shows_progress
+                    thread.run(finish, shown(frames, hidden))
+
+
+def finish_video(pipe: Pipeline, batch: Sequence[Job], row: int, sampled: Sampled, filmstrip: Filmstrip | None,
+                 steps: console.Steps, sampling: float, frames: Iterator[Tensor]) -> None:
+    """Write the files and the record of a sampled video from the chunks of frames that it is decoded to."""
+    job, settings = batch[row], pipe.args.sampling
+    with whole_files() as files:
+        with steps("decode and save") as saving:
+            written = save(frames, job, sampled, row, settings.only_save_latents, files)
+            if filmstrip is not None:
+                filmstrip.write(job.folder / FILMSTRIP, pipe.engine, row, files, job.plan.pad_latents)
+        if groups.leads_copy():
+            spent = {"diffusion sampling": sampling, "decode and save": saving.seconds}
+            record = record_of(batch, row, pipe.args, pipe.engine.device, sampled.trace.of_row(row))
+            write_record(job.folder, record | {"seconds": steps.seconds | spent}, written, files=files)
+    if groups.leads_copy():
+        logger.info("%s", job.folder)
 
 
 def own_batches(jobs: Sequence[Job], size: int) -> Sequence[list[Job]]:

@@ -3,6 +3,7 @@ import copy
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from common.errors import ConfigError
 from common.files import REPOSITORY
 from common.typed import typed
 from configuration.model import ModelConfig
-from configuration.settings import Arguments, SamplingSettings
+from configuration.settings import DECODING, Arguments, SamplingSettings
 from diffusion_video import DiffusionEngine
 from inference.checks import check_prompts, source_of_prompts
 from inference.continuing import check_segments
 from inference.jobs import Job, in_batches, plan_jobs
+from inference.overlap import Overlapped
 from inference.pipeline import Conditions, Texts, Watch, encode_prompts, load_engine
 from inference.segments import Sampled, sample_batch
 from inference.sizes import ModelLimits, check_holdable, plan_video
@@ -105,6 +107,9 @@ class Pipeline:
             check_estimates(estimates, jobs, pipe.engine.sampler.num_steps)  # type: ignore[union-attr, arg-type]
             with self.turns:
                 conditions = pipe.encode(jobs, args, progress)
+            if args.sampling.overlap == DECODING:
+                yield from pipe._overlapped(jobs, conditions, args, partial(Estimates, estimates, callback), progress)
+                return
             for batch in in_batches(jobs, args.sampling.batch_size):
                 yield from pipe.make(batch, conditions, args, Estimates(estimates, callback), progress)
 
@@ -197,9 +202,32 @@ class Pipeline:
         check_stored(jobs, args)
         return [replace(job, latents=own) for job, own in zip(jobs, given, strict=True)]
 
+    def _overlapped(self, jobs: Sequence[Job], conditions: Conditions, args: Arguments,
+                    watching: Callable[[], Estimates], progress: bool) -> Iterator[Result]:
+        """Yield the results of jobs; those of a batch are decoded in a thread while the next is sampled."""
+        made: list[Result] = []
+
+        def finish(job: Job, sampled: Sampled, row: int, watch: Estimates, frames: Iterator[Tensor]) -> None:
+            made.append(self._result(job, sampled, row, watch, frames))
+
+        with Overlapped(self.engine.device, decodes=True) as thread:
+            for batch in in_batches(jobs, args.sampling.batch_size):
+                watch = watching()
+                with self.turns:
+                    sampled = self.sample(batch, conditions, args, watch, progress)
+                thread.wait()
+                before, made[:] = list(made), []
+                for row, job in enumerate(batch):
+                    thread.run(partial(finish, job, sampled, row, watch), sampled.frames(self.engine, row))
+                yield from before
+            thread.wait()
+        yield from made
+
     @torch.no_grad()
-    def _result(self, job: Job, sampled: Sampled, row: int, estimates: Estimates) -> Result:
-        video = pixels_of(chunk[None] for chunk in sampled.frames(self.engine, row))
+    def _result(self, job: Job, sampled: Sampled, row: int, estimates: Estimates,
+                frames: Iterator[Tensor] | None = None) -> Result:
+        chunks = sampled.frames(self.engine, row) if frames is None else frames
+        video = pixels_of(chunk[None] for chunk in chunks)
         trace = sampled.trace.of_row(row) | estimates.of_row(self.engine, row, job.plan.pad_latents)
         noise = None if sampled.inverted is None else sampled.inverted[row].cpu()
         seed = self.args.run.seed if job.seed is None else job.seed

@@ -19,7 +19,7 @@ from common.typed import checked
 from configuration.settings import Arguments
 from configuration.yaml_files import plain
 from inference.checks import check_prompts, check_run, source_of_prompts
-from inference.decoding import record_of, save
+from inference.decoding import record_of, save, shown
 from inference.jobs import Job, plan_jobs
 from inference.made_from import run_made_from
 from inference.output_folder import check_names
@@ -212,7 +212,7 @@ def make(studio: Studio, given: Ready, watch: Watch, made: Callable[[Path], None
     for job in given.jobs:
         sampled = pipe.sample([job], conditions, watch=watch)
         with whole_files() as files:
-            written = save(pipe.engine, job, sampled, 0, False, files)
+            written = save(shown(sampled.frames(pipe.engine, 0)), job, sampled, 0, False, files)
             record = record_of([job], 0, pipe.args, pipe.engine.device, sampled.trace.of_row(0))
             seconds = {"all": round(time.perf_counter() - begun, 3)}
             write_record(job.folder, record | {"seconds": seconds}, written, files=files)

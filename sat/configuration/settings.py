@@ -19,6 +19,7 @@ from common.kinds import BelowOne, Count, Positive, Seed, Share, Sides, Size, Si
 MODES = ("inference", "pretrain", "finetune")
 WEIGHT_FORMATS = ("int8", "fp8", "fp8_dynamic")
 OFFLOADS = ("model", "sequential")
+SAVING, DECODING = "saving", "decoding"  # see inference.overlap
 Paths = Annotated[list[str], MinLen(1)]
 Rounds = Annotated[int, Gt(0), Le(100)]
 FrameRate = Annotated[int, Gt(0), Le(1000)]
@@ -107,6 +108,8 @@ class SamplingSettings:
     output_dir: str = _key("outputs", "output", "folder for the videos")
     resume: bool = _key(False, "bool", "keep videos that an earlier run finished from the same")
     save_denoised_every: Positive | None = _key(None, "int", "also write denoised.png, the estimate every n steps")
+    overlap: str | None = _key(None, "str", "while the next videos are sampled, write the files, or decode, too",
+                               (SAVING, DECODING))
     only_save_latents: bool = _key(False, "bool", "write latents.safetensors and do not decode")
     batch_size: Steps = _key(1, "int", "videos sampled together")
     num_samples: Steps = _key(1, "int", "videos per prompt")

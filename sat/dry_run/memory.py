@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from common.compression import Compression
 from common.machine import physical_memory
 from configuration.model import ModelConfig
-from configuration.settings import Arguments, MemorySettings, RunSettings
+from configuration.settings import DECODING, Arguments, MemorySettings, RunSettings
 from configuration.targets import instantiate_from_config
 from dry_run.meter import measure
 from dry_run.work import Work
@@ -39,6 +39,7 @@ T5_XXL = {"parameters": 4_762_310_656, "d_ff": 10240, "num_heads": 64, "d_model"
 TEXT, TRANSFORMER, WEAK, ENCODER, DECODER = (
     "text encoder", "transformer", "weaker transformer", "VAE encoder", "VAE decoder")
 TRANSFORMERS = (TRANSFORMER, WEAK)
+TOGETHER = "transformer beside the video before"
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,18 @@ def estimate(args: Arguments, model: ModelConfig, plan: VideoPlan, rows: int,
     phases = {name: weights[name] + cost.activations for name, cost in costs.items() if cost.activations}
     if args.run.device.type == "cpu":
         phases[DECODER] += 2 * 3 * plan.frames * plan.height * plan.width  # uint8, and a copy for the contact sheet
-    return Estimate(costs, phases)
+    together = _together(args, costs, weights, plan)
+    return Estimate(costs, phases if together is None else phases | {TOGETHER: together})
+
+
+def _together(args: Arguments, costs: Mapping[str, Cost], weights: Mapping[str, int], plan: VideoPlan) -> int | None:
+    """Return the bytes while the transformer computes and what was sampled before is finished; None if nothing is."""
+    how = args.sampling.overlap
+    pixels = 2 * 3 * plan.frames * plan.height * plan.width if args.run.device.type == "cpu" else 0
+    if how is None or args.sampling.only_save_latents:
+        return None
+    decoded = costs[DECODER].activations if how == DECODING else 0
+    return weights[TRANSFORMER] + costs[TRANSFORMER].activations + decoded + pixels
 
 
 def _weights_on_device(offload: str | None, device: torch.device, costs: Mapping[str, Cost]) -> dict[str, int]:

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 ROOM = 0.9  # share of the free memory that can be used: allocators leave gaps
 # Changes of arguments, tried in this order until one makes the run fit.
-CHANGES = ({"bf16": True}, {"batch_size": 1}, {"offload": "model"}, {"vae_tiling": True},
+CHANGES = ({"overlap": None}, {"bf16": True}, {"batch_size": 1}, {"offload": "model"}, {"vae_tiling": True},
            {"offload": "model", "vae_tiling": True}, {"offload": "sequential"},
            {"offload": "sequential", "vae_tiling": True})
 
@@ -187,7 +187,8 @@ def _text_alone(args: Arguments, model: ModelConfig) -> Iterator[str]:
 
 def _memory(needed: Estimate) -> Iterator[str]:
     weights = ", ".join(f"{name} {shown_size(cost.weights)}" for name, cost in needed.costs.items())
-    on_top = ", ".join(f"{name} {shown_size(needed.costs[name].activations)}" for name in needed.phases)
+    on_top = ", ".join(f"{name} {shown_size(needed.costs[name].activations)}" for name in needed.phases
+                       if name in needed.costs)
     yield f"weights: {weights}"
     yield f"activations: {on_top}"
 
@@ -212,7 +213,8 @@ def _remedy(args: Arguments, model: ModelConfig, plan: VideoPlan, rows: int, nee
         changed_rows = rows * changed.sampling.batch_size // args.sampling.batch_size
         _, peak = estimate(changed, model, plan, changed_rows, known).peak
         if peak <= room:
-            settings = " ".join(f"args.{key}={str(value).lower()}" for key, value in change.items())
+            settings = " ".join(f"args.{key}={'null' if value is None else str(value).lower()}"
+                                for key, value in change.items())
             return f"with {settings} it needs {shown_size(peak)}"
     return "make the video shorter (--num-frames) or smaller (--sampling-image-size), or quantize (args.quantize_*)"
 

@@ -12,6 +12,7 @@ from engine.first_stage import make_tiling, require_weights
 from engine.process_checks import check_sequence_parallel, check_shared, merge_size_keys
 from inference.continuing import check_segments
 from inference.lengths import prepare_length
+from inference.overlap import check_overlap
 from inference.prompts import Prompt, Source
 from inference.sizes import ModelLimits, check_holdable, model_limits, plan_video
 from inference.starting_clips import check_start, starts_from_clips
@@ -40,6 +41,7 @@ def check_run(args: Arguments) -> ModelLimits:
     require_weights(model.first_stage_config)
     check_device(model, args.run.device, args.run.dtype)
     _check_graphs(args, model)
+    check_overlap(args)
     args.config.data = check_data_section(args.data_config)
     _check_image_input(model, args.sampling.image2video)
     check_negative_prompt(args.sampling.negative_prompt)

@@ -1,6 +1,6 @@
 """Decoding of latents into the files of a video."""
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -12,7 +12,6 @@ from common.files import WholeFiles, whole_files
 from configuration.settings import Arguments
 from diffusion_video import build_codec
 from engine.checks import check_device, check_model
-from engine.first_stage import LatentCodec
 from inference.circumstances import batch_entry, circumstances
 from inference.filmstrip import FILMSTRIP
 from inference.jobs import Job
@@ -39,35 +38,35 @@ from parallel import groups
 logger = logging.getLogger(__name__)
 
 
-def save(codec: LatentCodec, job: Job, sampled: Sampled, row: int, latents_only: bool, files: WholeFiles) -> str:
+def save(frames: Iterator[Tensor], job: Job, sampled: Sampled, row: int, latents_only: bool, files: WholeFiles) -> str:
     """Write the video of a row of a batch with its contact sheet, or its latents alone; return the file's name.
 
-    It appears with the others of `files`, among them the noise that a clip was inverted to.
+    `frames` are those of `Sampled.frames`. The video appears with the others of `files`, among them the noise that a
+    clip was inverted to.
     """
-    latents = sampled.latents[row]
     if sampled.inverted is not None and groups.leads_copy():
         save_latents(job.folder / NOISE, sampled.inverted[row], job.plan.fps, files)
     if not latents_only:
-        decode(codec, latents, job.folder, job.plan.fps, files, sampled.before[row], sampled.dropped)
+        write_frames(frames, job.folder, job.plan.fps, files)
         return VIDEO
     if groups.leads_copy():
-        save_latents(job.folder / LATENTS, latents, job.plan.fps, files)
+        save_latents(job.folder / LATENTS, sampled.latents[row], job.plan.fps, files)
     return LATENTS
 
 
-def decode(codec: LatentCodec, latents: Tensor, folder: Path, fps: int, files: WholeFiles,
-           before: Tensor | None = None, dropped: int = 0) -> None:
-    """Decode latents (T, C, h, w) chunk by chunk and write each chunk while the next is computed.
-
-    The frames `before` (3, t, H, W) come first; the first `dropped` of the decoded frames are left out.
-    """
-    chunks = frames_of(codec, latents, before, dropped)
+def write_frames(frames: Iterator[Tensor], folder: Path, fps: int, files: WholeFiles) -> None:
+    """Write chunks of frames (3, t, H, W) as a video, each as it comes, or before the next is decoded."""
     if groups.leads_copy():
-        write_outputs(folder, console.progress(chunks, "decode", unit="chunk", leave=False), fps, files)
+        write_outputs(folder, frames, fps, files)
         files.leave(folder / FILMSTRIP)
     elif len(groups.context_group()[1]) > 1:
-        for _ in chunks:  # decoded together, written by one
+        for _ in frames:  # decoded together, written by one
             pass
+
+
+def shown(frames: Iterator[Tensor], disable: bool = False) -> Iterator[Tensor]:
+    """Return chunks of frames with a progress bar."""
+    return iter(console.progress(frames, "decode", unit="chunk", leave=False, disable=disable))
 
 
 def record_of(batch: Sequence[Job], row: int, args: Arguments, device: torch.device, trace: Mapping) -> dict:
@@ -119,7 +118,7 @@ def _decode_all(found: list[tuple[Path, Path]], channels: int, args: Arguments, 
         record = _record_of_latents(path.parent)
         kept = [path.name] if folder.resolve() == path.parent.resolve() and path.name in record["files"] else []
         with whole_files() as files:
-            decode(codec, latents.to(device), folder, fps, files)
+            write_frames(shown(frames_of(codec, latents.to(device))), folder, fps, files)
             if groups.leads_copy():
                 write_record(folder, record | {"decoded_from": str(path)}, VIDEO, *kept, files=files)
 

@@ -23,10 +23,10 @@ from weights.sources import transformer_weights
 # Settings that change no video, or none beyond rounding, or that count by another entry: sizes, contents, dtype.
 NO_EFFECT = {
     "mode", "plan", "device", "model_parallel_size", "guidance_parallel_size", "sequence_parallel_size", "offload",
-    "output_dir", "resume", "save_denoised_every", "only_save_latents", "batch_size", "num_samples", "force_inference",
-    "input_type", "input_file", "image2video", "num_frames", "sampling_num_frames", "sampling_image_size",
-    "sampling_fps", "latent_channels", "load", "load_lora", "fp16", "bf16", "quantize_t5", "text_embeddings",
-    "save_text_embeddings", "long_video"}
+    "overlap", "output_dir", "resume", "save_denoised_every", "only_save_latents", "batch_size", "num_samples",
+    "force_inference", "input_type", "input_file", "image2video", "num_frames", "sampling_num_frames",
+    "sampling_image_size", "sampling_fps", "latent_channels", "load", "load_lora", "fp16", "bf16", "quantize_t5",
+    "text_embeddings", "save_text_embeddings", "long_video"}
 NO_EFFECT_IN_MODEL = {
     *UNREAD_OF_MODEL, "loss_fn_config", "loss_config", "input_key", "latent_input", "noised_image_dropout",
     "control_dropout", "not_trainable_prefixes", "en_and_decode_n_samples_a_time", "compile_model", "compile_dynamic",

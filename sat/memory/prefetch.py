@@ -119,12 +119,18 @@ class Course:
 
 
 def copy_stream(device: torch.device) -> CopyStream | None:
-    """Return a stream of a device for copies; None if it has no streams, as a CPU."""
+    """Return a stream of a device for copies; None if it has no streams."""
+    stream = new_stream(device)
+    return None if stream is None else CopyStream(device, stream)
+
+
+def new_stream(device: torch.device) -> torch.Stream | None:
+    """Return a new stream of a device; None if it has none, as a CPU."""
     if device.type == "cpu":
         return None
     try:
         computing(device)
-        return CopyStream(device, torch.Stream(device))
+        return torch.Stream(device)
     except (NotImplementedError, RuntimeError):
         return None
 
