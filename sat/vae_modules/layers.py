@@ -136,8 +136,9 @@ class Upsample3D(nn.Module):
 
     def _larger(self, x: Tensor) -> Tensor:
         """Double height and width and convolve, a few frames at a time if they are large, as in `convolve`."""
-        exact = x.dtype == torch.float32 and not torch.is_grad_enabled()  # half precision would round the summed kernel
-        double = partial(upsample_conv_by_phase if exact else upsample_conv, self.conv)
+        by_phase = not torch.is_grad_enabled() and (
+            x.dtype == torch.float32 or x.dtype == torch.bfloat16 and x.device.type == "cpu")
+        double = partial(upsample_conv_by_phase if by_phase else upsample_conv, self.conv)
         frames = max(ELEMENTS_AT_A_TIME // (4 * x[:, :, 0].numel()), 1)
         if frames >= x.shape[2] or recorded():
             return per_frame(double, x)
@@ -157,13 +158,13 @@ def upsample_conv_by_phase(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """Compute `upsample_conv` with 4 multiplications per pixel in place of 9.
 
     Each output pixel depends on just two rows and two columns of x, in one of four ways: its row and column are even
-    or odd.
+    or odd. The kernel's taps are summed in float32, and rounded once in bfloat16.
     """
     n, _, height, width = x.shape
     out = x.new_empty(n, 2 * height, 2 * width, conv.out_channels).movedim(-1, 1)
     for row in (0, 1):
         for column in (0, 1):
-            kernel = _phase(_phase(conv.weight, 2, row), 3, column)
+            kernel = _phase(_phase(conv.weight.float(), 2, row), 3, column).to(x.dtype)
             out[:, :, row::2, column::2] = convolution(x, kernel, conv.bias, (1, 1))[
                 :, :, row:row + height, column:column + width]
     return out

@@ -1,18 +1,21 @@
-"""3D convolution with half the multiplications: F(4, 3) of Lavin and Gray 2016 along time, four frames from six.
+"""3D convolution with fewer multiplications, along time by Lavin and Gray 2016: half by F(4, 3), four frames from six.
 
-Equal to the plain convolution up to rounding, in float32. Only the time axis is transformed, by sums of frames; height
+Equal to the plain convolution up to rounding. In bfloat16 it is F(2, 3), two frames from four with two thirds of the
+multiplications, whose sums are of two frames only: F(4, 3) weighs what was rounded by up to 8. Only the time axis is transformed, by sums of frames; height
 and width use torch's 2D convolution. Large frames are computed strip by strip, so that the intermediate results of four
 frames, nine tensors of a frame's size, stay small.
 """
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
 
-from common.cpu_operations import convolution
+from common.cpu_operations import CPU_HAS_BFLOAT16, convolution
+from common.measured import fastest, remembered
 from common.tensors import recorded
 
-GROUP = 4
+GROUP = {torch.float32: 4, torch.bfloat16: 2}  # frames at a time
 LEAST_PRODUCTS = 2**30  # multiplications of the plain convolution from which it pays
 STRIP_VALUES, STRIP_ROWS = 2**19, 16  # elements of a strip (2 MB), and rows enough that two more cost little
 # Transforms of a kernel (w0, w1, w2) over time and of six consecutive frames, at points 0, 1, -1, 2, -2 and infinity.
@@ -20,6 +23,9 @@ KERNEL = ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6),
           (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1))
 FRAMES = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0),
           (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1))
+# The same of four consecutive frames, at points 0, 1, -1 and infinity.
+KERNEL_OF_TWO = ((1, 0, 0), (1 / 2, 1 / 2, 1 / 2), (1 / 2, -1 / 2, 1 / 2), (0, 0, 1))
+FRAMES_OF_TWO = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
 
 
 def pays(x: Tensor, weight: Tensor) -> bool:
@@ -29,9 +35,26 @@ def pays(x: Tensor, weight: Tensor) -> bool:
     """
     frames, height, width = x.shape[2:]
     places = len(x) * frames * height * width
-    return (x.dtype == torch.float32 and not recorded() and weight.shape[2:] == (3, 3, 3)
-            and min(weight.shape[:2]) >= 32 and frames >= GROUP and places >= 8 * len(weight)
-            and places * weight.numel() >= LEAST_PRODUCTS)
+    return (x.dtype in GROUP and not recorded() and weight.shape[2:] == (3, 3, 3)
+            and min(weight.shape[:2]) >= 32 and frames >= GROUP[x.dtype] and places >= 8 * len(weight)
+            and places * weight.numel() >= LEAST_PRODUCTS
+            and (x.dtype == torch.float32 or x.device.type == "cpu" and pays_in_bfloat16()))
+
+
+@cache
+def pays_in_bfloat16() -> bool:
+    """Return True if `convolve` beats the plain convolution in bfloat16 on this processor; measured once, remembered.
+
+    The faster the products are, the less it saves.
+    """
+    if not CPU_HAS_BFLOAT16:
+        return False
+    weight = torch.ones(128, 128, 3, 3, 3).bfloat16()
+    x = torch.ones(1, 4, 32, 32, 128).bfloat16().movedim(-1, 1)  # channels last in memory
+    ways = {"plain": lambda: convolution(x, weight, None, (0, 1, 1)),
+            "winograd": lambda: convolve(x[:, :, :2], x[:, :, 2:], weight, None)}
+    with torch.no_grad():
+        return remembered("bfloat16 convolutions over time", lambda: fastest(ways)) == "winograd"
 
 
 def convolve(front: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -41,12 +64,16 @@ def convolve(front: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> T
     """
     frames = (*front.unbind(2), *x.unbind(2))
     out = x.new_empty(len(x), *x.shape[2:], len(weight)).movedim(-1, 1)
-    kernels = (weight.new_tensor(KERNEL) @ weight.movedim(2, 0).flatten(1)).unflatten(1, (*weight.shape[:2], 3, 3))
-    grouped = x.shape[2] // GROUP * GROUP
-    for start in range(0, grouped, GROUP):
+    group = GROUP[x.dtype]
+    transform = torch.tensor(KERNEL if group == 4 else KERNEL_OF_TWO, device=x.device)
+    kernels = (transform @ weight.float().movedim(2, 0).flatten(1)).to(x.dtype)
+    kernels = kernels.unflatten(1, (*weight.shape[:2], 3, 3))
+    compute = _four_frames if group == 4 else _two_frames
+    grouped = x.shape[2] // group * group
+    for start in range(0, grouped, group):
         for rows in _strips(x):
-            _four_frames(frames[start:start + GROUP + 2], rows, kernels, bias,
-                         out[:, :, start:start + GROUP, rows.start:rows.stop])
+            compute(frames[start:start + group + 2], rows, kernels, bias,
+                    out[:, :, start:start + group, rows.start:rows.stop])
     if grouped < x.shape[2]:
         out[:, :, grouped:] = convolution(torch.stack(frames[grouped:], dim=2), weight, bias, (0, 1, 1))
     return out
@@ -71,6 +98,15 @@ def _four_frames(frames: Sequence[Tensor], rows: range, kernels: Tensor, bias: T
     torch.add(odd, odd_two, alpha=2, out=out[:, :, 1])
     torch.add(even, even_two, alpha=4, out=out[:, :, 2])
     torch.add(odd.add_(infinity), odd_two, alpha=8, out=out[:, :, 3])
+
+
+def _two_frames(frames: Sequence[Tensor], rows: range, kernels: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    """Compute these rows of two output frames from four frames (B, C, H, W), into `out` (B, O, 2, rows, W)."""
+    zero, one, minus_one, infinity = (
+        convolution(_weighted(frames, weights, rows), kernels[i], bias if i == 1 else None, (0, 1))
+        for i, weights in enumerate(FRAMES_OF_TWO))
+    torch.add(zero.add_(one), minus_one, out=out[:, :, 0])
+    torch.sub(one.sub_(minus_one), infinity, out=out[:, :, 1])
 
 
 def _weighted(frames: Sequence[Tensor], weights: Sequence[float], rows: range) -> Tensor:

@@ -133,6 +133,26 @@ def test_transformed_convolution_is_the_convolution(count, batch, monkeypatch):
     assert not winograd.pays(x, conv.weight), "while gradients are recorded"
 
 
+@pytest.mark.parametrize("count", [2, 3, 4])
+@torch.no_grad()
+def test_transformed_convolution_in_bfloat16_is_that_of_its_inputs(count, monkeypatch):
+    torch.manual_seed(0)
+    conv = torch.nn.Conv3d(32, 40, 3, padding=(0, 1, 1)).bfloat16()
+    x, front = (in_memory_order(frames(1, 32, n, 9, 10, seed=n).bfloat16()) for n in (count, 5))
+    front = front[:, :, :2]
+    monkeypatch.setattr(winograd, "LEAST_PRODUCTS", 0)
+    monkeypatch.setattr(winograd, "pays_in_bfloat16", lambda: False)
+    assert not winograd.pays(x, conv.weight)
+    monkeypatch.setattr(winograd, "pays_in_bfloat16", lambda: True)
+    assert winograd.pays(x, conv.weight) == (count * 90 >= 8 * 40)
+    assert not winograd.pays(x.to("meta"), conv.weight)
+    out = winograd.convolve(front, x, conv.weight, conv.bias)
+    expected = torch.nn.functional.conv3d(torch.cat((front, x), dim=2).double(), conv.weight.double(),
+                                          conv.bias.double(), padding=(0, 1, 1))
+    assert out.dtype == torch.bfloat16
+    assert float((out.double() - expected).square().mean().sqrt() / expected.square().mean().sqrt()) < 0.006
+
+
 def test_transformed_convolution_goes_strip_by_strip(monkeypatch):
     conv = torch.nn.Conv3d(32, 32, 3, padding=(0, 1, 1))
     x, front = (in_memory_order(frames(1, 32, count, 11, 10, seed=count)) for count in (9, 2))
