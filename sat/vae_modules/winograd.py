@@ -1,9 +1,9 @@
 """3D convolution with fewer multiplications, along time by Lavin and Gray 2016: half by F(4, 3), four frames from six.
 
 Equal to the plain convolution up to rounding. In bfloat16 it is F(2, 3), two frames from four with two thirds of the
-multiplications, whose sums are of two frames only: F(4, 3) weighs what was rounded by up to 8. Only the time axis is transformed, by sums of frames; height
-and width use torch's 2D convolution. Large frames are computed strip by strip, so that the intermediate results of four
-frames, nine tensors of a frame's size, stay small.
+multiplications, whose sums are of two frames only: F(4, 3) weighs what was rounded by up to 8. Only the time axis is
+transformed, by sums of frames; height and width use torch's 2D convolution. Large frames are computed strip by strip,
+so that the intermediate results of four frames, nine tensors of a frame's size, stay small.
 """
 from collections.abc import Sequence
 from functools import cache
@@ -23,9 +23,8 @@ KERNEL = ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6),
           (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1))
 FRAMES = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0),
           (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1))
-# The same of four consecutive frames, at points 0, 1, -1 and infinity.
+# The kernel's transform for F(2, 3), at points 0, 1, -1 and infinity.
 KERNEL_OF_TWO = ((1, 0, 0), (1 / 2, 1 / 2, 1 / 2), (1 / 2, -1 / 2, 1 / 2), (0, 0, 1))
-FRAMES_OF_TWO = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
 
 
 def pays(x: Tensor, weight: Tensor) -> bool:
@@ -50,7 +49,7 @@ def pays_in_bfloat16() -> bool:
     if not CPU_HAS_BFLOAT16:
         return False
     weight = torch.ones(128, 128, 3, 3, 3).bfloat16()
-    x = torch.ones(1, 4, 32, 32, 128).bfloat16().movedim(-1, 1)  # channels last in memory
+    x = torch.ones(1, 4, 64, 64, 128).bfloat16().movedim(-1, 1)  # channels last in memory
     ways = {"plain": lambda: convolution(x, weight, None, (0, 1, 1)),
             "winograd": lambda: convolve(x[:, :, :2], x[:, :, 2:], weight, None)}
     with torch.no_grad():
@@ -82,7 +81,8 @@ def convolve(front: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> T
 def _strips(x: Tensor) -> list[range]:
     """Return the rows of each strip of x's frames, x (B, C, T, H, W)."""
     batch, channels, _, height, width = x.shape
-    rows = max(STRIP_VALUES // (batch * channels * width), STRIP_ROWS)
+    values = STRIP_VALUES if x.dtype == torch.float32 else 8 * STRIP_VALUES  # fewer results at a time, of half the size
+    rows = max(values // (batch * channels * width), STRIP_ROWS)
     return [range(top, min(top + rows, height)) for top in range(0, height, rows)]
 
 
@@ -102,9 +102,12 @@ def _four_frames(frames: Sequence[Tensor], rows: range, kernels: Tensor, bias: T
 
 def _two_frames(frames: Sequence[Tensor], rows: range, kernels: Tensor, bias: Tensor | None, out: Tensor) -> None:
     """Compute these rows of two output frames from four frames (B, C, H, W), into `out` (B, O, 2, rows, W)."""
+    top, stop = max(rows.start - 1, 0), min(rows.stop + 1, frames[0].shape[2])
+    first, second, third, fourth = (frame[:, :, top:stop] for frame in frames)
     zero, one, minus_one, infinity = (
-        convolution(_weighted(frames, weights, rows), kernels[i], bias if i == 1 else None, (0, 1))
-        for i, weights in enumerate(FRAMES_OF_TWO))
+        convolution(total, kernel, bias if i == 1 else None, (1, 1))[:, :, rows.start - top:rows.stop - top]
+        for i, (total, kernel) in enumerate(zip(
+            (first - third, second + third, third - second, second - fourth), kernels, strict=True)))
     torch.add(zero.add_(one), minus_one, out=out[:, :, 0])
     torch.sub(one.sub_(minus_one), infinity, out=out[:, :, 1])
 
