@@ -10,9 +10,10 @@ COMMANDS = ("benchmarks", "tools")  # folders of tests that are of no room of sa
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark as quick what is neither marked as slow nor of a command: `bash tests/run.sh -m quick`."""
+    """Mark as quick what is neither marked as slow or index nor of a command: `bash tests/run.sh -m quick`."""
     for item in items:
-        if item.path.relative_to(TESTS).parts[0] not in COMMANDS and item.get_closest_marker("slow") is None:
+        marked = any(item.get_closest_marker(name) for name in ("slow", "index"))
+        if item.path.relative_to(TESTS).parts[0] not in COMMANDS and not marked:
             item.add_marker("quick")
 
 

@@ -6,6 +6,7 @@ import re
 import sys
 import types
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -280,10 +281,10 @@ def test_the_page_runs(pipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     page = (REPOSITORY / "docs/python.md").read_text(encoding="utf-8")
     blocks = [block for block in re.findall(r"```python\n(.*?)```", page, re.S) if "load=" not in block]
-    names = {"load": lambda *given, **settings: pipe}
+    names = {"load": lambda *given, **settings: pipe, "again": lambda record, *words, **settings: Path(record)}
     for block in blocks:
         for more, fewer in (("=20", "=2"), ("=12", "=2"), (": 12", ": 2"), ("=8)", "=2)"), ("(6, 12, 25)", "(2,)"),
-                            ("from cogvideo import load\n", "")):
+                            ("from cogvideo import load\n", ""), ("from cogvideo import again\n", "")):
             block = block.replace(more, fewer)
         exec(block, names)
     assert len(names["videos"]) == 2 and names["plain"].engine.sampler.guider.scale == 1
