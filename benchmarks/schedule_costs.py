@@ -38,15 +38,14 @@ def refined(sigmas: Sequence[float], parts: int) -> list[float]:
     return [*np.concatenate(inner).tolist(), sigmas[-1]]
 
 
-def step_costs(run: Trajectory, power: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the costs (N, N, N) of steps to j from i with the estimate of k before, and (N, N) of the clean end.
+def step_errors(run: Trajectory) -> tuple[np.ndarray, np.ndarray]:
+    """Return the errors (N, N, N) of steps to j from i with the estimate of k before, and (N,) of the last step from i.
 
-    Index k = i stands for a first step. A cost is the root mean square error of the step from the converged run, over
-    (1 + sigma^2)^(power / 2): with power 1 it counts in units of the latents at equal variance. The last step takes the
-    estimate as it is, whatever was before.
+    Index k = i stands for a first step. An error is the root mean square distance of the step's end from the converged
+    run. The last step, to the clean end, takes the estimate as it is, whatever was before.
     """
     lamb, count = -np.log(run.sigmas), len(run.sigmas)
-    costs = np.full((count, count, count), np.inf)
+    found = np.full((count, count, count), np.inf)
     for i in range(count):
         for k in range(i + 1):
             slope = 0 * run.denoised[i] if k == i else (run.denoised[i] - run.denoised[k]) / (2 * (lamb[i] - lamb[k]))
@@ -54,9 +53,17 @@ def step_costs(run: Trajectory, power: float) -> tuple[np.ndarray, np.ndarray]:
                 estimate = run.denoised[i] + slope * (lamb[j] - lamb[i])
                 kept = run.sigmas[j] / run.sigmas[i]
                 error = estimate + kept * (run.x[i] - estimate) - run.x[j]
-                costs[k, i, j] = float(error.square().mean().sqrt()) / (1 + run.sigmas[j]**2) ** (power / 2)
+                found[k, i, j] = float(error.square().mean().sqrt())
     ends = (run.denoised - run.end).flatten(1).square().mean(1).sqrt().double().cpu().numpy()
-    return costs, ends
+    return found, ends
+
+
+def weighted(found: np.ndarray, sigmas: Sequence[float], power: float) -> np.ndarray:
+    """Return errors (..., N) of steps to each sigma over (1 + sigma^2)^(power / 2), as costs that may be added.
+
+    With power 1 they count in units of the latents at equal variance.
+    """
+    return found / (1 + np.square(sigmas)) ** (power / 2)
 
 
 def best_levels(costs: np.ndarray, ends: np.ndarray, steps: int) -> list[int]:

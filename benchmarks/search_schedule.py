@@ -16,7 +16,16 @@ import numpy as np
 import torch
 import yaml
 
-from benchmarks.schedule_costs import HIGHEST, LOWEST, Trajectory, best_levels, candidates, refined, step_costs
+from benchmarks.schedule_costs import (
+    HIGHEST,
+    LOWEST,
+    Trajectory,
+    best_levels,
+    candidates,
+    refined,
+    step_errors,
+    weighted,
+)
 from benchmarks.schedule_moves import moved
 from benchmarks.speed_measure import table
 from benchmarks.studies.statistics import holm, middle, resampled, signed_rank_p
@@ -66,7 +75,8 @@ def converged(solve: Solve, count: int, parts: int) -> Trajectory:
 def searched(solve: Solve, run: Trajectory, steps: int, powers: Sequence[float]) -> tuple[dict, float]:
     """Return the schedule of `steps` steps, of those found with `powers`, whose runs end nearest, and its error."""
     below = run.after_first()  # nearly nothing happens above the second candidate
-    chosen = [best_levels(*step_costs(below, power), steps) for power in powers]
+    found, ends = step_errors(below)
+    chosen = [best_levels(weighted(found, below.sigmas, power), ends, steps) for power in powers]
     return nearest_of(solve, run, [tabulated([below.sigmas[i] for i in levels]) for levels in chosen], steps)
 
 

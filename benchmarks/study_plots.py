@@ -1,6 +1,6 @@
 """Draw the plots of studies again from the tables in `docs/studies`, without solving anything.
 
-    python -m benchmarks.study_plots                                  # all
+    python -m benchmarks.study_plots                                  # all that have a table
     python -m benchmarks.study_plots quality_against_cost ablations
 
 A study NAME of `configs/studies` is drawn from NAME.csv; its plots of losses from NAME_PLOT.csv.
@@ -42,8 +42,9 @@ def redraw(study: Study, folder: Path) -> list[Path]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="studies (default: all of configs/studies)")
-    for name in parser.parse_args(argv).names or sorted(path.stem for path in CONFIGS.glob("*.yaml")):
+    parser.add_argument("names", nargs="*", help="studies (default: all of configs/studies that have a table)")
+    known = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+    for name in parser.parse_args(argv).names or [name for name in known if (TABLES / f"{name}.csv").is_file()]:
         for path in redraw(read_study(CONFIGS / f"{name}.yaml"), TABLES):
             sys.stdout.write(f"{path}\n")
 

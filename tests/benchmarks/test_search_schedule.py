@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks.exact import Gaussian
-from benchmarks.schedule_costs import HIGHEST, LOWEST, best_levels, step_costs
+from benchmarks.schedule_costs import HIGHEST, LOWEST, best_levels, step_errors, weighted
 from benchmarks.schedule_moves import moved, shifted
 from benchmarks.search_schedule import (
     BY_HAND,
@@ -94,8 +94,10 @@ def test_zero_snr_counts_as_the_highest_level():
 
 def test_a_step_from_the_converged_run_costs_nothing_where_it_is_exact(solve):
     trajectory = converged(solve, 8, 3)
-    costs, ends = step_costs(trajectory, 1.0)
-    assert np.isinf(costs[:, 3, :4]).all() and np.isfinite(costs[:4, 3, 4:]).all()
+    found, ends = step_errors(trajectory)
+    assert np.isinf(found[:, 3, :4]).all() and np.isfinite(found[:4, 3, 4:]).all()
+    assert weighted(found, trajectory.sigmas, 2.0)[1, 3, 5] == pytest.approx(
+        found[1, 3, 5] / (1 + trajectory.sigmas[5]**2))
     assert ends[-1] < 0.05 < ends[0]
 
 
