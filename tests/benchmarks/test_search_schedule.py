@@ -24,6 +24,7 @@ from benchmarks.search_schedule import (
 )
 from benchmarks.studies.problems import draws
 from common.console import run
+from configuration.yaml_files import read_mapping
 
 
 @pytest.mark.parametrize("steps", [2, 3, 4])
@@ -90,6 +91,13 @@ def test_moves_stop_after_so_many_runs_and_go_towards_neighbours():
 def test_zero_snr_counts_as_the_highest_level():
     levels = levels_of(BY_HAND["as trained"], 6)
     assert len(levels) == 6 and levels[0] == HIGHEST and levels == sorted(levels, reverse=True)
+
+
+@pytest.mark.parametrize("steps", [6, 8, 12])
+def test_the_schedules_that_are_there_have_their_number_of_steps(steps):
+    schedule = read_mapping(f"configs/schedules/small_model_{steps}.yaml")
+    assert levels_of(schedule, steps) == pytest.approx(list(schedule["params"]["sigmas"]), rel=1e-6)
+    assert len(schedule["params"]["sigmas"]) == steps
 
 
 def test_a_step_from_the_converged_run_costs_nothing_where_it_is_exact(solve):
