@@ -68,13 +68,17 @@ def tab(address):
 
 def opened(tab, name):
     """Open a tab, by its menu where the screen is too narrow to show all."""
-    tab.get_by_role("tab").first.wait_for(timeout=LONG)
-    tab.wait_for_timeout(300)  # the menu is filled after the tabs
-    there = tab.get_by_role("tab", name=name)
-    if not there.is_visible():
-        tab.locator(".overflow-menu button").first.click()
-        there = tab.locator(".overflow-dropdown").get_by_text(name)
-    there.click()
+    there, menu = tab.get_by_role("tab", name=name), tab.locator(".overflow-menu button").first
+    for _ in range(LONG // 100):
+        if there.is_visible():
+            there.click()
+            return
+        if menu.is_visible():
+            menu.click()
+            tab.locator(".overflow-dropdown").get_by_text(name).click()
+            return
+        tab.wait_for_timeout(100)
+    pytest.fail(f"there is no tab {name}")
 
 
 @pytest.fixture(scope="module")
