@@ -69,7 +69,7 @@ def summary(results: Results) -> dict[str, str]:
         for name in NUMBERS:
             error, slope, correlation = regression([getattr(scene, name) for scene, _ in results],
                                                    [one.numbers[name] for _, one in results])
-            row[f"{name}, {UNITS[name]}"] = f"{error:.2f} ({slope:.2f}, {correlation:.3f})"
+            row[f"{name}, {UNITS[name]}"] = f"{error:.2f} ({slope:.2f}, {correlation:.3f})".replace("nan", "–")
     return row
 
 

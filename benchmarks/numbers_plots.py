@@ -4,7 +4,7 @@
     python -m benchmarks.numbers_plots runs/judged/1000 runs/judged/2000 --out docs/numbers_curve.png \
         --scatter docs/numbers_scatter.png
 
-The folders' names are the numbers of steps. The scatter shows the last folder.
+The folders' names are the numbers of steps. A folder may lack a grammar. The scatter shows the last folder.
 """
 import argparse
 import sys
@@ -21,7 +21,7 @@ import matplotlib.pyplot as plt
 from benchmarks.numbers import RESULTS, UNITS, Results, read_results, regression
 from benchmarks.scenes_judge import NUMBERS
 from common.console import run
-from common.errors import ConfigError
+from common.errors import ConfigError, DataError
 from tools.grammars import GRAMMARS
 
 KIND_OF = {"radius": "radius", "x": "place", "y": "place", "speed": "speed"}  # of what training never shows
@@ -46,15 +46,15 @@ def shares(results: Results) -> dict[str, float]:
 def draw_curve(found: Mapping[int, Mapping[str, Results]], out: Path) -> None:
     """Draw the mean absolute error of each number, and the share of right relations, over steps."""
     figure, axes = plt.subplots(1, len(NUMBERS) + 1, figsize=(15, 3), layout="constrained")
-    steps = sorted(found)
+    steps = [step for step in sorted(found) if "numbers" in found[step]]
     for axis, number in zip(axes, NUMBERS, strict=False):
         for label, color in COLORS.items():
             errors = [regression(*points(found[step]["numbers"], number)[label])[0] for step in steps]
             axis.plot(steps, errors, "o-", label=label, color=color)
         axis.set(title=f"error of {number}, {UNITS[number]}", xlabel="step", ylim=(0, None))
-    right = [shares(found[step]["relations"]) for step in steps]
+    right = {step: shares(found[step]["relations"]) for step in sorted(found) if "relations" in found[step]}
     for label, color in COLORS.items():
-        axes[-1].plot(steps, [one[label] for one in right], "o-", label=label, color=color)
+        axes[-1].plot(list(right), [one[label] for one in right.values()], "o-", label=label, color=color)
     axes[-1].set(title="share of right relations", xlabel="step", ylim=(0, 1))
     axes[0].legend()
     figure.savefig(out, dpi=100)
@@ -75,6 +75,14 @@ def draw_scatter(results: Results, out: Path) -> None:
     plt.close(figure)
 
 
+def judged_in(folder: Path) -> list[str]:
+    """Return the grammars that were judged in a folder. Raises DataError if there is none."""
+    names = [name for name in GRAMMARS if (folder / name / RESULTS).is_file()]
+    if not names:
+        raise DataError(f"there is no {RESULTS} below {folder}; write it with python -m benchmarks.numbers model")
+    return names
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, help="folders of judged videos, named by steps")
@@ -84,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for folder in options.folders:
         if not folder.name.isdigit():
             raise ConfigError(f"{folder}: the name of the folder must be the number of steps")
-    found = {int(folder.name): {name: read_results(folder / name / RESULTS) for name in GRAMMARS}
+    found = {int(folder.name): {name: read_results(folder / name / RESULTS) for name in judged_in(folder)}
              for folder in options.folders}
     draw_curve(found, options.out)
     if options.scatter:

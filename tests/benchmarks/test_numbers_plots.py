@@ -44,8 +44,10 @@ def test_both_pictures_are_drawn(results, tmp_path, capsys):
         for name, found in results.items():
             (tmp_path / step / name).mkdir(parents=True)
             write_results(tmp_path / step / name / RESULTS, found)
+    (tmp_path / "150" / "numbers").mkdir(parents=True)
+    write_results(tmp_path / "150" / "numbers" / RESULTS, results["numbers"])
     out, scatter = tmp_path / "curve.png", tmp_path / "scatter.png"
-    folders = [str(tmp_path / step) for step in ("100", "200")]
+    folders = [str(tmp_path / step) for step in ("100", "150", "200")]
     assert run(numbers_plots.main, [*folders, "--out", str(out), "--scatter", str(scatter)]) == 0
     assert out.stat().st_size > 5000 and scatter.stat().st_size > 5000
     assert run(numbers_plots.main, [str(tmp_path), "--out", str(out)]) == 2
