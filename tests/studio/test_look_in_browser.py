@@ -69,15 +69,17 @@ def tab(address):
 def opened(tab, name):
     """Open a tab, by its menu where the screen is too narrow to show all."""
     there, menu = tab.get_by_role("tab", name=name), tab.locator(".overflow-menu button").first
-    for _ in range(LONG // 100):
-        if there.is_visible():
-            there.click()
+    for _ in range(LONG // 1000):
+        tab.wait_for_timeout(300)
+        try:  # while the page is built all tabs are in the menu, and nothing can be clicked
+            if not there.is_visible():
+                menu.click(timeout=1000)
+                tab.locator(".overflow-dropdown").get_by_text(name).click(timeout=1000)
+                return
+            there.click(timeout=1000)
             return
-        if menu.is_visible():
-            menu.click()
-            tab.locator(".overflow-dropdown").get_by_text(name).click()
-            return
-        tab.wait_for_timeout(100)
+        except sync_api.TimeoutError:
+            continue
     pytest.fail(f"there is no tab {name}")
 
 
