@@ -13,6 +13,9 @@ frames in [0, 255], with the posterior's mean for a latent:
   source's the reconstruction flickers; below, it loses motion.
 - Sharpness: the mean square of differences of neighbouring pixels in a frame, in percent of the source's. Below 100 the
   reconstruction is blurred; above, it has edges or noise that the source lacks.
+
+`--picture FILE.png` shows the middle frame of the first clips at the first size and length, the source above its
+reconstruction. Look at it: a false edge counts as sharp too.
 """
 import argparse
 import math
@@ -23,20 +26,25 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__file__).resolve().parents[1])]
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from arguments import get_args
 from common.console import progress, run
 from common.errors import ConfigError, DataError
+from common.files import whole_file
 from diffusion_video import build_codec
 from engine.first_stage import LatentCodec
 from media.clip_folders import read_clip_folder
 from media.clips import ClipFormat, UnreadableClip, read_clip
+from media.videos import tiled, to_pixels
 
 WINDOW, DEVIATION = 11, 1.5
 DECODED_STEP = 8  # frames: the decoder takes latent frames in pairs after the first
+SHOWN, MAGNIFIED = 8, 2  # clips in a picture, and how many pixels of it each of theirs takes along a side
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
@@ -92,15 +100,15 @@ def reconstructed(codec: LatentCodec, clip: Tensor) -> Tensor:
     return codec.decode_first_stage(latent)[0].transpose(0, 1).float().cpu()
 
 
-def qualities(codec: LatentCodec, clips: Sequence[Path], form: ClipFormat) -> Iterator[Quality | None]:
-    """Yield the quality of each clip's reconstruction; None for a clip that is unreadable or too short."""
+def pairs(codec: LatentCodec, clips: Sequence[Path], form: ClipFormat) -> Iterator[tuple[Tensor, Tensor] | None]:
+    """Yield each clip and its reconstruction, (T, 3, H, W); None for a clip that is unreadable or too short."""
     for path in progress(clips, desc=form.name, unit="clip"):
         try:
             clip, real = read_clip(str(path), form)
         except UnreadableClip:
             yield None
             continue
-        yield compared(clip, reconstructed(codec, clip)) if real == len(clip) else None
+        yield (clip, reconstructed(codec, clip)) if real == len(clip) else None
 
 
 def row(form: ClipFormat, found: Sequence[Quality | None]) -> str:
@@ -114,6 +122,22 @@ def row(form: ClipFormat, found: Sequence[Quality | None]) -> str:
     else:
         cells += ["-"] * 5
     return f"| {' | '.join(cells)} |"
+
+
+def picture(found: Sequence[tuple[Tensor, Tensor]]) -> np.ndarray:
+    """Return a picture of the middle frames of some clips, above those of their reconstructions."""
+    lines = [torch.stack([pair[which][len(pair[which]) // 2] for pair in found], dim=1) for which in (0, 1)]
+    frames = to_pixels(torch.cat(lines, dim=1)).repeat(MAGNIFIED, axis=1).repeat(MAGNIFIED, axis=2)
+    return tiled(frames, len(found))
+
+
+def show(path: Path, codec: LatentCodec, clips: Sequence[Path], form: ClipFormat) -> None:
+    """Write a picture of the first clips. Raises DataError if none of them can be read whole."""
+    found = [pair for pair in pairs(codec, clips[:SHOWN], form) if pair is not None]
+    if not found:
+        raise DataError(f"--picture: none of the first {SHOWN} clips has {form.max_num_frames} frames; take fewer")
+    with whole_file(path) as partial:
+        Image.fromarray(picture(found)).save(partial)
 
 
 def size_of(text: str) -> tuple[int, int]:
@@ -138,8 +162,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sizes", nargs="+", default=["64x64"], help="HEIGHTxWIDTH in pixels (default: 64x64)")
     parser.add_argument("--fps", type=float, default=8, help="frames a second at which clips are read (default: 8)")
     parser.add_argument("--count", type=int, help="read the first so many clips (default: all)")
+    parser.add_argument("--picture", type=Path, help="file for a picture of the first clips")
     options, rest = parser.parse_known_args(argv)
     forms = [form_of(size, options.fps, frames) for frames in options.frames for size in options.sizes]
+    if options.picture is not None and options.picture.suffix.lower() not in (".png", ".webp"):
+        raise ConfigError(f"--picture: {options.picture} must end in .png or .webp")
     args = get_args(rest)
     clips = [clip.video for clip in read_clip_folder(options.data).clips][:options.count]
     if not clips:
@@ -149,8 +176,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.stdout.write("| frames | size | clips | left out | PSNR, dB | SSIM | flicker | flicker of the source | "
                      "sharpness, % |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n")
     for form in forms:
-        sys.stdout.write(row(form, list(qualities(codec, clips, form))) + "\n")
+        found = [None if pair is None else compared(*pair) for pair in pairs(codec, clips, form)]
+        sys.stdout.write(row(form, found) + "\n")
         sys.stdout.flush()
+    if options.picture is not None:
+        show(options.picture, codec, clips, forms[0])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The discriminator of the autoencoder's training: it tells patches of clips from patches of their reconstructions."""
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -19,22 +19,35 @@ class NLayerDiscriminator3D(nn.Module):
 
     Frames (B, C, T, H, W) become logits (B, 1, t, h, w), each of which sees a patch of some frames. `n_layers`
     convolutions of 3 x 4 x 4 halve height and width, and from the second on also time; two more follow at that size.
-    Time is padded on both sides, so that a single frame will do. GroupNorm takes the place of BatchNorm, whose
-    statistics of one or two clips would depend on which clips come together. `ndf` is the width of the first layer.
+    Time is padded on both sides, so that a single frame will do. `ndf` is the width of the first layer.
+
+    `norm: group` puts GroupNorm between the layers, where the paper has BatchNorm, whose statistics of one or two clips
+    would depend on which clips come together. `none` leaves norms out, since they take away how strong a clip's details
+    are as a whole, by which a blurred clip differs from a sharp one (docs/training.md compares both).
     """
 
-    UNREAD: ClassVar = {"use_actnorm": Unread("the layers between have GroupNorm", (False,))}
+    UNREAD: ClassVar = {"use_actnorm": Unread("`norm` says what is between the layers", (False,))}
 
-    def __init__(self, input_nc: Size = 3, ndf: Size = 64, n_layers: Layers = 3, use_actnorm: bool = False):
+    def __init__(self, input_nc: Size = 3, ndf: Size = 64, n_layers: Layers = 3, use_actnorm: bool = False,
+                 norm: Literal["group", "none"] = "group"):
         super().__init__()
         self.n_layers = n_layers
         widths = [ndf * min(2**level, WIDEST) for level in range(n_layers + 1)]
         layers: list[nn.Module] = [_conv(input_nc, ndf, (1, 2, 2)), nn.LeakyReLU(SLOPE)]
         for level in range(1, n_layers + 1):
             stride = (2, 2, 2) if level < n_layers else (1, 1, 1)
-            layers += [_conv(widths[level - 1], widths[level], stride, bias=False),
-                       nn.GroupNorm(_groups(widths[level]), widths[level]), nn.LeakyReLU(SLOPE)]
+            layers += [_conv(widths[level - 1], widths[level], stride, bias=norm == "none")]
+            layers += [nn.GroupNorm(_groups(widths[level]), widths[level])] if norm == "group" else []
+            layers += [nn.LeakyReLU(SLOPE)]
         self.main = nn.Sequential(*layers, _conv(widths[-1], 1, (1, 1, 1)))
+        if norm == "none":
+            self._keep_variance()
+
+    def _keep_variance(self) -> None:
+        """Give the convolutions initial weights that keep the variance of what passes (He et al. 2015, eq. 14)."""
+        for layer in self.main:
+            if isinstance(layer, nn.Conv3d):
+                nn.init.kaiming_normal_(layer.weight, SLOPE)
 
     @property
     def least_side(self) -> int:

@@ -1,6 +1,7 @@
 """The measures of reconstruction on cases with known answers, and the table of a run."""
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks.reconstruction import C1, compared, edge_energy, flicker, main, ssim
 from common.console import run
@@ -41,7 +42,8 @@ def test_a_table_with_a_line_for_each_size_and_length(tmp_path, capsys):
     assert run(make_shapes.main, ["--out", str(tmp_path), "--clips", "2"]) == 0
     capsys.readouterr()
     assert run(main, ["--base", "configs/tiny_t2v.yaml", "--device", "cpu", "--data", str(tmp_path), "--frames", "9",
-                      "17", "33", "--sizes", "64x64"]) == 0
+                      "17", "33", "--sizes", "64x64", "--picture", str(tmp_path / "shown.png")]) == 0
+    assert Image.open(tmp_path / "shown.png").size == (2 + 2 * 130, 2 + 2 * 130), "two clips above what is made of them"
     lines = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
     assert [line[:4] for line in lines] == [["9", "64 x 64", "2", "0"], ["17", "64 x 64", "2", "0"],
                                             ["33", "64 x 64", "0", "2"]]
@@ -49,6 +51,7 @@ def test_a_table_with_a_line_for_each_size_and_length(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("words, says", [(["--frames", "5"], "5 frames cannot be decoded, only 8k + 1"),
+                                         (["--picture", "a.mp4"], "a.mp4 must end in .png or .webp"),
                                          (["--sizes", "64"], "64 is not HEIGHTxWIDTH"),
                                          (["--sizes", "64x8"], "at least 16")])
 def test_mistakes_get_one_line(words, says, capsys):
