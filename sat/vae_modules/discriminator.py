@@ -22,8 +22,7 @@ class NLayerDiscriminator3D(nn.Module):
     Time is padded on both sides, so that a single frame will do. `ndf` is the width of the first layer.
 
     `norm: group` puts GroupNorm between the layers, where the paper has BatchNorm, whose statistics of one or two clips
-    would depend on which clips come together. `none` leaves norms out, since they take away how strong a clip's details
-    are as a whole, by which a blurred clip differs from a sharp one (docs/training.md compares both).
+    would depend on which clips come together. `none` leaves norms out (docs/training.md compares both).
     """
 
     UNREAD: ClassVar = {"use_actnorm": Unread("`norm` says what is between the layers", (False,))}
