@@ -58,16 +58,21 @@ def build_model(args: Arguments) -> VideoAutoencodingEngine:
     model = instantiate_from_config(args.model_config.first_stage_config).to(args.run.device)
     if args.run.load:
         fresh_prefixes = args.model_config.get("fresh_prefixes", ())
-        load_module(model, _initial_weights(model, args.run.load, fresh_prefixes), args.run.load)
+        ignored = (args.model_config.first_stage_config.get("params") or {}).get("ignore_keys", ())
+        load_module(model, _initial_weights(model, args.run.load, fresh_prefixes, ignored), args.run.load)
     frozen = args.model_config.get("not_trainable_prefixes", ())
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not _named(name, frozen))
     return model
 
 
-def _initial_weights(model: VideoAutoencodingEngine, path: str, fresh_prefixes: Sequence[str]) -> dict[str, Tensor]:
-    """Return the weights of a checkpoint, with the model's own weights for the parts that are to begin anew."""
-    loaded = autoencoder_weights(path, model.state_dict(), len(model.decoder.up)).read()
+def _initial_weights(model: VideoAutoencodingEngine, path: str, fresh_prefixes: Sequence[str],
+                     ignored: Sequence[str]) -> dict[str, Tensor]:
+    """Return the weights of a checkpoint, with the model's own weights for the parts that are to begin anew.
+
+    Tensors of the checkpoint whose name starts with one of `ignored` are left out.
+    """
+    loaded = autoencoder_weights(path, model.state_dict(), len(model.decoder.up), ignored).read()
     fresh = {name: value for name, value in model.state_dict().items() if _named(name, fresh_prefixes)}
     return {name: value for name, value in loaded.items() if not _named(name, fresh_prefixes)} | fresh
 

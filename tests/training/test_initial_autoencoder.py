@@ -15,7 +15,16 @@ def test_weights_of_a_whole_checkpoint_start_the_training(tmp_path):
         for parameter in model.parameters():
             parameter.zero_()
     fresh = ("first_stage_model.decoder.conv_out",)
-    load_module(model, _initial_weights(model, str(tmp_path / "all.safetensors"), fresh), "all")
+    load_module(model, _initial_weights(model, str(tmp_path / "all.safetensors"), fresh, ()), "all")
     for name, value in model.state_dict().items():
         wanted = given.state_dict()[name]
         assert torch.equal(value, torch.zeros_like(wanted) if name.startswith("decoder.conv_out") else wanted)
+
+
+def test_tensors_of_the_releases_own_discriminator_are_left_out_on_request(tmp_path):
+    given = random_vae()
+    save_file(given.state_dict() | {"loss.discriminator.main.0.weight": torch.ones(2)}, tmp_path / "vae.safetensors")
+    found = _initial_weights(random_vae(), str(tmp_path / "vae.safetensors"), (), ["loss"])
+    assert found.keys() == given.state_dict().keys()
+    with_all = _initial_weights(random_vae(), str(tmp_path / "vae.safetensors"), (), ())
+    assert with_all.keys() - found.keys() == {"loss.discriminator.main.0.weight"}
