@@ -20,6 +20,7 @@ import argparse
 import logging
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -132,6 +133,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
+def _end_at_once() -> None:
+    """Have SIGTERM end this worker, as its pool expects; with the handler of the parent it may never end."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
     try:
@@ -139,7 +145,7 @@ def main(argv: list[str] | None = None) -> int:
         clips: Sequence[Clip] = (plan_clips(args.split, args.clips, args.seed, args.colors, args.backgrounds)
                                  if args.grammar == FIRST else
                                  plan_scenes(args.grammar, args.split, args.clips, args.seed))
-        with multiprocessing.Pool(args.processes) as pool:
+        with multiprocessing.Pool(args.processes, _end_at_once) as pool:
             done = pool.imap_unordered(partial(make_clip, out=args.out), clips, chunksize=4)
             for _ in tqdm(done, total=len(clips), unit="clip", desc=args.split):
                 pass
