@@ -22,6 +22,7 @@ from tools.shapes_world import (
     coverage_of,
     is_held_out,
     places_of,
+    plain_words,
 )
 
 RADII = range(6, 14)
@@ -72,7 +73,7 @@ class NumberedShape:
 
 def parse_numbers(text: str) -> NumberedShape:
     """Return what a caption says. Raises ValueError for another text, or if the shape would leave the frame."""
-    match = _CAPTION.fullmatch(" ".join(text.lower().split()).rstrip("."))
+    match = _CAPTION.fullmatch(plain_words(text))
     if match is None:
         raise ValueError(f"not a caption with numbers: {text!r}; write it like "
                          "'a red circle of radius 9 at (20, 40) moves right at speed 12 on a black background'")

@@ -21,6 +21,7 @@ from tools.shapes_world import (
     coverage_of,
     extent_of,
     places_of,
+    plain_words,
 )
 
 RELATIONS = ("left of", "above", "larger than")
@@ -58,7 +59,7 @@ class RelatedShapes:
 
 def parse_relation(text: str) -> RelatedShapes:
     """Return what a caption says. Raises ValueError for another text, or for two shapes of one colour."""
-    match = _CAPTION.fullmatch(" ".join(text.lower().split()).rstrip("."))
+    match = _CAPTION.fullmatch(plain_words(text))
     if match is None or match[1] == match[4]:
         raise ValueError(f"not a caption of two shapes of different colours: {text!r}; write it like "
                          "'a red circle left of a blue square on a black background'")

@@ -66,9 +66,14 @@ class Combination:
         return is_held_out(self.color, self.shape, self.motion)
 
 
+def plain_words(text: str) -> str:
+    """Return a caption in small letters, with single spaces and no full stop."""
+    return " ".join(text.lower().split()).rstrip(".")
+
+
 def parse_caption(text: str) -> Combination:
     """Return the combination that a caption names. Raises ValueError if the text is not a caption of this data set."""
-    match = _CAPTION.fullmatch(" ".join(text.lower().split()).rstrip("."))
+    match = _CAPTION.fullmatch(plain_words(text))
     if match is None:
         raise ValueError(f"not a caption of the shapes world: {text!r}; write it like "
                          "'a red circle moves left on a black background'")
