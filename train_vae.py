@@ -33,7 +33,7 @@ from parallel import launch
 from training import run_files, run_state
 from training.adversary import check_adversary
 from training.autoencoder import AutoencoderTrainer, convert_earlier_state
-from training.autoencoder_model import build_model, check_model
+from training.autoencoder_model import build_model, check_model, check_stages
 from training.continuation import has_ended
 from training.data.memory_clips import MemoryClips, batches_of, read_stages
 from training.data.sources import check_clip_data
@@ -67,6 +67,7 @@ def check_settings(args: Arguments) -> None:
     if not (stages and settings.save and settings.train_data and args.deepspeed_config):
         raise ConfigError("training needs data.stages, args.train_data, args.save and section deepspeed; "
                           "see configs/tiny_vae.yaml")
+    check_stages(args.model_config, stages, batches_of(args.data_config)[0][3:])
     check_optimizer_alone(args.deepspeed_config)
     args.run.bf16 = bool((args.deepspeed_config.get("bf16") or {}).get("enabled"))
     check_adversary(args, stages, files=not args.run.plan)

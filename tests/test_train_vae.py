@@ -61,6 +61,7 @@ def copy(clips: Path, run: Path, folder: Path) -> list[str]:
     return recipe(clips, folder)
 
 
+SIZES = "model.first_stage_config.params.encoder_config.params"
 LONGER = "data.stages=[{iters: 2, frames: 1, batch_size: 2}, {iters: 4, frames: 9, batch_size: 1}]"
 
 
@@ -135,6 +136,16 @@ def test_a_folder_that_another_run_uses_is_left_alone(clips, tmp_path):
 def test_sections_that_change_nothing_are_refused(key, said, clips, tmp_path):
     with pytest.raises(ConfigError, match=said):
         train_vae.main([*recipe(clips, tmp_path), key])
+
+
+@pytest.mark.parametrize("words, said", [
+    ([LONGER.replace("frames: 9", "frames: 5")], r"stages\[1\].frames is 5; this autoencoder takes 8k \+ 1"),
+    ([LONGER, f"{SIZES}.temporal_compress_times=8"], r"stages\[1\].frames is 9; this autoencoder takes 16k \+ 1"),
+    ([LONGER, f"{SIZES}.ch_mult=[1, 1, 1, 1, 1, 1]"], r"video_size is \[16, 16\]; .* multiples of 32")])
+def test_clips_that_the_autoencoder_cannot_take_are_refused_before_they_are_read(words, said, clips, tmp_path):
+    both = [word.replace("encoder_config", f"{kind}_config") for word in words for kind in ("encoder", "decoder")]
+    with pytest.raises(ConfigError, match=said):
+        train_vae.main([*recipe(clips, tmp_path), *dict.fromkeys(both), "args.train_data=[/nowhere]"])
 
 
 def test_bfloat16_computes_in_it_and_keeps_weights_in_float32(clips, whole, tmp_path):

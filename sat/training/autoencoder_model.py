@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from common.compression import Compression
 from common.errors import ConfigError
 from common.kinds import NotNegative
 from common.suggestions import nearest
@@ -14,6 +15,7 @@ from configuration.settings import Arguments
 from configuration.targets import check_config, get_obj_from_str, instantiate_from_config
 from configuration.yaml_files import plain, require
 from engine.first_stage import first_stage_weights
+from training.data.memory_clips import Stage
 from training.optimization import check_memory
 from vae_modules.autoencoder import VideoAutoencodingEngine
 from weights.checkpoint import load_module
@@ -50,6 +52,19 @@ def check_model(section: Mapping, device: torch.device) -> dict:
         check_memory(instantiate_from_config({**config, "params": params}), device)
     first_stage_weights(config)
     return model
+
+
+def check_stages(model: Mapping, stages: Sequence[Stage], size: Sequence[int]) -> None:
+    """Raise ConfigError if the autoencoder cannot encode and decode the clips of a stage, `size` (height, width)."""
+    compression = Compression.of_first_stage(model["first_stage_config"])
+    step = 2 * compression.time  # the decoder takes latent frames in pairs after the first
+    for number, stage in enumerate(stages):
+        if (stage.frames - 1) % step:
+            raise ConfigError(f"data.stages[{number}].frames is {stage.frames}; this autoencoder takes {step}k + 1: "
+                              f"1, {step + 1}, {2 * step + 1} and so on")
+    if not compression.has_size(*size):
+        raise ConfigError(f"data.params.video_size is {list(size)}; this autoencoder takes multiples of "
+                          f"{compression.space}")
 
 
 def build_model(args: Arguments) -> VideoAutoencodingEngine:
