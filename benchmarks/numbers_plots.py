@@ -1,6 +1,6 @@
 """Pictures of how a model learns numbers and relations: errors over the steps of training, and measured against asked.
 
-    python -m benchmarks.numbers model --out runs/judged/1000 args.load=RUN/1000/mp_rank_00_model_states.pt
+    python -m benchmarks.numbers_judge model --out runs/judged/1000 args.load=RUN/1000/mp_rank_00_model_states.pt
     python -m benchmarks.numbers_plots runs/judged/1000 runs/judged/2000 --out docs/numbers_curve.png \
         --scatter docs/numbers_scatter.png
 
@@ -18,7 +18,7 @@ import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
-from benchmarks.numbers import RESULTS, UNITS, Results, read_results, regression
+from benchmarks.numbers_judge import RESULTS, UNITS, Results, read_results, regression
 from benchmarks.scenes_judge import NUMBERS
 from common.console import run
 from common.errors import ConfigError, DataError
@@ -79,7 +79,7 @@ def judged_in(folder: Path) -> list[str]:
     """Return the grammars that were judged in a folder. Raises DataError if there is none."""
     names = [name for name in GRAMMARS if (folder / name / RESULTS).is_file()]
     if not names:
-        raise DataError(f"there is no {RESULTS} below {folder}; write it with python -m benchmarks.numbers model")
+        raise DataError(f"there is no {RESULTS} below {folder}; write it with python -m benchmarks.numbers_judge model")
     return names
 
 

@@ -115,6 +115,13 @@ def test_few_files_stand_outside_the_packages():
     assert len(list(SOURCE.glob("*.py"))) <= MOST_FILES_BELOW_SAT
 
 
+def test_no_script_is_named_as_a_module_of_python():
+    """A script's own folder comes first on its path, so such a file would take the module's place in all libraries."""
+    scripts = [path for folder in (".", ".ci", "benchmarks", "tools") for path in (ROOT / folder).glob("*.py")]
+    assert len(scripts) > 40
+    assert not [path for path in scripts if path.stem in sys.stdlib_module_names]
+
+
 def test_every_package_says_in_one_line_what_it_holds():
     folders = {path.parent for path in SOURCE.rglob("*.py")} - {SOURCE}
     for folder in folders:

@@ -203,7 +203,7 @@ def _judging_numbers(choices: Choices) -> Job:
     words = ["--out", str(out), str(folder / f"{NUMBERS}.yaml")]
     if choices.quick:
         words = ["--videos", "4", *words, "model.sampler_config.params.num_steps=2"]
-    return Job(f"judge_{NUMBERS}", out / f"{NUMBERS}.md", ("-m", "benchmarks.numbers", "model", *words))
+    return Job(f"judge_{NUMBERS}", out / f"{NUMBERS}.md", ("-m", "benchmarks.numbers_judge", "model", *words))
 
 
 def record_of(job: Job, folder: Path) -> str:

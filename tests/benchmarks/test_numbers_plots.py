@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from benchmarks import numbers_plots
-from benchmarks.numbers import RESULTS, read_results, write_results
+from benchmarks.numbers_judge import RESULTS, read_results, write_results
 from benchmarks.scenes_judge import Judged
 from common.console import run
 from tools.grammars import scenes_of

@@ -1,9 +1,9 @@
 """How well a model draws what captions with numbers and relations ask for, by regression of measured on asked numbers.
 
-    python -m benchmarks.numbers model                         # samples and judges (configs/tiny_numbers.yaml)
-    python -m benchmarks.numbers model runs/try/numbers.yaml   # the same with keys of another file or `key=value`
-    python -m benchmarks.numbers floors                        # rendered clips: as mp4, and through the autoencoder
-    python -m benchmarks.numbers videos OUTPUT_DIR             # every video below, against the prompt in metadata.json
+    python -m benchmarks.numbers_judge model                   # samples and judges (configs/tiny_numbers.yaml)
+    python -m benchmarks.numbers_judge model runs/try/x.yaml   # the same with keys of a file or `key=value`
+    python -m benchmarks.numbers_judge floors                  # rendered clips: as mp4, and through the autoencoder
+    python -m benchmarks.numbers_judge videos OUTPUT_DIR       # every video below, against the prompt in metadata.json
 
 Of each number the table says the mean absolute error, the slope of the measured against the asked number, and their
 correlation. Radius, place and error are in pixels, speed in pixels a second. Shares that are right stand in per cent
@@ -147,7 +147,7 @@ def write_results(path: Path, results: Results) -> None:
 def read_results(path: Path) -> list[tuple[Scene, Judged]]:
     """Return what `write_results` wrote. Raises DataError if it is not there."""
     if not path.is_file():
-        raise DataError(f"there is no {path}; write it with python -m benchmarks.numbers model")
+        raise DataError(f"there is no {path}; write it with python -m benchmarks.numbers_judge model")
     return [(parse_scene(row["caption"]), Judged(row["right"], {
         name: float("nan") if value is None else value for name, value in row["numbers"].items()}, row["lost"]))
             for row in json.loads(path.read_text(encoding="utf-8"))]

@@ -4,8 +4,8 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import numbers
-from benchmarks.numbers import regression, summary, tables
+from benchmarks import numbers_judge as numbers
+from benchmarks.numbers_judge import regression, summary, tables
 from benchmarks.scenes_judge import judge_scene
 from common.console import run
 from media.videos import write_video
