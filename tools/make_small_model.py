@@ -76,8 +76,8 @@ def make(choices: Choices) -> None:
             with whole_file(folder / RECORD) as path:
                 path.write_text(json.dumps(begun, indent=1), encoding="utf-8")
             do(job, choices)
-        if job.autoencoder:
-            use_autoencoder(job.result / AUTOENCODER, folder / "tiny" / job.autoencoder)
+        if job.makes_autoencoder:
+            use_autoencoder(job.result / AUTOENCODER, folder / "tiny" / "vae")
     write_table(choices)
     logger.info("done: the table is %s/table.md; sample with: bash inference.sh %s/t2v.yaml; put the weights in place "
                 "of the committed ones with: cp -R %s/tiny/. checkpoints/tiny/", folder, folder, folder)
