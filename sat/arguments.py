@@ -15,6 +15,7 @@ from common.files import REPOSITORY, expanded_path
 from common.suggestions import nearest
 from common.typed import checked, shown
 from common.unread import warn_unread
+from configuration.precedence import values_of, warn_overridden
 from configuration.references import check_references
 from configuration.settings import KEYS, Arguments, resolve_device, resolve_dtype
 from configuration.targets import allow_targets
@@ -99,8 +100,11 @@ def _merged(options: dict, overrides: Sequence[str], environment: Collection[str
     load = dict(typed).get("args.load", config.args.get("load"))
     if isinstance(load, str) and load != kept and is_pipeline(existing_path(load, Path.cwd(), REPOSITORY)):
         use_pipeline_parts(config.model, existing_path(load, Path.cwd(), REPOSITORY))  # overrides come after it and win
+    by_flag = {key: _typed_flag(name, value) for name, value in options.items() for key in _keys_of(name)}
+    before = values_of(config, by_flag)
     for key, value in typed:
         set_key(config, key, value)
+    warn_overridden(config, by_flag, before, [key for key, _ in typed])
     _check_keys(config.args, "command line")
     check_references(config, environment)
     config = OmegaConf.create(resolved(config))
@@ -155,6 +159,11 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def _typed_flag(name: str, value) -> str:
+    """Return the flag that a command line gave this value by."""
+    return _flag(f"no_{name.removeprefix('use_')}" if value is False else name)
+
+
 def _option_kind(key) -> dict:
     kind, choices = key.metadata["kind"], key.metadata["choices"]
     if kind == "bool":
@@ -176,6 +185,13 @@ def _apply_options(config: DictConfig, options: Mapping) -> None:
         else:
             kind = KEYS[name].metadata["kind"]
             set_key(config, f"args.{name}", _anchored(_flag(name), kind, value, Path.cwd(), REPOSITORY))
+
+
+def _keys_of(name: str) -> list[str]:
+    """Return the keys that a flag sets."""
+    if name == "use_dynamic_cfg":
+        return [f"{GUIDER}.target"]
+    return [key.strip("()") for key in MODEL_FLAGS[name][1]] if name in MODEL_FLAGS else [f"args.{name}"]
 
 
 def _set_model_key(config: DictConfig, flag: str, key: str, value) -> None:
@@ -208,6 +224,8 @@ def _switch_guider(config: DictConfig, dynamic: bool) -> None:
 
 def _check_keys(section, source: str) -> None:
     for key in section or ():
+        if key in MODEL_FLAGS:
+            raise ConfigError(f"{source}: unknown key args.{key}; as key=value it is {MODEL_FLAGS[key][1][0]}")
         if key not in KEYS:
             raise ConfigError(f"{source}: unknown key args.{key}{nearest(key, KEYS)}")
 

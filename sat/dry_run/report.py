@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
+from common.listing import listed
 from configuration.model import ModelConfig
 from configuration.settings import Arguments, RunSettings, SamplingSettings
 from configuration.targets import instantiate_from_config
@@ -16,7 +17,8 @@ from engine.text_encoder import t5_configs
 from inference.continuing import Segments, check_segments, segments_of, start_of
 from inference.lengths import prepare_length
 from inference.sizes import ModelLimits, VideoPlan, model_limits, plan_video
-from inference.starting_clips import check_start
+from inference.starting_clips import check_start, warn_idle
+from inference.text_embeddings import lacking_texts
 from network.published_teacache import PublishedTeaCache
 from sgm.sampling import FromClip, PassPlan, Start
 from sgm.windows import TimeWindows
@@ -50,6 +52,7 @@ def planned_model(args: Arguments) -> ModelConfig:
     model = ModelConfig.read(args.model_config)
     check_start(args.sampling, model)
     check_segments(args.sampling, model_limits(args.model_config), model.sampler)
+    warn_idle(args.sampling, model)
     return model
 
 
@@ -64,7 +67,7 @@ def plan_lines(args: Arguments, model: ModelConfig) -> Iterator[str]:
         return
     yield from _video(args.sampling, model, limits, plan)
     yield from _segments(segments, args.sampling, plan)
-    yield from _conditioning(model)
+    yield from _conditioning(model, args)
     windows = 1 if model.time_windows is None else len(TimeWindows(*model.time_windows).spans(plan.latent_frames))
     passes = [rows for part in calls.values() for rows in part] * windows
     rows = max(passes, default=args.sampling.batch_size)
@@ -166,12 +169,16 @@ def _video(settings: SamplingSettings, model: ModelConfig, limits: ModelLimits, 
                f"images: resized to a short side of {min(plan.height, plan.width)}; the video takes their shape")
 
 
-def _conditioning(model: ModelConfig) -> Iterator[str]:
+def _conditioning(model: ModelConfig, args: Arguments) -> Iterator[str]:
     stored = stored_file(model)
     if stored is not None:
         length, width, dtype = (stored.encoder[key] for key in ("max_length", "width", "dtype"))
         yield (f"conditioning: text embeddings of {length} x {width} in {dtype} from {stored.path}, which has "
                f"{len(stored)} text(s); no text encoder is loaded")
+        lacking = lacking_texts(stored, args)
+        if lacking:
+            yield (f"the run will not start: {stored.path} lacks {len(lacking)} of its text(s): "
+                   f"{listed(map(repr, lacking))}")
     for embedder in t5_configs(model):
         yield f"conditioning: text embeddings by the text encoder in {embedder.get('model_dir')}"
 
@@ -179,7 +186,7 @@ def _conditioning(model: ModelConfig) -> Iterator[str]:
 def _text_alone(args: Arguments, model: ModelConfig) -> Iterator[str]:
     """Yield the lines of a run that writes text embeddings, for which only the text encoder is loaded."""
     cost = text_cost(model, args.run.dtype, args.memory.quantize_t5 is not None)
-    yield from _conditioning(model)
+    yield from _conditioning(model, args)
     yield f"text embeddings of the prompts go to {args.sampling.save_text_embeddings}; no video is made"
     yield (f"memory: {shown_size(cost.weights + cost.activations)} on {args.run.device} (text encoder), which has "
            f"{shown_size(free_memory(args.run.device))} free; Python and its libraries not counted")

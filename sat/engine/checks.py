@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from common.errors import ConfigError
 from common.patches import parse_patch_size
+from common.typed import shown
 from common.unread import warn_unread
 from configuration.model import MAX, UNREAD, ModelConfig
 from configuration.targets import check_config, get_obj_from_str, instantiate_from_config
@@ -118,6 +119,7 @@ def _check_joined(config: "ModelConfig", in_channels: int, out_channels: int) ->
     if config.noised_image_input and config.control_input:
         raise ConfigError("model.noised_image_input and model.control_input are both true; the channels beside the "
                           "latent hold one of the two: set one to false")
+    _check_image_keys(config)
     if config.control_dropout and not config.control_input:
         raise ConfigError(f"model.control_dropout is {config.control_dropout}, but the model takes no control clips; "
                           "leave it out, or set model.control_input to true")
@@ -127,6 +129,15 @@ def _check_joined(config: "ModelConfig", in_channels: int, out_channels: int) ->
         raise ConfigError(f"model.network_config.params.in_channels is {in_channels}; with "
                           f"{key} {str(joined == 2).lower()} it must be {joined} x out_channels = "
                           f"{joined * out_channels}")
+
+
+def _check_image_keys(config: "ModelConfig") -> None:
+    """Raise ConfigError for keys of the image that a model without image input is not given."""
+    keys = ("noised_image_dropout", "noised_image_all_concat", "image_latent_scale")
+    given = [key for key in keys if getattr(config, key)]
+    if given and not config.noised_image_input:
+        raise ConfigError(f"model.{given[0]} is {shown(getattr(config, given[0]))}, but the model takes no image; "
+                          "leave it out, or set model.noised_image_input to true")
 
 
 def _check_compiled(config: "ModelConfig") -> None:

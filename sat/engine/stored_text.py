@@ -1,8 +1,10 @@
 """Text embeddings in a file: made once where the text encoder fits, and used where it is not even on disk.
 
 The file is safetensors: one tensor (max_length, width) for each text, named by its number. Its metadata have the
-format, the list of texts, and the text encoder: a digest of its files, max_length, width, dtype and quantization.
+format, the list of texts, a digest of each tensor (missing in files of earlier versions), and the text encoder: a
+digest of its files, max_length, width, dtype and quantization.
 """
+import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -52,11 +54,15 @@ class StoredText(EmbeddedText):
 
 @dataclass(frozen=True)
 class TextFile(Mapping[str, Tensor]):
-    """The text embeddings of a file, by text, each read when it is asked for; `encoder` describes what made them."""
+    """The text embeddings of a file, by text, each read when it is asked for; `encoder` describes what made them.
+
+    `digests` are those of the tensors, in the order of the texts; none in a file of an earlier version.
+    """
 
     path: Path
     texts: Mapping[str, int]
     encoder: Mapping[str, Any]
+    digests: Sequence[str] = ()
 
     @classmethod
     def read(cls, path: str | Path) -> "TextFile":
@@ -78,7 +84,10 @@ class TextFile(Mapping[str, Tensor]):
         if texts is None or encoder is None or found != dict.fromkeys(
                 map(str, range(len(texts))), [encoder["max_length"], encoder["width"]]):
             raise DataError(f"{path} is damaged: what its metadata say does not fit its tensors; {AGAIN}")
-        return cls(path, {text: number for number, text in enumerate(texts)}, encoder)
+        digests = metadata.get("digests", "").split()
+        if digests and len(digests) != len(texts):
+            raise DataError(f"{path} is damaged: it has {len(digests)} digests of {len(texts)} texts; {AGAIN}")
+        return cls(path, {text: number for number, text in enumerate(texts)}, encoder, digests)
 
     def __getitem__(self, text: str) -> Tensor:
         number = self.texts[text]
@@ -91,9 +100,13 @@ class TextFile(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.texts)
 
+    def missing(self, texts: Collection[str]) -> list[str]:
+        """Return those texts that the file has no embeddings of."""
+        return [text for text in texts if text not in self.texts]
+
     def check(self, texts: Collection[str]) -> None:
-        """Raise DataError if a text is missing or its embedding not finite."""
-        missing = [text for text in texts if text not in self.texts]
+        """Raise DataError if a text is missing, or its embedding damaged or not finite."""
+        missing = self.missing(texts)
         if missing:
             raise DataError(f"{self.path} has no text embeddings of {len(missing)} of {len(texts)} prompts: "
                             f"{listed(map(_short, missing))}; {AGAIN}, from these prompts")
@@ -101,6 +114,9 @@ class TextFile(Mapping[str, Tensor]):
             embedding = self[text]
             if not embedding.is_floating_point() or not torch.isfinite(embedding).all():
                 raise DataError(f"{self.path}: the text embedding of {_short(text)} is not finite; {AGAIN}")
+            if self.digests and _digest(embedding) != self.digests[self.texts[text]]:
+                raise DataError(f"{self.path} is damaged: the text embedding of {_short(text)} is not the one that was "
+                                f"written; {AGAIN}")
 
 
 def write_text_file(path: Path, embeddings: Mapping[str, Tensor], encoder: Mapping[str, Any]) -> None:
@@ -111,7 +127,8 @@ def write_text_file(path: Path, embeddings: Mapping[str, Tensor], encoder: Mappi
             raise NumericalError(f"the text embedding of {_short(text)} is not finite; encode in a wider dtype (bf16 "
                                  "or fp32)")
     tensors = {str(number): embedding.cpu().contiguous() for number, embedding in enumerate(embeddings.values())}
-    metadata = {"format": FORMAT, "texts": json.dumps(list(embeddings)), "encoder": json.dumps(dict(encoder))}
+    metadata = {"format": FORMAT, "texts": json.dumps(list(embeddings)), "encoder": json.dumps(dict(encoder)),
+                "digests": " ".join(map(_digest, tensors.values()))}
     clear_dead(path)
     with whole_file(path) as partial:
         save_file(tensors, partial, metadata=metadata)
@@ -195,6 +212,11 @@ def _max_length(embedder: Mapping) -> int:
 def _opened(path: Path):
     from safetensors import safe_open
     return safe_open(path, framework="pt")
+
+
+def _digest(embedding: Tensor) -> str:
+    """Return the SHA-256 of a tensor's bytes."""
+    return hashlib.sha256(embedding.contiguous().view(torch.uint8).numpy()).hexdigest()
 
 
 def _short(text: str) -> str:

@@ -15,7 +15,7 @@ from inference.lengths import prepare_length
 from inference.overlap import check_overlap
 from inference.prompts import Prompt, Source
 from inference.sizes import ModelLimits, check_holdable, model_limits, plan_video
-from inference.starting_clips import check_start, starts_from_clips
+from inference.starting_clips import check_start, starts_from_clips, warn_idle
 from media.videos import check_encoder
 from memory.quantization import check_quantization
 from weights.lora import configure_lora
@@ -54,6 +54,7 @@ def check_run(args: Arguments) -> ModelLimits:
     check_network(args.model_config.network_config, weights)
     check_start(args.sampling, model)
     check_segments(args.sampling, limits, model.sampler)
+    warn_idle(args.sampling, model)
     check_quantization(args.memory, args.run.device)
     if not args.sampling.only_save_latents:
         check_encoder()

@@ -1,4 +1,5 @@
 """Runs that start from clips: SDEdit (`args.strength`), and inversion to noise and back (`args.invert`)."""
+import logging
 import math
 from collections.abc import Sequence
 
@@ -13,9 +14,11 @@ from diffusion_video import DiffusionEngine
 from inference.jobs import Job
 from sgm.conditioning import Conditioning
 from sgm.noise_schedule import NoiseSchedule
-from sgm.sampling import FromClip, Sampler, Start, undoes_inversion
+from sgm.sampling import FromClip, Sampler, Start, idle_branches, undoes_inversion
 from sgm.sampling.inversion import noisiest_inverted
 from sgm.sampling.start import check_strength
+
+logger = logging.getLogger(__name__)
 
 STARTS = ("strength", "invert", "continue_from", "segments")  # what a video starts from
 
@@ -47,6 +50,18 @@ def check_start(settings: SamplingSettings, model: ModelConfig, sampler: Sampler
     if settings.invert and not undoes_inversion(sampler):
         raise ConfigError(f"args.invert needs a sampler that undoes an inversion, which {type(sampler).__name__} does "
                           "not; set model.sampler_config.target=sgm.modules.diffusionmodules.sampling.VideoDDIMSampler")
+
+
+def warn_idle(settings: SamplingSettings, model: ModelConfig) -> None:
+    """Log a warning if a branch of guidance is evaluated in none of a run's steps."""
+    sampler, denoiser = instantiate_from_config(model.sampler), instantiate_from_config(model.denoiser_config)
+    schedule = sampler.schedule()
+    first = schedule.index_with_left(1.0 if settings.strength is None else settings.strength)
+    idle = [] if settings.invert else idle_branches(sampler, denoiser, first)
+    if idle:
+        logger.warning("%s evaluates its branch %s in none of the %d step(s), so that it does not guide by it; give "
+                       "more steps, or other bounds in guider_config.params (start and stop, or sigma_lo and sigma_hi)",
+                       type(sampler.guider).__name__, " and ".join(idle), schedule.num_steps - first)
 
 
 def find_start(engine: DiffusionEngine, jobs: Sequence[Job], conditioning: Conditioning, settings: SamplingSettings

@@ -17,9 +17,9 @@ from configuration.targets import instantiate_from_config
 from engine.checks import check_text_encoder
 from engine.stored_text import TextFile, describe_encoder, only_t5, stored_file, use_text_file, write_text_file
 from engine.text_length import report_prompts
-from inference.checks import check_negative_prompt
+from inference.checks import check_negative_prompt, source_of_prompts
 from inference.jobs import Job
-from inference.prompts import Prompt
+from inference.prompts import Prompt, read_prompts
 from memory.offload import offload_conditioner
 from memory.quantization import check_quantization, quantize_linears
 
@@ -69,6 +69,17 @@ def texts_of(prompts: Iterable[Prompt], negative_prompt: str | None) -> list[str
     negative = [negative_prompt, *(prompt.negative for prompt in prompts)]
     return list(dict.fromkeys([*(prompt.text for prompt in prompts), *(text for text in negative if text is not None)]))
 
+
+def lacking_texts(stored: TextFile, args: Arguments) -> list[str]:
+    """Return the texts of a run that a file has no embeddings of; none if its prompts are typed, or cannot be read."""
+    settings = args.sampling
+    if settings.input_type != "txt":
+        return []
+    try:
+        prompts = read_prompts(settings.input_file, source_of_prompts(settings, args.model_config))
+    except DataError:
+        return []  # which the run will report
+    return stored.missing(texts_of(prompts, settings.negative_prompt))
 
 
 def check_encoding(args: Arguments) -> Path:

@@ -63,6 +63,19 @@ def test_plain_arguments_set_the_nested_keys(base):
     assert (sampler(args).num_steps, guider.num_steps, guider.scale, args.sampling.num_frames) == (20, 20, 3.5, 9)
 
 
+@pytest.mark.parametrize("words, says", [
+    (["--guidance-scale", "1", "model.sampler_config.params.guider_config={target: a.APG, params: {scale: 3}}"],
+     "--guidance-scale has no effect: model.sampler_config.params.guider_config= comes after it and makes "
+     "model.sampler_config.params.guider_config.params.scale 3; give one of the two"),
+    (["args.seed=4", "--seed", "3"], "--seed has no effect: args.seed= comes after it and makes args.seed 4"),
+    (["--no-dynamic-cfg", "model.sampler_config.params.guider_config={target: a.APG}"], "--no-dynamic-cfg has no"),
+    (["--seed", "3", "args.seed=3"], None), (["--seed", "3", "args.batch_size=2"], None),
+    (["--guidance-scale", "1", "model.sampler_config.params.guider_config.params.exp=3"], None)])
+def test_a_flag_whose_key_is_set_after_it_is_told(base, caplog, words, says):
+    get_args([*base, *words])
+    assert (says in caplog.text) if says else not caplog.text
+
+
 def test_arguments_not_given_leave_the_files_alone(base):
     args = get_args(base)
     assert sampler(args).num_steps == 50 and args.sampling.sampling_fps == 16
@@ -100,6 +113,8 @@ def test_flags_that_name_several_files_add_up(base, tmp_path, monkeypatch):
     (["args.load_lora=a", "args.lora_scale=strong"], "args.lora_scale is 'strong'; it must be a list of numbers"),
     (["args.load_lora=a", "args.lora_alpha=0"], "args.lora_alpha is 0"),
     (["args.sampling_fsp=3"], "did you mean sampling_fps?"),
+    (["args.num_inference_steps=3"], "as key=value it is model.sampler_config.params.num_steps"),
+    (["args.guidance_scale=3"], "as key=value it is model.sampler_config.params.guider_config.params.scale"),
     (["modle.scale_factor=3"], "did you mean model?"),
     (["--sede", "3"], "did you mean --seed?"),
     (["--seed", "three"], "--seed"),

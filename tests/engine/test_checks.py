@@ -3,7 +3,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from common.errors import ConfigError
-from engine.checks import typed_model
+from configuration.model import ModelConfig
+from engine.checks import check_fit, typed_model
 
 
 def test_a_model_needs_an_embedder(small_model):
@@ -25,3 +26,16 @@ def test_the_wrapper_is_checked_before_it_is_built(small_model):
     config.network_wrapper = "torch.nn.Identity"
     with pytest.raises(ConfigError, match="cannot be a network_wrapper"):
         typed_model(config)
+
+
+@pytest.mark.parametrize("key, value", [("noised_image_dropout", 0.1), ("noised_image_all_concat", True),
+                                        ("image_latent_scale", 0.5)])
+def test_keys_of_the_image_need_a_model_that_takes_one(small_model, key, value):
+    for name in ("t2v", "i2v"):
+        config = OmegaConf.load(small_model / f"{name}.yaml").model
+        config[key] = value
+        if name == "i2v":
+            check_fit(ModelConfig.read(config))
+            continue
+        with pytest.raises(ConfigError, match=f"model.{key} is {str(value).lower()}, but the model takes no image"):
+            check_fit(ModelConfig.read(config))

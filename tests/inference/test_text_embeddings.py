@@ -94,6 +94,9 @@ def test_what_does_not_fit_is_one_line(run, stored, small_model, tmp_path):
         assert code == 2 and line.startswith("error: ") and not list(out.rglob("*.mp4"))
         return line
 
+    rewritten(path, lambda tensor: tensor + 1)
+    assert "is damaged: the text embedding of 'a red circle' is not the one that was written" in says(*stored)
+    path.write_bytes(content)
     missing = ("a red circle", *(f"number {i}" for i in range(5)))
     assert "of 5 of 6 prompts: 'number 0', 'number 1', 'number 2' and 2 more" in says(*stored, prompts=missing)
     assert "of 1 of 3 prompts: 'a green one'" in says(*stored, "--negative-prompt", "a green one")
@@ -124,3 +127,15 @@ def test_what_does_not_fit_is_one_line(run, stored, small_model, tmp_path):
     assert "holds no text embeddings" in says(*stored)
     path.unlink()
     assert "there is no file of text embeddings" in says(*stored)
+
+
+def test_a_file_without_digests_is_used_as_before(run, stored, tmp_path):
+    rewritten(tmp_path / "text.safetensors", lambda tensor: tensor, {"digests": ""})
+    assert run(*stored)[0] == 0
+
+
+def test_a_plan_names_the_texts_that_a_file_lacks(run, stored, caplog):
+    caplog.set_level("INFO")
+    assert run(*stored, "--plan", prompts=("a red circle",))[0] == 0 and "will not start" not in caplog.text
+    assert run(*stored, "--plan", prompts=("a red circle", "a new one"))[0] == 0
+    assert "the run will not start" in caplog.text and "lacks 1 of its text(s): 'a new one'" in caplog.text

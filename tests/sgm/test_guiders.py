@@ -308,6 +308,7 @@ def test_percentiles_are_each_rows_own():
     ("APG", {"scale": -2.0}, "scale: -2.0 must be above 0"), ("VanillaCFG", {"scale": math.nan}, "a finite number"),
     (PAG, {"layers": [0], "scale": math.inf}, "a finite number"),
     (PAG, {"layers": [0], "cfg_scale": math.nan}, "a finite number"),
+    (PAG, {"layers": [0], "cfg_scale": 0}, "cfg_scale is 0; it must be a number above 0"),
     ("VanillaCFG", {"sigma_hi": math.nan}, "sigma_hi is nan; it must be a number, 0 or more"),
     ("VanillaCFG", {"rescale": 1.5}, "rescale is 1.5; it must be a number from 0 to 1"),
     ("APG", {"momentum": -1.0}, "above -1 and below 1"),

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import MinLen
 
 from common.errors import ConfigError
-from common.kinds import Count, Part, Share, Text
+from common.kinds import AboveZero, Count, Part, Share, Text
 from sgm.guiders.base import COND, UNCOND, Guider, Pass, WeakNetwork
 from sgm.noise_schedule import NoiseLevel
 
@@ -47,7 +47,7 @@ class WeakenedGuidance(Guider):
     WEAKENING: ClassVar[str]  # the network input that takes the layers
 
     layers: Annotated[Sequence[Count], MinLen(1)]
-    cfg_scale: float = 1.0
+    cfg_scale: AboveZero = 1.0
     start: Share = 0.0
     stop: Share = 1.0
 

@@ -1,6 +1,11 @@
 """The check, before a run, that a sampler, its guider and a denoiser can work together."""
+from dataclasses import replace
+
 from common.errors import ConfigError
 from sgm.denoiser import Denoiser
+from sgm.guidance_scale import is_unguided
+from sgm.guiders import COND
+from sgm.noise_schedule import NoiseLevel
 from sgm.sampling.base import Sampler
 
 
@@ -23,3 +28,21 @@ def check_compatible(sampler: Sampler, denoiser: Denoiser, image_given: bool = F
         raise ConfigError(f"guider_config: the scale of {type(sampler.guider).__name__}'s schedule release jumps from "
                           f"timestep to timestep, so that no step of {type(sampler).__name__} is small enough; choose "
                           "another schedule")
+
+
+def idle_branches(sampler: Sampler, denoiser: Denoiser, first: int = 0) -> list[str]:
+    """Return the names of the guider's branches that no step from `first` on evaluates; none if its scale is 1."""
+    guider = sampler.guider
+    if is_unguided(getattr(guider, "scale", 1.0)):
+        return []
+    evaluated = {COND.name}
+    for level in sampler.schedule().levels()[first:-1]:
+        timed = _timed(level, denoiser)
+        if not is_unguided(guider.scale_at(timed)):
+            evaluated |= {one.name for one in guider.passes_at(timed)}
+    return [one.name for one in guider.passes if one.name not in evaluated]
+
+
+def _timed(level: NoiseLevel, denoiser: Denoiser) -> NoiseLevel:
+    """Return the level with a timestep, the denoiser's of equal SNR if the schedule has none."""
+    return level if level.timestep is not None else replace(level, timestep=denoiser.timestep_at_ratio(level.ratio))
