@@ -216,7 +216,7 @@ def _opened(path: Path):
 
 def _digest(embedding: Tensor) -> str:
     """Return the SHA-256 of a tensor's bytes."""
-    return hashlib.sha256(embedding.contiguous().view(torch.uint8).numpy()).hexdigest()
+    return hashlib.sha256(embedding.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 def _short(text: str) -> str:
