@@ -3,7 +3,7 @@
     bash tools/make_small_model.sh                       # everything, in runs/small_model (hours)
     bash tools/make_small_model.sh --quick --out runs/try  # every step with a few clips (minutes), to see that it works
     bash tools/make_small_model.sh --plan                # what there is to do, and what is done already
-    bash tools/make_small_model.sh --numbers             # the model for captions with numbers and relations as well
+    bash tools/make_small_model.sh --also numbers control  # further models as well
 
 Renders clips, trains the autoencoder, makes the text encoder, trains text-to-video and image-to-video, exports their
 weights, judges videos and writes FOLDER/table.md. Results that are there are kept, and a training that was stopped goes
@@ -32,7 +32,18 @@ from common.errors import ConfigError
 from common.files import REPOSITORY, check_writable, expanded_path, sole_use, whole_file, whole_folder
 from common.text import read_text
 from configuration.yaml_files import plain, read_mapping
-from tools.small_model_recipe import JUDGED, NUMBERS, OUT, Choices, Job, jobs_of, parts_config, record_of
+from tools.small_model_recipe import (
+    ALSO,
+    CONFIG_OF,
+    JUDGED,
+    NUMBERS,
+    OUT,
+    Choices,
+    Job,
+    jobs_of,
+    parts_config,
+    record_of,
+)
 from training.saved_steps import AUTOENCODER, latest_step
 
 RECORD = "made_with.json"
@@ -76,8 +87,8 @@ def make(choices: Choices) -> None:
             with whole_file(folder / RECORD) as path:
                 path.write_text(json.dumps(begun, indent=1), encoding="utf-8")
             do(job, choices)
-        if job.makes_autoencoder:
-            use_autoencoder(job.result / AUTOENCODER, folder / "tiny" / "vae")
+        if job.autoencoder:
+            use_autoencoder(job.result / AUTOENCODER, folder / "tiny" / "vae" / job.autoencoder)
     write_table(choices)
     logger.info("done: the table is %s/table.md; sample with: bash inference.sh %s/t2v.yaml; put the weights in place "
                 "of the committed ones with: cp -R %s/tiny/. checkpoints/tiny/", folder, folder, folder)
@@ -114,19 +125,19 @@ def call(words: Sequence[str], choices: Choices, job: Job) -> None:
         raise SystemExit(code if code > 0 else 128 - code)
 
 
-def use_autoencoder(file: Path, folder: Path) -> None:
-    """Put a trained autoencoder into a folder, unless it is there."""
-    if not (folder / AUTOENCODER).exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with whole_file(folder / AUTOENCODER) as path:
+def use_autoencoder(file: Path, target: Path) -> None:
+    """Copy a trained autoencoder to its place, unless there is one."""
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(target) as path:
             shutil.copyfile(file, path)
 
 
 def write_configs(choices: Choices) -> None:
     """Write the configurations that sample with what is made in FOLDER/tiny."""
     folder = choices.folder
-    for part in choices.parts:
-        files = ("t2v", part) if part == NUMBERS else (part,)
+    for part in choices.transformers:
+        files = CONFIG_OF.get(part, (part,))
         base: Any = OmegaConf.merge(*(read_mapping(REPOSITORY / f"configs/tiny_{file}.yaml") for file in files))
         made = {"args": {"load": str(folder / "tiny" / part)}, "model": parts_config(base.model, folder)}
         write_config(folder / f"{part}.yaml", plain(OmegaConf.merge(base, made)))
@@ -143,7 +154,7 @@ def write_table(choices: Choices) -> None:
     """Write FOLDER/table.md from the tables of the judge."""
     folder = choices.folder
     tables = [f"## {part}\n\n{read_text(folder / 'judged' / f'{part}.md')}"
-              for part in (*JUDGED, *([NUMBERS] if choices.numbers else []))]
+              for part in (*JUDGED, *([NUMBERS] if NUMBERS in choices.also else []))]
     with whole_file(folder / "table.md") as path:
         path.write_text("\n".join(tables), encoding="utf-8")
     logger.info("\n%s", "\n".join(tables))
@@ -164,8 +175,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", default="runs/small_model", metavar="FOLDER", help="default: %(default)s")
     parser.add_argument("--quick", action="store_true", help="a few clips and steps of everything")
-    parser.add_argument("--numbers", action="store_true",
-                        help="make the model for captions with numbers and relations as well")
+    parser.add_argument("--also", nargs="+", choices=ALSO, default=[], metavar="PART",
+                        help=f"make these as well: {', '.join(ALSO)}")
     parser.add_argument("--plan", action="store_true", help="tell what there is to do, and do nothing")
     parser.add_argument("--processes", type=int, choices=range(1, 65), default=1, metavar="N",
                         help="processes of the transformers' training (default: 1)")
@@ -173,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                         help="of all training; weights stay float32")
     options = parser.parse_args(argv)
     choices = Choices(expanded_path(options.out, "--out").absolute(), options.quick, options.processes,
-                      options.precision, options.numbers)
+                      options.precision, tuple(options.also))
     if options.plan:
         show_plan(choices)
         return

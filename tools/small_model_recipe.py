@@ -20,8 +20,11 @@ FEW_CLIPS, FEW_STEPS, SMALL_BATCH = 8, 2, 2  # of a quick run
 JUDGED = {  # 864 videos of text-to-video, from noise that nobody looked at when the recipes were written
     "vae": (), "t2v": ("--first-seed", "4", "--seeds", "8"), "i2v": ("--first-seed", "4", "--seeds", "2")}
 JUDGED_QUICKLY = {"vae": (), "t2v": ("--every", "50"), "i2v": ("--every", "50")}
-# The autoencoder serves all models; the one for captions with numbers and relations is made only if it is asked for.
-AUTOENCODER_PART, NUMBERS = "vae", "numbers"
+AUTOENCODERS = {"vae": "3d-vae.pt", "preview": "preview.pt"}  # the parts that train_vae.py trains, and their files
+NUMBERS = "numbers"
+ALSO = ("preview", "first_last", "control", NUMBERS)  # the parts that are made only if they are asked for
+# The model whose configuration a part has, where it is not its own.
+CONFIG_OF = {"first_last": ("i2v",), NUMBERS: ("t2v", NUMBERS)}
 # The clips of a part's validation, by default "heldout".
 HELD_OUT = {NUMBERS: ("numbers_heldout", "relations_heldout")}
 
@@ -44,12 +47,17 @@ class Choices:
     quick: bool = False
     processes: Count = 1
     precision: str = "float32"
-    numbers: bool = False
+    also: tuple[str, ...] = ()
 
     @property
-    def parts(self) -> tuple[str, ...]:
+    def autoencoders(self) -> tuple[str, ...]:
+        """The parts that train_vae.py trains."""
+        return tuple(part for part in AUTOENCODERS if part == "vae" or part in self.also)
+
+    @property
+    def transformers(self) -> tuple[str, ...]:
         """The transformers that are trained."""
-        return ("t2v", "i2v", NUMBERS) if self.numbers else ("t2v", "i2v")
+        return "t2v", "i2v", *(part for part in ALSO if part in self.also and part not in AUTOENCODERS)
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,7 @@ class Job:
     steps: Count = 0
     config: Mapping = field(default_factory=dict)
     extra: tuple[str, ...] = ()  # words that may change when the job is continued
-    makes_autoencoder: bool = False  # True for the autoencoder's last stage
+    autoencoder: str | None = None  # of the last stage of an autoencoder, its file in FOLDER/tiny/vae
 
 
 def read_recipe(part: str) -> tuple[list[str], list[Stage]]:
@@ -84,18 +92,19 @@ def read_recipe(part: str) -> tuple[list[str], list[Stage]]:
 def jobs_of(choices: Choices) -> list[Job]:
     """Return all jobs in the order in which they are done."""
     clips = plain(read_mapping(RECIPES / "data.yaml"))["clips"]
-    trained = {part: list(_trainings(part, choices, clips)) for part in (AUTOENCODER_PART, *choices.parts)}
-    trained[AUTOENCODER_PART][-1] = replace(trained[AUTOENCODER_PART][-1], makes_autoencoder=True)
+    trained = {part: list(_trainings(part, choices, clips)) for part in (*choices.autoencoders, *choices.transformers)}
+    for part in choices.autoencoders:
+        trained[part][-1] = replace(trained[part][-1], autoencoder=AUTOENCODERS[part])
     made = choices.folder / "tiny"
     text = [Job("t5", made / "t5", ("tools/make_tiny_t5.py", "--out", OUT))]
-    if choices.numbers:
+    if NUMBERS in choices.also:
         words = ("tools/make_numbers_t5.py", "--start", str(made / "t5"), "--out", OUT)
         text.append(Job("t5_numbers", made / "t5_numbers", words))
     return [*(_rendering(name, clip, choices) for name, clip in clips.items()), *text,
             *(job for part in trained for job in trained[part]),
             *(Job(f"export_{part}", made / part, ("tools/export_weights.py", str(trained[part][-1].result), OUT))
-              for part in choices.parts), *(_judging(part, choices) for part in JUDGED),
-            *([_judging_numbers(choices)] if choices.numbers else [])]
+              for part in choices.transformers), *(_judging(part, choices) for part in JUDGED),
+            *([_judging_numbers(choices)] if NUMBERS in choices.also else [])]
 
 
 def _rendering(name: str, clips: Mapping, choices: Choices) -> Job:
@@ -124,7 +133,7 @@ def _stage_config(part: str, base: Sequence[str], stage: Stage, start: str | Non
                   ) -> tuple[dict, int]:
     """Return what a stage adds to the base, with its folders, and the clips of a step on all processes together."""
     folder = choices.folder
-    weights = None if start is None else folder / "runs" / start / ("3d-vae.pt" if part == AUTOENCODER_PART else "")
+    weights = None if start is None else folder / "runs" / start / ("3d-vae.pt" if part in AUTOENCODERS else "")
     args: dict[str, Any] = {"experiment_name": stage.name, "load": weights and str(weights),
                             "save": str(folder / "runs" / stage.name),
                             "train_data": [str(folder / "data" / name) for name in stage.clips],
@@ -134,7 +143,7 @@ def _stage_config(part: str, base: Sequence[str], stage: Stage, start: str | Non
     if choices.quick:
         added = OmegaConf.merge(added, _few_steps(part, plain(whole)))
     precision = {"deepspeed": {"bf16": {"enabled": choices.precision == "bfloat16"}}}
-    if part == AUTOENCODER_PART:
+    if part in AUTOENCODERS:
         return plain(OmegaConf.merge(added, precision)), 1
     frames = whole.data.params.max_num_frames
     cache = folder / ("latents_images" if frames == 1 else f"latents_{part}" if part == NUMBERS else "latents")
@@ -157,7 +166,7 @@ def parts_config(model: Any, folder: Path) -> dict:
 
 
 def _few_steps(part: str, whole: Mapping) -> dict:
-    if part != AUTOENCODER_PART:
+    if part not in AUTOENCODERS:
         return {"args": {"train_iters": FEW_STEPS, "warmup_iters": 1, "sample_interval": None, "log_interval": 1,
                          "eval_interval": FEW_STEPS, "eval_iters": 1, "eval_batch_size": SMALL_BATCH}}
     stages = [{**stage, "iters": 1, "batch_size": SMALL_BATCH} for stage in whole["data"]["stages"]]
@@ -168,7 +177,7 @@ def _training_job(part: str, base: Sequence[str], name: str, config: Mapping, ba
     folder = choices.folder
     files = ("--base", *base, str(folder / "recipe" / f"{name}.yaml"), "--resume")
     result = folder / "runs" / name
-    if part == AUTOENCODER_PART:
+    if part in AUTOENCODERS:
         whole = OmegaConf.merge(*(read_mapping(REPOSITORY / path) for path in base), config)
         steps = sum(stage.iters for stage in whole.data.stages)
         return Job(name, result, ("train_vae.py", *files), steps, config)

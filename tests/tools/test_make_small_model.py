@@ -10,7 +10,7 @@ import train_video
 from arguments import get_args
 from common.errors import ConfigError
 from tools import make_small_model, small_model_recipe
-from tools.small_model_recipe import Choices, jobs_of, record_of
+from tools.small_model_recipe import ALSO, Choices, jobs_of, record_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -26,7 +26,7 @@ def trainings(choices):
 
 def test_a_job_comes_after_those_whose_results_it_reads(folder):
     made = set()
-    for job in jobs_of(Choices(folder, numbers=True)):
+    for job in jobs_of(Choices(folder, also=ALSO)):
         args = job.config.get("args", {})
         read = [*args.get("train_data", []), *args.get("valid_data", []), args.get("load")]
         for path in filter(None, read):
@@ -37,7 +37,7 @@ def test_a_job_comes_after_those_whose_results_it_reads(folder):
 
 
 def test_nothing_is_written_outside_the_folder(folder):
-    for job in jobs_of(Choices(folder, numbers=True)):
+    for job in jobs_of(Choices(folder, also=ALSO)):
         assert job.result.is_relative_to(folder)
         for key in ("save", "latent_cache"):
             assert Path(job.config.get("args", {}).get(key, folder)).is_relative_to(folder)
@@ -46,7 +46,7 @@ def test_nothing_is_written_outside_the_folder(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("quick", [False, True])
 def test_every_stage_is_a_configuration_that_training_accepts(folder, quick):
-    for job in trainings(Choices(folder, quick, numbers=True)).values():
+    for job in trainings(Choices(folder, quick, also=ALSO)).values():
         for key in ("train_data", "valid_data"):
             for path in job.config["args"][key]:
                 (Path(path) / "videos").mkdir(parents=True, exist_ok=True)
@@ -121,15 +121,17 @@ def test_everything_is_made_once_and_kept(folder, calls):
     assert calls == []
 
 
-def test_the_model_for_numbers_is_added_to_what_is_there(folder, calls):
+def test_further_models_are_added_to_what_is_there(folder, calls):
     make_small_model.make(Choices(folder))
     before = list(calls)
-    make_small_model.make(Choices(folder, numbers=True))
-    added = [job.name for job in jobs_of(Choices(folder, numbers=True)) if job.name not in before]
+    make_small_model.make(Choices(folder, also=ALSO))
+    added = [job.name for job in jobs_of(Choices(folder, also=ALSO)) if job.name not in before]
     assert calls == before + added and added[-2:] == ["export_numbers", "judge_numbers"]
+    assert (folder / "tiny/vae/preview.pt").read_text() == "preview_decoder"
+    assert {"t5_numbers", "first_last", "control", "numbers"} <= {path.name for path in (folder / "tiny").iterdir()}
     assert "table of judge_numbers" in (folder / "table.md").read_text()
     assert "max_length: 24" in (folder / "numbers.yaml").read_text()
-    assert jobs_of(Choices(folder)) == [job for job in jobs_of(Choices(folder, numbers=True)) if job.name in before]
+    assert jobs_of(Choices(folder)) == [job for job in jobs_of(Choices(folder, also=ALSO)) if job.name in before]
 
 
 def test_what_lacks_its_last_step_goes_on_and_the_rest_is_kept(folder, calls):
