@@ -7,6 +7,7 @@
     python -m benchmarks.small_model i2v --seeds 1            # video from a first frame
     python -m benchmarks.small_model table --every 4          # samplers x guidance on every fourth combination
 
+Beside right or wrong, the tables of vae, t2v and i2v have the errors of benchmarks.shapes_errors by degree.
 Any `key=value` after the options overrides the model's configuration. Videos and a Markdown table of the results are
 written below `--out` (default runs/small_model).
 """
@@ -16,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__file__).resolve().parents[1])]
 
@@ -26,6 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from arguments import get_args
+from benchmarks.shapes_errors import errors_of, summary
 from benchmarks.shapes_judge import Verdict, judge_file, wilson_interval
 from benchmarks.speed_measure import table
 from common.console import run
@@ -138,10 +141,29 @@ def markdown(rows: Sequence[dict[str, str]]) -> str:
     return table(names, [[row[name] for name in names] for row in rows])
 
 
-def split_rows(label: str, results: Sequence[tuple[Combination, Verdict]]) -> list[dict[str, str]]:
-    """Return a scored row for combinations seen in training and one for those never seen."""
-    parts = {"seen": [r for r in results if not r[0].held_out], "never seen": [r for r in results if r[0].held_out]}
-    return [{"": label, "combinations": name, **score(part)} for name, part in parts.items() if part]
+class Measured(NamedTuple):
+    """A video of a combination: what the judge sees in it, and its errors by degree."""
+
+    combination: Combination
+    verdict: Verdict
+    errors: dict[str, float]
+
+    @classmethod
+    def of(cls, combination: Combination, video: Path) -> "Measured":
+        """Judge a video's file."""
+        return cls(combination, judge_file(video), errors_of(read_frames(str(video)), combination))
+
+
+def judged_row(videos: Sequence[Measured]) -> dict[str, str]:
+    """Return what is right, per cent, and the mean errors by degree (their 95th percentile)."""
+    return score([(v.combination, v.verdict) for v in videos]) | summary([v.errors for v in videos])
+
+
+def split_rows(label: str, videos: Sequence[Measured]) -> list[dict[str, str]]:
+    """Return a row for combinations seen in training and one for those never seen."""
+    parts = {"seen": [v for v in videos if not v.combination.held_out],
+             "never seen": [v for v in videos if v.combination.held_out]}
+    return [{"": label, "combinations": name, **judged_row(part)} for name, part in parts.items() if part]
 
 
 def seeds_of(options: argparse.Namespace) -> range:
@@ -155,7 +177,7 @@ def judge_model(model: str, args: Arguments, options: argparse.Namespace) -> lis
     for seed in seeds_of(options):
         for combination, video in make_videos(engine, args, chosen(options.every, options.colors), seed,
                                               Path(options.out) / model):
-            results.append((combination, judge_file(video)))
+            results.append(Measured.of(combination, video))
             if model == "i2v":
                 shown = read_frames(str(video))[0].astype(float)
                 given = (rendered(combination, seed)[0].permute(1, 2, 0).numpy() + 1) * 127.5
@@ -199,8 +221,8 @@ def judge_vae(args: Arguments, folder: Path, clips: int = 64) -> list[dict[str, 
         quality.append(psnr(((frames + 1) * 127.5).round(), video))
         target = folder / f"{i:03d}_{combination.caption}"
         write_outputs(target, [frames[0]], plan.fps)
-        results.append((combination, judge_file(target / "000000.mp4")))
-    return [{"PSNR": f"{np.mean(quality):.2f} dB", "worst": f"{min(quality):.2f} dB", **score(results)}]
+        results.append(Measured.of(combination, target / VIDEO))
+    return [{"PSNR": f"{np.mean(quality):.2f} dB", "worst": f"{min(quality):.2f} dB", **judged_row(results)}]
 
 
 def psnr(one: Tensor, other: Tensor) -> float:
