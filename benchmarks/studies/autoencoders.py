@@ -1,18 +1,18 @@
 """The problem of training variants of a small autoencoder with train_vae.py, measured by reconstructions."""
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import ClassVar
 
 import numpy as np
 import torch
 
-from benchmarks.reconstruction import Quality, compared
+from benchmarks.reconstruction_measures import Quality, compared
 from benchmarks.studies.grid import VariantCell
 from benchmarks.studies.statistics import middle, resampled
 from benchmarks.studies.training import Training
 from common.kinds import Steps
 
-QUALITIES = tuple(one.name for one in fields(Quality))
+QUALITIES = ("psnr", "ssim", "flicker", "source_flicker", "sharpness")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,40 +1,15 @@
-"""The measures of reconstruction on cases with known answers, and the table of a run."""
+"""The table of reconstructions, on folders of odd clips and with any autoencoder."""
+import av
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from benchmarks.reconstruction import C1, compared, edge_energy, flicker, main, ssim
+from benchmarks.reconstruction import main
 from common.console import run
 from tools import make_shapes
 
-
-def test_psnr_and_ssim_of_flat_frames_by_hand():
-    a, b = torch.full((2, 3, 16, 16), 0.0), torch.full((2, 3, 16, 16), 0.2)
-    found, (x, y) = compared(a, b), (127.5, 153.0)
-    assert found.psnr == pytest.approx(10 * torch.log10(torch.tensor(255 ** 2 / (x - y) ** 2)).item(), abs=1e-4)
-    assert found.ssim == pytest.approx((2 * x * y + C1) / (x * x + y * y + C1), abs=1e-6)
-
-
-def test_ssim_is_one_for_equals_and_falls_with_noise():
-    g = torch.Generator().manual_seed(0)
-    a = torch.rand(2, 3, 24, 24, generator=g, dtype=torch.float64) * 255
-    noise = torch.randn(a.shape, generator=g, dtype=torch.float64)
-    values = [ssim(a, a + amount * noise) for amount in (0, 5, 20, 80)]
-    assert values[0] == pytest.approx(1) and values == sorted(values, reverse=True) and values[-1] < 0.8
-
-
-def test_flicker_counts_differences_of_successive_frames():
-    frames = torch.tensor([0.0, 4.0, 1.0]).view(3, 1, 1, 1).expand(3, 3, 2, 2)
-    assert flicker(frames) == pytest.approx(3.5) and flicker(frames[:1]) == 0
-
-
-def test_a_blurred_edge_has_less_energy_and_sharpness_is_its_share():
-    edge = torch.tensor([0.0, 0.0, 8.0, 8.0]).expand(1, 3, 4, 4)
-    blurred = torch.tensor([0.0, 2.0, 6.0, 8.0]).expand(1, 3, 4, 4)
-    assert edge_energy(edge) == pytest.approx(64 / 3) and edge_energy(blurred) == pytest.approx(24 / 3)
-    wide = torch.linspace(-1, 1, 16).sign().expand(2, 3, 16, 16)
-    assert compared(wide, wide).sharpness == pytest.approx(100)
-    assert compared(wide, wide / 2).sharpness == pytest.approx(25)
+TRAINED = ["--base", "configs/tiny_t2v.yaml", "--device", "cpu"]
 
 
 @pytest.mark.slow
@@ -44,17 +19,95 @@ def test_a_table_with_a_line_for_each_size_and_length(tmp_path, capsys):
     assert run(main, ["--base", "configs/tiny_t2v.yaml", "--device", "cpu", "--data", str(tmp_path), "--frames", "9",
                       "17", "33", "--sizes", "64x64", "--picture", str(tmp_path / "shown.png")]) == 0
     assert Image.open(tmp_path / "shown.png").size == (2 + 2 * 130, 2 + 2 * 130), "two clips above what is made of them"
-    lines = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    lines = table(capsys.readouterr().out)
     assert [line[:4] for line in lines] == [["9", "64 x 64", "2", "0"], ["17", "64 x 64", "2", "0"],
                                             ["33", "64 x 64", "0", "2"]]
     assert all(float(line[4]) > 30 and float(line[5]) > 0.9 for line in lines[:2]) and lines[2][4] == "-"
 
 
-@pytest.mark.parametrize("words, says", [(["--frames", "5"], "5 frames cannot be decoded, only 8k + 1"),
-                                         (["--picture", "a.mp4"], "a.mp4 must end in .png or .webp"),
-                                         (["--sizes", "64"], "64 is not HEIGHTxWIDTH"),
-                                         (["--sizes", "64x8"], "at least 16")])
+def clip(path, frames, height, width, flat=False, pixels="yuv420p", codec="libx264"):
+    """Write a clip of a square that moves, or of nothing."""
+    with av.open(path, "w") as file:
+        stream = file.add_stream(codec, rate=8)
+        stream.width, stream.height, stream.pix_fmt = width, height, pixels
+        for number in range(frames):
+            image = np.full((height, width, 3), 60, np.uint8)
+            if not flat:
+                image[4:12, number:number + 8] = 200, 40, 20
+            for packet in stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")):
+                file.mux(packet)
+        for packet in stream.encode():
+            file.mux(packet)
+
+
+def table(text):
+    """Return the cells of the lines of a table, without its heading."""
+    return [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")][2:]
+
+
+def test_odd_clips_are_measured_or_left_out_and_named(tmp_path, capsys, caplog):
+    clip(tmp_path / "gray.mkv", 12, 24, 31, pixels="gray", codec="ffv1")
+    clip(tmp_path / "flat.mp4", 9, 16, 16, flat=True)
+    clip(tmp_path / "one.mp4", 1, 20, 48)
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "notes.md").write_text("not a clip")
+    assert run(main, [*TRAINED, "--data", str(tmp_path), "--frames", "9", "1", "--sizes", "16x24"]) == 0
+    lines = table(capsys.readouterr().out)
+    assert [line[:4] for line in lines] == [["9", "16 x 24", "2", "2"], ["1", "16 x 24", "3", "1"]]
+    assert "nan" not in str(lines)
+    assert "1 clip left out, as unreadable: " in caplog.text and "text.mp4 (not a video but a text file)" in caplog.text
+    assert "with fewer than 9 frames at 8 a second" in caplog.text and "notes.md" in caplog.text
+
+
+def test_a_folder_of_nothing_that_can_be_measured_is_one_line(tmp_path, capsys):
+    clip(tmp_path / "one.mp4", 1, 20, 48)
+    assert run(main, [*TRAINED, "--data", str(tmp_path), "--frames", "9", "--sizes", "16x16"]) == 2
+    found = capsys.readouterr()
+    assert "no clip of" in found.err and "is readable and long enough" in found.err
+    assert table(found.out) == [["9", "16 x 16", "0", "1", *"--------"]]
+
+
+def test_clips_without_edges_have_no_share_of_them(tmp_path, capsys):
+    clip(tmp_path / "flat.mp4", 1, 16, 16, flat=True)
+    assert run(main, [*TRAINED, "--data", str(tmp_path), "--frames", "1", "--sizes", "16x16"]) == 0
+    assert table(capsys.readouterr().out)[0][-3:] == ["-", "-", "-"]
+
+
+def test_the_configuration_of_an_autoencoders_training_will_do_with_its_weights(tmp_path, capsys):
+    clip(tmp_path / "a.mp4", 1, 16, 16)
+    where = ["--device", "cpu", "--data", str(tmp_path), "--frames", "1", "--sizes", "16x16"]
+    tables = []
+    for words in (["--base", "configs/tiny_t2v.yaml"],
+                  ["--base", "configs/tiny_vae.yaml", "args.load=checkpoints/tiny/vae/3d-vae.pt"]):
+        assert run(main, [*words, *where]) == 0
+        tables.append(capsys.readouterr().out)
+    assert tables[0] == tables[1]
+    assert run(main, ["--base", "configs/tiny_vae.yaml", *where]) == 2
+    assert "random weights, which decode to noise; name its weights in args.load" in capsys.readouterr().err
+
+
+def test_a_reconstruction_that_is_not_finite_is_one_line(tmp_path, capsys):
+    weights = torch.load("checkpoints/tiny/vae/3d-vae.pt", weights_only=True)["state_dict"]
+    weights["decoder.conv_out.conv.weight"] = torch.full((3, 16, 3, 3, 3), 3e38)
+    torch.save(weights, tmp_path / "vae.pt")
+    clip(tmp_path / "a.mp4", 1, 16, 16)
+    assert run(main, [*TRAINED, "--data", str(tmp_path), "--frames", "1", "--sizes", "16x16",
+                      f"model.first_stage_config.params.ckpt_path={tmp_path / 'vae.pt'}"]) == 2
+    assert "a.mp4 is not finite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words, says", [
+    (["--frames", "5"], "5 frames cannot be decoded, only 8k + 1"),
+    (["--picture", "a.mp4"], "a.mp4 must end in .png or .webp"),
+    (["--picture", "/proc/none/a.png"], "/proc/none cannot be written"),
+    (["--sizes", "64"], "64 is not HEIGHTxWIDTH"), (["--sizes", "64x8"], "at least 16"),
+    (["--sizes", "64x60"], "64x60 cannot be encoded, only multiples of 8"),
+    (["--count", "0"], "--count: 0 leaves no clip"), (["--fps", "nan"], "--fps: nan is no rate"),
+    (["--frames", "9", "model.first_stage_config.params.ckpt_path=null"], "ckpt_path is null"),
+    (["--frames", "17", "model.first_stage_config.params.decoder_config.params.temporal_compress_times=16"],
+     "17 frames cannot be decoded, only 32k + 1"),
+    (["model.first_stage_config.target=torch.nn.Identity"], "there is no autoencoder to measure")])
 def test_mistakes_get_one_line(words, says, capsys):
-    assert run(main, ["--base", "configs/tiny_t2v.yaml", "--data", "nowhere", *words]) == 2
+    assert run(main, [*TRAINED, "--data", "nowhere", *words]) == 2
     error = capsys.readouterr().err
     assert says in error and error.count("\n") == 1
