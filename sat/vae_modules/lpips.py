@@ -73,6 +73,9 @@ def load_lpips(vgg: str, linear: str) -> LPIPS:
           "VGG16 in torchvision's layout, such as vgg16-397923af.pth")
     _fill({name: theirs for name, theirs in names(network).items() if name.startswith("linear.")}, own, linear,
           "the weights that the package lpips has for VGG16, lpips/weights/v0.1/vgg.pth")
+    if any((weights < 0).any() for weights in network.linear):
+        raise CheckpointError(f"{linear} has weights below 0, with which pictures could be nearer than equal ones; use "
+                              "lpips/weights/v0.1/vgg.pth of the package lpips")
     return network
 
 

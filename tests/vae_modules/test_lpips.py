@@ -71,6 +71,14 @@ def test_other_files_are_one_line(files, tmp_path):
     with pytest.raises(CheckpointError, match="vgg16.pth is not the weights that the package lpips .*missing: lin0"):
         load_lpips(vgg, vgg)
     wrong = {name: value for name, value in files[3].items()}
+    save_file(wrong | {"lin1.model.1.weight": torch.full((1, 128, 1, 1), -0.1)}, tmp_path / "negative.safetensors")
+    with pytest.raises(CheckpointError, match="negative.safetensors has weights below 0"):
+        load_lpips(vgg, str(tmp_path / "negative.safetensors"))
+    for channels in ((64, 192, 384, 256, 256), (64, 128, 256, 384, 384, 512, 512)):  # the package's others
+        save_file({f"lin{i}.model.1.weight": torch.ones(1, n, 1, 1) for i, n in enumerate(channels)},
+                  tmp_path / "other.safetensors")
+        with pytest.raises(CheckpointError, match="shapes differ: lin"):
+            load_lpips(vgg, str(tmp_path / "other.safetensors"))
     wrong["lin2.model.1.weight"] = torch.ones(1, 7, 1, 1)
     save_file(wrong, tmp_path / "wrong.safetensors")
     with pytest.raises(CheckpointError, match="lin2.model.1.weight is 1x7x1x1, wanted 1x256x1x1"):
