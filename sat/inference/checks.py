@@ -18,6 +18,7 @@ from inference.sizes import ModelLimits, check_holdable, model_limits, plan_vide
 from inference.starting_clips import check_start, starts_from_clips, warn_idle
 from media.videos import check_encoder
 from memory.quantization import check_quantization
+from weights.diffusers_schedule import schedule_doubts
 from weights.lora import configure_lora
 from weights.network import check_network
 
@@ -52,6 +53,8 @@ def check_run(args: Arguments) -> ModelLimits:
         logger.warning("%s", told)
     configure_lora(args.model_config, args.run)
     check_network(args.model_config.network_config, weights)
+    for doubt in schedule_doubts(weights, args.model_config):
+        logger.warning("%s; set it as the folder has it, unless another is meant", doubt)
     check_start(args.sampling, model)
     check_segments(args.sampling, limits, model.sampler)
     warn_idle(args.sampling, model)

@@ -131,7 +131,17 @@ def sincos_table(grid: Grid, interpolations: tuple[float, float, float], dim: in
 
 
 class Basic2DPositionEmbeddingMixin(Basic3DPositionEmbeddingMixin):
-    """A fixed sin-cos table over height and width, the same for every latent frame."""
+    """A fixed sin-cos table over height and width, the same for every latent frame; other_sizes is refused."""
+
+    def __init__(self, height: Size, width: Size, compressed_num_frames: Size, hidden_size: Size,
+                 text_length: SizeOrZero = 0, height_interpolation: AboveZero = 1.0,
+                 width_interpolation: AboveZero = 1.0, time_interpolation: AboveZero = 1.0,
+                 other_sizes: OtherSizes = RELEASE):
+        super().__init__(height, width, compressed_num_frames, hidden_size, text_length, height_interpolation,
+                         width_interpolation, time_interpolation)
+        if other_sizes == DIFFUSERS:
+            raise ConfigError("pos_embed_config.params.other_sizes: diffusers has no positions of height and width "
+                              "alone; leave it out")
 
     def _video_rows(self) -> int:
         return self.grid[1] * self.grid[2]

@@ -6,7 +6,11 @@ import torch
 
 from common.errors import ConfigError
 from configuration.targets import instantiate_from_config
-from network.positions import Basic3DPositionEmbeddingMixin, Rotary3DPositionEmbeddingMixin
+from network.positions import (
+    Basic2DPositionEmbeddingMixin,
+    Basic3DPositionEmbeddingMixin,
+    Rotary3DPositionEmbeddingMixin,
+)
 from network.rotary_axes import frequencies, intrinsic_frequency, period, riflex
 from tests.dit_models import ROTARY, config
 
@@ -103,3 +107,8 @@ def test_a_network_built_without_memory_leaves_the_table_of_the_next_one_alone()
     built = Basic3DPositionEmbeddingMixin(**sizes)
     built.reinit()
     assert built.pos_embedding.abs().sum() > 0
+
+
+def test_positions_of_one_frame_have_no_other_sizes():
+    with pytest.raises(ConfigError, match="other_sizes: diffusers has no positions of height and width alone"):
+        Basic2DPositionEmbeddingMixin(4, 4, 2, 32, other_sizes="diffusers")

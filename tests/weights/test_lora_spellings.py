@@ -67,11 +67,13 @@ def close(one, other):
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_it_computes_the_same_in_every_spelling(spelling, plain, tmp_path):
+    """W + scale * alpha / rank * B A, added by hand."""
     lora = random_lora()
     file = every_spelling(tmp_path, lora, ALPHA)[spelling]
-    wanted = expected(plain, (lora, ALPHA / 4))
-    close(output(plain, file), wanted)
-    assert (wanted - expected(plain)).abs().max() > 0.05
+    for scale in (0.5, 1.0, 2.0):
+        wanted = expected(plain, (lora, scale * ALPHA / 4))
+        close(output(plain, file, lora_scale=[scale]), wanted)
+        assert (wanted - expected(plain)).abs().max() > 0.02
     assert read_lora(file).alpha == ALPHA
 
 
