@@ -9,14 +9,17 @@ code is 1 if a check fails and 2 for a user error. See docs/samplers.md.
 """
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__file__).resolve().parents[1])]
 
+import torch
 from omegaconf import OmegaConf
 
-from benchmarks.checks import manners, noise, orders
+from benchmarks.checks import levels, manners, noise, orders, single_steps
 from benchmarks.checks.guiders import checks_of_guider
 from benchmarks.checks.outcome import Check, Outcome
 from benchmarks.checks.problems import (
@@ -30,7 +33,6 @@ from benchmarks.checks.problems import (
     sampler_of,
 )
 from benchmarks.checks.schedules import checks_of_schedule
-from benchmarks.exact_moments import count_draws
 from common.console import run
 from common.errors import ConfigError, UserError
 from configuration.targets import allow_targets, get_obj_from_str
@@ -46,8 +48,11 @@ def checks_of_sampler(config: Mapping, problems: Problems) -> Iterator[Check]:
     yield "a run does not depend on another beside it", lambda: manners.runs_apart(sampler_of(config), problems)
     if sampler.nfe is not None:
         yield "evaluations as declared", lambda: manners.evaluations(config)
-    if count_draws(sampler, 12) > 0:
-        yield from checks_of_noise(config, problems)
+    if getattr(sampler, "exact_for_one_clip", True):
+        for name, discretization in (("", EDM), (" from zero SNR", FROM_ZERO_SNR)):
+            yield f"for one clip each step is at its level{name}", lambda discretization=discretization: (
+                levels.at_their_levels(orders.noisy(config) or config, problems, discretization))
+    yield from checks_of_noise(config, problems)
     if sampler.convergence_order is not None:
         yield from checks_of_order(config, problems)
     yield "the same on VE, VP and flow levels", lambda: manners.parameterizations(config, problems)
@@ -58,14 +63,26 @@ def checks_of_sampler(config: Mapping, problems: Problems) -> Iterator[Check]:
 
 
 def checks_of_noise(config: Mapping, problems: Problems) -> Iterator[Check]:
-    """Yield the checks of a sampler that draws noise."""
-    yield "strong order", lambda: noise.strong_order(config, problems)
-    yield "weak order on the EDM ramp", lambda: noise.distribution(config, problems, EDM)
-    yield "weak order on VP levels", lambda: noise.distribution(config, problems, TO_FIXED_NOISE)
-    yield "the same distribution on a path", lambda: noise.same_on_a_path(config, problems)
-    yield "weight of a component of a mixture", lambda: noise.weight_of_component(config, problems)
-    if has_parameter(sampler_of(config), "s_noise"):
-        yield "noise in proportion to s_noise", lambda: noise.noise_parameter(config)
+    """Yield the checks of a sampler that adds noise, or does so with one of its parameters."""
+    noisy = orders.noisy(config)
+    if noisy is None:
+        if sampler_of(config).weak_order is not None:
+            yield "it adds noise", lambda: noise.never(sampler_of(config))
+        return
+    given = "".join(f" with {name} {value:g}" for name, value in noisy["params"].items()
+                    if name not in config.get("params", {}))
+    yield f"strong order{given}", lambda: noise.strong_order(noisy, problems)
+    yield f"weak order on the EDM ramp{given}", lambda: noise.distribution(noisy, problems, EDM)
+    yield f"weak order on VP levels{given}", lambda: noise.distribution(noisy, problems, TO_FIXED_NOISE)
+    yield f"the same distribution on a path{given}", lambda: noise.same_on_a_path(noisy, problems)
+    yield f"weight of a component of a mixture{given}", lambda: noise.weight_of_component(noisy, problems)
+    if has_parameter(sampler_of(noisy), "s_noise"):
+        yield "noise in proportion to s_noise", lambda: noise.noise_parameter(noisy)
+    for name in noise.AMOUNTS:
+        if has_parameter(sampler_of(noisy), name):
+            yield f"{name} changes the noise", lambda name=name: noise.amount_parameter(noisy, name)
+    if all(has_parameter(sampler_of(noisy), name) for name in ("s_churn", *noise.BOUNDS)):
+        yield "churn within s_tmin and s_tmax", lambda: noise.churn_bounds(noisy)
 
 
 def checks_of_order(config: Mapping, problems: Problems) -> Iterator[Check]:
@@ -79,8 +96,10 @@ def checks_of_order(config: Mapping, problems: Problems) -> Iterator[Check]:
     yield "order on the EDM ramp", lambda: orders.convergence_order(quiet, problems, BELOW_HIGH_NOISE)
     yield "order on VP levels", lambda: orders.convergence_order(quiet, problems, VP_BELOW_HIGH_NOISE)
     yield "order on uneven steps", lambda: orders.convergence_order(quiet, problems, BELOW_HIGH_NOISE, uneven=True)
-    yield "single steps of unlike width", lambda: orders.uneven_steps(quiet, problems)
-    yield "all steps are made alike", lambda: orders.steps_alike(quiet, problems)
+    yield "single steps of unlike width", lambda: single_steps.uneven_steps(quiet, problems)
+    if single_steps.uneven_loss(sampler_of(config)) == 0:
+        yield "single steps at all noise levels", lambda: single_steps.same_everywhere(quiet, problems)
+    yield "all steps are made alike", lambda: single_steps.steps_alike(quiet, problems)
 
 
 def checks_of(target: str, params: Mapping, seed: int = 0) -> Iterator[Check]:
@@ -103,19 +122,39 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of data and noise (default: %(default)s)")
     options = parser.parse_args(argv)
     allow_targets(options.target.rpartition(".")[0])
-    params, failed = OmegaConf.to_container(OmegaConf.create(options.params)), False
-    for name, check in checks_of(options.target, params, options.seed):
-        try:
-            outcome = check()
-        except UserError as error:
-            outcome = Outcome(False, "it was refused", str(error))
-        failed = failed or not outcome.passed
-        sys.stdout.write(f"{'ok    ' if outcome.passed else 'FAILED'} {name}: {outcome.found}\n")
-        if not outcome.passed:
-            sys.stdout.write(f"       {outcome.remedy}\n")
-        sys.stdout.flush()
-    if failed:
-        raise SystemExit(1)
+    params = OmegaConf.to_container(OmegaConf.create(options.params))
+    with one_thread():
+        if not all([_reported(name, check) for name, check in checks_of(options.target, params, options.seed)]):
+            raise SystemExit(1)
+
+
+def _reported(name: str, check: Callable[[], Outcome]) -> bool:
+    """Run a check, print what came out, and return whether it passed."""
+    try:
+        outcome = check()
+    except UserError as error:
+        outcome = Outcome(False, "it was refused", str(error))
+    except Exception as error:  # whatever the class that is checked raises
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        outcome = Outcome(False, f"{type(error).__name__}: {error}", f"raised in {frame.name}, {frame.filename} line "
+                          f"{frame.lineno}")
+    sys.stdout.write(f"{'ok    ' if outcome.passed else 'FAILED'} {name}: {outcome.found}\n")
+    if not outcome.passed:
+        sys.stdout.write(f"       {outcome.remedy}\n")
+    sys.stdout.flush()
+    return outcome.passed
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Use one thread of torch: the problems are so small that several wait for each other, on a busy machine for long.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 if __name__ == "__main__":

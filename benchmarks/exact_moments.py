@@ -4,7 +4,8 @@ A step is linear in the latents and in the noise it draws, so that unit impulses
 """
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -24,35 +25,51 @@ def moments(sampler: Sampler, num_steps: int, mean: torch.Tensor, covariance: to
             ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the exact mean (C,) and covariance (C, C) of an unguided sampler's output on Gaussian data with the given
     moments, from a start with the exact moments of the schedule's first level, with fresh noise or with that of a path.
+    """
+    schedule = sampler.schedule(num_steps)
+    start = marginal(schedule.levels()[0], mean, covariance)
+    x, noise = impulses(sampler, schedule, *start, shape=(1, len(mean), 1, 1), path=path)
+    data = CorrelatedGaussian(schedule.parameterization, mean, covariance)
+    return moments_of(_run(sampler, schedule, x, data, noise))
+
+
+def impulses(sampler: Sampler, schedule: NoiseSchedule, mean: torch.Tensor, covariance: torch.Tensor,
+             shape: tuple[int, ...], path: bool = False) -> tuple[torch.Tensor, "Draws"]:
+    """Return latents (rows, *shape) with these moments of their elements, and the noise of a run from there.
 
     A step is linear in the latents and in the noise it draws. One batch therefore measures both: in each row a single
     element of the start or of one draw is 1 and all others are 0; in the first row all are 0. On a path it is an
     increment of the path between two neighbours of the places that the run asks for.
     """
-    schedule = sampler.schedule(num_steps)
-    levels, size = schedule.levels(), len(mean)
     asked = _asked(sampler, schedule)
-    noise = Increments(asked, size) if path else Draws(len(asked), size)
-    start_mean, start_covariance = marginal(levels[0], mean, covariance)
+    noise = Increments(asked, shape) if path else Draws(len(asked), shape)
     x = noise.zeros()
-    x[1:1 + size, 0, :, 0, 0] = torch.linalg.cholesky(start_covariance).T
-    x = x + start_mean.view(-1, 1, 1)
-    x = _run(sampler, schedule, x, CorrelatedGaussian(schedule.parameterization, mean, covariance), noise)
-    x = x[:, 0, :, 0, 0]
+    x[1:1 + noise.size] = torch.linalg.cholesky(covariance).T.reshape(noise.size, *shape)
+    return x + mean.view(shape), noise
+
+
+def moments_of(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the mean (n,) and covariance (n, n) of the elements of latents (rows, ...) that began as `impulses`."""
+    x = x.flatten(1)
     return x[0], (x[1:] - x[0]).T @ (x[1:] - x[0])
 
 
 @dataclass
 class Draws:
-    """Noise of a batch in which each draw is 1 in rows of its own, one for each of `size` channels."""
+    """Noise of a batch in which each draw is 1 in rows of its own, one for each element of `shape` (T, C, H, W)."""
 
     count: int
-    size: int
+    shape: tuple[int, ...]
     drawn: int = 0
 
+    @property
+    def size(self) -> int:
+        """The number of elements of a row."""
+        return math.prod(self.shape)
+
     def zeros(self) -> torch.Tensor:
-        """Return latents (rows, 1, C, 1, 1) that are 0."""
-        return torch.zeros(1 + self.size * (1 + self.count), 1, self.size, 1, 1, dtype=torch.float64)
+        """Return latents (rows, T, C, H, W) that are 0."""
+        return torch.zeros(1 + self.size * (1 + self.count), *self.shape, dtype=torch.float64)
 
     def __call__(self, now: NoiseLevel | None = None, then: NoiseLevel | None = None) -> torch.Tensor:
         self.drawn += 1
@@ -65,18 +82,18 @@ class Draws:
         noise = self.zeros()
         for place, amount in amounts.items():
             first = 1 + self.size * place
-            noise[first:first + self.size, 0, :, 0, 0] = amount * torch.eye(self.size, dtype=torch.float64)
+            noise[first:first + self.size] = amount * torch.eye(self.size, dtype=torch.float64).view(-1, *self.shape)
         return noise
 
 
 class Increments(Draws):
     """Noise of a batch in which each increment of a path between two neighbouring times is 1 in rows of its own."""
 
-    def __init__(self, asked: Sequence[Asked], size: int, numbers: tuple[int, ...] = ()):
+    def __init__(self, asked: Sequence[Asked], shape: tuple[int, ...], numbers: tuple[int, ...] = ()):
         self.asked, self.numbers = asked, numbers
         self.times = {key: sorted({time for one, *both in asked if one == key for time in both})
                       for key in dict.fromkeys(one for one, _, _ in asked)}
-        super().__init__(sum(len(times) - 1 for times in self.times.values()), size)
+        super().__init__(sum(len(times) - 1 for times in self.times.values()), shape)
 
     def __call__(self, now: NoiseLevel | None = None, then: NoiseLevel | None = None) -> torch.Tensor:
         first, last = _times(now, then)
@@ -89,7 +106,7 @@ class Increments(Draws):
         return self._at(amounts)
 
     def other(self, number: int) -> "Increments":
-        return Increments(self.asked, self.size, (*self.numbers, number))
+        return Increments(self.asked, self.shape, (*self.numbers, number))
 
 
 @dataclass(frozen=True)
@@ -155,11 +172,17 @@ def responses(sampler: Sampler, num_steps: int) -> torch.Tensor:
     return torch.tensor(found)
 
 
-def _run(sampler: Sampler, schedule: NoiseSchedule, x: torch.Tensor, denoiser, draw: Noise) -> torch.Tensor:
+def steps_of(sampler: Sampler, schedule: NoiseSchedule, x: torch.Tensor, denoiser: Callable, draw: Noise
+             ) -> Iterator[tuple[NoiseLevel, torch.Tensor]]:
+    """Yield for each step of an unguided run from x the level that it arrives at, and the latents there."""
     run, state = Run(schedule, Guided(denoiser, sampler.guider, Conditioning({}), None, {}), draw), StepState()
     for now, then in pairwise(schedule.levels()):
         x, _, state = sampler.step(x, now, then, run, state)
-    return x
+        yield then, x
+
+
+def _run(sampler: Sampler, schedule: NoiseSchedule, x: torch.Tensor, denoiser: Callable, draw: Noise) -> torch.Tensor:
+    return deque(steps_of(sampler, schedule, x, denoiser, draw), maxlen=1).pop()[1]
 
 
 @dataclass

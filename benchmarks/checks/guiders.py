@@ -1,7 +1,8 @@
 """Checks of guiders, used by Heun's method."""
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
+from itertools import pairwise
 
 import torch
 
@@ -14,7 +15,9 @@ from sgm.parameterization import VE
 from sgm.sampling import Sampler
 
 HEUN = {"target": "sgm.sampling.HeunEDMSampler"}
-ALMOST_ONE = 1 - 1e-6
+ALMOST_ONE, FRACTION = 1 - 1e-6, 0.9  # of a scale, and how much smaller another one is
+INTERVAL = (0.5, 5.0)  # of sigma / alpha
+LEAST = 1e-3  # by which guidance changes latents of deviation 0.5
 
 
 class Timed:
@@ -42,9 +45,11 @@ def checks_of_guider(config: Mapping, problems: Problems) -> Iterator[Check]:
         return sampler_of(HEUN, discretization, {**config, "params": {**config.get("params", {}), **given}})
 
     guider = build().guider
+    limit = getattr(guider, "dyn_thresh_config", None)  # of a range in which the estimates and clips here are not
     yield "passes as declared", lambda: passes(build())
     yield "guidance changes the result", lambda: acts(build(), problems)
-    yield "guidance leads towards cond", lambda: leads_to_cond(build(), problems)
+    if limit is None:
+        yield "guidance leads towards cond", lambda: leads_to_cond(build(), problems)
     if guider.continuous_at_one:
         yield "near scale 1 it is near cond", lambda: _run_of(build(scale=ALMOST_ONE), problems, 1e-3, (
             "a scale of nearly 1 is not nearly the conditional estimate: push has to return that as its second value, "
@@ -53,12 +58,20 @@ def checks_of_guider(config: Mapping, problems: Problems) -> Iterator[Check]:
         solve(build(), Responsive(VE), scale=0.5, problems=problems),
         solve(build(scale=0.5), Responsive(VE), problems=problems), 1e-12,
         "the scale that a run is given replaces the configured one: scale_at(noise, scale) has to use its `scale`")
+    yield "the scale is used as it is given", lambda: as_given(build(), build(scale=build().guider.scale * FRACTION))
+    yield "a scale for each row", lambda: scales_of_rows(build, problems)
+    if has_field(guider, "sigma_lo") and has_field(guider, "sigma_hi"):
+        yield "guidance within sigma_lo and sigma_hi", lambda: within_interval(build)
+    if has_field(guider, "rescale"):
+        yield "rescale 1 keeps the deviation of cond", lambda: rescales(build(rescale=1.0), problems)
     yield "scale 1 is the conditional run", lambda: _run_of(
         build(), problems, 1e-15, "scale_at has to return 1 for scale 1", scale=1)
     yield "leaves estimates alone", lambda: leaves_alone(build(), problems)
     yield "a row does not depend on its neighbours", lambda: rows_alone(build, problems, Responsive(VE))
     yield "seeds reproduce", lambda: reproduces(build(), problems, Responsive(VE))
-    yield "from zero SNR to a clip of a finite set", lambda: ends_at_clips(build(FROM_ZERO_SNR), problems, TimedClips)
+    if limit is None and guider.scale >= 1:  # with less, a run can end between the clips of two branches
+        yield "from zero SNR to a clip of a finite set", lambda: ends_at_clips(
+            build(FROM_ZERO_SNR), problems, TimedClips)
 
 
 def passes(sampler: Sampler) -> Outcome:
@@ -74,8 +87,66 @@ def acts(sampler: Sampler, problems: Problems) -> Outcome:
     """Check that guidance changes the result."""
     with_it, without = (solve(sampler, Responsive(VE), scale=scale, problems=problems) for scale in (None, 1))
     apart = float((with_it - without).abs().max())
-    return Outcome(apart > 1e-6, f"{apart:.1e} from the conditional run",
-                   "guidance does nothing: push returns the same estimate twice, or the scale is 1 everywhere")
+    return Outcome(apart > LEAST, f"{apart:.1e} from the conditional run",
+                   "guidance does next to nothing: push returns nearly the same estimate twice, or the scale is 1 "
+                   "everywhere")
+
+
+def has_field(guider, name: str) -> bool:
+    """Return True if a configuration of the guider may have this parameter."""
+    return is_dataclass(guider) and any(one.name == name and one.init for one in fields(guider))
+
+
+def scales_at(sampler: Sampler) -> list[float]:
+    """Return the guider's scale at the levels of the schedule that steps begin at."""
+    return [float(sampler.guider.scale_at(replace(level, timestep=Responsive(VE).timestep_at(level.ratio))))
+            for level in sampler.schedule().levels()[:-1]]
+
+
+def as_given(*samplers: Sampler) -> Outcome:
+    """Check that a scale that is the same wherever guidance acts is the configured one, for two of them."""
+    wrong = ""
+    for sampler in samplers:
+        acting, given = {scale for scale in scales_at(sampler) if scale != 1}, sampler.guider.scale
+        if len(acting) == 1 and acting.isdisjoint({given, 1 + given}):
+            wrong = f"{acting.pop():.4g} for scale {given:.4g}"
+    return Outcome(not wrong, wrong or "as given, or varied over the steps",
+                   "scale_at returns one number that is not the scale; let it return the scale, and 1 where nothing is "
+                   "guided")
+
+
+def scales_of_rows(build: Callable[..., Sampler], problems: Problems) -> Outcome:
+    """Check that a row whose scale is another than its neighbour's is what it is with that scale alone."""
+    given = build().guider.scale
+    scales = torch.tensor([given, given * FRACTION], dtype=torch.float64)
+    together = solve(build(), Responsive(VE), scale=scales, problems=problems)
+    alone = [solve(build(), Responsive(VE), scale=scale, problems=problems)[i:i + 1]
+             for i, scale in enumerate(scales.tolist())]
+    return near(together, torch.cat(alone), 1e-8, "at.scale can be a tensor with a number for each row (B,): bring it "
+                "to the estimates' dimensions, as common.tensors.append_dims(at.scale, cond.ndim) does")
+
+
+def within_interval(build: Callable[..., Sampler]) -> Outcome:
+    """Check that the scale is 1 outside a guidance interval, and inside it what it is without one."""
+    low, high = INTERVAL
+    everywhere, between = (scales_at(build(sigma_lo=a, sigma_hi=b)) for a, b in ((0.0, math.inf), INTERVAL))
+    ratios = [level.ratio for level in build().schedule().levels()[:-1]]
+    wrong = [ratio for ratio, free, bound in zip(ratios, everywhere, between, strict=True)
+             if bound != (free if low < ratio <= high else 1)]
+    return Outcome(not wrong, f"not at sigma {', '.join(f'{ratio:.3g}' for ratio in wrong)}" if wrong else
+                   f"{sum(scale != 1 for scale in between)} of 12 steps are guided between {low} and {high}",
+                   "guidance has to act where sigma_lo < sigma / alpha <= sigma_hi: let scale_at begin with "
+                   "super().scale_at(noise, scale)")
+
+
+def rescales(sampler: Sampler, problems: Problems) -> Outcome:
+    """Check that with `rescale` 1 each row has the standard deviation of its conditional estimate."""
+    found = estimates_at(sampler, problems)
+    if found is None:
+        return Outcome(True, "it acts at none of 12 levels")
+    estimates, at = found
+    deviations = [x.flatten(1).std(dim=1) for x in (sampler.guider.guide(estimates, at)[0], estimates["cond"])]
+    return near(*deviations, 1e-8, "rescale has no effect: leave `guide` to Guider, and define push")
 
 
 def _run_of(guided: Sampler, problems: Problems, tolerance: float, remedy: str, **given) -> Outcome:
@@ -85,16 +156,17 @@ def _run_of(guided: Sampler, problems: Problems, tolerance: float, remedy: str, 
 
 
 def estimates_at(sampler: Sampler, problems: Problems) -> tuple[Estimates, Evaluation] | None:
-    """Return random estimates of all branches at the first level at which the guider acts; None if it never does."""
+    """Return random estimates of the branches at the first level with the most of them; None if it never guides."""
     levels = sampler.schedule().levels()
     noise = problems.noise((len(sampler.guider.passes) + 1, 2, 2, 3, 2, 2))
-    timed = [Responsive(VE).timestep_at(level.ratio) for level in levels]
-    for level, then, timestep in zip(levels[:-1], levels[1:], timed[:-1], strict=True):
-        at = Evaluation(noise[0], level, sampler.guider.scale_at(replace(level, timestep=timestep)), then)
+    found = None
+    for level, then in pairwise(levels):
+        timed = replace(level, timestep=Responsive(VE).timestep_at(level.ratio))
+        at = Evaluation(noise[0], level, sampler.guider.scale_at(timed), then)
         branches = tuple(sampler.guider.passes_at(level))
-        if at.scale != 1 and len(branches) > 1:
-            return Estimates(branches, list(noise[1:1 + len(branches)].unbind(0))), at
-    return None
+        if at.scale != 1 and len(branches) > (len(found[0]) if found else 1):
+            found = Estimates(branches, list(noise[1:1 + len(branches)].unbind(0))), at
+    return found
 
 
 def leads_to_cond(sampler: Sampler, problems: Problems) -> Outcome:

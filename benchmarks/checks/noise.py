@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 
 from benchmarks.checks.fits import limit_of, local_orders, order_of
-from benchmarks.checks.orders import as_declared
+from benchmarks.checks.orders import SWITCHES, as_declared
 from benchmarks.checks.outcome import Outcome
 from benchmarks.checks.problems import EDM, Problems, run_of, sampler_of
 from benchmarks.exact import WithoutLastJump
@@ -21,6 +21,8 @@ BIAS_STEPS = (32, 64, 128, 256, 512, 1024)
 WEIGHT_STEPS, WEIGHT_ROWS = 100, (1, 4, 4, 64, 64)
 SURE, LEAST_LIMIT = 3.0, 1e-6  # times the uncertainty of the bias's limit, and what is left of it by rounding
 DEVIATIONS = 4.0  # standard errors
+AMOUNTS = {"eta": (0.5, 1.0), "tau": (0.5, 1.0), "s_churn": (2.0, 4.0)}  # values of parameters with unlike noise
+BOUNDS = {"s_tmin": 0.5, "s_tmax": 5.0}  # of sigma / alpha, where churn may act
 SMALL_NOISE = 0.2  # of s_noise, so that no bound of a sampler's own has an effect
 AMOUNT = "a step to s' that keeps the share k of the noise adds s' sqrt(1 - k^2), and stages of a step share its noise"
 
@@ -76,6 +78,32 @@ def noise_parameter(config: Mapping) -> Outcome:
     times = float(large.norm() / small.norm()) if float(small.norm()) > 0 else math.inf
     return Outcome(abs(times - 2) < 1e-6, f"{times:.3g} times the noise for twice the s_noise",
                    "multiply what run.draw returns by self.s_noise, once")
+
+
+def amount_parameter(config: Mapping, name: str) -> Outcome:
+    """Check that a parameter changes how much noise the steps add."""
+    moved = [float(responses(sampler_of(config, **{name: amount}), 12).norm()) for amount in AMOUNTS[name]]
+    found = " and ".join(f"{by:.3g} with {amount:g}" for by, amount in zip(moved, AMOUNTS[name], strict=True))
+    return Outcome(moved[1] > moved[0] + LEAST_LIMIT, f"unit noise moves steps by {found}",
+                   f"{name} is not used, or less noise follows from more of it")
+
+
+def churn_bounds(config: Mapping) -> Outcome:
+    """Check that churn acts at the levels from s_tmin to s_tmax, and at no other."""
+    none, everywhere, between = (responses(sampler_of(config, **given), 12) for given in (
+        {"s_churn": 0.0}, {"s_tmin": 0.0, "s_tmax": math.inf}, BOUNDS))
+    ratios = torch.tensor([level.ratio for level in sampler_of(config).schedule().levels()[:-1]])
+    inside = (BOUNDS["s_tmin"] <= ratios) & (ratios <= BOUNDS["s_tmax"])
+    wrong = ratios[(between - torch.where(inside, everywhere, none)).abs() > LEAST_LIMIT].tolist()
+    return Outcome(not wrong, f"of 12 steps {int(inside.sum())} begin between" if not wrong else
+                   f"not at sigma {', '.join(f'{ratio:.3g}' for ratio in wrong)}", "with s_tmin "
+                   f"{BOUNDS['s_tmin']} and s_tmax {BOUNDS['s_tmax']} a step has to be churned if now.ratio is between")
+
+
+def never(sampler: Sampler) -> Outcome:
+    """Report a sampler that declares its orders with noise and adds none."""
+    return Outcome(False, "none", f"weak_order = {sampler.weak_order} is declared, and what it draws moves no step, "
+                   f"whatever {', '.join(SWITCHES)} are: draw it by run.draw(now, then), or do not declare it")
 
 
 def weight_of_component(config: Mapping, problems: Problems) -> Outcome:

@@ -105,8 +105,11 @@ class LinearMultistepSampler(NoiseMultistepSampler):
     Because the first step is an Euler step, the order of convergence is at most 2.
     """
 
-    convergence_order = 2
     order: Positive = 4
+
+    @property
+    def convergence_order(self) -> int:  # type: ignore[override]  # depends on the order
+        return min(self.order, 2)
 
     @property
     def most(self) -> int:  # type: ignore[override]  # depends on the order
@@ -123,9 +126,12 @@ class IPNDMSampler(NoiseMultistepSampler):
     The first steps use the estimates that there are. The step to the clean end is an Euler step.
     """
 
-    convergence_order = 2
     order_on_uneven_steps: ClassVar[int] = 1
     order: Annotated[int, Ge(1), Le(4)] = 4
+
+    @property
+    def convergence_order(self) -> int:  # type: ignore[override]  # depends on the order
+        return min(self.order, 2)
 
     @property
     def most(self) -> int:  # type: ignore[override]  # depends on the order
@@ -139,11 +145,16 @@ class IPNDMSampler(NoiseMultistepSampler):
 class GradientEstimationSampler(NoiseMultistepSampler):
     """Gradient estimation (Permenter and Yuan 2024, section 5): Euler with `gamma` noise + (1 - gamma) the one before.
 
-    `gamma` 1 is Euler's method, as is the step to the clean end.
+    `gamma` 1 is Euler's method, as is the step to the clean end, and 1.5 Adams and Bashforth's of second order with the
+    weights of equal steps.
     """
 
-    convergence_order = 1
+    order_on_uneven_steps: ClassVar[int] = 1
     gamma: AboveZero = 2.0
+
+    @property
+    def convergence_order(self) -> int:  # type: ignore[override]  # depends on gamma
+        return 2 if self.gamma == 1.5 else 1
 
     def weights(self, ratios, end):
         return scaled([1 - self.gamma, self.gamma] if len(ratios) == 2 else [1], ratios, end)
