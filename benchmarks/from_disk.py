@@ -2,17 +2,17 @@
 
     python -m benchmarks.from_disk FOLDER                  # CogVideoX-2B, 9 frames of 480 x 720, bfloat16 on a CPU
     python -m benchmarks.from_disk FOLDER args.offload=model --steps 4 --save     # T5 is freed after the prompts
+    python -m benchmarks.from_disk FOLDER --preset tiny_t2v --dtype fp32          # the same in half a minute
 
 FOLDER is a diffusers pipeline folder. If it does not exist, it is written first, with random weights of full size:
-transformer, autoencoder and T5 v1.1 XXL, 13 GB. The table has the peak memory of the process, without what Python and
-its libraries take, and the seconds of sampling, decoding and saving, each beside the plan's. --save keeps the table
-under docs/benchmarks/. Linux only.
+transformer, autoencoder and T5 v1.1 XXL, 13 GB; for a preset with other text embeddings a small T5. The table has the
+peak memory of the process, without what Python and its libraries take, and the seconds of sampling, decoding and
+saving, each beside the plan's. --save keeps the table under docs/benchmarks/. Linux only.
 """
 import argparse
 import ast
 import platform
 import re
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -23,35 +23,13 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__fil
 
 import torch
 
+from benchmarks.command_runs import PROMPT, peak_of
 from benchmarks.random_folder import write_pipeline
 from benchmarks.speed_measure import DTYPES, hardware, save_note, table
 from common.console import run
-from common.errors import UserError
-from common.files import REPOSITORY
 
-PROMPT = "a red circle moves right on a black background"
 UNITS = {"GB": 1e9, "MB": 1e6}
 IMPORTS = "import sample_video, torch, transformers, deepspeed, safetensors.torch, av"
-
-
-class RunFailed(UserError):
-    """The user error for a run that ended with an error."""
-
-
-def peak_of(command: Sequence[str]) -> tuple[str, int]:
-    """Return what a command writes, and the peak of its resident memory in bytes. Raises RunFailed if it fails.
-
-    The peak is measured in a process of its own, as the system keeps only the largest of a process's children.
-    """
-    watch = ("import resource, subprocess, sys; code = subprocess.run(sys.argv[1:]).returncode; "
-             "print('peak', resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(code)")
-    done = subprocess.run([sys.executable, "-c", watch, *command], cwd=REPOSITORY, text=True, check=False,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    if done.returncode:
-        said = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
-        raise RunFailed(f"{' '.join(command)} ended with code {done.returncode}; "
-                        f"{said[-1] if said else 'without an error of its own, as when the system lacks memory'}")
-    return done.stdout, 1024 * int(re.findall(r"^peak (\d+)$", done.stdout, re.MULTILINE)[-1])
 
 
 def planned(told: str) -> tuple[float, float]:
@@ -70,7 +48,7 @@ def taken(told: str) -> float:
 def command_of(options: argparse.Namespace, prompts: Path, output: Path) -> list[str]:
     """Return the command line of the run."""
     dtype = [f"args.{options.dtype}=true"] if options.dtype != "fp32" else []
-    return [sys.executable, "sample_video.py", "--base", f"configs/{options.preset}.yaml", "configs/inference.yaml",
+    return ["sample_video.py", "--base", f"configs/{options.preset}.yaml", "configs/inference.yaml",
             f"args.load={options.folder.resolve()}", "args.fp16=false", *dtype, "--num-frames", str(options.num_frames),
             "--num-inference-steps", str(options.steps), "--input-file", str(prompts), "--output-dir", str(output),
             "--device", "cpu", *options.overrides]
@@ -99,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         prompts.write_text(PROMPT + "\n", encoding="utf-8")
         command = command_of(options, prompts, Path(work) / "out")
         memory, seconds = planned(peak_of([*command, "--plan"])[0])
-        _, before = peak_of([sys.executable, "-c", IMPORTS])
+        _, before = peak_of(["-c", IMPORTS])
         told, peak = peak_of(command)
     rows = [["memory", f"{memory / 1e9:.2f} GB", f"{(peak - before) / 1e9:.2f} GB", f"{memory / (peak - before):.2f}"],
             ["sampling, decoding and saving", f"{seconds:.3g} s", f"{taken(told):.3g} s",

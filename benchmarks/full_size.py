@@ -3,6 +3,10 @@
     python -m benchmarks.full_size --compile regional --save       # 5B on an accelerator, in bfloat16
     python -m benchmarks.full_size --size 2b --ways "fp8 weights"   # the lossless run always comes first
     python -m benchmarks.full_size --size tiny --device cpu          # the same in seconds
+    python -m benchmarks.full_size --device cpu                      # 2B from disk, see benchmarks.from_disk
+
+On a CPU, without --size, benchmarks.from_disk makes its one video: CogVideoX-2B, 9 frames of 480 x 720, bfloat16, from
+a folder with T5-XXL that it writes first (--folder; by default 13 GB in a temporary one), beside what --plan says.
 
 Needs requirements.txt only (torchao for quantized weights) and downloads nothing. Every way makes one video from the
 same noise. The table has the seconds of all steps and of decoding, the peak device memory of each including weights,
@@ -16,8 +20,10 @@ import math
 import platform
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import date
 from importlib.util import find_spec
@@ -34,6 +40,7 @@ from benchmarks.random_models import SIZES, Size, our_engine
 from benchmarks.speed_measure import DTYPES, hardware, peak_memory, product_peak, save_note, synchronize, table
 from common.console import run
 from common.errors import ConfigError
+from configuration.settings import resolve_device
 from diffusion_video import DiffusionEngine
 from memory.offload import offload_engine
 from memory.quantization import DYNAMIC, quantize_linears
@@ -197,9 +204,10 @@ def left_out(way: Way, device: torch.device) -> str | None:
 
 def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_model(parser, size="5b")
+    add_model(parser, size=None)
     add_speed(parser, compiled="regional")
     parser.add_argument("--compile-decoder", action="store_true", help="torch.compile the autoencoder")
+    parser.add_argument("--folder", type=Path, help="where benchmarks.from_disk has or writes its weights")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=USUAL,
                         help="ways to compare with the lossless one, which always runs")
     options = parser.parse_args(argv)
@@ -227,8 +235,22 @@ def heading(options: argparse.Namespace, size: Size, device: torch.device, dtype
             f"Latents {t} x {channels} x {h} x {w}, {size.steps} steps of DDIM unless noted, random weights.\n")
 
 
+def make_from_disk(options: argparse.Namespace) -> None:
+    """Run benchmarks.from_disk, which needs more than requirements.txt and is therefore imported here."""
+    from benchmarks import from_disk
+    kept = nullcontext(options.folder) if options.folder else tempfile.TemporaryDirectory()
+    with kept as folder:
+        place = options.folder or Path(folder) / "random_2b"
+        dtype = ["--dtype", options.dtype] if options.dtype else []
+        from_disk.main([str(place), *dtype, *(["--save"] if options.save else [])])
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     options = read_options(argv)
+    if options.size is None and resolve_device(options.device).type == "cpu":
+        make_from_disk(options)
+        return
+    options.size = options.size or "5b"
     device = resolve(options)
     size, dtype = SIZES[options.size].as_decoded(), DTYPES[options.dtype]
     faster = {"compile_model": {"whole": True, None: False}.get(options.compile, options.compile),

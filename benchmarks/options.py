@@ -9,9 +9,10 @@ from configuration.model import FASTEST, KERNELS
 from configuration.settings import resolve_device
 
 
-def add_model(parser: argparse.ArgumentParser, size: str) -> None:
+def add_model(parser: argparse.ArgumentParser, size: str | None) -> None:
     """Add the options for the model's size, dtype and device; `size` is the default size."""
-    parser.add_argument("--size", choices=SIZES, default=size, help="model size (default: %(default)s)")
+    parser.add_argument("--size", choices=SIZES, default=size,
+                        help=f"model size (default: {size or '5b on an accelerator, on a CPU 2b from disk'})")
     parser.add_argument("--dtype", choices=DTYPES, help="default: bf16 on an accelerator, fp32 on a CPU")
     parser.add_argument("--device", help="cpu or an accelerator (default: an accelerator if there is one)")
 

@@ -14,15 +14,22 @@ from tools.convert_weights import SHARD_BYTES, parts_of
 from weights.diffusers_layout import to_diffusers
 from weights.shards import STEM, write_tensors
 
-T5_XXL = {"d_model": 4096, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "d_kv": 64, "vocab_size": 32128,
+T5_XXL: dict = {"d_model": 4096, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "d_kv": 64, "vocab_size": 32128,
           "feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu_new", "is_encoder_decoder": False,
           "use_cache": False, "tie_word_embeddings": False, "architectures": ["T5EncoderModel"]}
 VOCABULARY = "checkpoints/tiny/t5/spiece.model"  # any will do: the encoder always computes max_length tokens
 
 
-def write_pipeline(folder: Path, preset: str, dtype: torch.dtype, t5: Mapping = T5_XXL) -> None:
+def t5_of_width(width: int) -> dict:
+    """Return the configuration of T5 v1.1 XXL, or of a small encoder for text embeddings of another width."""
+    small = {"d_model": width, "d_ff": 2 * width, "num_layers": 2, "num_heads": 2}
+    return T5_XXL if width == T5_XXL["d_model"] else T5_XXL | small
+
+
+def write_pipeline(folder: Path, preset: str, dtype: torch.dtype) -> None:
     """Write transformer, VAE, text encoder and tokenizer of a preset's sizes to a new folder, in diffusers' layout."""
     model = get_args(["--base", f"configs/{preset}.yaml"]).model_config
+    t5 = t5_of_width(model["network_config"]["params"]["modules"]["patch_embed_config"]["params"]["text_hidden_size"])
     with whole_folder(folder) as target:
         for name, part in parts_of(model).items():
             links = [link for link in part.links if link.theirs]

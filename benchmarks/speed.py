@@ -7,8 +7,9 @@
 Needs requirements-test.txt beside requirements.txt, and downloads nothing. The sides run alternately, and their outputs
 are compared. Seconds are medians, with the minimum and maximum; the ratio is the median over pairs of consecutive runs.
 Memory is what the first call of each side needs beside the weights. FLOPs are counted for each side, and the share of
-peak relates their rate to that of a matrix product, measured in the same run. diffusers' attention runs by the kernel
-that torch chooses, whatever --attention is. --save keeps the table under docs/benchmarks/.
+peak relates their rate to that of a matrix product, measured in the same run. With --compile the last columns are the
+seconds of each side's first compiled run. diffusers' attention runs by the kernel that torch chooses, whatever
+--attention is. --save keeps the table under docs/benchmarks/.
 """
 import argparse
 import platform
@@ -47,7 +48,8 @@ except ImportError as error:
     raise SystemExit(2) from error
 
 COLUMNS = ("part", "ours", "diffusers", "ratio", "difference", "memory, ours", "memory, diffusers", "ratio of memory",
-           "TFLOP, ours", "TFLOP, diffusers", "share of peak, ours", "share of peak, diffusers")
+           "TFLOP, ours", "TFLOP, diffusers", "share of peak, ours", "share of peak, diffusers", "compilation, ours",
+           "compilation, diffusers")
 
 
 def seconds(values: Sequence[float]) -> str:
@@ -61,7 +63,8 @@ def row(name: str, timing: Timing, peak: float) -> list[str]:
     share = {side: flops[side] / statistics.median(getattr(timing, side)) / peak for side in SIDES}
     return [name, seconds(timing.ours), seconds(timing.diffusers), f"{timing.ratio:.2f}", f"{timing.difference:.1e}",
             *(f"{memory[side] / 2**20:.0f} MiB" for side in SIDES), f"{memory['ours'] / memory['diffusers']:.2f}",
-            *(f"{flops[side] / 1e12:.3g}" for side in SIDES), *(f"{100 * share[side]:.0f} %" for side in SIDES)]
+            *(f"{flops[side] / 1e12:.3g}" for side in SIDES), *(f"{100 * share[side]:.0f} %" for side in SIDES),
+            *(f"{timing.compilation[side]:.3g} s" if timing.compilation else "none" for side in SIDES)]
 
 
 def measure(name: str, setting: Setting, options: argparse.Namespace, peak: float) -> list[str]:

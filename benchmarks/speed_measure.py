@@ -1,10 +1,11 @@
 """Measurement of time, memory and floating-point operations, and notes of the results."""
 import ctypes
 import gc
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
@@ -24,6 +25,8 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PRODUCT_SIZE = {"cpu": 2048}
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+# Compilers are processes of their own, whose time counts once they have ended.
+COMPILATION_CLOCKS = {"wall": time.perf_counter, "cpu": lambda: sum(os.times()[:4])}
 
 
 class OutputsDiffer(UserError):
@@ -51,13 +54,15 @@ class Pair:
 @dataclass(frozen=True)
 class Timing:
     """Measurements of a Pair: the seconds of every run of both sides, the largest relative difference of their outputs,
-    and for each side the bytes and floating-point operations of its first run."""
+    and for each side the bytes and floating-point operations of its first run, and the seconds of its first compiled
+    run if it was compiled."""
 
     ours: Sequence[float]
     diffusers: Sequence[float]
     difference: float
     memory: Mapping[str, int]
     flops: Mapping[str, float]
+    compilation: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def ratio(self) -> float:
@@ -77,8 +82,7 @@ def time_pair(pair: Pair, repeats: int, device: torch.device, clock: str = "wall
     count_flops(lambda: torch.zeros(1, 1) @ torch.zeros(1, 1))  # loads the counter's own memory first
     for side in SIDES:
         memory[side], flops[side] = _first_run(pair, side, device)
-        if compiled:  # the counted run was not compiled; compile before timing
-            (pair.short or pair).of(side)()
+    compilation = _compiled(pair.short or pair, device, clock) if compiled else {}  # the counted runs were not
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
     difference = 0.0
     for index in range(repeats):
@@ -87,7 +91,15 @@ def time_pair(pair: Pair, repeats: int, device: torch.device, clock: str = "wall
             spent, outputs[side] = timed(pair.of(side), device, CLOCKS[clock])
             seconds[side].append(spent)
         difference = max(difference, relative_difference(outputs["ours"], outputs["diffusers"]))
-    return Timing(seconds["ours"], seconds["diffusers"], difference, memory, flops)
+    return Timing(seconds["ours"], seconds["diffusers"], difference, memory, flops, compilation)
+
+
+def _compiled(pair: Pair, device: torch.device, clock: str) -> dict[str, float]:
+    """Return the seconds of the first compiled run of each side, with no results of earlier compilations at hand."""
+    from torch._inductor import config, utils  # takes a second
+    with utils.fresh_cache(), config.patch({"compile_threads": 1} if clock == "cpu" else {}):
+        torch.compile(torch.sin)(torch.ones(8, device=device))  # what only a process's first compilation takes
+        return {side: timed(pair.of(side), device, COMPILATION_CLOCKS[clock])[0] for side in SIDES}
 
 
 def _first_run(pair: Pair, side: str, device: torch.device) -> tuple[int, float]:

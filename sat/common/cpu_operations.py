@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from common.measured import fastest, remembered
 from common.tensors import recorded
@@ -25,13 +26,13 @@ CLEAR_GAIN = 1.25  # of oneDNN over BLAS: where they take about the same time, t
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Compute a linear layer in x's dtype.
 
-    On a CPU that only emulates bfloat16, it is computed in float32. In float32, without gradients, it is computed by
-    oneDNN where that is faster than torch's BLAS library.
+    On a CPU that only emulates bfloat16, it is computed in float32. A large one is computed by oneDNN where that is
+    faster; the bias is then added before the product is written, in bfloat16 before it is rounded.
     """
     if x.dtype == torch.bfloat16 and not CPU_HAS_BFLOAT16 and _is_plain(x, weight):
         return F.linear(x.float(), weight.float(), None if bias is None else bias.float()).to(x.dtype)
-    if _goes_to_onednn(x, weight):
-        return FUSED_LINEAR(x, weight, bias, "none", [], "")
+    if _goes_to_onednn(x, weight, LEAST_PRODUCTS):
+        return LinearByOneDNN.apply(x, weight, bias) if torch.is_grad_enabled() else _by_onednn(x, weight, bias)
     return F.linear(x, weight, bias)
 
 
@@ -41,22 +42,70 @@ def _is_plain(x: torch.Tensor, weight: torch.Tensor) -> bool:
             and not torch.is_autocast_enabled("cpu"))
 
 
-def _goes_to_onednn(x: torch.Tensor, weight: torch.Tensor) -> bool:
-    """Return True for a float32 product that oneDNN computes faster, up to rounding the same."""
-    return (x.dtype == torch.float32 and FUSED_LINEAR is not None and not recorded() and _is_plain(x, weight)
-            and weight.is_contiguous() and x.numel() * len(weight) >= LEAST_PRODUCTS and onednn_is_faster())
+def _goes_to_onednn(x: torch.Tensor, weight: torch.Tensor, least: int) -> bool:
+    """Return True for a product that oneDNN computes faster, up to rounding the same, if it has `least` products."""
+    if FUSED_LINEAR is None or not _is_plain(x, weight) or not weight.is_contiguous():
+        return False
+    if torch.is_grad_enabled() and (torch.compiler.is_compiling() or x.dtype != torch.float32):
+        return False
+    if not torch.compiler.is_compiling() and x.numel() * len(weight) < least:
+        return False
+    return CPU_HAS_BFLOAT16 if x.dtype == torch.bfloat16 else x.dtype == torch.float32 and onednn_is_faster()
+
+
+def _by_onednn(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gelu: bool = False) -> torch.Tensor:
+    if torch.compiler.is_compiling():  # the compiler's own products go to BLAS
+        return linear_on_cpu(x, weight, bias, gelu)
+    return FUSED_LINEAR(x, weight, bias, "gelu" if gelu else "none", [], "tanh" if gelu else "")
+
+
+class LinearByOneDNN(torch.autograd.Function):
+    """A linear layer whose product, and the two of its gradients, are computed by oneDNN."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        ctx.save_for_backward(x, weight)
+        return _by_onednn(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (x, weight), (wants_x, wants_weight, wants_bias) = ctx.saved_tensors, ctx.needs_input_grad
+        rows = gradient.flatten(0, -2)
+        of_x = _by_onednn(gradient, weight.t().contiguous(), None) if wants_x else None
+        of_weight = None
+        if wants_weight:
+            of_weight = _by_onednn(rows.t().contiguous(), x.flatten(0, -2).t().contiguous(), None)
+        return of_x, of_weight, rows.sum(dim=0) if wants_bias else None
+
+
+@torch.library.custom_op("cogvideo::linear_on_cpu", mutates_args=())
+def linear_on_cpu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gelu: bool) -> torch.Tensor:
+    """Compute `linear`, or `linear_gelu_tanh` if `gelu`, as one operation for the compiler.
+
+    Its way depends on the size, which a graph for all sizes does not know.
+    """
+    return (linear_gelu_tanh if gelu else linear)(x, weight, bias)
+
+
+@linear_on_cpu.register_fake
+def _shaped(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gelu: bool) -> torch.Tensor:
+    return x.new_empty(*x.shape[:-1], len(weight))
+
+
+@torch.compiler.assume_constant_result  # the compiler traces no measurement
+def onednn_is_faster() -> bool:
+    """Return True if oneDNN's float32 products clearly beat BLAS's on this processor; measured once, and remembered."""
+    return _faster_product() == "onednn"
 
 
 @cache
-def onednn_is_faster() -> bool:
-    """Return True if oneDNN's float32 products clearly beat BLAS's on this processor; measured once, and remembered.
-
-    MKL, torch's BLAS, uses AVX-512 on processors of its own vendor only.
-    """
+def _faster_product() -> str:
+    # MKL, torch's BLAS, uses AVX-512 on processors of its own vendor only.
     x = torch.ones(512, 512)
     ways = {"blas": lambda: F.linear(x, x), "onednn": lambda: FUSED_LINEAR(x, x, None, "none", [], "")}
     with torch.no_grad():
-        return remembered("float32 products", lambda: fastest(ways, CLEAR_GAIN)) == "onednn"
+        return remembered("float32 products", lambda: fastest(ways, CLEAR_GAIN))
 
 
 def gelu_tanh(x: torch.Tensor) -> torch.Tensor:
@@ -75,13 +124,12 @@ def gelu_tanh(x: torch.Tensor) -> torch.Tensor:
 def linear_gelu_tanh(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Compute gelu_tanh(linear(x, weight, bias)).
 
-    Where oneDNN computes the product, without gradients, it applies GELU before the product is written, in bfloat16
-    before it is rounded, which takes less time and is more exact.
+    Where oneDNN computes the product, it applies GELU before the product is written, in bfloat16 before it is rounded,
+    which takes less time and is more exact.
     """
-    low = (CPU_HAS_BFLOAT16 and x.dtype == torch.bfloat16 and FUSED_LINEAR is not None and not recorded()
-           and _is_plain(x, weight))
-    if low or _goes_to_onednn(x, weight):
-        return FUSED_LINEAR(x, weight, bias, "gelu", [], "tanh")
+    least = 0 if x.dtype == torch.bfloat16 else LEAST_PRODUCTS
+    if not torch.is_grad_enabled() and _goes_to_onednn(x, weight, least):
+        return _by_onednn(x, weight, bias, gelu=True)
     return gelu_tanh(linear(x, weight, bias))
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from common.cpu_operations import CPU_HAS_BFLOAT16
 from common.measured import fastest, remembered
 
-MOST_SCORES = 2**20  # in a piece: they are read and written three times, and are to stay in the processor's cache
+MOST_SCORES = 2**20  # of a thread's piece: they are read and written three times, and are to stay in its core's cache
 FEWEST_TOKENS = 256  # with fewer of them, both ways take about the same time
 MEASURED_QUERIES = 1024
 
@@ -32,19 +32,18 @@ def _shaped(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
 
 
 def in_pieces(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Return the same attention from products of some heads' queries with all their keys, MOST_SCORES at a time."""
+    """Return the same attention from products of some heads' queries with all their keys, MOST_SCORES a thread."""
     (rows, heads, queries, dim), keys = q.shape, k.shape[2]
     out = q.new_empty(rows, queries, heads, dim)
-    pieces = ceil(queries * keys / MOST_SCORES)
-    at_once = ceil(queries / pieces)  # pieces of about equal length
-    heads_at_once = max(1, MOST_SCORES // (keys * at_once))
+    at_once = ceil(queries / ceil(queries * keys / MOST_SCORES))  # pieces of about equal length
+    heads_at_once = max(1, MOST_SCORES * torch.get_num_threads() // (keys * at_once))  # each thread has its own heads
     for row in range(rows):
         for head in range(0, heads, heads_at_once):
             some = slice(head, head + heads_at_once)
-            keys_transposed = k[row, some].transpose(1, 2)
+            scaled, keys_transposed = q[row, some] * dim**-0.5, k[row, some].transpose(1, 2)
             for start in range(0, queries, at_once):
                 piece = slice(start, start + at_once)
-                scores = torch.bmm(q[row, some, piece] * dim**-0.5, keys_transposed)
+                scores = torch.bmm(scaled[:, piece], keys_transposed)
                 attended = torch.bmm(torch.softmax(scores, dim=-1, out=scores), v[row, some])
                 out[row, piece, some] = attended.transpose(0, 1)
     return out

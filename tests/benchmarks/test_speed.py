@@ -54,6 +54,15 @@ def test_sides_take_turns_and_who_begins_alternates():
     assert len(timing.ours) == len(timing.diffusers) == 3 and timing.difference == 0
 
 
+def test_the_first_compiled_run_of_each_side_is_timed(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda run: run)
+    calls = []
+    pair = Pair(*(lambda side=side: calls.append(side) or torch.ones(1) for side in "od"))
+    timing = time_pair(pair, 1, CPU, "cpu", compiled=True)
+    assert "".join(calls) == "od" + "od" + "od" and timing.compilation.keys() == {"ours", "diffusers"}
+    assert time_pair(pair, 1, CPU).compilation == {}
+
+
 def test_attention_products_and_convolutions_are_counted():
     x = torch.randn(1, 2, 16, 32)
     weight = torch.randn(5, 2, 3, 3)

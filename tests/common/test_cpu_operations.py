@@ -1,6 +1,7 @@
 """Tests of matrix products and convolutions in the precision that the processor computes fast."""
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from common import cpu_operations
 
@@ -16,14 +17,32 @@ def test_bfloat16_linear_is_rounded_once_at_most(has_bfloat16, monkeypatch):
     torch.testing.assert_close(out.double(), expected, atol=2e-2, rtol=2 ** -7)
 
 
-def test_small_float32_products_and_those_with_gradients_are_left_alone(monkeypatch):
-    monkeypatch.setattr(cpu_operations, "onednn_is_faster", lambda: True)
+def test_small_float32_products_are_left_alone(monkeypatch):
+    monkeypatch.setattr(cpu_operations, "onednn_is_faster", lambda: pytest.fail("measured"))
     x, weight = torch.randn(3, 4), torch.randn(2, 4)
-    with torch.no_grad():
-        assert torch.equal(cpu_operations.linear(x, weight, None), torch.nn.functional.linear(x, weight))
-    x, weight = torch.randn(256, 128), torch.randn(128, 128, requires_grad=True)
-    cpu_operations.linear(x, weight, None).sum().backward()
-    assert weight.grad is not None
+    for gradients in (True, False):
+        with torch.set_grad_enabled(gradients):
+            assert torch.equal(cpu_operations.linear(x, weight, None), torch.nn.functional.linear(x, weight))
+
+
+@pytest.mark.skipif(cpu_operations.FUSED_LINEAR is None, reason="torch has no oneDNN here")
+@pytest.mark.parametrize("trained", [(True, True, True), (True, False, False), (False, True, False)])
+def test_gradients_of_large_float32_products_are_those_of_the_library(trained, monkeypatch):
+    calls, fused = [], cpu_operations.FUSED_LINEAR
+    monkeypatch.setattr(cpu_operations, "FUSED_LINEAR", lambda *given: calls.append(given) or fused(*given))
+    monkeypatch.setattr(cpu_operations, "onednn_is_faster", lambda: True)
+    g = torch.Generator().manual_seed(0)
+    drawn = [torch.randn(*shape, generator=g) for shape in ((2, 128, 128), (256, 128), (256,))]
+    outer = torch.randn(2, 128, 256, generator=g)
+    ours, library = ([x.detach().to(dtype).requires_grad_(wanted) for x, wanted in zip(drawn, trained, strict=True)]
+                     for dtype in (torch.float32, torch.float64))
+    (outer * cpu_operations.gelu_tanh(cpu_operations.linear(*ours))).sum().backward()
+    (outer * torch.nn.functional.gelu(torch.nn.functional.linear(*library), approximate="tanh")).sum().backward()
+    assert len(calls) == 1 + sum(trained[:2])
+    for own, expected in zip(ours, library, strict=True):
+        assert (own.grad is None) == (expected.grad is None)
+        if own.grad is not None:
+            torch.testing.assert_close(own.grad.double(), expected.grad, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.skipif(cpu_operations.FUSED_LINEAR is None, reason="torch has no oneDNN here")
@@ -44,6 +63,28 @@ def test_large_float32_products_go_where_they_are_faster(way, monkeypatch):
     monkeypatch.setattr(cpu_operations, "onednn_is_faster", lambda: True)
     across = weight.t().contiguous().t()  # rows that do not follow each other in memory
     torch.testing.assert_close(way(x, across, bias).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(cpu_operations.FUSED_LINEAR is None, reason="torch has no oneDNN here")
+@pytest.mark.parametrize("faster", [True, False])
+@pytest.mark.parametrize("gradients", [True, False])
+def test_the_compiler_leaves_products_to_onednn_where_it_is_faster(faster, gradients, monkeypatch):
+    monkeypatch.setattr(cpu_operations, "_faster_product", lambda: "onednn" if faster else "blas")
+    torch.compiler.reset()
+    g = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(*shape, generator=g) for shape in ((2, 130, 128), (256, 128), (256,)))
+
+    def layer(x):
+        return cpu_operations.linear(x, weight, bias) + cpu_operations.linear_gelu_tanh(x, weight, bias)
+    graphs = CompileCounterWithBackend("eager")
+    compiled = torch.compile(layer, backend=graphs, dynamic=True, fullgraph=True)
+    with torch.set_grad_enabled(gradients):
+        for tokens in (130, 96, 3):  # the last is so small that BLAS takes it
+            part = x[:, :tokens].clone()
+            torch.testing.assert_close(compiled(part), layer(part), rtol=1e-5, atol=1e-5)
+    (graph,) = graphs.graphs
+    called = [node.target for node in graph.graph.nodes].count(torch.ops.cogvideo.linear_on_cpu.default)
+    assert called == (2 if faster and not gradients else 0)
 
 
 @pytest.mark.parametrize("shape, kernel, padding, stride", [

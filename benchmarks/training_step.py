@@ -1,0 +1,195 @@
+"""Time and memory of a training step of the transformer: beside diffusers, in bfloat16, and with layers computed again.
+
+    python -m benchmarks.training_step                          # on a CPU: minutes
+    python -m benchmarks.training_step --size tiny --clips 2 --repeats 1 --pairs "bfloat16 / float32"
+
+Both of a pair start from the same random weights and see the same latents, text and noise levels. Their steps, taken in
+turns, are those of train_video.py: forward and backward pass and AdamW in DeepSpeed, with float32 copies of bfloat16
+weights. If the losses of the timed steps differ by more than 1e-5 (float32), nothing is reported. Memory is what a
+forward and a backward pass need beside the weights, gradients included, for this project beside what train_video.py
+--plan counts for it. Needs requirements-test.txt. --save keeps the tables under docs/benchmarks/.
+"""
+import argparse
+import gc
+import platform
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import partial
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__file__).resolve().parents[1])]
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.random_models import SIZES, Size, our_network
+from benchmarks.setting import Setting
+from benchmarks.speed_measure import CLOCKS, hardware, peak_memory, save_note, table, timed
+from common.console import run
+from common.errors import UserError
+from configuration.settings import resolve_device
+from configuration.targets import instantiate_from_config
+from dry_run.meter import measure_training
+from parallel import launch
+from training.optimization import start_deepspeed
+
+COLUMNS = ("", "seconds of a step", "memory", "planned", "planned / taken")
+LOSS_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.1}
+
+
+class LossesDiffer(UserError):
+    """The user error for two trainings that are compared in speed and have different losses."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """A transformer in training: its dtype, whether layers are computed again, whether it is diffusers' own."""
+
+    dtype: torch.dtype = torch.float32
+    again: bool = False
+    diffusers: bool = False
+
+    def model(self, size: Size) -> dict:
+        """Return the size's `model` section with this side's activation checkpointing."""
+        model = size.model()
+        model["network_config"]["params"]["transformer_args"]["checkpoint_activations"] = self.again
+        return model
+
+    def built(self, setting: Setting) -> "Training":
+        """Return the transformer with its loss."""
+        model = self.model(setting.size)
+        ours = our_network(model, setting.device, self.dtype)
+        if not self.diffusers:
+            return Training(ours, lambda x, text, times: ours(x, times, text))
+        from benchmarks.speed_models import rotary, their_network
+        theirs, tables = their_network(model, ours), rotary(ours, setting.size, setting.device)
+        return Training(theirs, lambda x, text, times: theirs(
+            x, text, times, image_rotary_emb=tables, return_dict=False)[0])
+
+    def planned(self, size: Size, clips: int, device: torch.device) -> int:
+        """Return the bytes that a plan counts for a forward and a backward pass of this project's transformer."""
+        with torch.device("meta"):
+            network = instantiate_from_config(self.model(size)["network_config"]).to(self.dtype).train()
+        step = Training(network, lambda x, text, times: network(x, times, text))
+        batch = drawn(Setting(size, torch.device("meta"), self.dtype), clips)
+        return measure_training(partial(step, batch), network, device)[1]
+
+
+class Training(nn.Module):
+    """A transformer with its training loss, the mean square error of its output, as DeepSpeed takes it."""
+
+    def __init__(self, network: nn.Module, predict: Callable[[Tensor, Tensor, Tensor], Tensor]):
+        super().__init__()
+        self.network, self.predict = network.train().requires_grad_(True), predict
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+        out = self.predict(batch["latents"], batch["text"], batch["times"])
+        return (out.float() - batch["target"]).square().mean()
+
+
+SIDES: Mapping[str, Side] = {
+    "float32": Side(), "bfloat16": Side(torch.bfloat16), "diffusers": Side(diffusers=True),
+    "diffusers, bfloat16": Side(torch.bfloat16, diffusers=True), "layers computed again": Side(again=True)}
+PAIRS: Mapping[str, tuple[str, str]] = {" / ".join(pair): pair for pair in (
+    ("float32", "diffusers"), ("bfloat16", "float32"), ("bfloat16", "diffusers, bfloat16"),
+    ("layers computed again", "float32"))}
+
+
+def drawn(setting: Setting, clips: int) -> dict[str, Tensor]:
+    """Return a batch of as many clips: noisy latents, text embeddings, timesteps, and what is to be predicted."""
+    return {"latents": setting.noise(clips, *setting.size.latent), "text": setting.text(clips),
+            "times": torch.linspace(100.0, 900.0, clips).to(setting.device),
+            "target": setting.noise(clips, *setting.size.latent, seed=3).float()}
+
+
+class Steps:
+    """The training steps of one side: seconds, losses, and the memory of a first forward and backward pass."""
+
+    def __init__(self, name: str, size: Size, clips: int, device: torch.device):
+        self.side = SIDES[name]
+        setting = Setting(size, device, self.side.dtype)
+        self.batch, self.device = drawn(setting, clips), device
+        training = self.side.built(setting)
+        self.memory = peak_memory(lambda: training(self.batch).backward(), device)
+        training.zero_grad(set_to_none=True)
+        self.engine = start_deepspeed(training, {
+            "train_micro_batch_size_per_gpu": clips, "gradient_accumulation_steps": 1,
+            "bf16": {"enabled": self.side.dtype == torch.bfloat16},
+            "optimizer": {"type": "AdamW", "params": {"lr": 1e-4}}})
+        self.seconds: list[float] = []
+        self.losses: list[float] = []
+
+    def take(self, clock: str) -> None:
+        """Take one step."""
+        spent, loss = timed(self._step, self.device, CLOCKS[clock])
+        self.seconds.append(spent)
+        self.losses.append(float(loss))
+
+    def _step(self) -> Tensor:
+        loss = self.engine(self.batch)
+        self.engine.backward(loss)
+        self.engine.step()
+        return loss.detach()
+
+    def row(self, name: str, planned: int | None) -> list[str]:
+        """Return a row of the table, as COLUMNS."""
+        spent = self.seconds[1:]  # the first step warms up
+        plan = ["", ""] if planned is None else [f"{planned / 2**20:.0f} MiB", f"{planned / self.memory:.2f}"]
+        return [name, f"{statistics.median(spent):.3g} ({min(spent):.3g} to {max(spent):.3g})",
+                f"{self.memory / 2**20:.0f} MiB", *plan]
+
+
+def compared(pair: str, options: argparse.Namespace, device: torch.device) -> str:
+    """Return the table of a pair and its ratios. Raises LossesDiffer."""
+    size = SIZES[options.size]
+    both = {name: Steps(name, size, options.clips, device) for name in PAIRS[pair]}
+    for turn in range(options.repeats + 1):
+        for name in list(both) if turn % 2 == 0 else list(both)[::-1]:
+            both[name].take(options.clock)
+    one, other = both.values()
+    difference = max(abs(a - b) / b for a, b in zip(one.losses, other.losses, strict=True))
+    limit = max(LOSS_TOLERANCE[side.side.dtype] for side in both.values())
+    if not difference <= limit:  # also true for NaN
+        raise LossesDiffer(f"the losses of {pair} differ by {difference:.1e}, more than {limit:g}; nothing is reported")
+    rows = [steps.row(name, None if steps.side.diffusers else steps.side.planned(size, options.clips, device))
+            for name, steps in both.items()]
+    ratio = statistics.median(a / b for a, b in zip(one.seconds[1:], other.seconds[1:], strict=True))
+    return (f"{table(COLUMNS, rows)}\n\n{pair}: {ratio:.2f} of the time, {one.memory / other.memory:.2f} of the "
+            f"memory; losses differ by {difference:.1e} at most, after {options.repeats + 1} steps\n")
+
+
+def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="small", help="model size (default: %(default)s)")
+    parser.add_argument("--device", help="cpu or an accelerator (default: an accelerator if there is one)")
+    parser.add_argument("--pairs", nargs="+", choices=PAIRS, default=list(PAIRS), help="what to compare (default: all)")
+    parser.add_argument("--clips", type=int, default=2, help="clips of a step (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, help="timed steps of each side (default: %(default)s)")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall",
+                        help="cpu: CPU time of this process, for a machine that others use (default: %(default)s)")
+    parser.add_argument("--save", action="store_true", help="keep the tables as a dated note")
+    options = parser.parse_args(argv)
+    options.words = sys.argv[1:] if argv is None else list(argv)
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = read_options(argv)
+    told = []
+    with launch.launched(resolve_device(options.device), deepspeed=True) as device:
+        for pair in options.pairs:
+            told.append(compared(pair, options, device))
+            gc.collect()
+        text = (f"# A training step, {date.today()}\n\n`python -m benchmarks.training_step {' '.join(options.words)}`"
+                f"\n\n{options.size}, {options.clips} clip(s); {hardware(device)}; Python {platform.python_version()}, "
+                f"torch {torch.__version__}.\n\n" + "\n".join(told))
+    sys.stdout.write(text)
+    if options.save:
+        sys.stdout.write(f"{save_note(f'training_step_{options.size}', text)}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
