@@ -43,18 +43,22 @@ def _is_plain(x: torch.Tensor, weight: torch.Tensor) -> bool:
 
 
 def _goes_to_onednn(x: torch.Tensor, weight: torch.Tensor, least: int) -> bool:
-    """Return True for a product that oneDNN computes faster, up to rounding the same, if it has `least` products."""
-    if FUSED_LINEAR is None or not _is_plain(x, weight) or not weight.is_contiguous():
+    """Return True for a product that oneDNN computes faster, up to rounding the same, if it has `least` products.
+
+    Also for one that a compiler is to leave to `linear_on_cpu`, which sees the size and asks this again.
+    """
+    native = x.dtype == torch.float32 or x.dtype == torch.bfloat16 and CPU_HAS_BFLOAT16
+    if FUSED_LINEAR is None or not native or not _is_plain(x, weight) or not weight.is_contiguous():
         return False
-    if torch.is_grad_enabled() and (torch.compiler.is_compiling() or x.dtype != torch.float32):
+    if torch.compiler.is_compiling():
+        return not torch.is_grad_enabled()
+    if x.numel() * len(weight) < least:
         return False
-    if not torch.compiler.is_compiling() and x.numel() * len(weight) < least:
-        return False
-    return CPU_HAS_BFLOAT16 if x.dtype == torch.bfloat16 else x.dtype == torch.float32 and onednn_is_faster()
+    return onednn_is_faster() if x.dtype == torch.float32 else not torch.is_grad_enabled()
 
 
 def _by_onednn(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gelu: bool = False) -> torch.Tensor:
-    if torch.compiler.is_compiling():  # the compiler's own products go to BLAS
+    if torch.compiler.is_compiling():  # whose own products go to BLAS
         return linear_on_cpu(x, weight, bias, gelu)
     return FUSED_LINEAR(x, weight, bias, "gelu" if gelu else "none", [], "tanh" if gelu else "")
 
@@ -83,7 +87,7 @@ class LinearByOneDNN(torch.autograd.Function):
 def linear_on_cpu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gelu: bool) -> torch.Tensor:
     """Compute `linear`, or `linear_gelu_tanh` if `gelu`, as one operation for the compiler.
 
-    Its way depends on the size, which a graph for all sizes does not know.
+    Its way depends on the processor, and on the size, which a graph for all sizes does not know.
     """
     return (linear_gelu_tanh if gelu else linear)(x, weight, bias)
 
@@ -93,19 +97,16 @@ def _shaped(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, ge
     return x.new_empty(*x.shape[:-1], len(weight))
 
 
-@torch.compiler.assume_constant_result  # the compiler traces no measurement
-def onednn_is_faster() -> bool:
-    """Return True if oneDNN's float32 products clearly beat BLAS's on this processor; measured once, and remembered."""
-    return _faster_product() == "onednn"
-
-
 @cache
-def _faster_product() -> str:
-    # MKL, torch's BLAS, uses AVX-512 on processors of its own vendor only.
+def onednn_is_faster() -> bool:
+    """Return True if oneDNN's float32 products clearly beat BLAS's on this processor; measured once, and remembered.
+
+    MKL, torch's BLAS, uses AVX-512 on processors of its own vendor only.
+    """
     x = torch.ones(512, 512)
     ways = {"blas": lambda: F.linear(x, x), "onednn": lambda: FUSED_LINEAR(x, x, None, "none", [], "")}
     with torch.no_grad():
-        return remembered("float32 products", lambda: fastest(ways, CLEAR_GAIN))
+        return remembered("float32 products", lambda: fastest(ways, CLEAR_GAIN)) == "onednn"
 
 
 def gelu_tanh(x: torch.Tensor) -> torch.Tensor:
