@@ -58,10 +58,14 @@ class Adversary:
                ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the autoencoder's loss of the step that follows `step` steps, from that of pixels, and what was added.
 
-        `frames` (B, 3, T, H, W) are the reconstruction of `video`.
+        `frames` (B, 3, T, H, W) are the reconstruction of `video`. Raises NumericalError if the discriminator's answer
+        is not finite.
         """
         critics = Critics(self.discriminator if step >= self.loss.disc_start else None, self.lpips)
-        return self.loss.of_autoencoder(loss, video, frames, critics, self.last_layer, generator)
+        judged, terms = self.loss.of_autoencoder(loss, video, frames, critics, self.last_layer, generator)
+        if torch.isfinite(loss):
+            _check_finite(terms.get("adversarial"), step)
+        return judged, terms
 
     def update(self, video: Tensor, frames: Tensor, step: int) -> dict[str, Tensor]:
         """Take the discriminator's step on clips and their reconstructions, and return its terms for the log.
@@ -71,9 +75,7 @@ class Adversary:
         if self.discriminator is None or self.optimizer is None or step < self.loss.disc_start:
             return {}
         loss, terms = self.loss.of_discriminator(self.discriminator, video, frames)
-        if not torch.isfinite(loss):
-            raise NumericalError(f"the discriminator's loss is {loss.item()} at step {step}; lower "
-                                 f"{LOSS}.disc_learning_rate")
+        _check_finite(loss, step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.course.learning_rate(step)
         loss.backward()
@@ -102,11 +104,17 @@ class Adversary:
         self.optimizer.load_state_dict(saved["optimizer"])
 
 
+def _check_finite(loss: Tensor | None, step: int) -> None:
+    if loss is not None and not torch.isfinite(loss):
+        raise NumericalError(f"the discriminator's loss is {loss.item()} at step {step}; lower "
+                             f"{LOSS}.disc_learning_rate")
+
+
 def check_adversary(args: Arguments, stages: Sequence[Stage], files: bool = True) -> None:
     """Check what a loss with a discriminator or LPIPS asks for, before clips are read, and log what plays no part.
 
-    `files`: the files of LPIPS as well. Raises ConfigError for clips that are too small and for a decoder whose last
-    layer is not trained, CheckpointError for files of LPIPS that do not fit.
+    `files`: the files of LPIPS as well. Raises ConfigError for clips that are too small, for a decoder whose last layer
+    is not trained and for an adversarial loss alone, CheckpointError for files of LPIPS that do not fit.
     """
     with torch.device("meta"):
         params = {**args.model_config.first_stage_config.params, "ckpt_path": None}
@@ -119,6 +127,9 @@ def check_adversary(args: Arguments, stages: Sequence[Stage], files: bool = True
     if loss.disc_factor and "first_stage_model.decoder.conv_out.conv.weight".startswith(prefixes):
         raise ConfigError("model.not_trainable_prefixes leaves out the decoder's last layer, decoder.conv_out, whose "
                           f"gradients weigh the adversarial loss; train it, or set {LOSS}.disc_factor to 0")
+    if loss.disc_factor and not (loss.l1_weight or loss.l2_weight or loss.edge_weight or loss.has_lpips):
+        raise ConfigError(f"{LOSS}: l1_weight, l2_weight and edge_weight are 0 and there is no LPIPS, whose gradients "
+                          "weigh the adversarial loss; set one of them above 0")
     _say_what_is_off(loss, sum(stage.iters for stage in stages))
     if files:
         loss.build_lpips()
@@ -128,6 +139,11 @@ def _say_what_is_off(loss: GeneralLPIPSWithDiscriminator, steps: int) -> None:
     if loss.disc_factor and loss.disc_start >= steps:
         logger.warning("%s.disc_start is %d and the run has %d steps: the discriminator plays no part in it", LOSS,
                        loss.disc_start, steps)
+    if loss.disc_factor and not loss.disc_weight:
+        logger.warning("the discriminator is trained and plays no part: %s.disc_weight is 0; disc_factor: 0 leaves it "
+                       "out", LOSS)
+    if loss.unread_layers:
+        logger.warning("%s.disc_num_layers plays no part, as discriminator_config is given; n_layers is its key", LOSS)
     if loss.perceptual_weight and not loss.has_lpips:
         logger.warning("LPIPS plays no part: %s.vgg_weights and lpips_weights name no files; perceptual_weight: 0 says "
                        "that it should not", LOSS)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import ConfigError
-from common.kinds import AboveZero, Count, Layers, NotNegative, Part, Size, Text
+from common.kinds import AboveZero, Count, Layers, NotNegative, Part, Text
 from common.unread import Unread
 from configuration.targets import instantiate_from_config
 from vae_modules.losses import ReconstructionLoss
@@ -46,7 +46,8 @@ class GeneralLPIPSWithDiscriminator(ReconstructionLoss):
 
     def __init__(self, disc_start: Count, disc_factor: NotNegative = 1.0, disc_weight: NotNegative = 1.0,
                  disc_loss: Literal["hinge", "vanilla"] = "hinge", disc_learning_rate: AboveZero | None = None,
-                 disc_num_layers: Layers = 3, disc_in_channels: Size = 3, discriminator_config: Part | None = None,
+                 disc_num_layers: Layers | None = None, disc_in_channels: Literal[3] = 3,
+                 discriminator_config: Part | None = None,
                  perceptual_weight: NotNegative = 1.0, vgg_weights: Text | None = None,
                  lpips_weights: Text | None = None, l1_weight: NotNegative = 1.0, l2_weight: NotNegative = 0.0,
                  kl_weight: NotNegative = 1e-6, edge_weight: NotNegative = 0.0, equal_contrast: bool = False,
@@ -55,8 +56,9 @@ class GeneralLPIPSWithDiscriminator(ReconstructionLoss):
         super().__init__(l1_weight, l2_weight, kl_weight, edge_weight, equal_contrast)
         self.disc_start, self.disc_factor, self.disc_weight = disc_start, disc_factor, disc_weight
         self.disc_loss, self.disc_learning_rate = disc_loss, disc_learning_rate
+        self.unread_layers = discriminator_config is not None and disc_num_layers is not None
         self.discriminator_config = discriminator_config or {
-            "target": DISCRIMINATOR, "params": {"input_nc": disc_in_channels, "n_layers": disc_num_layers}}
+            "target": DISCRIMINATOR, "params": {} if disc_num_layers is None else {"n_layers": disc_num_layers}}
         self.perceptual_weight, self.vgg_weights, self.lpips_weights = perceptual_weight, vgg_weights, lpips_weights
         if (vgg_weights is None) != (lpips_weights is None):
             lacking = "vgg_weights" if vgg_weights is None else "lpips_weights"

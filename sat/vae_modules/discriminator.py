@@ -27,7 +27,7 @@ class NLayerDiscriminator3D(nn.Module):
 
     UNREAD: ClassVar = {"use_actnorm": Unread("`norm` says what is between the layers", (False,))}
 
-    def __init__(self, input_nc: Size = 3, ndf: Size = 64, n_layers: Layers = 3, use_actnorm: bool = False,
+    def __init__(self, input_nc: Literal[3] = 3, ndf: Size = 64, n_layers: Layers = 3, use_actnorm: bool = False,
                  norm: Literal["group", "none"] = "group"):
         super().__init__()
         self.n_layers = n_layers

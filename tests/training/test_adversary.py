@@ -73,7 +73,7 @@ def test_what_is_not_finite_is_neither_trained_on_nor_saved(clips, tmp_path, who
     judged = Adversary.judged
     monkeypatch.setattr(Adversary, "judged", lambda self, loss, *rest: (broken(self), judged(self, loss, *rest))[1]
                         if rest[2] else (loss, {}))
-    with pytest.raises(NumericalError, match="the loss is nan at step 1"):
+    with pytest.raises(NumericalError, match="the discriminator's loss is nan at step 1; lower .*disc_learning_rate"):
         train_vae.main(recipe(clips, tmp_path, **ADVERSARIAL))
 
 
@@ -90,7 +90,10 @@ def test_a_state_without_its_discriminator_is_refused(whole, clips, tmp_path):  
     (("model.not_trainable_prefixes=[first_stage_model.decoder.conv_out]",), "the decoder's last layer"),
     ((f"{LOSS}.params.discriminator_config.params.n_layers=3",), "a side of 16 pixels, and 24 is the least"),
     ((f"{LOSS}.params.perceptual_weight=1", f"{LOSS}.params.vgg_weights=no.pth", f"{LOSS}.params.lpips_weights=no.pth"),
-     "no.pth is no file; it should be VGG16")])
+     "no.pth is no file; it should be VGG16"),
+    ((f"{LOSS}.params.discriminator_config.params.input_nc=1",), "input_nc is 1; it must be 3"),
+    ((f"{LOSS}.params.disc_in_channels=4",), "disc_in_channels is 4; it must be 3"),
+    ((f"{LOSS}.params.l1_weight=0",), "l2_weight and edge_weight are 0 and there is no LPIPS")])
 def test_mistakes_are_found_before_clips_are_read(words, told, clips, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.delattr(train_vae, "MemoryClips")
     with pytest.raises((ConfigError, CheckpointError), match=told):
@@ -99,5 +102,8 @@ def test_mistakes_are_found_before_clips_are_read(words, told, clips, tmp_path, 
 
 def test_what_plays_no_part_is_said(clips, tmp_path, caplog):  # noqa: F811
     train_vae.main([*recipe(clips, tmp_path, **ADVERSARIAL), f"{LOSS}.params.disc_start=4",
-                    f"{LOSS}.params.perceptual_weight=1"])
+                    f"{LOSS}.params.perceptual_weight=1", f"{LOSS}.params.disc_num_layers=2",
+                    f"{LOSS}.params.disc_weight=0"])
+    assert "disc_weight is 0; disc_factor: 0 leaves it out" in caplog.text
+    assert "disc_num_layers plays no part" in caplog.text
     assert "disc_start is 4 and the run has 4 steps" in caplog.text and "LPIPS plays no part" in caplog.text
