@@ -41,6 +41,7 @@ class GeneralLPIPSWithDiscriminator(ReconstructionLoss):
 
     UNREAD: ClassVar = {"logvar_init": Unread(_NO_VARIANCE, (0.0,)), "learn_logvar": Unread(_NO_VARIANCE, (False,)),
                         "dims": Unread(_OF_IMAGES, (2, 3)),
+                        "disc_in_channels": Unread("a frame has three colours", (3,)),
                         "scale_input_to_tgt_size": Unread("a reconstruction has its clip's size", (False,)),
                         "additional_log_keys": Unread("all terms are logged", (None, (), []))}
 
