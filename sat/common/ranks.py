@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 
-from common.errors import UserError
+from common.errors import ConfigError, UserError
 
 SECONDS_FOR_OTHERS = 5.0
 LOST = "gloo/transport"  # names the place in the messages of gloo
@@ -27,8 +27,14 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """Return the number of processes; 1 without torchrun."""
-    return dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", 1))
+    """Return the number of processes; 1 without torchrun. Raises ConfigError if WORLD_SIZE is no such number."""
+    if dist.is_initialized():
+        return dist.get_world_size()
+    announced = os.environ.get("WORLD_SIZE", "1")
+    if not announced.isdecimal() or int(announced) < 1:
+        raise ConfigError(f"the environment variable WORLD_SIZE is {announced[:40]!a}; it must be a number of "
+                          "processes, 1 or more: correct it, or unset it")
+    return int(announced)
 
 
 def is_main_process() -> bool:

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from common.errors import ConfigError
-from common.ranks import launched_by_torchrun, lost_processes_named
+from common.ranks import launched_by_torchrun, lost_processes_named, world_size
 from parallel import groups
 from parallel.groups import GroupSizes
 
@@ -22,9 +22,13 @@ def launched(device: torch.device, sizes: GroupSizes | None = None, deepspeed: b
     """Context manager that runs torch.distributed, if torchrun started this process or `deepspeed` needs it.
 
     All processes enter and leave together. Yields this process's device: the CPU, or an accelerator of its own. With
-    `deepspeed` its communication runs as well. Raises ConfigError if `sizes` do not fit the number of processes.
+    `deepspeed` its communication runs as well. Raises ConfigError if `sizes` do not fit the number of processes, or if
+    others are announced that torchrun did not start.
     """
     sizes = sizes or GroupSizes()
+    if world_size() > 1 and not launched_by_torchrun():
+        raise ConfigError(f"the environment variable WORLD_SIZE is {world_size()}, but torchrun did not start this "
+                          f"process; start torchrun --nproc_per_node {world_size()}, or unset WORLD_SIZE")
     if not deepspeed and not launched_by_torchrun():
         groups.check_sizes(sizes, processes=1)
         yield device

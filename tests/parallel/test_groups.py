@@ -66,6 +66,14 @@ def test_copies_that_know_nothing_of_each_other_are_refused(names, launcher, mon
             launch.check_launcher()
 
 
+def test_processes_that_are_announced_and_not_started_are_refused(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    with pytest.raises(ConfigError, match="WORLD_SIZE is 8, but torchrun did not start"), launch.launched(
+            torch.device("cpu")):
+        pass
+
+
 def test_plain_linears_compute_the_same():
     groups.initialize()
     layers = torch.nn.Sequential(groups.mpu.ColumnParallelLinear(4, 6, gather_output=False),
