@@ -29,7 +29,7 @@ from configuration.targets import check_data_section
 from data_video import clip_forms_of
 from diffusion_video import DiffusionEngine
 from dry_run.training_report import show_training_plan
-from engine.checks import check_device, check_model, typed_model
+from engine.checks import check_device, check_model, check_structure, typed_model
 from engine.first_stage import CKPT_PATH, is_random, samples_need_autoencoder
 from engine.process_checks import merge_size_keys
 from parallel import launch
@@ -69,7 +69,7 @@ def train_video(argv: Sequence[str] | None = None) -> None:
 def plan(args: Arguments) -> None:
     """Report the memory that a run takes; needs neither weights nor clips. Raises as `check_settings` does."""
     configure(args)
-    typed_model(args.model_config)
+    check_structure(typed_model(args.model_config))
     check_data(args)
     configure_lora(args.model_config, args.run)
     if is_main_process():

@@ -11,7 +11,7 @@ from configuration.targets import instantiate_from_config
 from dry_run.memory import DECODER, TRANSFORMER, TRANSFORMERS, WEAK, Estimate, estimate, free_memory, text_cost
 from dry_run.skips import SkipCounter, skip_counter, told
 from dry_run.work import Rates
-from engine.checks import typed_model
+from engine.checks import check_structure, typed_model
 from engine.stored_text import stored_file
 from engine.text_encoder import t5_configs
 from inference.continuing import Segments, check_segments, segments_of, start_of
@@ -45,7 +45,7 @@ def show_plan(args: Arguments) -> None:
 
 def planned_model(args: Arguments) -> ModelConfig:
     """Return the model's configuration, with positions for the video and with its LoRA. Raises as `show_plan` does."""
-    typed_model(args.model_config)
+    check_structure(typed_model(args.model_config))
     if (told := prepare_length(args.model_config, model_limits(args.model_config), args.sampling)) is not None:
         logger.warning("%s", told)
     configure_lora(args.model_config, args.run)

@@ -75,10 +75,8 @@ def _check_labels(model: ModelConfig) -> None:
 
 def check_fit(config: "ModelConfig") -> None:
     """Raise ConfigError, naming the keys, if two parts disagree; also raises as `weak_network.check_guidance` does."""
-    network = require(config.network_config.get("params"), "model.network_config.params", "in_channels",
-                      "out_channels", "patch_size", "modules")
-    _check_joined(config, network["in_channels"], network["out_channels"])
-    modules = require(network["modules"], "modules", "pos_embed_config", "patch_embed_config")
+    check_structure(config)
+    modules = config.network_config["params"]["modules"]
     positions = modules["pos_embed_config"].get("params") or {}
     patches = modules["patch_embed_config"].get("params") or {}
     for embedder in t5_configs(config):
@@ -86,23 +84,36 @@ def check_fit(config: "ModelConfig") -> None:
                      "the text encoder's max_length", embedder.get("max_length"))
         _check_equal("width of text", "patch_embed_config's text_hidden_size", patches.get("text_hidden_size"),
                      "the text encoder's d_model", t5_width(check_t5_folder(**t5_folder(embedder))))
+    if config.sampler_config is not None:
+        check_guidance(instantiate_from_config(config.sampler_config).guider, config.network_config)
+
+
+def check_structure(config: "ModelConfig") -> None:
+    """Raise ConfigError, naming the keys, if two parts disagree in what no file has to be read for."""
+    network = require(config.network_config.get("params"), "model.network_config.params", "in_channels",
+                      "out_channels", "patch_size", "modules")
+    _check_joined(config, network["in_channels"], network["out_channels"])
+    require(network["modules"], "modules", "pos_embed_config", "patch_embed_config")
     if config.step_cache_config is not None:
         instantiate_from_config(config.step_cache_config)
-    if config.time_windows is not None:
-        TimeWindows(config.time_windows[0], config.time_windows[1], parse_patch_size(network["patch_size"])[0])
-        if config.step_cache_config is not None or config.noised_image_input:
-            other = "model.step_cache_config" if config.step_cache_config is not None else "noised_image_input"
-            raise ConfigError(f"model.time_windows does not work with {other}: a window would get what belongs to "
-                              "another; leave one out")
+    _check_windows(config, parse_patch_size(network["patch_size"])[0])
     _check_compiled(config)
-    if config.compile_first_stage and (config.first_stage_config.get("params") or {}).get("cp_size", 1) > 1:
-        raise ConfigError("model.compile_first_stage does not work with first_stage_config.params.cp_size above 1: "
-                          "processes exchange tensors between layers then; leave one out")
     if config.sampler_config is not None:
         sampler = instantiate_from_config(config.sampler_config)
         check_compatible(sampler, instantiate_from_config(config.denoiser_config))
-        check_guidance(sampler.guider, config.network_config)
+        sampler.guider.check_network(network)
         _check_zeroed(config, sampler.guider)
+
+
+def _check_windows(config: "ModelConfig", patch: int) -> None:
+    """Raise ConfigError for time windows that are not possible, or do not go with another part."""
+    if config.time_windows is None:
+        return
+    TimeWindows(config.time_windows[0], config.time_windows[1], patch)
+    if config.step_cache_config is not None or config.noised_image_input:
+        other = "model.step_cache_config" if config.step_cache_config is not None else "noised_image_input"
+        raise ConfigError(f"model.time_windows does not work with {other}: a window would get what belongs to "
+                          "another; leave one out")
 
 
 def _check_zeroed(config: "ModelConfig", guider) -> None:
@@ -142,6 +153,9 @@ def _check_image_keys(config: "ModelConfig") -> None:
 
 def _check_compiled(config: "ModelConfig") -> None:
     """Raise ConfigError for ways of compiling that do not go together."""
+    if config.compile_first_stage and (config.first_stage_config.get("params") or {}).get("cp_size", 1) > 1:
+        raise ConfigError("model.compile_first_stage does not work with first_stage_config.params.cp_size above 1: "
+                          "processes exchange tensors between layers then; leave one out")
     if config.compile_dynamic and not config.compile_model:
         raise ConfigError("model.compile_dynamic has no effect without model.compile_model; set that to true or "
                           "regional, or leave compile_dynamic out")

@@ -4,7 +4,7 @@ from omegaconf import OmegaConf
 
 from common.errors import ConfigError
 from configuration.model import ModelConfig
-from engine.checks import check_fit, typed_model
+from engine.checks import check_fit, check_structure, typed_model
 
 
 def test_a_model_needs_an_embedder(small_model):
@@ -39,3 +39,20 @@ def test_keys_of_the_image_need_a_model_that_takes_one(small_model, key, value):
             continue
         with pytest.raises(ConfigError, match=f"model.{key} is {str(value).lower()}, but the model takes no image"):
             check_fit(ModelConfig.read(config))
+
+
+@pytest.mark.parametrize("change, says", [
+    ({"control_dropout": 0.1}, "the model takes no control clips"),
+    ({"noised_image_dropout": 0.1}, "the model takes no image"),
+    ({"time_windows": [3, 4]}, "time windows of 3 latent frames"),
+    ({"compile_dynamic": True}, "compile_dynamic has no effect"),
+    ({"sampler_config": {"params": {"guider_config": {"target": "sgm.guiders.PerturbedAttentionGuidance",
+                                                      "params": {"scale": 2.0, "layers": [99]}}}}}, "layers are 0 to")])
+def test_a_plan_refuses_what_a_run_would(small_model, change, says):
+    """Without weights and text encoder, which need not be there for a plan."""
+    config = OmegaConf.merge(OmegaConf.load(small_model / "t2v.yaml").model, change)
+    config.conditioner_config.params.emb_models[0].params.model_dir = "/nowhere"
+    if "sampler_config" in change:
+        config.sampler_config.params.guider_config = change["sampler_config"]["params"]["guider_config"]
+    with pytest.raises(ConfigError, match=says):
+        check_structure(typed_model(config))
