@@ -3,8 +3,8 @@
     python -m benchmarks.shapes_errors OUTPUT_DIR …       every video below, against the prompt in its metadata.json
     python -m benchmarks.shapes_errors --floors           of rendered clips, through the mp4 and through the autoencoder
 
-The ideal shape of the caption, as the world draws it, is fitted to each frame by least squares of the soft coverage:
-centre and radius. The five errors follow from the fit. For a clip that the world could have drawn they are 0, and the
+The ideal shape of the caption, as the world draws it, is fitted to each frame by least squares of the soft coverage,
+both blurred: centre and radius. A frame's own contrast is the measure of its coverage. The five errors follow from the fit. For a clip that the world could have drawn they are 0, and the
 overlap is 1:
 
 - place: pixels, root mean square of the centre from its course, straight along the motion or at rest
@@ -26,7 +26,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__fil
 import numpy as np
 
 from benchmarks.shapes_fit import Fit, fitted
-from benchmarks.shapes_judge import MIN_SEEN_FRAMES, background_level, follow_object, judge_folder
+from benchmarks.shapes_judge import MIN_SEEN_FRAMES, Track, background_level, follow_object, judge_folder
 from benchmarks.speed_measure import table
 from common.console import run
 from common.errors import ConfigError
@@ -55,16 +55,29 @@ def errors_of(frames: np.ndarray, expected: Combination) -> dict[str, float]:
     track = follow_object(frames, background_level(frames))
     if track.seen.mean() < MIN_SEEN_FRAMES:
         return dict.fromkeys(UNITS, float("nan"))
-    fit = fitted(track.coverage[track.seen], track.centroid[track.seen], track.area[track.seen], expected.shape)
+    coverage = steadied(frames, track)[track.seen]
+    fit = fitted(coverage, track.centroid[track.seen], coverage.sum((1, 2)), expected.shape)
     times = np.flatnonzero(track.seen)
     colors = [np.median(frame[core > 0.9], axis=0) if (core > 0.9).any() else frame[core > 0.5].mean(0)
-              for frame, core in zip(frames[track.seen], track.coverage[track.seen], strict=True)]
+              for frame, core in zip(frames[track.seen], coverage, strict=True)]
     asked = lab(np.array(PALETTE[expected.color], float))
     return {"place_error": place_error(fit, times, expected.motion),
             "speed_error": speed_error(fit, times, expected.motion),
             "size_error": size_error(fit, times, expected.motion),
             "color_error": float(np.linalg.norm(lab(np.array(colors)) - asked, axis=-1).mean()),
             "edge_overlap": float(fit.overlap.mean())}
+
+
+def steadied(frames: np.ndarray, track: Track) -> np.ndarray:
+    """Return the coverage (T, H, W) with each frame's own contrast as its measure, as a share of that of all frames.
+
+    An object that flickers has an error of colour then, and none of size.
+    """
+    distance = np.linalg.norm(frames - background_level(frames), axis=-1)
+    cores = np.array([np.median(of_frame[core > core.max() / 2]) if core.any() else 0.0
+                      for of_frame, core in zip(distance, track.coverage, strict=True)])
+    share = np.maximum(cores / np.median(cores[track.seen]), 0.1)[:, None, None]
+    return np.where(track.coverage > 0, np.clip(distance / (track.contrast * share), 0, 1), 0)
 
 
 def place_error(fit: Fit, times: np.ndarray, motion: str) -> float:

@@ -48,6 +48,24 @@ def test_each_fault_shows_in_its_own_error():
     assert errors_of(drawn(course(), radius), growing)["speed_error"] == pytest.approx(1.5, abs=0.02)
 
 
+def test_an_object_that_flickers_has_an_error_of_colour_and_none_of_size():
+    clip = drawn(course(), np.full(17, 9.0)).astype(np.float32)
+    clip[1::2] *= 0.6
+    found = errors_of(clip, MOVES)
+    assert found["color_error"] > 15
+    assert found["size_error"] < 0.05 and found["place_error"] < 0.05 and found["edge_overlap"] > 0.985
+
+
+@pytest.mark.parametrize("shape", ["square", "circle"])
+def test_blur_moves_nothing(shape):
+    kernel = np.exp(-np.arange(-5, 6) ** 2 / (2 * 1.2**2))
+    clip = drawn(course(1.37) + [2.2, 0], np.full(17, 9.0), shape=shape).astype(np.float32)
+    for axis in (1, 2):
+        clip = sum(weight * np.roll(clip, i - 5, axis) for i, weight in enumerate(kernel / kernel.sum()))
+    found = errors_of(clip, Combination("red", shape, "moves right", "black"))
+    assert found["place_error"] < 0.05 and found["size_error"] < 0.05 and found["edge_overlap"] < 0.95
+
+
 def test_colours_are_those_of_cie():
     assert lab(np.array([[255.0, 255, 255], [0, 0, 0]])) == pytest.approx(np.array([[100, 0, 0], [0, 0, 0]]), abs=0.02)
     assert lab(np.array([255.0, 0, 0])) == pytest.approx([53.24, 80.09, 67.20], abs=0.1)
