@@ -4,8 +4,8 @@
     python -m benchmarks.shapes_errors --floors           of rendered clips, through the mp4 and through the autoencoder
 
 The ideal shape of the caption, as the world draws it, is fitted to each frame by least squares of the soft coverage,
-both blurred: centre and radius. A frame's own contrast is the measure of its coverage. The five errors follow from the fit. For a clip that the world could have drawn they are 0, and the
-overlap is 1:
+both blurred: centre and radius. A frame's own contrast is the measure of its coverage. The five errors follow from the
+fit. For a clip that the world could have drawn they are 0, and the overlap is 1:
 
 - place: pixels, root mean square of the centre from its course, straight along the motion or at rest
 - speed: pixels per frame by which that course is too slow, too fast, or not at rest

@@ -2,6 +2,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -63,10 +64,15 @@ def _softened(coverage: np.ndarray) -> np.ndarray:
 
     From the one pixel that a sharp edge crosses, a blurred edge would seem to be elsewhere, by up to 0.3 pixels.
     """
-    for axis in (1, 2):
-        wide = np.pad(coverage, [(REACH, REACH) if axis == other else (0, 0) for other in range(3)])
-        coverage = sum(weight * wide.take(range(i, i + coverage.shape[axis]), axis) for i, weight in enumerate(KERNEL))
-    return coverage
+    down, across = (_blur(size) for size in coverage.shape[1:])
+    return down @ coverage @ across
+
+
+@cache
+def _blur(size: int) -> np.ndarray:
+    """Return the blur of a line of pixels as a symmetric matrix (size, size)."""
+    apart = np.subtract.outer(np.arange(size), np.arange(size))
+    return np.where(abs(apart) <= REACH, KERNEL[np.clip(apart + REACH, 0, 2 * REACH)], 0)
 
 
 def _drawn(shape: str, found: np.ndarray) -> np.ndarray:
