@@ -11,7 +11,7 @@ float32.
 
 `args.load` starts from the weights of another run, except for parts that `model.fresh_prefixes` names, which may have
 other shapes. With `model.not_trainable_prefixes: [first_stage_model.encoder]` the latents do not change, so models
-trained on them stay valid; `model.latent_noise` makes the decoder robust (see configs/tiny_vae_decoder.yaml and
+trained on them stay valid; `model.latent_noise` makes the decoder robust (see configs/small_model/vae.yaml and
 configs/tiny_vae_preview.yaml).
 """
 import logging
