@@ -11,6 +11,7 @@ on, so the same command may be given again at any time. FOLDER/tiny is laid out 
 touched. Only the transformers are trained on several processes; the autoencoder is trained by one.
 """
 import argparse
+import filecmp
 import json
 import logging
 import os
@@ -126,8 +127,8 @@ def call(words: Sequence[str], choices: Choices, job: Job) -> None:
 
 
 def use_autoencoder(file: Path, target: Path) -> None:
-    """Copy a trained autoencoder to its place, unless there is one."""
-    if not target.exists():
+    """Copy a trained autoencoder to its place, unless it is there. One of an earlier last stage is replaced."""
+    if not (target.exists() and filecmp.cmp(file, target, shallow=False)):
         target.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(target) as path:
             shutil.copyfile(file, path)

@@ -121,6 +121,13 @@ def test_everything_is_made_once_and_kept(folder, calls):
     assert calls == []
 
 
+def test_the_autoencoder_of_an_earlier_last_stage_is_replaced(folder, calls):
+    make_small_model.make(Choices(folder))
+    (folder / "tiny/vae/3d-vae.pt").write_text("vae_decoder")
+    make_small_model.make(Choices(folder))
+    assert (folder / "tiny/vae/3d-vae.pt").read_text() == "vae_scenes"
+
+
 def test_further_models_are_added_to_what_is_there(folder, calls):
     make_small_model.make(Choices(folder))
     before = list(calls)
