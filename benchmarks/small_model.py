@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from arguments import get_args
 from benchmarks.shapes_errors import errors_of, summary
-from benchmarks.shapes_judge import Verdict, judge_file, wilson_interval
+from benchmarks.shapes_judge import Verdict, judge_file, judge_frames, wilson_interval
 from benchmarks.speed_measure import table
 from common.console import run
 from common.seeds import generator_for
@@ -151,7 +151,8 @@ class Measured(NamedTuple):
     @classmethod
     def of(cls, combination: Combination, video: Path) -> "Measured":
         """Judge a video's file."""
-        return cls(combination, judge_file(video), errors_of(read_frames(str(video)), combination))
+        frames = read_frames(str(video))
+        return cls(combination, judge_frames(frames), errors_of(frames, combination))
 
 
 def judged_row(videos: Sequence[Measured]) -> dict[str, str]:
