@@ -30,7 +30,7 @@ from torch._inductor.scheduler import NopKernelSchedulerNode
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.random_models import SIZES, Size
-from benchmarks.speed_measure import DTYPES, save_note, table
+from benchmarks.speed_measure import DTYPES, show, table
 from common.console import run
 from common.patches import parse_patch_size, patch_grid
 from configuration.targets import instantiate_from_config
@@ -160,9 +160,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     text = (f"# A compiled layer, {date.today()}\n\n`python -m benchmarks.compiled_graph {' '.join(words)}`\n\n"
             f"Lowered for a CPU ({torch.backends.cpu.get_cpu_capability()}) in {options.dtype}, batch 2; "
             f"Python {platform.python_version()}, torch {torch.__version__}.\n\n{table(COLUMNS, rows)}\n")
-    sys.stdout.write(text)
-    if options.save:
-        sys.stdout.write(f"{save_note(f'compiled_graph_{options.dtype}', text)}\n")
+    show(text, f"compiled_graph_{options.dtype}", options.save)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,9 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__fil
 import torch
 
 from benchmarks.command_runs import PROMPT, peak_of
+from benchmarks.options import count
 from benchmarks.random_folder import write_pipeline
-from benchmarks.speed_measure import DTYPES, hardware, save_note, table
+from benchmarks.speed_measure import DTYPES, hardware, show, table
 from common.console import run
 
 UNITS = {"GB": 1e9, "MB": 1e6}
@@ -60,8 +61,8 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", help="key=value for the configuration")
     parser.add_argument("--preset", default="cogvideox_2b", help="a file of configs/ (default: %(default)s)")
     parser.add_argument("--dtype", choices=DTYPES, default="bf16")
-    parser.add_argument("--num-frames", type=int, default=9)
-    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--num-frames", type=count, default=9)
+    parser.add_argument("--steps", type=count, default=2)
     parser.add_argument("--save", action="store_true", help="keep the table as a dated note")
     options = parser.parse_args(argv)
     options.words = sys.argv[1:] if argv is None else list(argv)
@@ -88,9 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{hardware(torch.device('cpu'))}; Python {platform.python_version()}, torch {torch.__version__}. "
             f"Python and its libraries take {before / 1e9:.2f} GB more.\n\n"
             f"{table(('', 'planned', 'taken', 'planned / taken'), rows)}\n")
-    sys.stdout.write(text)
-    if options.save:
-        sys.stdout.write(f"{save_note(f'from_disk_{options.preset}', text)}\n")
+    show(text, f"from_disk_{options.preset}", options.save)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from torch import Tensor
 
 from benchmarks.options import add_model, add_speed, resolve
 from benchmarks.random_models import SIZES, Size, our_engine
-from benchmarks.speed_measure import DTYPES, hardware, peak_memory, product_peak, save_note, synchronize, table
+from benchmarks.speed_measure import DTYPES, hardware, peak_memory, product_peak, show, synchronize, table
 from common.console import run
 from common.errors import ConfigError
 from configuration.settings import resolve_device
@@ -273,9 +273,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.stdout.write(" | ".join(rows[-1]) + "\n")
         gc.collect()
     text = f"{heading(options, size, device, dtype)}\n{table(COLUMNS, rows)}\n"
-    sys.stdout.write(f"\n{text}")
-    if options.save:
-        sys.stdout.write(f"{save_note(f'full_size_{options.size}', text)}\n")
+    sys.stdout.write("\n")
+    show(text, f"full_size_{options.size}", options.save)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from benchmarks.speed_measure import (
     Timing,
     hardware,
     product_peak,
-    save_note,
+    show,
     table,
     time_pair,
 )
@@ -103,9 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     peak = product_peak(device, dtype, options.clock)
     rows = [measure(part, setting, options, peak) for part in (PARTS if options.part == "all" else [options.part])]
     text = f"{heading(options, device, peak)}\n{table(COLUMNS, rows)}\n"
-    sys.stdout.write(text)
-    if options.save:
-        sys.stdout.write(f"{save_note(f'speed_{options.part}_{options.size}_{options.dtype}', text)}\n")
+    show(text, f"speed_{options.part}_{options.size}_{options.dtype}", options.save)
 
 
 if __name__ == "__main__":

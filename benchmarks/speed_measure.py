@@ -3,6 +3,7 @@ import ctypes
 import gc
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -183,6 +184,13 @@ def hardware(device: torch.device) -> str:
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table."""
     return "\n".join("| " + " | ".join(line) + " |" for line in [columns, ["---"] * len(columns), *rows])
+
+
+def show(text: str, name: str, save: bool) -> None:
+    """Print a table with what it says of its run; `save` keeps it as a note in docs/benchmarks/ of this name."""
+    sys.stdout.write(text)
+    if save:
+        sys.stdout.write(f"{save_note(name, text)}\n")
 
 
 def save_note(name: str, text: str) -> Path:

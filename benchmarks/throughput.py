@@ -27,7 +27,8 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__fil
 import torch
 
 from benchmarks.command_runs import PROMPT, completed
-from benchmarks.speed_measure import save_note, table
+from benchmarks.options import count
+from benchmarks.speed_measure import show, table
 from common.console import run
 from common.machine import processor
 
@@ -79,10 +80,10 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", help="key=value for the configuration")
     parser.add_argument("--base", nargs="+", default=["configs/tiny_t2v.yaml"], help="the model's configuration files")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--videos", type=int, default=16, help="videos of a run (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds over all ways (default: %(default)s)")
+    parser.add_argument("--batches", type=count, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--processes", type=count, nargs="+", default=[1, 2])
+    parser.add_argument("--videos", type=count, default=16, help="videos of a run (default: %(default)s)")
+    parser.add_argument("--repeats", type=count, default=3, help="rounds over all ways (default: %(default)s)")
     parser.add_argument("--save", action="store_true", help="keep the table as a dated note")
     options = parser.parse_args(argv)
     options.words = sys.argv[1:] if argv is None else list(argv)
@@ -102,9 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{options.videos} videos; {processor(torch.device('cpu'))}, {os.cpu_count()} cores, "
             f"{torch.backends.cpu.get_cpu_capability()}; Python {platform.python_version()}, torch {torch.__version__}."
             f"\n\n{table(COLUMNS, [way.row(options.videos) for way in ways])}\n")
-    sys.stdout.write(text)
-    if options.save:
-        sys.stdout.write(f"{save_note('throughput', text)}\n")
+    show(text, "throughput", options.save)
 
 
 if __name__ == "__main__":

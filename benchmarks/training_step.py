@@ -25,9 +25,10 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__fil
 import torch
 from torch import Tensor, nn
 
+from benchmarks.options import count
 from benchmarks.random_models import SIZES, Size, our_network
 from benchmarks.setting import Setting
-from benchmarks.speed_measure import CLOCKS, hardware, peak_memory, save_note, table, timed
+from benchmarks.speed_measure import CLOCKS, hardware, peak_memory, show, table, timed
 from common.console import run
 from common.errors import UserError
 from configuration.settings import resolve_device
@@ -166,8 +167,8 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", choices=SIZES, default="small", help="model size (default: %(default)s)")
     parser.add_argument("--device", help="cpu or an accelerator (default: an accelerator if there is one)")
     parser.add_argument("--pairs", nargs="+", choices=PAIRS, default=list(PAIRS), help="what to compare (default: all)")
-    parser.add_argument("--clips", type=int, default=2, help="clips of a step (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=3, help="timed steps of each side (default: %(default)s)")
+    parser.add_argument("--clips", type=count, default=2, help="clips of a step (default: %(default)s)")
+    parser.add_argument("--repeats", type=count, default=3, help="timed steps of each side (default: %(default)s)")
     parser.add_argument("--clock", choices=CLOCKS, default="wall",
                         help="cpu: CPU time of this process, for a machine that others use (default: %(default)s)")
     parser.add_argument("--save", action="store_true", help="keep the tables as a dated note")
@@ -186,9 +187,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         text = (f"# A training step, {date.today()}\n\n`python -m benchmarks.training_step {' '.join(options.words)}`"
                 f"\n\n{options.size}, {options.clips} clip(s); {hardware(device)}; Python {platform.python_version()}, "
                 f"torch {torch.__version__}.\n\n" + "\n".join(told))
-    sys.stdout.write(text)
-    if options.save:
-        sys.stdout.write(f"{save_note(f'training_step_{options.size}', text)}\n")
+    show(text, f"training_step_{options.size}", options.save)
 
 
 if __name__ == "__main__":
