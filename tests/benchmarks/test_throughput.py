@@ -29,3 +29,11 @@ def test_every_way_makes_the_same_videos_with_all_cores_in_turns(monkeypatch, ca
 @pytest.mark.parametrize("told, seconds", [(TOLD, 6.0), (f"a process: {TOLD}\n{TOLD.replace('5.5', '2.5')}", 3.0)])
 def test_loading_is_no_part_of_making_videos(told, seconds):
     assert making(told) == seconds
+
+
+@pytest.mark.parametrize("words", [["--batches", "0"], ["--processes", "0"], ["--videos", "-1"], ["--repeats", "x"]])
+def test_a_count_below_one_is_one_line(words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        throughput.read_options(words)
+    assert ended.value.code == 2
+    assert f"argument {words[0]}: '{words[1]}' is not a whole number above 0" in capsys.readouterr().err
