@@ -43,6 +43,7 @@ from inference.text_embeddings import (
     check_encoding,
     check_stored,
     encode_texts,
+    kept_embeddings,
     load_conditioner,
     prepare_text_embeddings,
     texts_of,
@@ -163,16 +164,23 @@ def sample_typed_prompts(args: Arguments, steps: console.Steps) -> None:
 
 
 def save_text_embeddings(args: Arguments, steps: console.Steps) -> None:
-    """Write the text embeddings of all prompts of a file; neither transformer nor autoencoder is loaded."""
+    """Write the text embeddings of all prompts of a file; neither transformer nor autoencoder is loaded.
+
+    A resumed run keeps those that the file has, also of other prompts.
+    """
     with steps("configuration", announce=False):
         path = check_encoding(args)
         prompts = read_prompts(args.sampling.input_file, source_of_prompts(args.sampling, args.model_config))
-        texts = texts_of(prompts, args.sampling.negative_prompt)
+        kept = kept_embeddings(path, args)
+        texts = [text for text in texts_of(prompts, args.sampling.negative_prompt) if text not in kept]
+    if not texts:
+        logger.info("every text of this run has its text embedding in %s already", path)
+        return
     steps.announce("configuration", f": text embeddings of {len(texts)} text(s), on {args.run.device}")
     with steps("model load"):
         conditioner = load_conditioner(args)
     with steps("prompt encoding"):
-        write_text_embeddings(path, encode_texts(conditioner, texts), args)
+        write_text_embeddings(path, kept | encode_texts(conditioner, texts), args)
 
 
 def make_videos(pipe: Pipeline, jobs: Sequence[Job], conditions: Conditions, steps: console.Steps) -> None:

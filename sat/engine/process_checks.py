@@ -1,4 +1,5 @@
 """Checks of the settings that divide a model among processes."""
+from collections.abc import Iterator
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -12,7 +13,7 @@ from network.published_teacache import PublishedTeaCache
 
 SIZE = "model_parallel_size"
 NETWORK = "model.network_config.params"
-HEADS = f"{NETWORK}.num_attention_heads"
+WEAK = "model.sampler_config.params.guider_config.params.network_config.params"
 
 
 def merge_size_keys(args: Arguments) -> None:
@@ -42,11 +43,20 @@ def _at(config: DictConfig, key: str, default: int | None = None) -> Any:
         return default
 
 
+def _heads(config: DictConfig) -> Iterator[tuple[str, int]]:
+    """Yield name and attention heads of the transformer, and of a guider's weaker one if it has sizes of its own."""
+    for whose, network in (("transformer", NETWORK), ("guider's weaker transformer", WEAK)):
+        heads = _at(config, f"{network}.num_attention_heads")
+        if isinstance(heads, int):
+            yield whose, heads
+
+
 def check_shared(run: RunSettings, config: DictConfig) -> None:
     """Raise ConfigError if `args.model_parallel_size` processes cannot share the transformer."""
-    size, heads = run.model_parallel_size, _at(config, HEADS)
-    if isinstance(heads, int) and heads % size:
-        raise ConfigError(f"args.{SIZE} is {size}, which does not divide the transformer's {heads} attention heads")
+    size = run.model_parallel_size
+    for whose, heads in _heads(config):
+        if heads % size:
+            raise ConfigError(f"args.{SIZE} is {size}, which does not divide the {whose}'s {heads} attention heads")
     if size > 1 and run.loras:
         raise ConfigError(f"args.load_lora does not work with args.{SIZE} above 1; merge it into the weights with "
                           "tools/convert_lora.py, or use one process")
@@ -58,13 +68,14 @@ def check_sequence_parallel(run: RunSettings, sampling: SamplingSettings, config
     if run.model_parallel_size > 1 and divided > 1:
         raise ConfigError("args.model_parallel_size works with neither sequence_parallel_size nor "
                           "guidance_parallel_size above 1; set it to 1")
-    size, heads, model = sampling.sequence_parallel_size, _at(config, HEADS), config.model
+    size, model = sampling.sequence_parallel_size, config.model
     if size > 1 and model.get("compile_model"):
         raise ConfigError("args.sequence_parallel_size does not work with model.compile_model; leave it out")
     cache = model.get("step_cache_config")
     if size > 1 and cache is not None and not isinstance(instantiate_from_config(plain(cache)), PublishedTeaCache):
         raise ConfigError("args.sequence_parallel_size works with no step cache but PublishedTeaCache, whose decisions "
                           "do not depend on the tokens; set model.step_cache_config to it or leave it out")
-    if isinstance(heads, int) and heads % size:
-        raise ConfigError(f"args.sequence_parallel_size {size} does not divide the {heads} attention heads of the "
-                          "transformer; take a number that does")
+    for whose, heads in _heads(config):
+        if heads % size:
+            raise ConfigError(f"args.sequence_parallel_size {size} does not divide the {heads} attention heads of the "
+                              f"{whose}; take a number that does")

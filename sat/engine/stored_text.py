@@ -111,12 +111,23 @@ class TextFile(Mapping[str, Tensor]):
             raise DataError(f"{self.path} has no text embeddings of {len(missing)} of {len(texts)} prompts: "
                             f"{listed(map(_short, missing))}; {AGAIN}, from these prompts")
         for text in texts:
-            embedding = self[text]
-            if not embedding.is_floating_point() or not torch.isfinite(embedding).all():
-                raise DataError(f"{self.path}: the text embedding of {_short(text)} is not finite; {AGAIN}")
-            if self.digests and _digest(embedding) != self.digests[self.texts[text]]:
-                raise DataError(f"{self.path} is damaged: the text embedding of {_short(text)} is not the one that was "
-                                f"written; {AGAIN}")
+            self._check_one(text)
+
+    def is_sound(self, text: str) -> bool:
+        """Return True if the embedding of a text is finite and the one that was written."""
+        try:
+            self._check_one(text)
+        except DataError:
+            return False
+        return True
+
+    def _check_one(self, text: str) -> None:
+        embedding = self[text]
+        if not embedding.is_floating_point() or not torch.isfinite(embedding).all():
+            raise DataError(f"{self.path}: the text embedding of {_short(text)} is not finite; {AGAIN}")
+        if self.digests and _digest(embedding) != self.digests[self.texts[text]]:
+            raise DataError(f"{self.path} is damaged: the text embedding of {_short(text)} is not the one that was "
+                            f"written; {AGAIN}")
 
 
 def write_text_file(path: Path, embeddings: Mapping[str, Tensor], encoder: Mapping[str, Any]) -> None:

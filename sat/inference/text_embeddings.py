@@ -102,6 +102,21 @@ def check_encoding(args: Arguments) -> Path:
     return path
 
 
+def kept_embeddings(path: Path, args: Arguments) -> dict[str, Tensor]:
+    """Return the text embeddings, by text, that a resumed run keeps of the file it is to write.
+
+    None if another text encoder, dtype or quantization made them; otherwise all that are sound.
+    """
+    if not args.sampling.resume or not path.exists():
+        return {}
+    stored = TextFile.read(path)
+    if stored.encoder != describe_encoder(only_t5(args.model_config), args):
+        logger.warning("%s was made by another text encoder, or in another dtype or quantization: nothing of it is "
+                       "kept", path)
+        return {}
+    return {text: stored[text] for text in stored if stored.is_sound(text)}
+
+
 def load_conditioner(args: Arguments) -> nn.Module:
     """Return the conditioner alone, with its weights, quantized and offloaded as the settings ask."""
     memory, device = args.memory, args.run.device

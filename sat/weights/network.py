@@ -53,7 +53,7 @@ def check_network(network_config: Mapping, path: str | Path) -> None:
     """
     with without_memory():
         network = instantiate_from_config(network_config)
-    weights = transformer_weights(path)
+    weights = own_shard(transformer_weights(path), network)
     _check_preset(network, weights.shapes, weights.source)
 
 

@@ -20,6 +20,8 @@ from sample_video import main, run_processes
 pytestmark = pytest.mark.slow
 
 SCRIPT = str(REPOSITORY / "sample_video.py")
+WEAK = ("model.sampler_config.params.guider_config={target: sgm.guiders.Autoguidance, params: {ckpt_path: x, "
+        "network_config: {target: dit_video_concat.DiffusionTransformer, params: {num_attention_heads: 3}}}}")
 SHARED = str(REPOSITORY / "configs" / "inference.yaml")
 
 
@@ -137,6 +139,10 @@ def test_two_processes_share_one_transformer(small_model, words, tmp_path, share
     (("args.guidance_parallel_size=0",), "args.guidance_parallel_size is 0; it must be a whole number above 0"),
     (("args.guidance_parallel_size=2", "args.model_parallel_size=2",
       "model.network_config.params.num_attention_heads=2"), "guidance_parallel_size above 1; set it to 1"),
+    (("args.sequence_parallel_size=2", "model.network_config.params.num_attention_heads=2", WEAK),
+     "args.sequence_parallel_size 2 does not divide the 3 attention heads of the guider's weaker transformer"),
+    (("args.model_parallel_size=2", "model.network_config.params.num_attention_heads=2", WEAK),
+     "does not divide the guider's weaker transformer's 3 attention heads"),
     (("args.sequence_parallel_size=2", "model.compile_model=true"), "leave it out"),
     (("args.sequence_parallel_size=2", "model.network_config.params.num_attention_heads=2",
       "model.step_cache_config={target: step_cache.TeaCache, params: {threshold: 1}}"), "no step cache but")])

@@ -73,6 +73,28 @@ def test_writing_loads_the_text_encoder_alone_and_makes_no_video(run, tmp_path, 
         assert opened.get_tensor("0").shape == (12, 16)
 
 
+def test_a_resumed_run_encodes_only_what_the_file_lacks(run, tmp_path, caplog):
+    caplog.set_level("INFO")
+    path, words = tmp_path / "text.safetensors", ["--save-text-embeddings", str(tmp_path / "text.safetensors")]
+
+    def texts():
+        with safe_open(path, framework="pt") as opened:
+            names = json.loads(opened.metadata()["texts"])
+            return names, [opened.get_tensor(str(number)) for number in range(len(names))]
+
+    run(*words, prompts=("a", "b"))
+    before, first = path.read_bytes(), texts()[1]
+    assert run(*words, "--resume", prompts=("b", "a"))[0] == 0 and path.read_bytes() == before
+    assert "every text of this run has its text embedding" in caplog.text
+    rewritten(path, lambda tensor: tensor + 1 if torch.equal(tensor, first[0]) else tensor)  # damage to that of "a"
+    assert run(*words, "--resume", prompts=("a", "c"))[0] == 0
+    names, tensors = texts()
+    assert names == ["b", "a", "c"] and torch.equal(tensors[0], first[1]) and torch.equal(tensors[1], first[0])
+    assert "2 text embedding(s)" not in caplog.text.split("already")[1] and "of 2 text(s)" in caplog.text
+    assert run(*words, "--resume", "--bf16", prompts=("a",))[0] == 0
+    assert texts()[0] == ["a"] and "nothing of it is kept" in caplog.text
+
+
 def rewritten(path, changed, metadata=()):
     """Write a file of text embeddings again, with other tensors or metadata."""
     with safe_open(path, framework="pt") as opened:
