@@ -55,7 +55,8 @@ def solve_study(study: Study, problem: Problem, folder: Path, options: argparse.
     results = Results(folder, study, problem)
     left = [cell for cell in study.cells() if cell not in results.rows][:options.most]
     with progress(total=len(left), desc=study.name, unit="cell", disable=not left) as bar:
-        for cell, measured in solve_all(study, left, problem.places, options.processes, options.allow_targets):
+        processes = min(options.processes, max(len(left), 1))
+        for cell, measured in solve_all(study, left, problem.places, processes, options.allow_targets):
             results.add(cell, measured)
             bar.update()
     report = write_report(study, problem, results, folder)

@@ -9,12 +9,12 @@ from typing import Literal
 import numpy as np
 
 from benchmarks.studies.clips import Clips, distance
-from benchmarks.studies.grid import Cell, Study, check_keys
+from benchmarks.studies.grid import Cell, Study, check_keys, check_named, check_values
 from benchmarks.studies.results import Row
 from benchmarks.studies.statistics import holm, mcnemar_p, middle, resampled, signed_rank_p
 from common.errors import ConfigError
 from common.suggestions import nearest
-from common.typed import checked
+from common.typed import typed
 
 SOLVER_ERROR = "error"
 TESTS = {"accuracy": "p", "solver error": "error_p"}  # columns of p-values that every comparison may have
@@ -33,8 +33,8 @@ class Comparison:
 
     name: str
     against: Mapping[str, str | int] = field(default_factory=dict)
-    where: Mapping[str, Sequence] = field(default_factory=dict)
-    among: Sequence[str] = ()
+    where: Mapping[str, Sequence[str | int]] = field(default_factory=dict)
+    among: Sequence[Literal["sampler", "schedule", "guidance"]] = ()
     measures: Sequence[str] = ()
 
     @property
@@ -63,18 +63,16 @@ class Comparison:
 def comparisons_of(study: Study) -> list[Comparison]:
     """Return the study's comparisons. Raises ConfigError for an unknown key or axis, or one that compares nothing."""
     found, cells, budgets = [], study.cells(), study.budgets()
+    check_named(study.comparisons, f"study {study.name}: comparisons")
     for i, given in enumerate(study.comparisons):
         where = f"study {study.name}: comparisons[{i}]"
         check_keys(given, ("name", "against", "where", "among", "measures"), where)
-        if "name" not in given:
-            raise ConfigError(f"{where}.name is missing")
         for key in ("against", "where"):
             check_keys(given.get(key, {}), AXES, f"{where}.{key}")
         if ("among" in given) == ("against" in given):
             raise ConfigError(f"{where} needs either against or among")
-        among = checked(list[Literal["sampler", "schedule", "guidance"]] | None, given.get("among"), f"{where}.among")
-        measures = checked(list[str] | None, given.get("measures"), f"{where}.measures") or ()
-        comparison = Comparison(**{**given, "among": among or (), "measures": measures})
+        comparison = Comparison(**typed(Comparison, given, where))
+        check_values(comparison.where, cells, f"{where}.where")
         if not comparison.pairs(cells, budgets):
             raise ConfigError(f"{where}: no cell of the study has another one to compare with: check names and values")
         found.append(comparison)

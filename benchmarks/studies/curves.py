@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.studies.figures import LIMIT
-from benchmarks.studies.grid import Study
+from benchmarks.studies.grid import Study, check_values
 from benchmarks.studies.measures import ENDS
 from benchmarks.studies.results import Row
 from common.errors import ConfigError
@@ -30,7 +30,7 @@ class Plot:
     title: str = ""
     lines: str | Sequence[str] = "sampler"
     panels: str | None = None
-    where: Mapping[str, Sequence] = None
+    where: Mapping[str, Sequence[str | int | float]] | None = None
     floor: str | None = None
     interval: Sequence[str] = ()
     linear: bool = False
@@ -42,6 +42,7 @@ class Plot:
             if column not in (*study.keys, *measures):
                 raise ConfigError(f"{where}: {column} is not a column of the results, which are "
                                   f"{', '.join((*study.keys, *measures))}")
+        check_values(self.where or {}, study.cells(), f"{where}.where")
         if len(self.interval) not in (0, 2):
             raise ConfigError(f"{where}.interval names {len(self.interval)} columns; it takes two, low and high")
         if len(self.ys) > 1 and (self.panels or self.interval):

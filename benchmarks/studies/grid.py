@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import product
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from annotated_types import MinLen
 
@@ -15,14 +15,18 @@ from benchmarks.studies.cost import build_sampler, steps_within
 from common.errors import ConfigError
 from common.kinds import Count, Part, Steps, Text
 from common.suggestions import nearest
-from common.typed import checked, typed
+from common.typed import checked, shown, typed
 from configuration.references import check_references
+from configuration.targets import check_config
 from configuration.yaml_files import read_mapping, resolved
 from sgm.sampling import Sampler
 
 AXES = ("samplers", "schedules", "guidances")
 MOST_CELLS = 1_000_000
-NO_GUIDANCE = {"none": None}
+NONE = "none"
+NO_GUIDANCE = {NONE: None}
+SLOTS = {"samplers": "sampler_config", "schedules": "discretization_config", "guidances": "guider_config"}
+BY_THE_GRID = ("num_steps", "discretization_config", "discretization", "guider_config", "guider")
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,7 @@ class Study:
     def _chosen(self, axis: str, names: Sequence[str] | None, where: str) -> list[str]:
         """Return a grid's names on an axis, all if it lists none. Raises ConfigError for an unknown name."""
         known = getattr(self, axis)
-        for name in checked(list[str] | None, names, f"{where}.{axis}") or ():
+        for name in checked(Annotated[list[str], MinLen(1)] | None, names, f"{where}.{axis}") or ():
             if name not in known:
                 raise ConfigError(f"{where}.{axis}: the study has no {name}{nearest(name, known)}")
         return list(known if names is None else names)
@@ -169,19 +173,64 @@ def read_study(path: str | Path) -> Study:
         if not loaded.get(key):
             raise ConfigError(f"{path}: {key} is missing; see the examples in configs/studies")
     for axis in AXES:
-        _check_axis(loaded.get(axis, {}), f"{path}: {axis}")
+        _check_axis(axis, loaded.get(axis) or {}, f"{path}: {axis}")
+    for name in loaded.get("variants") or {}:
+        check_printable(name, f"{path}: variants")
     study = Study(name=path.stem, **typed(Study, loaded, str(path)))
     for cell in study.cells():
         study.part(cell)
     return study
 
 
-def _check_axis(axis, where: str) -> None:
-    """Raise ConfigError unless the axis maps names to `{target, params}` or to nothing."""
-    for name, part in axis.items() if isinstance(axis, Mapping) else [("", "")]:
-        if part is not None and not (isinstance(part, Mapping) and "target" in part):
-            raise ConfigError(f"{where}: {name or axis!r} must be a name with a target and params")
-        checked(Mapping | None, (part or {}).get("params"), f"{where}.{name}.params")
+def _check_axis(axis: str, parts: Any, where: str) -> None:
+    """Raise ConfigError unless an axis maps names to `{target, params}` of the right classes; a guidance may be null.
+    """
+    if not isinstance(parts, Mapping):
+        raise ConfigError(f"{where} is {shown(parts)}; it must be a mapping of names to target and params")
+    for name, part in parts.items():
+        check_printable(name, where)
+        if part is None and axis == "guidances":
+            continue
+        if name == NONE and axis == "guidances":
+            raise ConfigError(f"{where}.{NONE} is the name of no guidance: give this one another name, or write null")
+        if not isinstance(part, Mapping):
+            raise ConfigError(f"{where}.{name} is {shown(part)}; it must be a mapping of target and params")
+        given = part.get("params") or {}
+        for key in BY_THE_GRID if axis == "samplers" and isinstance(given, Mapping) else ():
+            if key in given:
+                raise ConfigError(f"{where}.{name}.params.{key}: schedules, guidances and grids say this of a cell; "
+                                  "leave it out")
+        check_config(part, f"{where}.{name}.{SLOTS[axis]}")
+
+
+def check_printable(name: Any, where: str) -> None:
+    """Raise ConfigError unless a name can stand in tables, pictures and names of files."""
+    if not isinstance(name, str) or not name.strip() or name != name.strip() or not name.isprintable():
+        raise ConfigError(f"{where}: {shown(name)} is no name; it must be text that can be printed, of which no spaces "
+                          "are at the ends" + (f": write '{name}'" if isinstance(name, int | float) else ""))
+
+
+def check_named(entries: Sequence[Any], where: str) -> None:
+    """Raise ConfigError unless the entries of a list have names of their own, which can be parts of file names."""
+    names = [entry.get("name") for entry in entries]
+    for i, name in enumerate(names):
+        if name is None:
+            raise ConfigError(f"{where}[{i}].name is missing")
+        check_printable(name, f"{where}[{i}].name")
+        if "/" in name:
+            raise ConfigError(f"{where}[{i}].name is {shown(name)}; it must be without a slash")
+        if name in names[:i]:
+            raise ConfigError(f"{where}[{i}].name is {shown(name)}, as that of {where}[{names.index(name)}]; one would "
+                              "replace the other")
+
+
+def check_values(chosen: Mapping[str, Sequence], cells: Sequence, where: str) -> None:
+    """Raise ConfigError for a value that no cell has on its axis; other columns than axes are not checked."""
+    for axis, values in chosen.items():
+        known = {getattr(cell, axis, None) for cell in cells}
+        for value in values if known != {None} else ():
+            if value not in known:
+                raise ConfigError(f"{where}.{axis}: no cell has {shown(value)}{nearest(value, map(str, known))}")
 
 
 def check_keys(given, known: Sequence[str], where: str) -> None:

@@ -8,11 +8,13 @@ import matplotlib
 from benchmarks.studies.curves import Plot, chosen_rows
 from benchmarks.studies.drawing import Drawn, draw_curves
 from benchmarks.studies.figures import STYLE
-from benchmarks.studies.grid import Cell, Study, VariantCell, check_keys
+from benchmarks.studies.grid import Cell, Study, VariantCell, check_keys, check_named
 from benchmarks.studies.losses import Losses
 from benchmarks.studies.pictures import Scales, Trajectories
 from benchmarks.studies.results import Row
 from common.errors import ConfigError
+from common.suggestions import nearest
+from common.typed import typed
 
 KINDS = {"curves": Plot, "losses": Losses, "scales": Scales, "trajectories": Trajectories}
 Kind = Plot | Losses | Scales | Trajectories
@@ -21,17 +23,19 @@ Kind = Plot | Losses | Scales | Trajectories
 def plots_of(study: Study, measures: Sequence[str]) -> list[Kind]:
     """Return the study's plots. Raises ConfigError for an unknown kind, key, column or name, or a missing key."""
     plots = []
+    check_named(study.plots, f"study {study.name}: plots")
     for i, given in enumerate(study.plots):
         where = f"study {study.name}: plots[{i}]"
-        kind = KINDS.get(given.get("kind", "curves")) if isinstance(given, dict) else Plot
-        if kind is None:
-            raise ConfigError(f"{where}.kind {given['kind']} is none of {', '.join(KINDS)}")
+        name = given.get("kind", "curves")
+        if not isinstance(name, str) or name not in KINDS:
+            raise ConfigError(f"{where}.kind {name} is none of {', '.join(KINDS)}{nearest(name, KINDS)}")
+        kind = KINDS[name]
         keys = kind.__dataclass_fields__
         check_keys(given, ["kind", *keys], where)
         for key, known in keys.items():
             if key not in given and known.default is MISSING:
                 raise ConfigError(f"{where}.{key} is missing")
-        plots.append(kind(**{key: value for key, value in given.items() if key != "kind"}))
+        plots.append(kind(**typed(kind, {key: value for key, value in given.items() if key != "kind"}, where)))
         plots[-1].check(study, measures, where)
     return plots
 

@@ -37,7 +37,7 @@ class GaussianFlow(Problem):
     last_jump: bool = True
 
     def solve(self, sampler: Sampler, cell: Cell) -> dict[str, float]:
-        if cell.guidance != "none":
+        if self.config(cell)["guidance"] is not None:
             raise ConfigError(f"{cell}: problem.kind gaussian has no exact answer with guidance; use finite")
         if not self.last_jump:
             sampler.discretization = WithoutLastJump(sampler.discretization)

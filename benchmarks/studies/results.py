@@ -5,15 +5,17 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from benchmarks.studies.base import Problem
 from benchmarks.studies.grid import Cell, Study, VariantCell
-from benchmarks.studies.keys import key_parts, places_of
+from benchmarks.studies.keys import digest, key_parts, places_of
 from common.errors import DataError
 from common.files import whole_file
 from common.partial_files import clear_dead
+from common.typed import shown
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +39,8 @@ class Results:
         problem.places.update(self._places)
         clear_dead(self.path)
         self._set_aside()
-        found = {cell: _read(self._places[cell] / SOLVED, problem.measures) for cell in study.cells()}
+        found = {cell: _read(self._places[cell] / SOLVED, problem.measures, self._parts[cell])
+                 for cell in study.cells()}
         self.rows: dict[Cell | VariantCell, Row] = {
             cell: {**asdict(cell), **measured} for cell, measured in found.items() if measured is not None}
         self._order = {cell: i for i, cell in enumerate(found)}
@@ -47,7 +50,9 @@ class Results:
         self._write_table()
 
     def add(self, cell: Cell | VariantCell, measured: Mapping[str, float]) -> None:
-        """Add a cell: write its file as a whole, and then the table."""
+        """Add a cell: write its file as a whole, and then the table. Raises DataError for what are no measures."""
+        if wrong := _no_measures(measured, self.measures):
+            raise DataError(f"{cell}: {wrong}")
         with whole_file(self._places[cell] / SOLVED) as temporary:
             temporary.write_text(json.dumps({**self._parts[cell], "measured": measured}, indent=1, default=str))
         self.rows[cell] = {**asdict(cell), **measured}
@@ -87,14 +92,28 @@ def _has_rows(table: Path) -> bool:
         return sum(1 for _ in file) > 1
 
 
-def _read(path: Path, measures: Sequence[str]) -> dict[str, float] | None:
-    """Return the measures of a solved cell, None if it is not solved. Raises DataError for a damaged file."""
+def _read(path: Path, measures: Sequence[str], parts: Mapping) -> dict[str, float] | None:
+    """Return the measures of a solved cell, None if it is not solved. Raises DataError for a damaged file, or one of
+    another cell."""
     if not path.is_file():
         return None
-    measured = _loaded(path).get("measured")
-    if not isinstance(measured, dict) or set(measured) != set(measures):
-        raise DataError(f"{path} does not hold the measures of a cell: remove its folder")
+    loaded = _loaded(path)
+    measured = loaded.get("measured")
+    if wrong := _no_measures(measured, measures):
+        raise DataError(f"{path} does not hold the measures of a cell ({wrong}): remove its folder")
+    if digest({key: value for key, value in loaded.items() if key != "measured"}) != digest(parts):
+        raise DataError(f"{path} was written for another cell, or has been changed: remove its folder")
     return {name: measured[name] for name in measures}
+
+
+def _no_measures(measured: Any, measures: Sequence[str]) -> str:
+    """Return what is wrong with the measures of a cell, or nothing."""
+    if not isinstance(measured, Mapping) or set(measured) != set(measures):
+        given = ", ".join(map(str, measured)) if isinstance(measured, Mapping) else shown(measured)
+        return f"its measures are {', '.join(measures)}, not {given or 'none'}"
+    return next((f"{name} is {shown(value)}; it must be a number, such as float({name})"
+                 for name, value in measured.items() if isinstance(value, bool) or not isinstance(value, int | float)),
+                "")
 
 
 def _loaded(path: Path) -> dict:

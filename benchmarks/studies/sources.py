@@ -1,173 +1,118 @@
 """Digests of the source that a class depends on, followed definition by definition through modules that are no library.
 
-A definition counts with everything that it names: bases, functions, constants, imports, and classes that a string
-names by their dotted path. Comments and docstrings do not count, nor do definitions that nothing here names, so that a
-class added to a file changes no other class's digest.
+A definition counts with everything that it names: bases, functions, constants, imports, files beside its module, and
+classes that a string names by their dotted path. What a module does when it is imported counts too, for it may change
+anything. Comments and docstrings do not count, nor do definitions that nothing here names, so that a class added to a
+file changes no other class's digest.
 """
 import ast
 import hashlib
-import importlib.util
 import re
-import site
-import sysconfig
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from common.errors import DataError
+from benchmarks.studies.contents import content_of
+from benchmarks.studies.modules import (
+    EVERYTHING,
+    IMPORTED,
+    Module,
+    Name,
+    imports_of,
+    is_docstring,
+    read_module,
+)
+from common.files import REPOSITORY
 from configuration.targets import real_path
 
-LIBRARIES = {Path(path).resolve() for path in (*sysconfig.get_paths().values(), *site.getsitepackages())}
 DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 RULES = "configuration"  # its strings say which classes may be named, and use none of them
-Name = tuple[str, str]  # a module, and what one of its statements binds; EVERYTHING: all of them
-EVERYTHING = "*"
+# What finds definitions by names made while it runs: all of its module counts.
+SEARCHES = re.compile(r"globals|sys\.modules(\..*)?|(.*\.)?__subclasses__")
+IMPORTERS = ("__import__", "import_module", "importlib.import_module")
+LONGEST_PATH = 200  # characters of a text that may name a file
 
 
-@dataclass(frozen=True)
-class Module:
-    """The top-level statements of a module by what they bind, those that bind nothing, and what imports bind.
+@dataclass
+class Reached:
+    """What some definitions depend on: statements by their module, files, and libraries by their top-level name."""
 
-    `package` is where its relative imports begin, `starred` are the modules of which it imports all names.
-    """
+    statements: set[tuple[str, str]] = field(default_factory=set)
+    files: set[Path] = field(default_factory=set)
+    libraries: set[str] = field(default_factory=set)
 
-    package: str
-    bound: Mapping[str, list[ast.stmt]]
-    loose: list[ast.stmt]
-    imported: Mapping[str, Name]
-    starred: Sequence[str]
+    def digests(self) -> dict[str, str]:
+        """Return a digest for each module, of its statements, and for each name of files, of their contents."""
+        texts: dict[str, list[str]] = {}
+        for module, statement in self.statements:
+            texts.setdefault(module, []).append(statement)
+        for file in self.files:
+            texts.setdefault(file.name, []).append(content_of(file))
+        return {name: hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()
+                for name, parts in sorted(texts.items())}
 
 
 def digests(names: Iterable[Name]) -> dict[str, str]:
-    """Return a digest for each module of this project, or beside it, of what these definitions depend on in it."""
-    found = _reached(names)
-    texts: dict[str, list[str]] = {}
-    for module, statement in found:
-        texts.setdefault(module, []).append(statement)
-    return {module: hashlib.sha256("\n".join(sorted(set(parts))).encode()).hexdigest()
-            for module, parts in sorted(texts.items())}
+    """Return the digests of what these definitions depend on."""
+    return reached(names).digests()
 
 
-def _reached(names: Iterable[Name]) -> set[tuple[str, str]]:
-    """Return (module, text of a statement) of everything that the names depend on."""
-    found: set[tuple[str, str]] = set()
-    waiting, seen, entered = list(names), set(), set()
+def reached(names: Iterable[Name]) -> Reached:
+    """Return everything that these definitions depend on."""
+    found, waiting, seen, entered = Reached(), list(names), set(), set()
     while waiting:
         name = waiting.pop()
-        module = read_module(name[0])
-        if name in seen or module is None:
+        if name in seen:
             continue
         seen.add(name)
+        module = read_module(name[0])
+        if module is None:
+            found.libraries.update(_library(name[0]))
+            continue
         statements = _statements(module, name[1])
-        loose = [] if name[0] in entered else module.loose
-        entered.add(name[0])
-        for statement in [*statements, *loose]:
-            found.add((name[0], _text(statement)))
+        if name[0] not in entered:
+            entered.add(name[0])
+            statements = [*statements, *module.acting]
+            waiting += [(one, IMPORTED) for one in (*module.imports, *_packages(name[0]))]
+        for statement in statements:
+            found.statements.add((name[0], _text(statement)))
+            found.files.update(_files(statement, module.path.parent))
             waiting += _used(statement, name[0], module)
         if name[1] in module.imported:
             waiting.append(module.imported[name[1]])
-        elif not statements or name[1] == EVERYTHING:
+        elif name[1] not in module.bound:
             waiting += [(starred, name[1]) for starred in module.starred]
     return found
 
 
 def _statements(module: Module, name: str) -> list[ast.stmt]:
+    """Return the statements that bind a name, or those with which a module answers to names that it does not have."""
     if name == EVERYTHING:
         return [statement for statements in module.bound.values() for statement in statements]
-    return module.bound.get(name, [])
+    return module.bound.get(name, module.bound.get("__getattr__", []) if name not in module.imported else [])
+
+
+def _packages(module: str) -> Iterator[str]:
+    """Yield the packages around a module, which are imported with it."""
+    while module := module.rpartition(".")[0]:
+        yield module
+
+
+def _library(module: str) -> set[str]:
+    """Return the top-level name of a library, unless it is Python's own."""
+    top = module.partition(".")[0]
+    return {top} - sys.stdlib_module_names - {""}
 
 
 @cache
-def read_module(name: str) -> Module | None:
-    """Return the definitions of a module; None for a library's. Raises DataError if it is no Python."""
-    path = file_of(name)
-    if path is None:
-        return None
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as Python ({error})") from error
-    bound: dict[str, list[ast.stmt]] = {}
-    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    loose, imported = [], {}
-    for statement in tree.body:
-        given = _imports(statement, package)
-        imported.update(given)
-        names = [*_bindings(statement)]
-        for one in names:
-            bound.setdefault(one, []).append(statement)
-        if not names and not given and not _is_docstring(statement):
-            loose.append(statement)
-    starred = [module for bound_as, (module, _) in imported.items() if bound_as.startswith("*")]
-    return Module(package, bound, loose, imported, starred)
-
-
-@cache
-def file_of(name: str) -> Path | None:
-    """Return the file of a module, None if it is built in, a library's, or none at all; nothing is imported."""
-    top, *rest = name.split(".")
-    for root in _roots(top):
-        base = root.joinpath(*rest)
-        for path in (base / "__init__.py", base.with_name(f"{base.name}.py")):
-            if path.is_file() and not any(path.is_relative_to(library) for library in LIBRARIES):
-                return path
-    return None
-
-
-@cache
-def _roots(top: str) -> tuple[Path, ...]:
-    """Return the places of a top-level module: its folders, or its file without the suffix."""
-    try:
-        spec = importlib.util.find_spec(top)
-    except (ImportError, ValueError):
-        return ()
-    if spec is None:
-        return ()
-    if spec.submodule_search_locations is not None:
-        return tuple(Path(place).resolve() for place in spec.submodule_search_locations)
-    return (Path(spec.origin).resolve().with_suffix(""),) if spec.origin and spec.has_location else ()
-
-
-def _bindings(statement: ast.stmt) -> Iterator[str]:
-    """Yield the names that a top-level statement binds, other than by an import."""
-    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        yield statement.name
-        return
-    for node in ast.walk(statement):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            yield node.id
-        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
-            yield node.name
-
-
-def _imports(tree: ast.AST, package: str) -> dict[str, Name]:
-    """Return what the imports in a tree bind; a module itself is (module, EVERYTHING), and `*` is bound as *module."""
-    found: dict[str, Name] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found |= {alias.asname or alias.name: (alias.name, EVERYTHING) for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            module = _absolute(node, package)
-            for alias in node.names:
-                whole = f"{module}.{alias.name}"
-                bound_as = f"*{module}" if alias.name == "*" else alias.asname or alias.name
-                found[bound_as] = (module, alias.name) if file_of(whole) is None else (whole, EVERYTHING)
-    return found
-
-
-def _absolute(node: ast.ImportFrom, package: str) -> str:
-    """Return the module that an import names, which may be relative to a package."""
-    if node.level == 0:
-        return node.module or ""
-    parts = package.split(".")
-    return ".".join([*parts[:len(parts) - node.level + 1], *([node.module] if node.module else [])])
-
-
-def _used(statement: ast.stmt, where: str, module: Module) -> list[Name]:
+def _used(statement: ast.stmt, where: str, module: Module) -> tuple[Name, ...]:
     """Return what a statement names: in its own module, by imports at its top or its own, and by dotted strings."""
-    imports = {**module.imported, **_imports(statement, module.package)}
-    found = []
+    own = imports_of(statement, module.package)
+    imports = {**module.imported, **own}
+    found: list[Name] = [(name[0], IMPORTED) for name in own.values()]
+    found += [(where, EVERYTHING)] if _searches(statement) else []
     for dotted in _dotted_names(statement):
         first, *rest = dotted.split(".")
         longest = max((name for name in imports if dotted == name or dotted.startswith(f"{name}.")), default=None,
@@ -179,10 +124,20 @@ def _used(statement: ast.stmt, where: str, module: Module) -> list[Name]:
         elif first in module.bound or module.starred:
             found.append((where, first))
     if not f"{where}.".startswith(f"{RULES}."):
-        texts = [node.value for node in ast.walk(statement)
-                 if isinstance(node, ast.Constant) and isinstance(node.value, str)]
-        found += [tuple(real_path(text).rsplit(".", 1)) for text in texts if DOTTED.fullmatch(text)]
-    return found
+        found += [tuple(real_path(text).rsplit(".", 1)) for text in _texts(statement) if DOTTED.fullmatch(text)]
+    return (*found, *((text, EVERYTHING) for text in _imported_by_call(statement)))
+
+
+def _texts(tree: ast.AST) -> Iterator[str]:
+    """Yield every text in a tree."""
+    return (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
+
+
+def _imported_by_call(tree: ast.AST) -> Iterator[str]:
+    """Yield the modules that are imported by name, as by importlib.import_module("name")."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in IMPORTERS and node.args:
+            yield from _texts(node.args[0])
 
 
 def _dotted_names(tree: ast.AST) -> Iterator[str]:
@@ -200,15 +155,39 @@ def _dotted_names(tree: ast.AST) -> Iterator[str]:
             waiting += ast.iter_child_nodes(base)
 
 
+def _searches(statement: ast.stmt) -> bool:
+    """Return True if a statement finds definitions by what they are called or derived from."""
+    return (any(SEARCHES.fullmatch(dotted) for dotted in _dotted_names(statement))
+            or any(isinstance(node, ast.FunctionDef) and node.name == "__init_subclass__"
+                   for node in ast.walk(statement)))
+
+
+@cache
+def _files(statement: ast.stmt, beside: Path) -> frozenset[Path]:
+    """Return the files that a statement's texts name, beside its module, or with a slash from here or the repository.
+
+    Texts that a / joins count together, as in folder / "data" / "table.txt".
+    """
+    joined = ["/".join(_joined(node)) for node in ast.walk(statement) if isinstance(node, ast.BinOp)]
+    found: set[Path] = set()
+    for text in {*_texts(statement), *joined}:
+        if 0 < len(text) <= LONGEST_PATH and text.isprintable() and {".", "/"} & set(text):
+            roots = (beside, *((Path(), REPOSITORY) if "/" in text else ()))
+            found |= {(root / text).resolve() for root in roots if (root / text).is_file()}
+    return frozenset(path for path in found if path.suffix != ".py")
+
+
+def _joined(tree: ast.expr) -> list[str]:
+    """Return the texts that a / joins, from left to right."""
+    if isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.Div):
+        return _joined(tree.left) + _joined(tree.right)
+    return [tree.value] if isinstance(tree, ast.Constant) and isinstance(tree.value, str) else []
+
+
 @cache
 def _text(statement: ast.stmt) -> str:
     """Return a statement's source without comments and docstrings."""
     for node in ast.walk(statement):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and _is_docstring(node.body[0]):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and is_docstring(node.body[0]):
             node.body = node.body[1:] or [ast.Pass()]
     return ast.unparse(statement)
-
-
-def _is_docstring(statement: ast.stmt) -> bool:
-    return (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
-            and isinstance(statement.value.value, str))

@@ -175,8 +175,12 @@ def _words(schema: Mapping, value: Any = None) -> str:
     if kind in ("integer", "number"):
         return ("a whole number" if kind == "integer" else "a number") + _bounds(schema, value)
     if kind == "array":
-        return schema.get("description") or _list_words(schema)
-    return {"string": "text", "boolean": "true or false", "object": "a mapping", "null": "null"}.get(str(kind), "")
+        return schema.get("description") or _list_words(schema, value)
+    if kind == "object":
+        inside = schema.get("additionalProperties")
+        of_each = _words(inside) if isinstance(inside, Mapping) else ""
+        return f"a mapping of names to {of_each}" if of_each else "a mapping"
+    return {"string": "text", "boolean": "true or false", "null": "null"}.get(str(kind), "")
 
 
 def _alternatives(schema: Mapping, value: Any) -> list[str]:
@@ -211,8 +215,9 @@ def _bounds(schema: Mapping, value: Any) -> str:
     return f" {' and '.join(parts)}".rstrip().replace(" 0 or more", ", 0 or more", 1)
 
 
-def _list_words(schema: Mapping) -> str:
-    items = _words(schema.get("items") or {})
+def _list_words(schema: Mapping, value: Any) -> str:
+    numbers = [one for one in value if isinstance(one, int | float)] if isinstance(value, list | tuple) else []
+    items = _words(schema.get("items") or {}, max(numbers, key=abs, default=None))
     several = (items.replace("a whole number", "whole numbers").replace("a number", "numbers")
                .replace("text", "texts").replace("a mapping", "mappings"))
     least, most = schema.get("minItems", 0), schema.get("maxItems")

@@ -19,8 +19,10 @@ TWO_CELLS = {
     "slopes": True,
     "plots": [{"name": "steps", "title": "Error of the runs", "x": "steps", "y": "error"}],
 }
+EULER = TWO_CELLS["samplers"]["Euler"]
+GUIDED = {"target": "sgm.guiders.VanillaCFG", "params": {"scale": 2.0}}
 FINITE = {**TWO_CELLS, "problem": {"kind": "finite", "clips": 6, "rows": 4}, "slopes": False,
-          "guidances": {"plain": {"target": "sgm.guiders.VanillaCFG", "params": {"scale": 2.0}}},
+          "guidances": {"plain": GUIDED},
           "grids": [{"steps": [4], "seeds": [0, 1]}], "plots": []}
 
 
@@ -51,7 +53,8 @@ def test_it_goes_on_where_it_stopped(study, tmp_path):
     assert study(TWO_CELLS, "--most", "1") == 0
     assert len(rows(tmp_path / "out/results.csv")) == 1
     (solved,) = (tmp_path / "out/cells").glob("*/cell.json")
-    solved.write_text(json.dumps({**json.loads(solved.read_text()), "measured": {"passes": 64, "error": 42}}))
+    before = json.loads(solved.read_text())
+    solved.write_text(json.dumps({**before, "measured": {"passes": 64, "error": 42}}))
     assert study(TWO_CELLS) == 0
     found = rows(tmp_path / "out/results.csv")
     assert len(found) == 2 and found[0]["error"] == "42"
@@ -103,6 +106,20 @@ def test_finite_data_counts_the_passes_of_guidance(study, tmp_path):
     ({"comparisons": [{"name": "a", "against": {"steps": 64}}]}, "problem.kind gaussian has none"),
     ({"problem": {"kind": "small_model", "repeats": 1}}, "problem.repeats is 1"),
     ({"question": None}, "question is missing"),
+    ({"grids": [{"steps": [4], "samplers": []}]}, "grids[0].samplers is []"),
+    ({"grids": [{"steps": [10**9]}]}, "whole numbers above 0 and at most 100000"),
+    ({"samplers": {"a\0b": EULER}}, "is no name"),
+    ({"samplers": {3: EULER}}, "write '3'"),
+    ({"samplers": {"Euler": {**EULER, "parms": {"s_churn": 1}}}}, "parms: unknown key beside target and params"),
+    ({"samplers": {"Euler": {**EULER, "params": {"num_steps": 3}}}}, "num_steps: schedules, guidances and grids say"),
+    ({"schedules": {"ramp": EULER}}, "cannot be a discretization_config"),
+    ({"guidances": {"none": GUIDED}}, "guidances.none is the name of no guidance"),
+    ({"plots": [{"name": "a/b", "x": "steps", "y": "error"}]}, "plots[0].name is 'a/b'"),
+    ({"plots": [{"name": "a", "x": "steps", "y": "error"}] * 2}, "one would replace the other"),
+    ({"plots": [{"name": "a", "x": "steps", "y": "error", "where": {"sampler": "Euler"}}]},
+     "it must be a mapping of names to a list of"),
+    ({"plots": [{"name": "a", "x": "steps", "y": "error", "where": {"sampler": ["Eler"]}}]}, "did you mean Euler?"),
+    ({"comparisons": [{"name": "a", "against": {"steps": 64}, "where": {"steps": [63]}}]}, "no cell has 63"),
 ])
 def test_mistakes_are_one_line(study, capsys, change, says):
     assert study({**TWO_CELLS, **change}) == 2

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from benchmarks.studies import keys, sources
+from benchmarks.studies import keys
 from benchmarks.studies.keys import content
 from benchmarks.studies.sources import digests
 
@@ -63,8 +63,7 @@ def outside(tmp_path, monkeypatch):
     def write(text):
         (tmp_path / "their_parts.py").write_text(text)
         sys.modules.pop("their_parts", None)
-        for cache in (sources.read_module, sources.file_of, sources._roots, keys._digests, keys._content_of):
-            cache.cache_clear()
+        keys.forget()
     write(PARTS.format(factor=1))
     yield write
     sys.modules.pop("their_parts", None)
@@ -121,10 +120,27 @@ def test_a_damaged_cell_is_one_line_and_a_table_without_keys_is_set_aside(outsid
     (tmp_path / "out").mkdir()
     (tmp_path / "out/results.csv").write_text("sampler,schedule,guidance,steps,seed,error\nmine,ramp,none,4,0,7\n")
     assert solved()[1]["mine"] == 6 and "mine" in (tmp_path / "out/results_without_keys.csv").read_text()
-    for damaged in (tmp_path / "out/cells").glob("*/cell.json"):
-        damaged.write_text(json.dumps({"measured": {}}))
+    damaged = next((tmp_path / "out/cells").glob("*/cell.json"))
+    whole = json.loads(damaged.read_text())
+    for text, says in (("{", "is not a solved cell"), ("[]", "is not a solved cell"),
+                       (json.dumps({"measured": {}}), "its measures are error, not none"),
+                       (json.dumps({**whole, "measured": {"error": "6"}}), "error is '6'; it must be a number"),
+                       (json.dumps({**whole, "versions": {}}), "was written for another cell")):
+        damaged.write_text(text)
+        assert study(STUDY, "--allow-targets", "their_parts") == 2
+        told = capsys.readouterr().err
+        assert says in told and "remove its folder" in told and "Traceback" not in told
+
+
+@pytest.mark.parametrize("returned, says", [
+    ('{"error": torch.ones(1)}', "it must be a number, such as float(error)"), ('{"erorr": 1.0}', "not erorr"),
+    ("None", "its measures are error, not null"),
+])
+def test_what_a_problem_returns_is_checked_before_it_is_kept(outside, study, tmp_path, capsys, returned, says):
+    text = PARTS.format(factor=1).split("        return {\"error\"")[0]
+    outside("import torch\n" + text.replace('"""Parts', '"""Parts') + f"        return {returned}\n")
     assert study(STUDY, "--allow-targets", "their_parts") == 2
-    assert "remove its folder" in capsys.readouterr().err
+    assert says in capsys.readouterr().err and not [*(tmp_path / "out/cells").glob("*/cell.json")]
 
 
 def test_files_count_by_their_content(tmp_path):
@@ -132,7 +148,7 @@ def test_files_count_by_their_content(tmp_path):
     weights.mkdir()
     (weights / "a.pt").write_bytes(b"1")
     before = content({"load": str(weights), "save": "runs/x", "name": "no/such/file"})
-    keys._content_of.cache_clear()
+    keys.forget()
     (weights / "a.pt").write_bytes(b"2")
     after = content({"load": str(weights), "name": "no/such/file"})
     assert before["load"] != after["load"] and "save" not in before and before["name"] == "no/such/file"
@@ -153,8 +169,7 @@ def package(tmp_path, monkeypatch):
         for name, text in {**files, **{name.replace("__", "/"): text for name, text in changed.items()}}.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / f"{name}.py").write_text(text)
-        for cache in (sources.read_module, sources.file_of, sources._roots):
-            cache.cache_clear()
+        keys.forget()
         return digests([("their_package.parts", "Mine")])
     return digest_of
 
@@ -178,7 +193,7 @@ def test_what_a_problem_is_given_by_name_counts_too(outside, solved, study, tmp_
     outside(text.replace("def helper():\n    return 1", "def helper():\n    return 2"))
     assert solved(given)[0] == ["mine", "other"]
     (tmp_path / "data.txt").write_text("2")
-    keys._content_of.cache_clear()
+    keys.forget()
     assert solved(given)[0] == ["mine", "other"]
 
 
