@@ -35,9 +35,10 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__fil
 import torch
 from torch import Tensor
 
+from benchmarks.memory_measure import peak_memory
 from benchmarks.options import add_model, add_speed, resolve
 from benchmarks.random_models import SIZES, Size, our_engine
-from benchmarks.speed_measure import DTYPES, hardware, peak_memory, product_peak, show, synchronize, table
+from benchmarks.speed_measure import DTYPES, hardware, product_peak, show, synchronize, table
 from common.console import run
 from common.errors import ConfigError
 from configuration.settings import resolve_device

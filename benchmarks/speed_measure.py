@@ -1,6 +1,4 @@
-"""Measurement of time, memory and floating-point operations, and notes of the results."""
-import ctypes
-import gc
+"""Measurement of time and floating-point operations, and notes of the results."""
 import os
 import statistics
 import sys
@@ -14,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.memory_measure import peak_memory
 from common.errors import UserError
 from common.files import from_repository, whole_file
 from common.machine import processor
@@ -146,32 +145,6 @@ def product_peak(device: torch.device, dtype: torch.dtype, clock: str = "wall", 
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     torch.mm(a, b)
     return 2 * n**3 / min(timed(lambda: torch.mm(a, b), device, CLOCKS[clock])[0] for _ in range(repeats))
-
-
-def peak_memory(run: Callable[[], object], device: torch.device) -> int:
-    """Return the bytes that a call needs at most beside what was in memory before it, such as weights and inputs.
-
-    On a CPU this is the rise of the process's resident memory (Linux only).
-    """
-    gc.collect()
-    if device.type != "cpu":
-        synchronize(device)
-        before = torch.accelerator.memory_allocated()
-        torch.accelerator.reset_peak_memory_stats()
-        run()
-        synchronize(device)
-        return torch.accelerator.max_memory_allocated() - before
-    ctypes.CDLL(None).malloc_trim(0)  # freed memory that the process still holds would hide a part of the rise
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _resident("VmRSS")
-    run()
-    return _resident("VmHWM") - before
-
-
-def _resident(field: str) -> int:
-    """Return a memory field of /proc/self/status in bytes."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field + ":")) * 1024
 
 
 def hardware(device: torch.device) -> str:

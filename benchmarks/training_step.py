@@ -5,9 +5,10 @@
 
 Both of a pair start from the same random weights and see the same latents, text and noise levels. Their steps, taken in
 turns, are those of train_video.py: forward and backward pass and AdamW in DeepSpeed, with float32 copies of bfloat16
-weights. If the losses of the timed steps differ by more than 1e-5 (float32), nothing is reported. Memory is what a
-forward and a backward pass need beside the weights, gradients included, for this project beside what train_video.py
---plan counts for it. Needs requirements-test.txt. --save keeps the tables under docs/benchmarks/.
+weights. If the losses of the timed steps differ by more than 1e-5 (float32), nothing is reported. Tensors are the most
+bytes that a forward and a backward pass need at a time beside the weights, gradients included, for this project beside
+what train_video.py --plan counts for them; resident is the rise of the process's memory, with the gaps between blocks
+that malloc keeps. Needs requirements-test.txt. --save keeps the tables under docs/benchmarks/.
 """
 import argparse
 import gc
@@ -25,10 +26,11 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__fil
 import torch
 from torch import Tensor, nn
 
+from benchmarks.memory_measure import peak_memory, tensor_peak
 from benchmarks.options import count
 from benchmarks.random_models import SIZES, Size, our_network
 from benchmarks.setting import Setting
-from benchmarks.speed_measure import CLOCKS, hardware, peak_memory, show, table, timed
+from benchmarks.speed_measure import CLOCKS, hardware, show, table, timed
 from common.console import run
 from common.errors import UserError
 from configuration.settings import resolve_device
@@ -37,7 +39,7 @@ from dry_run.meter import measure_training
 from parallel import launch
 from training.optimization import start_deepspeed
 
-COLUMNS = ("", "seconds of a step", "memory", "planned", "planned / taken")
+COLUMNS = ("", "seconds of a step", "tensors", "planned", "planned / tensors", "resident")
 LOSS_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.1}
 
 
@@ -107,21 +109,26 @@ def drawn(setting: Setting, clips: int) -> dict[str, Tensor]:
 
 
 class Steps:
-    """The training steps of one side: seconds, losses, and the memory of a first forward and backward pass."""
+    """The training steps of one side: seconds, losses, and the memory of two forward and backward passes before."""
 
     def __init__(self, name: str, size: Size, clips: int, device: torch.device):
         self.side = SIDES[name]
         setting = Setting(size, device, self.side.dtype)
         self.batch, self.device = drawn(setting, clips), device
         training = self.side.built(setting)
-        self.memory = peak_memory(lambda: training(self.batch).backward(), device)
-        training.zero_grad(set_to_none=True)
+        self.tensors, self.resident = (self._memory(measure, training) for measure in (tensor_peak, peak_memory))
         self.engine = start_deepspeed(training, {
             "train_micro_batch_size_per_gpu": clips, "gradient_accumulation_steps": 1,
             "bf16": {"enabled": self.side.dtype == torch.bfloat16},
             "optimizer": {"type": "AdamW", "params": {"lr": 1e-4}}})
         self.seconds: list[float] = []
         self.losses: list[float] = []
+
+    def _memory(self, measure: Callable[[Callable[[], object], torch.device], int], training: Training) -> int:
+        """Return the bytes that a forward and a backward pass take."""
+        taken = measure(lambda: training(self.batch).backward(), self.device)
+        training.zero_grad(set_to_none=True)
+        return taken
 
     def take(self, clock: str) -> None:
         """Take one step."""
@@ -138,9 +145,9 @@ class Steps:
     def row(self, name: str, planned: int | None) -> list[str]:
         """Return a row of the table, as COLUMNS."""
         spent = self.seconds[1:]  # the first step warms up
-        plan = ["", ""] if planned is None else [f"{planned / 2**20:.0f} MiB", f"{planned / self.memory:.2f}"]
+        plan = ["", ""] if planned is None else [f"{planned / 2**20:.1f} MiB", f"{planned / self.tensors:.2f}"]
         return [name, f"{statistics.median(spent):.3g} ({min(spent):.3g} to {max(spent):.3g})",
-                f"{self.memory / 2**20:.0f} MiB", *plan]
+                f"{self.tensors / 2**20:.1f} MiB", *plan, f"{self.resident / 2**20:.1f} MiB"]
 
 
 def compared(pair: str, options: argparse.Namespace, device: torch.device) -> str:
@@ -158,8 +165,8 @@ def compared(pair: str, options: argparse.Namespace, device: torch.device) -> st
     rows = [steps.row(name, None if steps.side.diffusers else steps.side.planned(size, options.clips, device))
             for name, steps in both.items()]
     ratio = statistics.median(a / b for a, b in zip(one.seconds[1:], other.seconds[1:], strict=True))
-    return (f"{table(COLUMNS, rows)}\n\n{pair}: {ratio:.2f} of the time, {one.memory / other.memory:.2f} of the "
-            f"memory; losses differ by {difference:.1e} at most, after {options.repeats + 1} steps\n")
+    return (f"{table(COLUMNS, rows)}\n\n{pair}: {ratio:.2f} of the time, {one.tensors / other.tensors:.2f} of the "
+            f"tensors' memory; losses differ by {difference:.1e} at most, after {options.repeats + 1} steps\n")
 
 
 def read_options(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -3,8 +3,10 @@
 Every tensor is followed from allocation to release, so chunks, caches, dtypes and tensors held for too long all count
 as in a real run.
 """
+import sys
 import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from math import prod
 
 import torch
@@ -14,15 +16,16 @@ from torch._ops import OpOverloadPacket
 from torch.autograd.graph import _engine_run_backward
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import conv_flop_count, flop_registry, sdpa_flop_count, shape_wrapper
 
-from common.cpu_operations import CPU_HAS_BFLOAT16, FUSED_LINEAR
+from common.cpu_operations import CPU_HAS_BFLOAT16, FUSED_LINEAR, onednn_is_faster
 from dry_run.work import CACHED, Work
 from network.cpu_attention import attention_on_cpu
 
 ALLOCATIONS = (torch.ops.aten.empty, torch.ops.aten.empty_like, torch.ops.aten.empty_strided, torch.ops.aten.new_empty,
                torch.ops.aten.detach)
+META, DEVICE = torch.device("meta"), Tensor.device.__get__
 # Operations of kernels that torch's own registry lacks, by shapes.
 FORMULAS: dict[OpOverloadPacket, Callable[..., float]] = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:
@@ -50,7 +53,8 @@ def measure(call: Callable[[], object], device: torch.device) -> tuple[int, Work
 def measure_training(loss: Callable[[], Tensor], module: nn.Module, device: torch.device) -> tuple[int, int]:
     """Return the bytes that a forward and a backward pass would need on a device: without gradients, and with them.
 
-    `loss` computes with a `module` on the meta device. Without: each weight's gradient is gone once it is complete.
+    `loss` computes with a `module` on the meta device, in the way that it takes on `device`. Without: each weight's
+    gradient is gone once it is complete.
     """
     trained = [p for p in module.parameters() if p.requires_grad]
     hooks = [p.register_post_accumulate_grad_hook(_drop) for p in trained]
@@ -68,7 +72,10 @@ def _drop(parameter: Tensor) -> None:
 
 @torch.enable_grad()
 def _forward_and_backward(loss: Callable[[], Tensor], device: torch.device) -> int:
-    with Meter(device) as meter, FusedAttention(meter):
+    on_cpu = device.type == "cpu"
+    if on_cpu and FUSED_LINEAR is not None:
+        onednn_is_faster()  # may be measured here, with tensors that must not count
+    with Meter(device) as meter, FusedAttention(meter), TakenFor(device) if on_cpu else nullcontext():
         # torch's public functions would leave the modes, and with them layers that are computed again.
         _engine_run_backward((value := loss(),), (torch.ones_like(value),), False, False, inputs=(),
                              allow_unreachable=True, accumulate_grad=True)
@@ -139,6 +146,27 @@ class FusedAttention(TorchFunctionMode):
         q, k = args[:2]
         self._meter.work += Work(attention=4 * prod(q.shape) * k.shape[-2], calls=1)
         return Attention.apply(*args[:3])
+
+
+class TakenFor(TorchFunctionMode):
+    """Context manager in which code that asks for the device of a tensor on the meta device is told another one.
+
+    The code then takes the way that is for that device: on a CPU, other products and copies than elsewhere. Torch's own
+    code still sees the meta device, on which the tensors have to stay.
+    """
+
+    def __init__(self, device: torch.device):
+        super().__init__()
+        self._device = device
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        args, kwargs = tree_map_only(torch.device, self._on_meta, (args, kwargs or {}))
+        found = func(*args, **kwargs)
+        asked = func == DEVICE and not sys._getframe(1).f_globals.get("__name__", "").startswith("torch.")
+        return self._device if asked and found == META else found
+
+    def _on_meta(self, given: torch.device) -> torch.device:
+        return META if given == self._device else given
 
 
 class Attention(torch.autograd.Function):

@@ -7,9 +7,10 @@ import torch
 pytest.importorskip("diffusers", reason="diffusers is missing: pip install -r requirements-test.txt")
 
 from benchmarks import speed, speed_measure
+from benchmarks.memory_measure import peak_memory
 from benchmarks.random_models import SIZES
 from benchmarks.setting import Setting
-from benchmarks.speed_measure import OutputsDiffer, Pair, count_flops, peak_memory, time_pair
+from benchmarks.speed_measure import OutputsDiffer, Pair, count_flops, time_pair
 from common.cpu_operations import convolution, linear_gelu_tanh
 from network.attention import attention
 

@@ -1,9 +1,15 @@
 """Tests of the meter, which counts memory and operations without running the code."""
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from benchmarks.memory_measure import tensor_peak
+from benchmarks.random_models import SIZES
+from benchmarks.setting import Setting
+from benchmarks.training_step import Side, drawn
 from common.cpu_operations import convolution
 from dry_run import meter
 from dry_run.work import Work
@@ -80,3 +86,18 @@ def test_a_decoder_keeps_two_frames_of_each_convolution_between_chunks():
         return measure(lambda: [None for _ in chunks])[0]
 
     assert held(13) == held(5) < 1.5 * held(3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("again", [False, True], ids=["kept", "computed again"])
+def test_a_training_pass_is_counted_as_the_allocator_counts_it(again, dtype):
+    """More than weights and their gradients: 2 clips of 610 tokens, in 3 layers of 128 channels."""
+    size, side = replace(SIZES["tiny"], latent=(6, 16, 16, 16)), Side(dtype, again)
+    size = replace(size, network={**size.network, "num_layers": 3, "latent_height": 16, "latent_width": 16,
+                                  "num_frames": 21})
+    setting = Setting(size, CPU, dtype)
+    training, batch = side.built(setting), drawn(setting, 2)
+    taken = tensor_peak(lambda: training(batch).backward(), CPU)
+    weights = sum(p.nbytes for p in training.parameters())
+    assert taken > (1.5 if again else 3) * weights
+    assert side.planned(size, 2, CPU) == pytest.approx(taken, rel=0.05)
