@@ -5,10 +5,12 @@ and K = N without:
 
     weights      the transformer's, trained and frozen; with ZeRO 3 divided. VAE and text encoder too, unless a latent
                  cache takes their place; samples need the VAE even then
-    gradients    b N, or with ZeRO 2 and 3 b K
-    optimizer    its moments, and with ZeRO or 16 bits a float32 copy of K weights; in CPU memory if offloaded
+    gradients    b N, or with ZeRO 2 and 3 b K; with ZeRO 3 a buffer that stays between steps
+    optimizer    its moments, and with ZeRO or 16 bits a float32 copy of K weights; in CPU memory if offloaded, with
+                 gradients and a buffer of the weights. A run on a CPU has one memory for both
     average      4 N (ZeRO 3: 4 K)
-    activations  measured on the meta device (meter.py), forward and backward, with all that is computed again
+    activations  measured on the meta device (meter.py), forward and backward, with all that is computed again, and on
+                 a CPU with the copies that its products make
     phases       the forward and backward pass, with the bucket in which ZeRO reduces gradients and the weights that
                  ZeRO 3 gathers; the optimizer's step, with gradients in the dtype, flat, and in float32; the update of
                  the average; the encoders' work, in each step or before the run, when a cache is filled; validation
@@ -72,6 +74,11 @@ class Division:
         return cls(zero.get("stage", 0), processes, clips, passes, section["optimizer"].get("type", "AdamW"), offloaded,
                    bucket)
 
+    @property
+    def keeps_gradients(self) -> bool:
+        """True if gradients have a buffer on the device that stays between steps."""
+        return self.stage == 3 and not self.offloaded
+
     def own(self, elements: int, from_stage: int = 1) -> int:
         """Return how many of the trained elements a process keeps of what is divided from a ZeRO stage on."""
         return -(-elements // self.processes) if self.stage >= from_stage else elements
@@ -115,7 +122,7 @@ def estimate_training(args: Arguments, model: ModelConfig, form: ClipFormat) -> 
     transformer, vae = _networks(args, model)
     network = _trained(transformer, model, form, division.clips, args.run)
     encoders, encoding = _encoders(args, model, vae, form, 1 if cached else division.clips)
-    b, own = args.run.dtype.itemsize, division.own(network.elements)
+    b = args.run.dtype.itemsize
     whole = b * (network.elements + network.frozen)
     optimizer = _optimizer(division, network, b)
     built = {} if cached else encoders
@@ -124,10 +131,11 @@ def estimate_training(args: Arguments, model: ModelConfig, form: ClipFormat) -> 
     parts = {TRANSFORMER: division.own(whole, 3), GRADIENTS: b * division.own(network.elements, 2),
              OPTIMIZER: 0 if division.offloaded else optimizer,
              AVERAGE: FLOAT * division.own(network.elements, 3), **built}
-    phases = _phases(division, network, parts, b, on_cpu=args.run.device.type == "cpu")
-    kept = sum(parts.values()) - parts[GRADIENTS]
-    phases[FILLING if cached else ENCODING] = encoding + (sum(encoders.values()) if cached else kept)
+    on_cpu = args.run.device.type == "cpu"
+    kept = sum(parts.values()) - (0 if division.keeps_gradients else parts[GRADIENTS])
+    phases = _phases(division, network, parts, kept, b, on_cpu)
     if not cached:
+        phases[ENCODING] = encoding + kept
         phases[BACKWARD] += clip_bytes(form, division.clips, model)
     aside = kept + b * division.own(network.elements, 3)  # the trained weights, while their averages take their place
     gathered = min(whole, GATHERED * b) if division.stage == 3 else 0
@@ -136,9 +144,14 @@ def estimate_training(args: Arguments, model: ModelConfig, form: ClipFormat) -> 
     if division.stage == 3:
         phases[BACKWARD] += gathered
         phases[SAVING] = kept + whole
-    elif args.run.device.type == "cpu":  # where the weights to be saved are copied to
+    elif on_cpu:  # where the weights to be saved are copied to
         phases[SAVING] = kept + b * network.saved + (0 if division.stage else parts[GRADIENTS])
-    return TrainingEstimate(division, network, parts, phases, optimizer + FLOAT * own if division.offloaded else 0)
+    host = optimizer + (FLOAT + b) * division.own(network.elements) if division.offloaded else 0
+    if on_cpu:
+        phases = {name: size + host for name, size in phases.items()}
+    if cached:
+        phases[FILLING] = encoding + sum(encoders.values())
+    return TrainingEstimate(division, network, parts, phases, host)
 
 
 def _optimizer(division: Division, network: Trained, b: int) -> int:
@@ -147,9 +160,10 @@ def _optimizer(division: Division, network: Trained, b: int) -> int:
     return int(found) - (FLOAT * network.matrices if division.optimizer == MUON else 0)
 
 
-def _phases(division: Division, network: Trained, parts: Mapping[str, int], b: int, on_cpu: bool) -> dict[str, int]:
-    """Return the bytes of the phases of a step on latents, with all weights at hand."""
-    kept, gradients = sum(parts.values()) - parts[GRADIENTS], parts[GRADIENTS]
+def _phases(division: Division, network: Trained, parts: Mapping[str, int], kept: int, b: int, on_cpu: bool
+            ) -> dict[str, int]:
+    """Return the bytes of the phases of a step on latents, beside the `kept` bytes that are there all the time."""
+    gradients = 0 if division.keeps_gradients else parts[GRADIENTS]
     own, widened = division.own(network.elements), b < FLOAT
     if division.stage == 0:
         backward = max(network.together, gradients + (network.activations if division.passes > 1 else 0))

@@ -95,7 +95,8 @@ def test_parts_are_counted_by_dtype_stage_and_processes(command, monkeypatch):
     half = estimated(command(*BF16, *stage(2))).parts
     assert (half[TRANSFORMER], half[GRADIENTS], half[OPTIMIZER], half[AVERAGE]) == (2 * n, 2 * n, 12 * n, 4 * n)
     offloaded = estimated(command(*BF16, *stage(2), *OFFLOADED))
-    assert (offloaded.parts[OPTIMIZER], offloaded.host) == (0, 16 * n)
+    assert (offloaded.parts[OPTIMIZER], offloaded.host) == (0, 18 * n)
+    assert offloaded.peak[1] > offloaded.host, "a run on a CPU has one memory for both"
     assert estimated(command(*EIGHT_BIT)).parts[OPTIMIZER] == pytest.approx(2.03 * n, rel=0.01)
     lora = estimated(command(*LORA)).network
     assert lora.frozen == n and lora.elements < 0.2 * n and lora.activations < plain.network.activations
