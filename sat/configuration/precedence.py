@@ -19,11 +19,15 @@ def warn_overridden(config: DictConfig, keys: Mapping[str, str], before: Mapping
                     ) -> None:
     """Log a warning for each flag whose value is gone, after `words`, the keys of `key=value`, were set.
 
-    `before` has the values that the flags set, by key.
+    `before` has the values that the flags set, by key. Where another key of the same flag has its value still, a key
+    that is gone altogether, as of a guider that has no steps, is no loss.
     """
-    for key, flag in keys.items():
-        word = next((word for word in words if f"{key}.".startswith(f"{word}.")), None)
-        now = OmegaConf.select(config, key)
-        if word is not None and now != before[key]:
-            logger.warning("%s has no effect: %s= comes after it and makes %s %s; give one of the two", flag, word, key,
-                           shown(OmegaConf.to_container(now) if OmegaConf.is_config(now) else now))
+    now = values_of(config, keys)
+    gone = {key for key in keys if now[key] != before[key] and any(f"{key}.".startswith(f"{word}.") for word in words)}
+    for key in keys:
+        has_other = any(flag == keys[key] and other not in gone for other, flag in keys.items())
+        if key in gone and not (has_other and now[key] is None):
+            word = next(word for word in words if f"{key}.".startswith(f"{word}."))
+            value = OmegaConf.to_container(now[key]) if OmegaConf.is_config(now[key]) else now[key]
+            logger.warning("%s has no effect%s: %s= comes after it and makes %s %s; give one of the two", keys[key],
+                           " on one of its keys" if has_other else "", word, key, shown(value))

@@ -69,6 +69,10 @@ def test_plain_arguments_set_the_nested_keys(base):
      "model.sampler_config.params.guider_config.params.scale 3; give one of the two"),
     (["args.seed=4", "--seed", "3"], "--seed has no effect: args.seed= comes after it and makes args.seed 4"),
     (["--no-dynamic-cfg", "model.sampler_config.params.guider_config={target: a.APG}"], "--no-dynamic-cfg has no"),
+    (["--num-inference-steps", "4", "model.sampler_config.params.guider_config={target: a.APG}"], None),
+    (["--num-inference-steps", "4", "model.sampler_config.params.guider_config.params.num_steps=9"],
+     "--num-inference-steps has no effect on one of its keys: model.sampler_config.params.guider_config.params."),
+    (["--num-inference-steps", "4", "model.sampler_config={target: a.X, params: {}}"], "--num-inference-steps has no"),
     (["--seed", "3", "args.seed=3"], None), (["--seed", "3", "args.batch_size=2"], None),
     (["--guidance-scale", "1", "model.sampler_config.params.guider_config.params.exp=3"], None)])
 def test_a_flag_whose_key_is_set_after_it_is_told(base, caplog, words, says):
