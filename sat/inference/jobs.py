@@ -1,8 +1,9 @@
 """Jobs: the videos that a run will make, each with its prompt, sample, size and output folder."""
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,27 +25,29 @@ from media.pictures import load_image
 logger = logging.getLogger(__name__)
 
 MOST_VIDEOS = 100_000  # of one run
+Picture = Callable[[], Tensor]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One video. `image` and `last` are (3, H, W) in [-1, 1], already of the video's size; None if it has none.
+    """One video. `image` and `last` read its first and its last picture; None if it has none.
 
-    `contents` are digests of the prompt's files, `run` is what all videos of the run are made from
-    (`inference.made_from`). `plan` is that of one segment, if the video is made in `segments`. Jobs of different
-    `group`s are sampled in different batches; one that is not `written` is only sampled beside the others of its batch.
-    `seed` None is that of the run. `latents` (T, C, h, w) are what a run starts from in place of a clip's, or else of
-    drawn noise.
+    A picture is (3, H, W) in [-1, 1], already of the video's size. It is read when it is needed, so that a long list of
+    videos takes no memory for pictures. `contents` are digests of the prompt's files, `run` is what all videos of the
+    run are made from (`inference.made_from`). `plan` is that of one segment, if the video is made in `segments`. Jobs
+    of different `group`s are sampled in different batches; one that is not `written` is only sampled beside the others
+    of its batch. `seed` None is that of the run. `latents` (T, C, h, w) are what a run starts from in place of a
+    clip's, or else of drawn noise.
     """
 
     prompt: Prompt
     sample: int
     plan: VideoPlan
     folder: Path
-    image: Tensor | None = None
+    image: Picture | None = None
     contents: Mapping[str, str] = field(default_factory=dict)
     run: Mapping[str, Any] = field(default_factory=dict)
-    last: Tensor | None = None
+    last: Picture | None = None
     segments: Segments | None = None
     group: int = 0
     written: bool = True
@@ -62,6 +65,13 @@ class Job:
         `seed` is that of the run; the job's own takes precedence.
         """
         return generator_for(seed if self.seed is None else self.seed, self.prompt.index, self.sample, purpose)
+
+    def check_unchanged(self) -> None:
+        """Raise DataError if a file of the prompt is no longer the one that the job was planned with."""
+        for name, path in _files_of(self.prompt).items():
+            if name in self.contents and (not Path(path).is_file() or _digest(path) != self.contents[name]):
+                raise DataError(f"{path} was changed or removed while the run was under way; put it back and start the "
+                                "run again")
 
     def clip(self) -> Tensor:
         """Return the prompt's clip, (3, T, H, W) in [-1, 1], at its size and rate; all of it before segments."""
@@ -99,8 +109,7 @@ def plan_jobs(prompts: Sequence[Prompt], limits: ModelLimits, settings: Sampling
             image, plan = None, plan_video(limits, settings)
             own = segments.after(prompt.clip, plan)
         last = None if prompt.last is None else _fitted_last(prompt.last, plan, remarks)
-        files = {"image": prompt.image, "clip": prompt.clip, "last": prompt.last, "control": prompt.control}
-        contents = {name: _digest(path) for name, path in files.items() if path}
+        contents = {name: _digest(path) for name, path in _files_of(prompt).items()}
         for sample in range(settings.num_samples):
             folder = Path(settings.output_dir) / prompt.folder / str(sample)
             jobs.append(Job(prompt, sample, plan, folder, image, contents, run, last, own))
@@ -132,8 +141,8 @@ def clip_format(plan: VideoPlan, frames: int | None = None) -> ClipFormat:
 
 
 def _fitted(prompt: Prompt, limits: ModelLimits, settings: SamplingSettings, image_input: bool, remarks: Remarks
-            ) -> tuple[Tensor | None, VideoPlan]:
-    """Return the image that the video starts from, if any, and its plan.
+            ) -> tuple[Picture | None, VideoPlan]:
+    """Return the picture that the video starts from, if any, and its plan.
 
     An image-to-video model that starts from a clip is given the clip's first frame.
     """
@@ -142,29 +151,44 @@ def _fitted(prompt: Prompt, limits: ModelLimits, settings: SamplingSettings, ima
         _check_clip(given, plan_video(limits, settings), limits)
     if prompt.clip is not None:
         plan = plan_video(limits, settings)
-        return read_clip(prompt.clip, clip_format(plan, 1))[0][0] if image_input else None, plan
+        return partial(_first_frame, prompt.clip, clip_format(plan, 1)) if image_input else None, plan
     if prompt.image is None:
         return None, plan_video(limits, settings)
     picture = load_image(prompt.image, remarks)
     if limits.size_from_image:
         short, long = sorted(settings.sampling_image_size or limits.default_size)
-        image = fit_image_short_side(picture, short, limits.side_multiple, long)
-        plan = plan_video(limits, settings, size=tuple(image.shape[-2:]))
+        fit: Callable[[Tensor], Tensor] = partial(fit_image_short_side, short=short, multiple=limits.side_multiple,
+                                                  max_long=long)
+        plan = plan_video(limits, settings, size=tuple(fit(picture).shape[-2:]))
     else:
         plan = plan_video(limits, settings)
-        image = fit_image_cover(picture, (plan.height, plan.width))
-    remark_fit(picture.shape[-2:], image.shape[-2:], prompt.image, remarks)
-    return image, plan
+        fit = partial(fit_image_cover, size=(plan.height, plan.width))
+    remark_fit(picture.shape[-2:], (plan.height, plan.width), prompt.image, remarks)
+    return partial(_read_picture, prompt.image, fit), plan
 
 
-def _fitted_last(path: str, plan: VideoPlan, remarks: Remarks) -> Tensor:
+def _fitted_last(path: str, plan: VideoPlan, remarks: Remarks) -> Picture:
     """Return the picture that a video ends with, cropped to the size of the video."""
     if plan.latent_frames - plan.pad_latents < 2:
         raise ConfigError(f"a video of {plan.frames} frame cannot end with another picture; leave the last one out")
-    picture = load_image(path, remarks)
-    image = fit_image_cover(picture, (plan.height, plan.width))
-    remark_fit(picture.shape[-2:], image.shape[-2:], path, remarks)
-    return image
+    size = (plan.height, plan.width)
+    remark_fit(load_image(path, remarks).shape[-2:], size, path, remarks)
+    return partial(_read_picture, path, partial(fit_image_cover, size=size))
+
+
+def _read_picture(path: str, fit: Callable[[Tensor], Tensor]) -> Tensor:
+    return fit(load_image(path, Remarks("picture")))  # what there is to remark was logged with the plan
+
+
+def _first_frame(path: str, form: ClipFormat) -> Tensor:
+    with clip_named(path):
+        return read_clip(path, form)[0][0]
+
+
+def _files_of(prompt: Prompt) -> dict[str, str]:
+    """Return the files that a prompt names, by what they are."""
+    files = {"image": prompt.image, "clip": prompt.clip, "last": prompt.last, "control": prompt.control}
+    return {name: path for name, path in files.items() if path}
 
 
 def _digest(path: str) -> str:

@@ -47,7 +47,8 @@ def encode_prompts(engine: DiffusionEngine, jobs: Iterable[Job], negative_prompt
     """Return the conditioning of every prompt, each pair of prompt and negative prompt encoded once.
 
     `known` has those of earlier calls, and is given the new ones. A prompt's own negative prompt takes precedence over
-    the run's. Without any, the unconditional text embedding is zeros, which is what training drops to.
+    the run's. Without any, the unconditional text embedding is zeros, which is what training drops to. They stay in CPU
+    memory until their batch is sampled, and equal unconditional halves are kept once.
     """
     known = {} if known is None else known
     prompts = {job.prompt.index: job.prompt for job in jobs}
@@ -56,9 +57,10 @@ def encode_prompts(engine: DiffusionEngine, jobs: Iterable[Job], negative_prompt
     new = list(dict.fromkeys(pair for pair in texts.values() if pair not in known))
     if groups.leads_copy():
         _report(engine, {index: pair for index, pair in texts.items() if pair in new})
+    before = next(iter(known.values()), None)
     for text, negative in console.progress(new, "prompts", disable=not show or len(new) < 2):
-        known[text, negative] = engine.conditioner.conditioning(
-            {"txt": [text]}, None if negative is None else {"txt": [negative]})
+        made = engine.conditioner.conditioning({"txt": [text]}, None if negative is None else {"txt": [negative]})
+        known[text, negative] = before = made.to("cpu").sharing(before)
     return {index: known[pair] for index, pair in texts.items()}
 
 
@@ -115,6 +117,8 @@ def sample_latents(engine: DiffusionEngine, batch: Sequence[Job], conditions: Co
     progress bar.
     """
     plan, seed = batch[0].plan, args.run.seed
+    for job in batch:
+        job.check_unchanged()
     conditioning = _with_clips(engine, batch, conditions, seed, segment)
     start = _start(engine, batch, conditioning, args.sampling, segment)
     trace = Trace()
@@ -137,7 +141,7 @@ def sample_latents(engine: DiffusionEngine, batch: Sequence[Job], conditions: Co
 def _with_clips(engine: DiffusionEngine, batch: Sequence[Job], conditions: Conditions, seed: int, segment: Segment
                 ) -> Conditioning:
     """Return the conditioning of a batch, with the latents of its images or control clips."""
-    conditioning = Conditioning.stacked([conditions[job.prompt.index] for job in batch])
+    conditioning = Conditioning.stacked([conditions[job.prompt.index] for job in batch]).to(engine.device)
     if engine.config.noised_image_input:
         return conditioning.shared(concat=_encoded_images(engine, batch, seed, segment))
     if engine.config.control_input:
@@ -173,9 +177,12 @@ def _encoded_images(engine: DiffusionEngine, batch: Sequence[Job], seed: int, se
     """
     found = []
     for row, job in enumerate(batch):
-        image = job.image if segment.kept is None else segment.kept[row, :, 0]
-        assert image is not None
-        last = job.last[None].to(engine.device) if job.last is not None and segment.is_last else None
+        if segment.kept is not None:
+            image = segment.kept[row, :, 0]
+        else:
+            assert job.image is not None
+            image = job.image()
+        last = job.last()[None].to(engine.device) if job.last is not None and segment.is_last else None
         generator = job.generator(seed, segment.named("image"))
         found.append(engine.encode_image(image[None].to(engine.device), job.plan.latent_frames, generator, last))
     return torch.cat(found)

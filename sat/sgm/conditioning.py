@@ -70,6 +70,14 @@ class Conditioning:
         """Return this conditioning with more inputs, such as an image's `concat`, the same in both halves."""
         return Conditioning({**self.cond, **inputs}, None if self.uncond is None else {**self.uncond, **inputs})
 
+    def sharing(self, other: "Conditioning | None") -> "Conditioning":
+        """Return this conditioning with the unconditional half of another one in place of its own, if they are equal.
+        """
+        if self.uncond is None or other is None or other.uncond is None or self.uncond.keys() != other.uncond.keys():
+            return self
+        equal = all(torch.equal(given, other.uncond[name]) for name, given in self.uncond.items())
+        return replace(self, uncond=other.uncond) if equal else self
+
     def unguided(self) -> "Conditioning":
         """Return this conditioning without its unconditional half."""
         return replace(self, uncond=None)

@@ -20,7 +20,8 @@ from sample_video import main, run_processes
 pytestmark = pytest.mark.slow
 
 SCRIPT = str(REPOSITORY / "sample_video.py")
-WEAK = ("model.sampler_config.params.guider_config={target: sgm.guiders.Autoguidance, params: {ckpt_path: x, "
+GUIDER = "model.sampler_config.params.guider_config"
+WEAK = (GUIDER + "={target: sgm.guiders.Autoguidance, params: {ckpt_path: x, "
         "network_config: {target: dit_video_concat.DiffusionTransformer, params: {num_attention_heads: 3}}}}")
 SHARED = str(REPOSITORY / "configs" / "inference.yaml")
 
@@ -87,16 +88,17 @@ def test_two_processes_decode_one_video_together(words, tmp_path):
 
 
 def two_heads(small_model, folder):
-    """The small model with two attention heads, one for each of two processes."""
+    """The small model with two attention heads, one for each of two processes, and other weights of its sizes."""
     config = OmegaConf.load(small_model / "t2v.yaml")
     network = config.model.network_config
     network.params.num_attention_heads = 2
     network.params.modules.pos_embed_config.params.hidden_size_head = 32
     torch.manual_seed(4)
     built = instantiate_from_config(network)
-    for parameter in built.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    torch.save(built.state_dict(), folder / "two_heads.pt")
+    for name in ("weak.pt", "two_heads.pt"):
+        for parameter in built.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+        torch.save(built.state_dict(), folder / name)
     config.args.load = str(folder / "two_heads.pt")
     OmegaConf.save(config, folder / "two_heads.yaml")
     return ["--base", str(folder / "two_heads.yaml"), SHARED, "--seed", "3", "--only-save-latents"]
@@ -106,11 +108,16 @@ def latents(folder):
     return {str(path.relative_to(folder)): load_latents(path)[0] for path in folder.rglob(LATENTS)}
 
 
-@pytest.mark.parametrize("shared, apart", [
-    ("model.network_config.params.transformer_args.model_parallel_size=2", 1e-5),
-    ("args.guidance_parallel_size=2", 1e-4), ("args.sequence_parallel_size=2", 1e-4)])
-def test_two_processes_share_one_transformer(small_model, words, tmp_path, shared, apart):
-    words = [*two_heads(small_model, tmp_path), *words[words.index("--input-file"):]]
+@pytest.mark.parametrize("shared, apart, also", [
+    ("model.network_config.params.transformer_args.model_parallel_size=2", 1e-5,
+     [f"{GUIDER}={{target: sgm.guiders.Autoguidance, params: {{scale: 3, ckpt_path: WEAK}}}}"]),
+    ("args.guidance_parallel_size=2", 1e-4, [
+        f"{GUIDER}={{target: sgm.guiders.SpatioTemporalSkipGuidance, params: {{scale: 3, layers: [1], cfg_scale: 2}}}}",
+        "model.step_cache_config={target: network.step_cache.TeaCache, params: {threshold: 1}}"]),
+    ("args.sequence_parallel_size=2", 1e-4, ["--num-frames", "33", "--long-video", "windows"])])
+def test_two_processes_share_one_transformer(small_model, words, tmp_path, shared, apart, also):
+    words = [*two_heads(small_model, tmp_path), *words[words.index("--input-file"):],
+             *(word.replace("WEAK", str(tmp_path / "weak.pt")) for word in also)]
     assert main([*words, "--output-dir", str(tmp_path / "one")]) == 0
     (first, told), (second, quiet) = launch([*words, shared, "--output-dir", str(tmp_path / "two")])
     assert (first, second) == (0, 0), told + quiet

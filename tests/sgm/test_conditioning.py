@@ -21,6 +21,14 @@ def test_shared_inputs_and_changes_reach_both_halves():
     assert both.unguided().uncond is None and Conditioning.stacked([both.unguided()]).uncond is None
 
 
+def test_equal_unconditional_halves_are_kept_once():
+    first, zero = Conditioning({"crossattn": TEXT}, {"crossattn": TEXT * 0}), {"crossattn": TEXT * 0}
+    assert Conditioning({"crossattn": TEXT + 1}, zero).sharing(first).uncond is first.uncond
+    for other in (None, first.unguided(), Conditioning({"crossattn": TEXT}, {"crossattn": TEXT})):
+        assert Conditioning({"crossattn": TEXT + 1}, zero).sharing(other).uncond is zero
+    assert first.unguided().sharing(first).uncond is None
+
+
 @pytest.mark.parametrize(("wrong", "says"), [
     (lambda: Conditioning({"crossattn": TEXT}, {"concat": TEXT}), "crossattn.*concat.*differ"),
     (lambda: Conditioning({"crossattn": TEXT}, {"crossattn": TEXT[:1]}), r"\(2, 3, 2\), its unconditional half \(1, 3"),
