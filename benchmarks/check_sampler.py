@@ -17,7 +17,6 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__file__).resolve().parents[1])]
 
 import torch
-from omegaconf import OmegaConf
 
 from benchmarks.checks import levels, manners, noise, orders, single_steps
 from benchmarks.checks.guiders import checks_of_guider
@@ -35,9 +34,16 @@ from benchmarks.checks.problems import (
 from benchmarks.checks.schedules import checks_of_schedule
 from common.console import run
 from common.errors import ConfigError, UserError
+from common.typed import shown
 from configuration.targets import allow_targets, get_obj_from_str
+from configuration.yaml_files import resolved
+from configuration.yaml_text import parse
 from sgm.discretizer import Discretization
 from sgm.sampling import Sampler
+
+# Parameters of a sampler that belong to a check: its levels, its guider, and what it starts from.
+OF_THE_CHECKS = ("num_steps", "discretization_config", "discretization", "guider_config", "guider", "fixed_frames",
+                 "sdedit")
 
 
 def checks_of_sampler(config: Mapping, problems: Problems) -> Iterator[Check]:
@@ -106,6 +112,9 @@ def checks_of(target: str, params: Mapping, seed: int = 0) -> Iterator[Check]:
     """Yield the checks of a class. Raises ConfigError if it is not a sampler, schedule or guider."""
     cls, config, problems = get_obj_from_str(target), {"target": target, "params": params}, Problems(seed)
     if issubclass(cls, Sampler):
+        for name in OF_THE_CHECKS:
+            if name in params:
+                raise ConfigError(f"--params {name}: the checks give a sampler theirs; leave it out")
         return checks_of_sampler(config, problems)
     if issubclass(cls, Discretization):
         return checks_of_schedule(config, problems)
@@ -122,10 +131,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of data and noise (default: %(default)s)")
     options = parser.parse_args(argv)
     allow_targets(options.target.rpartition(".")[0])
-    params = OmegaConf.to_container(OmegaConf.create(options.params))
+    params = params_of(options.params)
     with one_thread():
         if not all([_reported(name, check) for name, check in checks_of(options.target, params, options.seed)]):
             raise SystemExit(1)
+
+
+def params_of(text: str) -> Mapping:
+    """Return parameters that are given as YAML. Raises ConfigError if they are no mapping of names to values."""
+    parsed = parse(text, "--params")
+    params = {} if parsed is None else resolved(parsed)
+    if not isinstance(params, Mapping):
+        raise ConfigError(f"--params is {shown(text)}; it must be names with values, such as '{{scale: 3}}'")
+    return params
 
 
 def _reported(name: str, check: Callable[[], Outcome]) -> bool:

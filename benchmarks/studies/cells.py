@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.studies.grid import Cell, Study, VariantCell
+from benchmarks.studies.outside import faults_outside
 from benchmarks.studies.problems import problem_of
 from configuration.targets import allow_targets
 
@@ -36,7 +37,8 @@ def solve(study: Study, cell: Cell | VariantCell, place: Path) -> Solved:
     """Solve one cell, whose files go to `place`."""
     problem = problem_of(study)
     problem.places[cell], problem.configs[cell] = place, study.config(cell)
-    return cell, problem.solve(study.part(cell), cell)
+    with faults_outside(str(cell)):
+        return cell, problem.solve(study.part(cell), cell)
 
 
 def _prepare(allowed: Sequence[str]) -> None:

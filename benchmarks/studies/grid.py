@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from annotated_types import MinLen
 
 from benchmarks.studies.cost import build_sampler, steps_within
+from benchmarks.studies.outside import faults_outside
 from common.errors import ConfigError
 from common.kinds import Count, Part, Steps, Text
 from common.suggestions import nearest
@@ -122,7 +123,8 @@ class Study:
     def _steps(self, parts: Sequence[str], passes: int) -> int:
         """Return the steps of a sampler, schedule and guidance that take this many passes at most."""
         try:
-            return steps_within(passes, self.config(Cell(*parts, passes, 0)))
+            with faults_outside("its cost"):
+                return steps_within(passes, self.config(Cell(*parts, passes, 0)))
         except ConfigError as error:
             raise ConfigError(f"study {self.name}: {', '.join(parts)}, {passes} passes: {error}") from error
 
@@ -140,7 +142,8 @@ class Study:
     def sampler(self, cell: Cell) -> Sampler:
         """Build the cell's sampler. Raises ConfigError, naming the cell, if its parts are invalid or do not fit."""
         try:
-            return build_sampler(self.config(cell), cell.steps)
+            with faults_outside("its sampler"):
+                return build_sampler(self.config(cell), cell.steps)
         except ConfigError as error:
             raise ConfigError(f"study {self.name}: {cell}: {error}") from error
 

@@ -14,6 +14,7 @@ from benchmarks.studies.base import Problem
 from benchmarks.studies.contents import content_of
 from benchmarks.studies.grid import Cell, Study, VariantCell
 from benchmarks.studies.modules import EVERYTHING, Name
+from benchmarks.studies.outside import faults_outside
 from benchmarks.studies.sources import DOTTED, reached
 from common.files import REPOSITORY
 from configuration.targets import real_path
@@ -42,7 +43,8 @@ def key_parts(study: Study, problem: Problem) -> dict[Cell | VariantCell, dict]:
     found: dict[Cell | VariantCell, dict] = {}
     for cell in study.cells():
         part = study.config(cell)
-        needs, part = content(problem.needs(part)), content(part, ())
+        with faults_outside(f"{cell}: what it needs"):
+            needs, part = content(problem.needs(part)), content(part, ())
         names = {own, BUILT_BY, *named(part), *named(given), *targets(needs)}
         found[cell] = {"configuration": {"cell": asdict(cell), "problem": given, "part": part, "needs": needs},
                        **_sources(frozenset(names))}

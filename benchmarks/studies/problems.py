@@ -104,6 +104,13 @@ def _kind_of(study: Study) -> type[Problem]:
     found = get_obj_from_str(kind, where)
     if not issubclass(found, Problem) or not is_dataclass(found):
         raise ConfigError(f"{where}: {kind} is no frozen dataclass below benchmarks.studies.base.Problem")
+    measures = getattr(found, "measures", None)
+    if not isinstance(measures, tuple) or not all(isinstance(name, str) for name in measures):
+        raise ConfigError(f"{where}: {kind} declares no measures; write measures: ClassVar = (\"error\",)")
+    if taken := sorted({f.name for f in fields(found.cell_type)} & set(measures)):
+        raise ConfigError(f"{where}: {kind} has the measure {taken[0]}, which is a column of every study; rename it")
+    if found.solve is Problem.solve:
+        raise ConfigError(f"{where}: {kind} defines no solve(self, part, cell)")
     return found
 
 

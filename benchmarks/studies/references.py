@@ -9,12 +9,14 @@ from pathlib import Path
 import filelock
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks.shapes_judge import ATTRIBUTES, judge_frames
 from benchmarks.studies.cost import build_sampler
 from benchmarks.studies.keys import content, digest, key_of_parts
+from common.errors import DataError
 from common.files import whole_file
 from media.clips import read_frames
 from tools.shapes_world import Combination
@@ -96,9 +98,17 @@ def reference(model, combinations: Sequence[Combination], seeds: Sequence[int], 
             model.write(ends[0], combinations, seeds, place)
             with whole_file(place / FLOW) as temporary:
                 save_file({"latents": ends[0], "apart": torch.from_numpy(rms(ends[0] - ends[1]))}, temporary)
-    stored = load_file(place / FLOW)
-    found = Reference(stored["latents"], stored["apart"].numpy(), model.paths(combinations, seeds, place))
+    found = Reference(*_stored(place / FLOW), model.paths(combinations, seeds, place))
     if not found.settled.all():
         logger.warning("%d of %d noises have no settled reference with %d steps: they are left out of the solver error",
                        int((~found.settled).sum()), len(found.apart), steps)
     return found
+
+
+def _stored(path: Path) -> tuple[Tensor, np.ndarray]:
+    """Return the latents and distances of a kept reference. Raises DataError for a damaged file."""
+    try:
+        stored = load_file(path)
+        return stored["latents"], stored["apart"].numpy()
+    except (OSError, SafetensorError, KeyError) as error:
+        raise DataError(f"{path} is no reference ({error}): remove its folder") from error

@@ -1,6 +1,7 @@
 """Objects from `{target, params}` configurations: dotted paths, the allow-list, checks of parameters."""
 import importlib
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any, get_type_hints
 
 from common.errors import ConfigError
@@ -57,11 +58,7 @@ def get_obj_from_str(path: str, where: str = "target") -> type:
     if not _allowed(real):
         raise ConfigError(f"{where}: {path} may not be named; {MAY_BE_NAMED}")
     module_path, name = real.rsplit(".", 1)
-    try:
-        module = importlib.import_module(module_path)
-    except ImportError as error:
-        raise ConfigError(f"{where}: {path} does not resolve ({error}); correct the path or install what is missing"
-                          ) from error
+    module = _imported(module_path, path, where)
     obj = getattr(module, name, None)
     if obj is None:
         classes = [n for n, o in vars(module).items() if isinstance(o, type)]
@@ -74,6 +71,20 @@ def get_obj_from_str(path: str, where: str = "target") -> type:
     if slot in ROLES and not _fills(obj, ROLES[slot]):
         raise ConfigError(f"{where}: {path} cannot be a {slot}, which needs {' or '.join(ROLES[slot])}")
     return obj
+
+
+def _imported(module: str, path: str, where: str) -> ModuleType:
+    """Return a module. Raises ConfigError if it cannot be imported; whatever one that was opened raises is its own."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigError(f"{where}: {path} does not resolve ({error}); correct the path or install what is missing"
+                          ) from error
+    except (Exception, SystemExit) as error:
+        if not _opened_to(module):
+            raise
+        raise ConfigError(f"{where}: {path} does not resolve, {module} cannot be imported ({type(error).__name__}: "
+                          f"{error}); run python -c 'import {module}'") from error
 
 
 def is_base(cls: type) -> bool:

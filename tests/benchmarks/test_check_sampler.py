@@ -54,6 +54,18 @@ def test_mistakes_are_one_line(parts, capsys, target, says):
     assert says in err and err.count("\n") == 1 and err.startswith("error: ")
 
 
+@pytest.mark.parametrize("params, says", [
+    ("[1]", "--params is '[1]'; it must be names with values"), ("{a: [}", "--params is not a readable YAML file"),
+    ("a", "--params is plain text"), ("{s_chrun: 1}", "did you mean s_churn?"),
+    ("{num_steps: 3}", "--params num_steps: the checks give a sampler theirs"),
+    ("{guider_config: {target: sgm.guiders.VanillaCFG}}", "--params guider_config: the checks give"),
+])
+def test_params_that_cannot_be_used_are_one_line(capsys, params, says):
+    assert run(main, ["sgm.sampling.EulerEDMSampler", "--params", params]) == 2
+    err = capsys.readouterr().err
+    assert says in err and err.count("\n") == 1 and err.startswith("error: ")
+
+
 def test_files_cannot_name_them_until_the_command_line_allows_it(parts, tmp_path):
     (tmp_path / "model.yaml").write_text("model: {sampler_config: {target: shown_parts.RalstonSampler}}")
     base = ["--base", str(tmp_path / "model.yaml")]

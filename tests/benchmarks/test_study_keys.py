@@ -201,3 +201,19 @@ def test_the_source_of_a_class_is_followed_through_the_project_and_no_library():
     found = digests([("sgm.sampling", "UniPCSampler")])
     assert {"sgm.sampling.adams", "sgm.sampling.base", "sgm.noise_schedule"} <= set(found)
     assert not any(name.startswith(("torch", "numpy", "dataclasses")) for name in found)
+
+
+@pytest.mark.parametrize("text, says", [
+    ("        raise KeyError('oh')", "mine, ramp, guidance none, 4 steps, seed 0: KeyError: 'oh'; raised in solve, "),
+    ("        pass\n1 / 0", "their_parts cannot be imported (ZeroDivisionError: division by zero)"),
+    ("        pass\n)", "their_parts cannot be imported (SyntaxError"),
+    ("        pass\nraise SystemExit(0)", "their_parts cannot be imported (SystemExit: 0)"),
+    ("        pass\nCounting.measures = 'error'", "declares no measures"),
+    ("        pass\nCounting.measures = ('steps',)", "has the measure steps, which is a column of every study"),
+    ("        pass\ndel Counting.solve", "defines no solve(self, part, cell)"),
+])
+def test_what_is_wrong_with_a_class_outside_this_project_is_one_line(outside, study, capsys, text, says):
+    outside(PARTS.format(factor=1).split("        SOLVED.append")[0] + text + "\n")
+    assert study(STUDY, "--allow-targets", "their_parts") == 2
+    told = capsys.readouterr().err
+    assert says in told and "Traceback" not in told

@@ -54,6 +54,10 @@ def test_the_reference_is_the_end_of_the_guided_flow_and_solved_once(tmp_path):
     model.config = {"model": {"d": 0.25}}
     reference(model, PAIR, [0, 1], None, 40, tmp_path)
     assert model.runs == 6
+    for kept in tmp_path.glob("*/flow.safetensors"):
+        kept.write_bytes(b"damaged")
+    with pytest.raises(DataError, match="is no reference .*: remove its folder"):
+        reference(model, PAIR, [0, 1], None, 40, tmp_path)
 
 
 def test_distances_and_basins_are_measured_and_noises_without_a_reference_left_out(tmp_path, monkeypatch, caplog):
