@@ -18,7 +18,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__fil
 
 import torch
 
-from benchmarks.checks import levels, manners, noise, orders, single_steps
+from benchmarks.checks import estimates, levels, manners, noise, orders, single_steps
 from benchmarks.checks.guiders import checks_of_guider
 from benchmarks.checks.outcome import Check, Outcome
 from benchmarks.checks.problems import (
@@ -52,6 +52,8 @@ def checks_of_sampler(config: Mapping, problems: Problems) -> Iterator[Check]:
     yield "seeds reproduce", lambda: manners.reproduces(sampler_of(config), problems)
     yield "leaves its inputs alone", lambda: manners.leaves_alone(sampler_of(config), problems)
     yield "a run does not depend on another beside it", lambda: manners.runs_apart(sampler_of(config), problems)
+    yield "the precision of the latents", lambda: estimates.precision(config, problems)
+    yield "each step uses its own estimate", lambda: estimates.of_each_step(config, problems)
     if sampler.nfe is not None:
         yield "evaluations as declared", lambda: manners.evaluations(config)
     if getattr(sampler, "exact_for_one_clip", True):
@@ -61,6 +63,7 @@ def checks_of_sampler(config: Mapping, problems: Problems) -> Iterator[Check]:
     yield from checks_of_noise(config, problems)
     if sampler.convergence_order is not None:
         yield from checks_of_order(config, problems)
+    yield "guided as its guider says", lambda: estimates.guided(config, problems)
     yield "the same on VE, VP and flow levels", lambda: manners.parameterizations(config, problems)
     for name, discretization in (("", FROM_ZERO_SNR), (" from sigma 0.2", manners.MODERATE)):
         yield f"from zero SNR to a clip of a finite set{name}", lambda discretization=discretization: (

@@ -30,10 +30,11 @@ def conditions(value: float = 1.0) -> tuple[Mapping, Mapping]:
 
 
 def solve(sampler: Sampler, denoiser=None, rows: slice = ALL, scale=None, problems: Problems | None = None,
-          num_steps: int | None = None) -> torch.Tensor:
-    """Run a sampler, on Gaussian data unless a denoiser is given, with a seed per row; return its latents."""
+          num_steps: int | None = None, mean: float = 1.0) -> torch.Tensor:
+    """Run a sampler, on Gaussian data of this mean unless a denoiser is given, with a seed per row; return its latents.
+    """
     noise = (problems or Problems()).noise()[rows]
-    cond, uc = ({"crossattn": c["crossattn"][rows]} for c in conditions())
+    cond, uc = ({"crossattn": c["crossattn"][rows]} for c in conditions(mean))
     generators = [torch.Generator().manual_seed(i) for i in range(SHAPE[0])][rows]
     denoiser = denoiser or Gaussian(sampler.discretization.parameterization)
     return run_of(sampler)(denoiser, noise, cond, uc, num_steps=num_steps, scale=scale, generator=generators)
@@ -41,7 +42,7 @@ def solve(sampler: Sampler, denoiser=None, rows: slice = ALL, scale=None, proble
 
 def ends_at_clips(sampler: Sampler, problems: Problems, denoiser_type: type = FiniteData) -> Outcome:
     """Check that each row ends at a clip of the half that its conditioning selects."""
-    out = solve(sampler, denoiser_type(sampler.discretization.parameterization, CLIPS), problems=problems, num_steps=24)
+    out = solve(sampler, denoiser_type(sampler.discretization.parameterization, CLIPS), problems=problems, num_steps=25)
     distance, which = (out.flatten(1)[:, None] - CLIPS.flatten(1)).abs().amax(-1).min(dim=1)
     asked_for = (which < 3).tolist() == [True, False]
     return Outcome(asked_for and bool(distance.max() < 0.02), f"{float(distance.max()):.1e} from clips",

@@ -29,6 +29,12 @@ def outcome(cls, check, params=None):
 
 
 @pytest.mark.parametrize("cls, check, says", [
+    (wrong.Unguided, "guided as its guider says", "replace neither its guider nor its scale"),
+    (wrong.OfYesterday, "each step uses its own estimate", "take what run.predict(x, now, state) returns"),
+    (wrong.Coarse, "the precision of the latents", "float32 latents are rounded further"),
+    (wrong.Narrow, "the precision of the latents", "a step changes the dtype of its latents"),
+    (wrong.Odd, LEVELS, "look in that step for a coefficient"),
+    (wrong.Limited, LEVELS, "look in that step for a coefficient"),
     (wrong.TooMuchNoise, "weak order on VP levels", "too much noise"),
     (wrong.TooLittleNoise, "weak order on the EDM ramp", "too little noise"),
     (wrong.IndependentStages, "weak order on VP levels", "more slowly than weak_order = 2 says"),

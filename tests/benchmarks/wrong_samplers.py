@@ -295,3 +295,52 @@ class Keeps(DPMPP2MSampler):
         older, self.kept = getattr(self, "kept", None), (denoised, now.lamb)
         older = None if older is None or older[1] >= now.lamb else older
         return euler(x, now, then, second_order(denoised, older, now, then)), denoised, state
+
+
+class Unguided(HeunEDMSampler):
+    """The guider has no effect."""
+
+    def step(self, x, now, then, run, state):
+        return super().step(x, now, then, replace(run, predict=replace(run.predict, scale=1.0)), state)
+
+
+class OfYesterday(VideoDDIMSampler):
+    """Steps use the estimate of the step before."""
+
+    def step(self, x, now, then, run, state):
+        denoised, state = run.predict(x, now, state)
+        older = denoised if state.history is None else state.history
+        return euler(x, now, then, older), denoised, state.with_history(denoised)
+
+
+class Coarse(VideoDDIMSampler):
+    """float32 latents are rounded to 16 bits."""
+
+    def step(self, x, now, then, run, state):
+        out, denoised, state = super().step(x, now, then, run, state)
+        return (out.half().float() if out.dtype == torch.float32 else out), denoised, state
+
+
+class Narrow(HeunEDMSampler):
+    """One step is computed in float32."""
+
+    def step(self, x, now, then, run, state):
+        out, denoised, state = super().step(x.float() if now.index == 5 else x, now, then, run, state)
+        return out.to(x), denoised.to(x), state
+
+
+class Odd(VideoDDIMSampler):
+    """With an odd number of steps the middle one is too long."""
+
+    def step(self, x, now, then, run, state):
+        denoised, state = run.predict(x, now, state)
+        factor = 0.9 if now.index == now.num_steps / 2 - 0.5 and not then.clean else 1.0
+        return factor * euler(x, now, then, denoised), denoised, state
+
+
+class Limited(HeunEDMSampler):
+    """The result is limited to numbers from -3 to 3."""
+
+    def step(self, x, now, then, run, state):
+        out, denoised, state = super().step(x, now, then, run, state)
+        return (out.clamp(-3, 3) if then.clean else out), denoised, state
