@@ -19,7 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import conv_flop_count, flop_registry, sdpa_flop_count, shape_wrapper
 
-from common.cpu_operations import CPU_HAS_BFLOAT16, FUSED_LINEAR, onednn_is_faster
+from common.cpu_operations import FUSED_LINEAR, onednn_is_faster
+from dry_run.convolutions import rearranged_bytes
 from dry_run.work import CACHED, Work
 from network.cpu_attention import attention_on_cpu
 
@@ -87,9 +88,7 @@ class Meter(TorchDispatchMode):
 
     The tensors may be on the meta device or real ones.
 
-    A convolution is also charged for a copy of its input: with another order of axes (oneDNN's blocks of channels,
-    cuDNN's channels last), or, for 3D convolutions in 16 bits on a CPU without instructions for them, unfolded, with a
-    column for each kernel position.
+    A convolution is also charged for its rearranged input.
     """
 
     def __init__(self, device: torch.device):
@@ -107,18 +106,11 @@ class Meter(TorchDispatchMode):
         for tensor in _tensors(out):
             self._follow(tensor, tensor.untyped_storage().nbytes())
         packet = func.overloadpacket
-        scratch = self._rearranged(*args[:2], out) if packet is torch.ops.aten.convolution else 0
-        self.peak = max(self.peak, self.live + scratch)
+        rearranged = rearranged_bytes(packet, args, out, self._on_cpu)
+        self.peak = max(self.peak, self.live + rearranged)
         if not func.is_view:
             self.work += _work(packet, args, kwargs, out)
         return out
-
-    def _rearranged(self, x: Tensor, weight: Tensor, out: Tensor) -> int:
-        """Return the bytes of the copy of its input that a convolution makes."""
-        fast = x.dtype == torch.float32 or CPU_HAS_BFLOAT16
-        if self._on_cpu and x.dim() == 5 and not fast:
-            return prod(weight.shape[1:]) * prod(out.shape[2:]) * x.element_size()
-        return x.nbytes
 
     def _follow(self, tensor: Tensor, size: int) -> None:
         storage = tensor.untyped_storage()

@@ -11,7 +11,7 @@ from benchmarks.random_models import SIZES
 from benchmarks.setting import Setting
 from benchmarks.training_step import Side, drawn
 from common.cpu_operations import convolution
-from dry_run import meter
+from dry_run import convolutions, meter
 from dry_run.work import Work
 from network.cpu_attention import attention_on_cpu
 
@@ -68,7 +68,7 @@ def test_real_tensors_are_computed_and_count():
     (META, torch.bfloat16, False, 1), (CPU, torch.float32, False, 1), (CPU, torch.bfloat16, True, 1),
     (CPU, torch.bfloat16, False, 27)])
 def test_a_convolution_holds_its_input_as_its_kernel_wants_it(monkeypatch, device, dtype, instructions, scratch):
-    monkeypatch.setattr(meter, "CPU_HAS_BFLOAT16", instructions)
+    monkeypatch.setattr(convolutions, "CPU_HAS_BFLOAT16", instructions)
     conv = nn.Conv3d(8, 16, 3, padding=1, device=META, dtype=dtype)
     x = torch.empty(1, 8, 40, 10, 10, device=META, dtype=dtype)
     peak, work = measure(lambda: conv(x), device)
@@ -101,3 +101,16 @@ def test_a_training_pass_is_counted_as_the_allocator_counts_it(again, dtype):
     weights = sum(p.nbytes for p in training.parameters())
     assert taken > (1.5 if again else 3) * weights
     assert side.planned(size, 2, CPU) == pytest.approx(taken, rel=0.05)
+
+
+@pytest.mark.parametrize("clips", [1, 2])
+def test_a_training_pass_of_an_autoencoder_too(clips):
+    """One small clip is unfolded by its convolutions, which takes most of the memory; two are not."""
+    from tests.vae_modules.small_vae import config
+    from vae_modules.autoencoder import VideoAutoencodingEngine
+    from vae_modules.losses import reconstruction_loss
+    vae, video = VideoAutoencodingEngine(**config(loss=True)).train(), torch.zeros(clips, 3, 9, 32, 32)
+    taken = tensor_peak(lambda: reconstruction_loss(vae, video, torch.Generator())[0].backward(), CPU)
+    vae, video = vae.to(META), video.to(META)
+    planned = meter.measure_training(lambda: reconstruction_loss(vae, video, torch.Generator())[0], vae, CPU)[1]
+    assert planned == pytest.approx(taken, rel=0.05)
