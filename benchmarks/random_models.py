@@ -1,6 +1,6 @@
 """Models of full and small sizes with random weights, so that benchmarks need no download."""
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -52,6 +52,13 @@ class Size:
         height, width = self.decoded[1:]
         return replace(self, latent=(*self.latent[:2], height, width),
                        network={**self.network, "latent_height": height, "latent_width": width})
+
+    def resized(self, layers: int, width: int, latent: Sequence[int]) -> "Size":
+        """Return this size with as many layers, channels (heads of 64), and latents (T, h, w) to be sampled."""
+        frames, height, width_of_latents = latent
+        return replace(self, latent=(frames, self.latent[1], height, width_of_latents), network={
+            **self.network, "num_layers": layers, "hidden_size": width, "num_attention_heads": width // 64,
+            "latent_height": height, "latent_width": width_of_latents, "num_frames": 4 * frames - 3})
 
     @property
     def text_length(self) -> int:

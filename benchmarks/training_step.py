@@ -35,11 +35,14 @@ from common.console import run
 from common.errors import UserError
 from configuration.settings import resolve_device
 from configuration.targets import instantiate_from_config
+from diffusion_video import freeze
 from dry_run.meter import measure_training
 from parallel import launch
 from training.optimization import start_deepspeed
 
-COLUMNS = ("", "seconds of a step", "tensors", "planned", "planned / tensors", "resident")
+MEMORY_COLUMNS = ("tensors", "planned", "planned / tensors", "resident")
+COLUMNS = ("", "seconds of a step", *MEMORY_COLUMNS)
+LORA = {"target": "sat.model.finetune.lora2.LoraMixin", "params": {"r": 32}}
 LOSS_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.1}
 
 
@@ -49,24 +52,35 @@ class LossesDiffer(UserError):
 
 @dataclass(frozen=True)
 class Side:
-    """A transformer in training: its dtype, whether layers are computed again, whether it is diffusers' own."""
+    """A transformer in training: its dtype, and whether layers are computed again, it is diffusers' own, or a LoRA
+    alone is trained."""
 
     dtype: torch.dtype = torch.float32
     again: bool = False
     diffusers: bool = False
+    lora: bool = False
 
     def model(self, size: Size) -> dict:
-        """Return the size's `model` section with this side's activation checkpointing."""
+        """Return the size's `model` section with this side's activation checkpointing and LoRA."""
         model = size.model()
-        model["network_config"]["params"]["transformer_args"]["checkpoint_activations"] = self.again
+        params = model["network_config"]["params"]
+        params["transformer_args"]["checkpoint_activations"] = self.again
+        if self.lora:
+            params["modules"]["lora_config"] = LORA
         return model
+
+    def training(self, network: nn.Module) -> "Training":
+        """Return a transformer of this project with its loss."""
+        found = Training(network, lambda x, text, times: network(x, times, text))
+        freeze(network.named_parameters(), ["all"] if self.lora else [])
+        return found
 
     def built(self, setting: Setting) -> "Training":
         """Return the transformer with its loss."""
         model = self.model(setting.size)
         ours = our_network(model, setting.device, self.dtype)
         if not self.diffusers:
-            return Training(ours, lambda x, text, times: ours(x, times, text))
+            return self.training(ours)
         from benchmarks.speed_models import rotary, their_network
         theirs, tables = their_network(model, ours), rotary(ours, setting.size, setting.device)
         return Training(theirs, lambda x, text, times: theirs(
@@ -76,9 +90,8 @@ class Side:
         """Return the bytes that a plan counts for a forward and a backward pass of this project's transformer."""
         with torch.device("meta"):
             network = instantiate_from_config(self.model(size)["network_config"]).to(self.dtype).train()
-        step = Training(network, lambda x, text, times: network(x, times, text))
         batch = drawn(Setting(size, torch.device("meta"), self.dtype), clips)
-        return measure_training(partial(step, batch), network, device)[1]
+        return measure_training(partial(self.training(network), batch), network, device)[1]
 
 
 class Training(nn.Module):
@@ -108,6 +121,32 @@ def drawn(setting: Setting, clips: int) -> dict[str, Tensor]:
             "target": setting.noise(clips, *setting.size.latent, seed=3).float()}
 
 
+@dataclass(frozen=True)
+class Memory:
+    """The bytes of a forward and a backward pass: of its tensors, and by which the process's memory rises."""
+
+    tensors: int
+    resident: int
+
+    @classmethod
+    def of(cls, training: Training, batch: Mapping[str, Tensor], device: torch.device) -> "Memory":
+        """Measure two passes. The first loads what stays in the process, as code of kernels."""
+        found = []
+        for measure in (tensor_peak, peak_memory):
+            found.append(measure(lambda: training(batch).backward(), device))
+            training.zero_grad(set_to_none=True)
+        return cls(*found)
+
+    def cells(self, planned: int | None) -> list[str]:
+        """Return the cells of MEMORY_COLUMNS; `planned` is None for what no plan counts."""
+        plan = ["", ""] if planned is None else [_mib(planned), f"{planned / self.tensors:.2f}"]
+        return [_mib(self.tensors), *plan, _mib(self.resident)]
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"
+
+
 class Steps:
     """The training steps of one side: seconds, losses, and the memory of two forward and backward passes before."""
 
@@ -116,19 +155,13 @@ class Steps:
         setting = Setting(size, device, self.side.dtype)
         self.batch, self.device = drawn(setting, clips), device
         training = self.side.built(setting)
-        self.tensors, self.resident = (self._memory(measure, training) for measure in (tensor_peak, peak_memory))
+        self.memory = Memory.of(training, self.batch, device)
         self.engine = start_deepspeed(training, {
             "train_micro_batch_size_per_gpu": clips, "gradient_accumulation_steps": 1,
             "bf16": {"enabled": self.side.dtype == torch.bfloat16},
             "optimizer": {"type": "AdamW", "params": {"lr": 1e-4}}})
         self.seconds: list[float] = []
         self.losses: list[float] = []
-
-    def _memory(self, measure: Callable[[Callable[[], object], torch.device], int], training: Training) -> int:
-        """Return the bytes that a forward and a backward pass take."""
-        taken = measure(lambda: training(self.batch).backward(), self.device)
-        training.zero_grad(set_to_none=True)
-        return taken
 
     def take(self, clock: str) -> None:
         """Take one step."""
@@ -145,9 +178,8 @@ class Steps:
     def row(self, name: str, planned: int | None) -> list[str]:
         """Return a row of the table, as COLUMNS."""
         spent = self.seconds[1:]  # the first step warms up
-        plan = ["", ""] if planned is None else [f"{planned / 2**20:.1f} MiB", f"{planned / self.tensors:.2f}"]
         return [name, f"{statistics.median(spent):.3g} ({min(spent):.3g} to {max(spent):.3g})",
-                f"{self.tensors / 2**20:.1f} MiB", *plan, f"{self.resident / 2**20:.1f} MiB"]
+                *self.memory.cells(planned)]
 
 
 def compared(pair: str, options: argparse.Namespace, device: torch.device) -> str:
@@ -165,8 +197,9 @@ def compared(pair: str, options: argparse.Namespace, device: torch.device) -> st
     rows = [steps.row(name, None if steps.side.diffusers else steps.side.planned(size, options.clips, device))
             for name, steps in both.items()]
     ratio = statistics.median(a / b for a, b in zip(one.seconds[1:], other.seconds[1:], strict=True))
-    return (f"{table(COLUMNS, rows)}\n\n{pair}: {ratio:.2f} of the time, {one.tensors / other.tensors:.2f} of the "
-            f"tensors' memory; losses differ by {difference:.1e} at most, after {options.repeats + 1} steps\n")
+    tensors = one.memory.tensors / other.memory.tensors
+    return (f"{table(COLUMNS, rows)}\n\n{pair}: {ratio:.2f} of the time, {tensors:.2f} of the tensors' memory; "
+            f"losses differ by {difference:.1e} at most, after {options.repeats + 1} steps\n")
 
 
 def read_options(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -12,10 +12,10 @@ and K = N without:
     activations  measured on the meta device (meter.py), forward and backward, with all that is computed again, and on
                  a CPU with the copies that its products make
     phases       the forward and backward pass, with the bucket in which ZeRO reduces gradients and the weights that
-                 ZeRO 3 gathers; the optimizer's step, with gradients in the dtype, flat, and in float32; the update of
-                 the average; the encoders' work, in each step or before the run, when a cache is filled; validation
-                 and sampling (between_steps.py), with the trained weights set aside; saving, for which ZeRO 3 gathers
-                 the weights, and a CPU copies them
+                 ZeRO 3 gathers from other processes; the optimizer's step, with gradients in the dtype, flat, and in
+                 float32; the update of the average; the encoders' work, in each step or before the run, when a cache
+                 is filled; validation and sampling (between_steps.py), with the trained weights set aside; saving, for
+                 which ZeRO 3 gathers the weights, and a CPU copies them
 
 Python, its libraries and gaps between blocks of memory come on top.
 """
@@ -79,6 +79,10 @@ class Division:
         """True if gradients have a buffer on the device that stays between steps."""
         return self.stage == 3 and not self.offloaded
 
+    def in_bucket(self, elements: int, on_cpu: bool) -> int:
+        """Return the elements of the bucket that take memory: on a CPU, memory that is not written takes none."""
+        return min(self.bucket, elements) if on_cpu else self.bucket
+
     def own(self, elements: int, from_stage: int = 1) -> int:
         """Return how many of the trained elements a process keeps of what is divided from a ZeRO stage on."""
         return -(-elements // self.processes) if self.stage >= from_stage else elements
@@ -133,25 +137,32 @@ def estimate_training(args: Arguments, model: ModelConfig, form: ClipFormat) -> 
              AVERAGE: FLOAT * division.own(network.elements, 3), **built}
     on_cpu = args.run.device.type == "cpu"
     kept = sum(parts.values()) - (0 if division.keeps_gradients else parts[GRADIENTS])
+    if division.stage == 3:  # its bucket stays between steps
+        kept += b * division.in_bucket(network.elements, on_cpu)
     phases = _phases(division, network, parts, kept, b, on_cpu)
     if not cached:
         phases[ENCODING] = encoding + kept
         phases[BACKWARD] += clip_bytes(form, division.clips, model)
     aside = kept + b * division.own(network.elements, 3)  # the trained weights, while their averages take their place
-    gathered = min(whole, GATHERED * b) if division.stage == 3 else 0
+    divided = division.stage == 3 and division.processes > 1
+    gathered = min(whole, GATHERED * b) if divided else 0
     for name, size in BetweenSteps(args, model, form, transformer.eval(), vae).bytes(division.clips):
         phases[name] = aside + gathered + size
-    if division.stage == 3:
-        phases[BACKWARD] += gathered
-        phases[SAVING] = kept + whole
-    elif on_cpu:  # where the weights to be saved are copied to
-        phases[SAVING] = kept + b * network.saved + (0 if division.stage else parts[GRADIENTS])
+    phases[BACKWARD] += gathered
+    if divided or on_cpu:
+        phases[SAVING] = kept + (whole if divided else 0) + (_copied(division, network, b) if on_cpu else 0)
     host = optimizer + (FLOAT + b) * division.own(network.elements) if division.offloaded else 0
     if on_cpu:
         phases = {name: size + host for name, size in phases.items()}
     if cached:
         phases[FILLING] = encoding + sum(encoders.values())
     return TrainingEstimate(division, network, parts, phases, host)
+
+
+def _copied(division: Division, network: Trained, b: int) -> int:
+    """Return the bytes of what saving copies to a CPU, with gradients that are still there."""
+    average = FLOAT * network.elements if division.stage == 3 else 0
+    return b * network.saved + average + (0 if division.stage else b * network.elements)
 
 
 def _optimizer(division: Division, network: Trained, b: int) -> int:
@@ -169,12 +180,15 @@ def _phases(division: Division, network: Trained, parts: Mapping[str, int], kept
         backward = max(network.together, gradients + (network.activations if division.passes > 1 else 0))
         step = gradients + (FLOAT * own if widened else 0)
     else:
-        # On a CPU, memory of the bucket that is not written takes nothing.
-        bucket = b * (min(division.bucket, network.elements) if on_cpu else division.bucket)
+        bucket = b * division.in_bucket(network.elements, on_cpu) if division.stage < 3 else 0
         before = gradients if division.passes > 1 and not division.offloaded else 0
         growing = network.together if on_cpu else max(network.together, network.activations + bucket)
-        backward = max(before + growing, bucket + (0 if division.offloaded else gradients))
-        step = 0 if division.offloaded else (2 * b + (FLOAT if widened else 0)) * own
+        reduced = bucket + (0 if division.offloaded else gradients)
+        if division.stage > 1:  # at stage 1 the gradients that wait are those that are reduced
+            reduced += before
+        backward = max(before + growing, reduced)
+        flat = (b + FLOAT if division.stage == 3 else 2 * b + (FLOAT if widened else 0)) * own
+        step = 0 if division.offloaded else flat
     return {BACKWARD: kept + backward, STEP: kept + step, AVERAGING: kept + (parts[AVERAGE] if widened else 0)}
 
 

@@ -38,7 +38,7 @@ def training_plan(args: Arguments, form: ClipFormat) -> Iterator[str]:
     yield "memory by phase: " + ", ".join(f"{name} {shown_size(size)}" for name, size in needed.phases.items())
     free, (phase, peak) = free_memory(args.run.device), needed.peak
     yield (f"memory: at most {shown_size(peak)} of each process on {args.run.device} ({phase}), which has "
-           f"{shown_size(free)} free; Python and its libraries not counted")
+           f"{shown_size(free)} free; Python, its libraries and gaps between blocks of memory not counted")
     if peak > ROOM * free:
         yield f"the run will not fit; {_remedy(args, form, ROOM * free)}"
 

@@ -64,8 +64,8 @@ def stage(number):
 @pytest.mark.parametrize("words, cache", [
     ((), True), ((*stage(2), *BF16, "deepspeed.train_micro_batch_size_per_gpu=8"), True), ((*LORA, *stage(2)), True),
     (RECOMPUTED, True), ((*stage(1), "deepspeed.gradient_accumulation_steps=2"), True), ((*EIGHT_BIT, *stage(2)), True),
-    ((*LORA, *BF16, *stage(2), *RECOMPUTED), True), ((*LORA, *stage(2)), False)],
-    ids=["all", "bf16", "lora", "recomputed", "accumulated", "8bit", "lora_bf16", "lora_without_cache"])
+    ((*LORA, *BF16, *stage(2), *RECOMPUTED), True), ((*LORA, *stage(2)), False), ((*stage(2), *OFFLOADED), True)],
+    ids=["all", "bf16", "lora", "recomputed", "accumulated", "8bit", "lora_bf16", "lora_without_cache", "offloaded"])
 def test_estimate_is_within_a_fifth_of_what_a_run_takes(words, cache, command, tmp_path, peak_memory):
     argv = command(*words, cache=cache)
     taken = peak_memory("train", tmp_path / "run", *argv)
