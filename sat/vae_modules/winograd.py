@@ -18,13 +18,9 @@ from common.tensors import recorded
 GROUP = {torch.float32: 4, torch.bfloat16: 2}  # frames at a time
 LEAST_PRODUCTS = 2**30  # multiplications of the plain convolution from which it pays
 STRIP_VALUES, STRIP_ROWS = 2**19, 16  # elements of a strip (2 MB), and rows enough that two more cost little
-# Transforms of a kernel (w0, w1, w2) over time and of six consecutive frames, at points 0, 1, -1, 2, -2 and infinity.
-KERNEL = ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6),
-          (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1))
+# Transform of six consecutive frames, at points 0, 1, -1, 2, -2 and infinity.
 FRAMES = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0),
           (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1))
-# The kernel's transform for F(2, 3), at points 0, 1, -1 and infinity.
-KERNEL_OF_TWO = ((1, 0, 0), (1 / 2, 1 / 2, 1 / 2), (1 / 2, -1 / 2, 1 / 2), (0, 0, 1))
 
 
 def pays(x: Tensor, weight: Tensor) -> bool:
@@ -48,12 +44,12 @@ def pays_in_bfloat16() -> bool:
     """
     if not CPU_HAS_BFLOAT16:
         return False
-    weight = torch.ones(128, 128, 3, 3, 3).bfloat16()
-    x = torch.ones(1, 4, 64, 64, 128).bfloat16().movedim(-1, 1)  # channels last in memory
+    weight = torch.ones(256, 256, 3, 3, 3).bfloat16()
+    x = torch.ones(1, 4, 64, 64, 256).bfloat16().movedim(-1, 1)  # channels last in memory
     ways = {"plain": lambda: convolution(x, weight, None, (0, 1, 1)),
             "winograd": lambda: convolve(x[:, :, :2], x[:, :, 2:], weight, None)}
     with torch.no_grad():
-        return remembered("bfloat16 convolutions over time", lambda: fastest(ways)) == "winograd"
+        return remembered("bfloat16 convolutions of 256 channels over time", lambda: fastest(ways)) == "winograd"
 
 
 def convolve(front: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -64,10 +60,8 @@ def convolve(front: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> T
     frames = (*front.unbind(2), *x.unbind(2))
     out = x.new_empty(len(x), *x.shape[2:], len(weight)).movedim(-1, 1)
     group = GROUP[x.dtype]
-    transform = torch.tensor(KERNEL if group == 4 else KERNEL_OF_TWO, device=x.device)
-    kernels = (transform @ weight.float().movedim(2, 0).flatten(1)).to(x.dtype)
-    kernels = kernels.unflatten(1, (*weight.shape[:2], 3, 3))
-    compute = _four_frames if group == 4 else _two_frames
+    transform, compute = (_kernels_of_four, _four_frames) if group == 4 else (_kernels_of_two, _two_frames)
+    kernels = transform(*(kernel.contiguous() for kernel in weight.unbind(2)))
     grouped = x.shape[2] // group * group
     for start in range(0, grouped, group):
         for rows in _strips(x):
@@ -78,6 +72,19 @@ def convolve(front: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> T
     return out
 
 
+def _kernels_of_four(first: Tensor, middle: Tensor, last: Tensor) -> list[Tensor]:
+    """Return the kernels (O, C, 3, 3) of F(4, 3) from a kernel's three in time, at points 0, 1, -1, 2, -2, infinity."""
+    one, two = (first + last).mul_(-1 / 6), torch.add(first / 4, last).mul_(1 / 6)
+    return [first / 4, torch.sub(one, middle, alpha=1 / 6), torch.add(one, middle, alpha=1 / 6),
+            torch.add(two, middle, alpha=1 / 12), torch.sub(two, middle, alpha=1 / 12), last]
+
+
+def _kernels_of_two(first: Tensor, middle: Tensor, last: Tensor) -> list[Tensor]:
+    """Return the kernels (O, C, 3, 3) of F(2, 3) at points 0, 1, -1 and infinity, summed in float32."""
+    outer, middle = (first.float() + last).mul_(0.5), middle.float().mul_(0.5)
+    return [first, (outer + middle).to(last.dtype), outer.sub_(middle).to(last.dtype), last]
+
+
 def _strips(x: Tensor) -> list[range]:
     """Return the rows of each strip of x's frames, x (B, C, T, H, W)."""
     batch, channels, _, height, width = x.shape
@@ -86,7 +93,8 @@ def _strips(x: Tensor) -> list[range]:
     return [range(top, min(top + rows, height)) for top in range(0, height, rows)]
 
 
-def _four_frames(frames: Sequence[Tensor], rows: range, kernels: Tensor, bias: Tensor | None, out: Tensor) -> None:
+def _four_frames(frames: Sequence[Tensor], rows: range, kernels: Sequence[Tensor], bias: Tensor | None, out: Tensor
+                 ) -> None:
     """Compute these rows of four output frames from six frames (B, C, H, W), into `out` (B, O, 4, rows, W)."""
     # The second point has weight 1 in every output, so its product can include the bias.
     zero, one, minus_one, two, minus_two, infinity = (
@@ -100,7 +108,8 @@ def _four_frames(frames: Sequence[Tensor], rows: range, kernels: Tensor, bias: T
     torch.add(odd.add_(infinity), odd_two, alpha=8, out=out[:, :, 3])
 
 
-def _two_frames(frames: Sequence[Tensor], rows: range, kernels: Tensor, bias: Tensor | None, out: Tensor) -> None:
+def _two_frames(frames: Sequence[Tensor], rows: range, kernels: Sequence[Tensor], bias: Tensor | None, out: Tensor
+                 ) -> None:
     """Compute these rows of two output frames from four frames (B, C, H, W), into `out` (B, O, 2, rows, W)."""
     top, stop = max(rows.start - 1, 0), min(rows.stop + 1, frames[0].shape[2])
     first, second, third, fourth = (frame[:, :, top:stop] for frame in frames)

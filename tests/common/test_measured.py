@@ -2,6 +2,7 @@
 import time
 
 import pytest
+import torch
 
 from common import measured
 
@@ -38,12 +39,20 @@ def test_without_a_cache_folder_it_is_measured_every_time(cache_folder):
     assert measured.remembered("a", lambda: 1) == 1 and measured.remembered("a", lambda: 2) == 2
 
 
-def test_the_fastest_way_is_that_of_the_least_time():
+def test_the_fastest_way_is_that_of_the_least_time(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert measured.fastest({"slow": lambda: time.sleep(0.01), "quick": lambda: None}) == "quick"
+
+
+def test_one_thread_is_measured_by_what_it_computes_itself(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    ways = {"busy": lambda: sum(range(100_000)), "waiting": lambda: time.sleep(0.02)}
+    assert measured.fastest(ways) == "waiting", "as if another program had the processor meanwhile"
 
 
 def test_the_first_way_stays_unless_another_gains_clearly(monkeypatch):
     clock = iter(range(10**6))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(measured.time, "perf_counter", lambda: next(clock))  # every look takes a second
 
     def looks(seconds):
