@@ -39,6 +39,8 @@ DATA_KEYS = ("target", "params", "stages")
 OVERRIDE = re.compile(rf"({'|'.join(SECTIONS)})([.\[][^\s=]*)?=")
 GUIDER = "model.sampler_config.params.guider_config"
 STEPS = "model.sampler_config.params.num_steps"
+# What a guider keeps where --use-dynamic-cfg or --no-dynamic-cfg replaces it: all but its class and schedule.
+KEPT_OF_GUIDER = ("scale", "sigma_lo", "sigma_hi", "rescale", "dyn_thresh_config")
 # Flags that set keys below `model`: name -> (type, keys, help). A key in parentheses is set only where it exists.
 MODEL_FLAGS = {
     "num_inference_steps": (int, (STEPS, f"({GUIDER}.params.num_steps)"), "sampling steps (presets: 50)"),
@@ -210,13 +212,14 @@ def _section_of(config: DictConfig, flag: str, key: str) -> DictConfig:
 
 
 def _switch_guider(config: DictConfig, dynamic: bool) -> None:
-    """Replace the guider by DynamicCFG or VanillaCFG of the same scale, unless it is of that class already."""
+    """Replace the guider by DynamicCFG or VanillaCFG with what all guiders have, unless it is of that class already."""
     guider = _section_of(config, "--use-dynamic-cfg" if dynamic else "--no-dynamic-cfg", GUIDER)
     wanted = "DynamicCFG" if dynamic else "VanillaCFG"
     module, _, name = str(guider.get("target")).rpartition(".")
     if name == wanted:
         return
-    params = {"scale": (guider.get("params") or {}).get("scale", 6.0)}
+    before = guider.get("params") or {}
+    params = {"scale": 6.0} | {key: before[key] for key in KEPT_OF_GUIDER if key in before}
     if dynamic:
         params |= {"exp": 5, "num_steps": OmegaConf.select(config, STEPS)}
     config.model.sampler_config.params.guider_config = {"target": f"{module}.{wanted}", "params": params}

@@ -92,6 +92,8 @@ def test_dynamic_guidance_is_switched_in_one_place(base):
     assert sampler(get_args([*base, "--use-dynamic-cfg"])).guider_config.params.schedule == "decreasing"
     back = get_args([*base, "--use-dynamic-cfg", "model.sampler_config.params.num_steps=8"])
     assert sampler(back).guider_config.target.endswith("DynamicCFG")
+    limited = "model.sampler_config.params.guider_config.params.sigma_lo=1"
+    assert sampler(get_args([*base, "--no-dynamic-cfg", limited])).guider_config.params.sigma_lo == 1
 
 
 def test_paths_in_files_start_at_the_repository_and_typed_ones_where_the_user_stands(base, tmp_path, monkeypatch):

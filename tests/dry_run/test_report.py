@@ -19,6 +19,7 @@ from weights.checkpoint import save_checkpoint
 from weights.lora import MIXIN, checkpoint_of, lora_of
 
 CONFIGS = REPOSITORY / "configs"
+ALL_LEVELS = ("model.sampler_config.params.guider_config.params.sigma_lo=0",)  # guidance in every step
 
 
 def args_of(name, *words):
@@ -64,10 +65,12 @@ def test_what_does_not_fit_is_told_with_what_would(monkeypatch):
 
 
 @pytest.mark.parametrize("words, expected", [
-    ((), [2] * 49 + [1]), (("--batch-size", "3"), [6] * 49 + [3]), (("--strength", "0.5"), [2] * 24 + [1]),
-    (("--guidance-scale", "1"), [1] * 50),
-    (("--invert",), [1] * 100), (("--no-dynamic-cfg",), [2] * 50),
-    (("--guidance-scale", "1", "--no-dynamic-cfg"), [1] * 50), (("model.guidance_one_by_one=true",), [1] * 99)])
+    (ALL_LEVELS, [2] * 49 + [1]), ((*ALL_LEVELS, "--batch-size", "3"), [6] * 49 + [3]),
+    ((*ALL_LEVELS, "--strength", "0.5"), [2] * 24 + [1]),
+    ((), [2] * 34 + [1] * 16), (("--no-dynamic-cfg",), [2] * 34 + [1] * 16), (("--guidance-scale", "1"), [1] * 50),
+    (("--invert",), [1] * 100), ((*ALL_LEVELS, "--no-dynamic-cfg"), [2] * 50),
+    (("--guidance-scale", "1", "--no-dynamic-cfg"), [1] * 50),
+    ((*ALL_LEVELS, "model.guidance_one_by_one=true"), [1] * 99)])
 def test_passes_are_those_of_the_sampler(words, expected):
     args = args_of("tiny_t2v", *words)
     assert network_calls(args.sampling, ModelConfig.read(args.model_config)) == {TRANSFORMER: expected, WEAK: []}
