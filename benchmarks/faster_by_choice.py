@@ -48,7 +48,6 @@ WAYS: Mapping[str, Sequence[str]] = {
     **{f"TeaCache, {t}": cached("TeaCache", t) for t in (0.05, 0.1, 0.2)},
     **{f"first-block cache, {t}": cached("FirstBlockCache", t) for t in (0.05, 0.1, 0.2)},
     "guidance where 0.28 < sigma / alpha <= 5.42": [GUIDER + "sigma_lo=0.28", GUIDER + "sigma_hi=5.42"],
-    "guidance where sigma / alpha > 1": [GUIDER + "sigma_lo=1"],
     "25 steps": ["--num-inference-steps", "25"],
     "UniPC, 12 steps": [SAMPLER + "UniPCSampler", "--num-inference-steps", "12"],
     "preview autoencoder": ["configs/tiny_preview.yaml"],

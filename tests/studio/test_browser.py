@@ -119,7 +119,7 @@ def test_parameters_follow_the_class(page):
     page.click("button:has-text('Parameters of the guider')")
     page.wait_for_selector("label:has-text('norm_threshold')")
     scale = page.get_by_label("scale", exact=True)
-    assert scale.input_value() == "3", "that of the guider before"
+    assert scale.input_value() == "1.5", "that of the guider before"
     scale.fill("")
     page.click("#make-start")
     assert "scale is missing" in message(page, "error:")
