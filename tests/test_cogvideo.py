@@ -204,67 +204,83 @@ def test_loading_takes_options_by_name_and_prints_nothing(tmp_path, monkeypatch,
                 ).engine.sampler.guider.schedule == "constant"
 
 
-def test_what_is_wrong_is_one_line(pipe):
-    for call, says in (
-            (lambda: load(CONFIG, device="cpu", sampling_fsp=3), "did you mean sampling_fps"),
-            (lambda: load("nowhere.yaml"), "nowhere.yaml"),
-            (lambda: load("tiny_t2"), "did you mean tiny_t2v"),
-            (lambda: load("configs/tiny_t2.yaml"), "did you mean configs/tiny_t2v.yaml"),
-            (lambda: load(3), "3 is no configuration"),
-            (lambda: load(CONFIG, seed=object()), "seed is <object.*which no configuration can hold"),
-            (lambda: load(CONFIG, loras={"a": 1}, load_lora="b"), "loras and load_lora are both given"),
-            (lambda: pipe(3), "prompt is 3; give a text"),
-            (lambda: pipe([]), r"prompt is \[\]; give a text"),
-            (lambda: pipe(["a", None]), "prompt is null; it must be a text"),
-            (lambda: pipe("a\0"), "prompt is 'a.x00', which is not UTF-8 text"),
-            (lambda: pipe(PROMPTS, negative_prompt=["a"]), "negative: 1 given for 2 prompt"),
-            (lambda: pipe(PROMPTS[0], negative_prompt=3), "negative_prompt is 3; it must be a text"),
-            (lambda: pipe(PROMPTS[0], image=Image.new("RGB", (64, 64))), "takes no image"),
-            (lambda: pipe(PROMPTS[0], image="a.png"), "image a.png does not exist"),
-            (lambda: pipe(PROMPTS[0], height=64), r"there is no height; give sampling_image_size=\(height, width\)"),
-            (lambda: pipe(PROMPTS[0], control="a.mp4"), "takes no control clip"),
-            (lambda: pipe(PROMPTS[0], clip="a.mp4"), "takes no clip; give strength, invert or continue_from"),
-            (lambda: pipe(PROMPTS[0], strength=0.5), "this run needs a clip; give clip="),
-            (lambda: pipe(PROMPTS[0], strength=0.5, clip="a.mp4"), "clip a.mp4 does not exist"),
-            (lambda: pipe(PROMPTS[0], strength=0.5, clip=3), "clip is of type int; it must be a path, a result"),
-            (lambda: pipe(PROMPTS[0], strength=2, latents=torch.zeros(5, 16, 8, 8)), "from 0 to 1"),
-            (lambda: pipe(PROMPTS[0], strength=0.5, continue_from=2, clip=__file__), "exclude each other"),
-            (lambda: pipe(PROMPTS[0], latents=torch.zeros(16, 5, 8, 8)), r"latents are \[16, 5, 8, 8\], and this"),
-            (lambda: pipe(PROMPTS[0], latents=3), "latents is 3; it must be a tensor"),
-            (lambda: pipe(PROMPTS[0], latents=torch.full((5, 16, 8, 8), torch.nan)), "not finite"),
-            (lambda: pipe(PROMPTS[0], num_frames=33), "give num_frames=33 to load"),
-            (lambda: pipe(PROMPTS[0], num_frames=10), "the nearest is 9"),
-            (lambda: pipe(PROMPTS[0], num_frames=0), "call.num_frames is 0"),
-            (lambda: pipe(PROMPTS[0], num_samples=0), "call.num_samples is 0"),
-            (lambda: pipe(PROMPTS[0], num_frame=9), "there is no num_frame; did you mean num_frames"),
-            (lambda: pipe(PROMPTS[0], bf16=True), "bf16 is decided when a model is loaded"),
-            (lambda: pipe(PROMPTS[0], callback=3), "callback is 3; it must be a function"),
-            (lambda: pipe(PROMPTS[0], estimates="all"), "estimates is 'all'; it must be"),
-            (lambda: pipe(PROMPTS[0], num_inference_steps=0), "num_inference_steps is 0"),
-            (lambda: pipe(PROMPTS[0], num_inference_steps="4"), "num_inference_steps is '4'"),
-            (lambda: pipe(PROMPTS[0], guidance_scale="4"), "guidance_scale is '4'"),
-            (lambda: pipe(PROMPTS[0], seed=[1, "a"]), "seed is 'a'"),
-            (lambda: pipe(PROMPTS[0], seed=True), "seed is true"),
-            (lambda: pipe(PROMPTS, seed=[1, 2, 3]), "seed: 3 given for 2 prompt"),
-            (lambda: pipe(PROMPTS[0], seed=[]), "seed is an empty list"),
-            (lambda: pipe.decode(torch.zeros(5, 4, 8, 8)), "this model's have 16 channels"),
-            (lambda: pipe.decode(torch.zeros(4, 16, 8, 8)), "an odd number of them"),
-            (lambda: pipe.decode("a"), "latents are str"),
-            (lambda: pipe.encode_clip(np.zeros((16, 64, 64, 3), np.uint8)), "the clip is 16 frames of 64 x 64"),
-            (lambda: pipe.encode_clip(np.zeros((17, 64, 64, 3))), "uint8, not .* float64"),
-            (lambda: pipe(PROMPTS[0], num_frames=1, progress=False).save("a.gif"), "ends with .mp4"),
-            (lambda: pipe.with_(num_inference_steps=0), "num_inference_steps is 0"),
-            (lambda: pipe.with_(sampler=UniPCSampler), "the class UniPCSampler; give an object"),
-            (lambda: pipe.with_(sampler="euler"), "sampler is 'euler'; it must be a Sampler"),
-            (lambda: pipe.with_(schedule=UniPCSampler()), "it must be a Discretization"),
-            (lambda: pipe.with_(guider=3), "guider is 3; it must be a Guider"),
-            (lambda: pipe.with_(guider=PerturbedAttentionGuidance(scale=3.0, layers=[99])), "layers are 0 to"),
-            (lambda: pipe.with_(guider=Autoguidance(scale=3.0, ckpt_path="weak")), "needs a weaker network"),
-            (lambda: pipe.with_(guider={"target": "sgm.guiders.APG", "params": {"scale": -1}}), "-1 must be above 0"),
-            (lambda: pipe.with_(guider={"target": "sgm.guiders.IdentityGuider"}, guidance_scale=3), "has no scale")):
+def check_one_line(cases):
+    for call, says in cases:
         with pytest.raises((ConfigError, DataError), match=says) as error:
             call()
         assert "\n" not in str(error.value)
+
+
+def test_wrong_loading_is_one_line():
+    check_one_line((
+        (lambda: load(CONFIG, device="cpu", sampling_fsp=3), "did you mean sampling_fps"),
+        (lambda: load("nowhere.yaml"), "nowhere.yaml"),
+        (lambda: load("tiny_t2"), "did you mean tiny_t2v"),
+        (lambda: load("configs/tiny_t2.yaml"), "did you mean configs/tiny_t2v.yaml"),
+        (lambda: load(3), "3 is no configuration"),
+        (lambda: load(CONFIG, seed=object()), "seed is <object.*which no configuration can hold"),
+        (lambda: load(CONFIG, loras={"a": 1}, load_lora="b"), "loras and load_lora are both given")))
+
+
+def test_wrong_calls_are_one_line(pipe):
+    check_one_line((
+        (lambda: pipe(3), "prompt is 3; give a text"),
+        (lambda: pipe([]), r"prompt is \[\]; give a text"),
+        (lambda: pipe(["a", None]), "prompt is null; it must be a text"),
+        (lambda: pipe("a\0"), "prompt is 'a.x00', which is not UTF-8 text"),
+        (lambda: pipe(PROMPTS, negative_prompt=["a"]), "negative: 1 given for 2 prompt"),
+        (lambda: pipe(PROMPTS[0], negative_prompt=3), "negative_prompt is 3; it must be a text"),
+        (lambda: pipe(PROMPTS[0], image=Image.new("RGB", (64, 64))), "takes no image"),
+        (lambda: pipe(PROMPTS[0], image="a.png"), "image a.png does not exist"),
+        (lambda: pipe(PROMPTS[0], height=64), r"there is no height; give sampling_image_size=\(height, width\)"),
+        (lambda: pipe(PROMPTS[0], control="a.mp4"), "takes no control clip"),
+        (lambda: pipe(PROMPTS[0], clip="a.mp4"), "takes no clip; give strength, invert or continue_from"),
+        (lambda: pipe(PROMPTS[0], strength=0.5), "this run needs a clip; give clip="),
+        (lambda: pipe(PROMPTS[0], strength=0.5, clip="a.mp4"), "clip a.mp4 does not exist"),
+        (lambda: pipe(PROMPTS[0], strength=0.5, clip=3), "clip is of type int; it must be a path, a result"),
+        (lambda: pipe(PROMPTS[0], strength=2, latents=torch.zeros(5, 16, 8, 8)), "from 0 to 1"),
+        (lambda: pipe(PROMPTS[0], strength=0.5, continue_from=2, clip=__file__), "exclude each other"),
+        (lambda: pipe(PROMPTS[0], latents=torch.zeros(16, 5, 8, 8)), r"latents are \[16, 5, 8, 8\], and this"),
+        (lambda: pipe(PROMPTS[0], latents=3), "latents is 3; it must be a tensor"),
+        (lambda: pipe(PROMPTS[0], latents=torch.full((5, 16, 8, 8), torch.nan)), "not finite"),
+        (lambda: pipe(PROMPTS[0], num_frames=33), "give num_frames=33 to load"),
+        (lambda: pipe(PROMPTS[0], num_frames=10), "the nearest is 9"),
+        (lambda: pipe(PROMPTS[0], num_frames=0), "call.num_frames is 0"),
+        (lambda: pipe(PROMPTS[0], num_samples=0), "call.num_samples is 0"),
+        (lambda: pipe(PROMPTS[0], num_frame=9), "there is no num_frame; did you mean num_frames"),
+        (lambda: pipe(PROMPTS[0], bf16=True), "bf16 is decided when a model is loaded"),
+        (lambda: pipe(PROMPTS[0], callback=3), "callback is 3; it must be a function"),
+        (lambda: pipe(PROMPTS[0], estimates="all"), "estimates is 'all'; it must be"),
+        (lambda: pipe(PROMPTS[0], num_inference_steps=0), "num_inference_steps is 0"),
+        (lambda: pipe(PROMPTS[0], num_inference_steps="4"), "num_inference_steps is '4'"),
+        (lambda: pipe(PROMPTS[0], guidance_scale="4"), "guidance_scale is '4'"),
+        (lambda: pipe(PROMPTS[0], seed=[1, "a"]), "seed is 'a'"),
+        (lambda: pipe(PROMPTS[0], seed=True), "seed is true"),
+        (lambda: pipe(PROMPTS, seed=[1, 2, 3]), "seed: 3 given for 2 prompt"),
+        (lambda: pipe(PROMPTS[0], seed=[]), "seed is an empty list")))
+
+
+def test_wrong_latents_and_clips_are_one_line(pipe):
+    check_one_line((
+        (lambda: pipe.decode(torch.zeros(5, 4, 8, 8)), "this model's have 16 channels"),
+        (lambda: pipe.decode(torch.zeros(4, 16, 8, 8)), "an odd number of them"),
+        (lambda: pipe.decode("a"), "latents are str"),
+        (lambda: pipe.encode_clip(np.zeros((16, 64, 64, 3), np.uint8)), "the clip is 16 frames of 64 x 64"),
+        (lambda: pipe.encode_clip(np.zeros((17, 64, 64, 3))), "uint8, not .* float64"),
+        (lambda: pipe(PROMPTS[0], num_frames=1, progress=False).save("a.gif"), "ends with .mp4")))
+
+
+def test_wrong_parts_are_one_line(pipe):
+    check_one_line((
+        (lambda: pipe.with_(num_inference_steps=0), "num_inference_steps is 0"),
+        (lambda: pipe.with_(sampler=UniPCSampler), "the class UniPCSampler; give an object"),
+        (lambda: pipe.with_(sampler="euler"), "sampler is 'euler'; it must be a Sampler"),
+        (lambda: pipe.with_(schedule=UniPCSampler()), "it must be a Discretization"),
+        (lambda: pipe.with_(guider=3), "guider is 3; it must be a Guider"),
+        (lambda: pipe.with_(guider=PerturbedAttentionGuidance(scale=3.0, layers=[99])), "layers are 0 to"),
+        (lambda: pipe.with_(guider=Autoguidance(scale=3.0, ckpt_path="weak")), "needs a weaker network"),
+        (lambda: pipe.with_(guider={"target": "sgm.guiders.APG", "params": {"scale": -1}}), "-1 must be above 0"),
+        (lambda: pipe.with_(guider={"target": "sgm.guiders.IdentityGuider"}, guidance_scale=3), "has no scale")))
 
 
 def test_a_control_clip_is_followed_and_must_be_there():

@@ -71,8 +71,7 @@ class Conditioning:
         return Conditioning({**self.cond, **inputs}, None if self.uncond is None else {**self.uncond, **inputs})
 
     def sharing(self, other: "Conditioning | None") -> "Conditioning":
-        """Return this conditioning with the unconditional half of another one in place of its own, if they are equal.
-        """
+        """Return this conditioning with another one's unconditional half, if it equals its own, to keep it once."""
         if self.uncond is None or other is None or other.uncond is None or self.uncond.keys() != other.uncond.keys():
             return self
         equal = all(torch.equal(given, other.uncond[name]) for name, given in self.uncond.items())
