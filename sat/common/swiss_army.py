@@ -4,7 +4,7 @@ This project's source folder is called `sat`, too. Without the library, `import 
 empty namespace package, and fail later in confusing ways.
 
 The library's start-up imports a model zoo, data sets and DeepSpeed, ten times what its transformer needs. It is put off
-until one of its names is used.
+until one of its names is used, and so is `requests`, by which it would download models.
 """
 import importlib
 import importlib.util
@@ -26,9 +26,9 @@ class _Deferred(types.ModuleType):
     """A package whose modules can be imported, but whose own code runs only when another of its names is used."""
 
     def __getattr__(self, name: str):
-        if name.startswith("__"):
+        if name.startswith("__") and name != "__version__":
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
-        if importlib.util.find_spec(f"{self.__name__}.{name}") is not None:
+        if name != "__version__" and importlib.util.find_spec(f"{self.__name__}.{name}") is not None:
             return importlib.import_module(f"{self.__name__}.{name}")
         spec = self.__spec__
         assert spec is not None and spec.loader is not None
@@ -51,6 +51,7 @@ def _defer(package: str) -> None:
 try:
     _defer("sat")
     _defer("sat.model")
+    _defer("requests")
     import sat.mpu as mpu
     import sat.mpu.initialize as process_groups
     from sat.model.base_model import BaseMixin, BaseModel

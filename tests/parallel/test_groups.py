@@ -97,7 +97,9 @@ def test_missing_swissarmytransformer_is_named(monkeypatch):
 @pytest.mark.slow
 def test_the_library_starts_up_when_it_is_asked_for():
     code = ("import sys; sys.path.insert(0, sys.argv[1]); from common import swiss_army\n"
-            "assert not {'deepspeed', 'datasets', 'transformers'} & set(sys.modules)\n"
+            "assert not {'deepspeed', 'datasets', 'transformers', 'urllib3'} & set(sys.modules)\n"
+            "import requests; from requests.exceptions import HTTPError\n"
+            "assert requests.__version__[0].isdigit() and issubclass(HTTPError, requests.RequestException)\n"
             "from sat import AutoModel, mpu; from sat.model.official import GLMModel\n"
             "assert issubclass(GLMModel, swiss_army.BaseModel) and mpu is swiss_army.mpu\n"
             "assert 'datasets' in sys.modules\n")
