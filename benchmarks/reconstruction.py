@@ -1,4 +1,4 @@
-"""Reconstruction of clips by an autoencoder: PSNR, SSIM, flicker, sharpness and edges, by frames and resolution.
+"""Reconstruction of clips by an autoencoder: PSNR, SSIM, flicker, edges and detail, by frames and resolution.
 
     python -m benchmarks.reconstruction --base configs/tiny_t2v.yaml --data data/shapes/valid --sizes 64x64 128x128
     python -m benchmarks.reconstruction --base configs/cogvideox_5b.yaml --data CLIPS --frames 17 49 --sizes 256x256
@@ -20,10 +20,14 @@ Values are means over clips, of frames in [0, 255], with the posterior's mean fo
   reconstruction is blurred; above, it has edges or noise that the source lacks.
 - Edges kept: how much of the source's differences of neighbouring pixels the reconstruction has too, with the same
   sign and at most a pixel away, in percent. Blur lowers it. Edges true: how much of the reconstruction's differences
-  the source has. False edges, ringing, noise and wide blur lower it. Only where both are high is a picture sharp.
+  the source has. False edges, ringing, noise and wide blur lower it.
+- Detail apart: how far the patches of both lie apart as a whole, wherever they stand, in grey levels (the sliced
+  Wasserstein distance, Karras et al. 2018). Blur raises it, and so does noise or any detail that the source does not
+  have; detail that is only elsewhere does not. Where detail cannot be known from the latent, what has the highest PSNR
+  lies apart, and what does not lie apart has a lower PSNR (Blau and Michaeli 2018).
 
-Clips without edges do not count in the last three. `--picture FILE.png` shows the middle frame of the first clips at
-the first size and length, the source above its reconstruction.
+Clips without edges do not count in sharpness and edges. `--picture FILE.png` shows the middle frame of the first clips
+at the first size and length, the source above its reconstruction.
 """
 import logging
 import math
@@ -56,7 +60,8 @@ logger = logging.getLogger("reconstruction")
 # The measures in the table: heading, and decimal places.
 COLUMNS = {"psnr": ("PSNR, dB", 2), "ssim": ("SSIM", 4), "ms_ssim": ("MS-SSIM", 4), "flicker": ("flicker", 2),
            "source_flicker": ("flicker of the source", 2), "sharpness": ("sharpness, %", 1),
-           "edges_kept": ("edges kept, %", 1), "edges_true": ("edges true, %", 1)}
+           "edges_kept": ("edges kept, %", 1), "edges_true": ("edges true, %", 1),
+           "detail_apart": ("detail apart", 2)}
 SHOWN, MAGNIFIED = 8, 2  # clips in a picture, and how many pixels of it each of theirs takes along a side
 
 

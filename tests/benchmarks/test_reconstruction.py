@@ -64,7 +64,7 @@ def test_a_folder_of_nothing_that_can_be_measured_is_one_line(tmp_path, capsys):
     assert run(main, [*TRAINED, "--data", str(tmp_path), "--frames", "9", "--sizes", "16x16"]) == 2
     found = capsys.readouterr()
     assert "no clip of" in found.err and "is readable and long enough" in found.err
-    assert table(found.out) == [["9", "16 x 16", "0", "1", *"--------"]]
+    assert table(found.out) == [["9", "16 x 16", "0", "1", *"---------"]]
 
 
 def test_clips_without_edges_have_no_share_of_them(tmp_path, capsys):

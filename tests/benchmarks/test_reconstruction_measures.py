@@ -4,7 +4,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks.reconstruction_measures import C1, C2, compared, edge_energy, edges, flicker, ms_ssim, ssim
+from benchmarks.reconstruction_measures import (
+    C1,
+    C2,
+    compared,
+    detail_apart,
+    edge_energy,
+    edges,
+    flicker,
+    ms_ssim,
+    ssim,
+)
 
 
 def test_psnr_and_ssim_of_flat_frames_by_hand():
@@ -67,6 +77,33 @@ def test_noise_is_sharper_than_blur_and_shares_fewer_edges_with_the_source():
     assert edge_energy(noisy) > 1.2 * edge_energy(blurred)
     assert true == pytest.approx(1) and less_true < 0.5
     assert kept_too * less_true / (kept_too + less_true) < kept * true / (kept + true), "their harmonic mean"
+
+
+def test_detail_is_apart_where_it_is_lost_or_invented_and_not_where_it_moves():
+    g = torch.Generator().manual_seed(0)
+    source = (torch.rand(4, 3, 32, 32, generator=g) > 0.5).double() * 200
+    blurred = F.avg_pool2d(F.pad(source, (1, 1, 1, 1), mode="circular"), 3, stride=1)
+    other = blurred + 60 * torch.randn(source.shape, generator=g, dtype=torch.float64)
+    moved = source.roll((8, 4), dims=(2, 3))
+    apart = {name: detail_apart(source, made) for name, made in
+             (("same", source), ("moved", moved), ("blurred", blurred), ("other", other))}
+    assert apart["same"] == 0
+    assert 4 * apart["moved"] < apart["other"] < apart["blurred"]
+    assert (source - moved).square().mean() > (source - other).square().mean(), "though PSNR prefers them"
+
+
+@pytest.mark.parametrize("scale, height", [(1, 30), (2, 30), (1, 7)])
+def test_detail_of_one_scale_is_apart_by_sorted_projections(scale, height):
+    g = torch.Generator().manual_seed(1)
+    a, b = (torch.rand(2, 3, height, 24, generator=g, dtype=torch.float64) for _ in range(2))
+    assert detail_apart(scale * a, scale * b) == pytest.approx(scale * detail_apart(a, b))  # in grey levels
+    directions = torch.randn(147, 128, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    projected = []
+    for x in (a, b):
+        coarse = F.interpolate(F.avg_pool2d(x, 2), (height, 24), mode="bilinear")
+        patches = F.unfold(x - coarse, 7).transpose(1, 2).flatten(0, 1)
+        projected.append(np.sort((patches @ (directions / directions.norm(dim=0))).numpy(), axis=0))
+    assert detail_apart(a, b) == pytest.approx(np.abs(projected[0] - projected[1]).mean())
 
 
 def test_similarity_over_scales_by_its_parts():
