@@ -1,7 +1,7 @@
 """Error of inverting clips to noise and sampling them back, by steps and rounds of the fixed-point iteration.
 
     python -m benchmarks.inversion                             # all steps and rounds
-    python -m benchmarks.inversion --steps 50 --rounds 1 3     # a few minutes
+    python -m benchmarks.inversion --steps 50 --rounds 1 4     # a few minutes
 
 Clips of the shapes world go through the small text-to-video model, each with its caption and without guidance. PSNR
 (dB) compares the decoded result with the decoded latent of the clip, so that the autoencoder's error does not count.
@@ -24,7 +24,7 @@ from inference.pipeline import load_engine
 from tools.shapes_world import Combination, all_combinations, render
 
 STEPS = (10, 25, 50, 100)
-ROUNDS = (1, 2, 3, 5)
+ROUNDS = (1, 2, 3, 4, 5)
 
 
 @torch.no_grad()

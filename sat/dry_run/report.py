@@ -20,7 +20,7 @@ from inference.sizes import ModelLimits, VideoPlan, model_limits, plan_video
 from inference.starting_clips import check_start, warn_idle
 from inference.text_embeddings import lacking_texts
 from network.published_teacache import PublishedTeaCache
-from sgm.sampling import FromClip, PassPlan, Start
+from sgm.sampling import FromClip, PassPlan, Start, invert
 from sgm.windows import TimeWindows
 from weights.lora import configure_lora
 
@@ -82,7 +82,7 @@ def plan_lines(args: Arguments, model: ModelConfig) -> Iterator[str]:
     yield from _memory(needed)
     yield from _fit(args, model, plan, rows, needed)
     batch_size = args.sampling.batch_size
-    computed = 1.0 if counter is None or not counter.skipped else 1 - sum(counter.skipped) / len(counter.skipped)
+    computed = 1 - (sum(counter.skipped) * windows / len(passes) if counter is not None and passes else 0)
     per_row = {part: computed * windows * sum(found) / rows for part, found in calls.items()}
     seconds = _seconds(args.run, needed, batch_size, per_row)
     yield (f"time: about {_duration(seconds)} for {batch_size} video(s) on {args.run.device}, from its "
@@ -117,7 +117,10 @@ def network_calls(settings: SamplingSettings, model: ModelConfig, counter: SkipC
     latents = torch.zeros(settings.batch_size, 1, 1, 1, 1)
     cond = {"crossattn": torch.zeros(settings.batch_size, 1, 1)}
     unconditional = {"crossattn": torch.ones(settings.batch_size, 1, 1)}  # equal halves would be warned of
-    starts: list[Start | None] = [None if settings.strength is None else FromClip(latents, settings.strength)]
+    strength = 1.0 if settings.strength is None else settings.strength
+    starts: list[Start | None] = [None if settings.strength is None else FromClip(latents, strength)]
+    if settings.invert:
+        starts = [invert(sampler, denoiser, latents, cond, strength=strength)]
     if segments is not None:
         first = None if settings.continue_from is None else start_of(latents, settings)
         starts = [first, *[start_of(latents, settings)] * (segments.count - 1)]
@@ -125,8 +128,6 @@ def network_calls(settings: SamplingSettings, model: ModelConfig, counter: SkipC
         sampler(denoiser, latents, cond, None if settings.invert else unconditional, start=start,
                 plan=PassPlan(None if counter is None else instantiate_from_config(model.step_cache_config),
                               one_by_one=model.guidance_one_by_one))
-    if settings.invert:  # inversion takes as many forward passes as sampling
-        return {part: found * 2 for part, found in calls.items()}
     return calls
 
 

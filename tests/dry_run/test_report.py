@@ -68,7 +68,8 @@ def test_what_does_not_fit_is_told_with_what_would(monkeypatch):
     (ALL_LEVELS, [2] * 49 + [1]), ((*ALL_LEVELS, "--batch-size", "3"), [6] * 49 + [3]),
     ((*ALL_LEVELS, "--strength", "0.5"), [2] * 24 + [1]),
     ((), [2] * 34 + [1] * 16), (("--no-dynamic-cfg",), [2] * 34 + [1] * 16), (("--guidance-scale", "1"), [1] * 50),
-    (("--invert",), [1] * 100), ((*ALL_LEVELS, "--no-dynamic-cfg"), [2] * 50),
+    (("--invert",), [1] * (4 * 49 + 49)), (("--invert", "--strength", "0.5"), [1] * (4 * 25 + 25)),
+    ((*ALL_LEVELS, "--no-dynamic-cfg"), [2] * 50),
     (("--guidance-scale", "1", "--no-dynamic-cfg"), [1] * 50),
     ((*ALL_LEVELS, "model.guidance_one_by_one=true"), [1] * 99)])
 def test_passes_are_those_of_the_sampler(words, expected):
