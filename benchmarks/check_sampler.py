@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__file__).resolve().parents[1])]
@@ -21,6 +22,7 @@ import torch
 from benchmarks.checks import estimates, levels, manners, noise, orders, single_steps
 from benchmarks.checks.guiders import checks_of_guider
 from benchmarks.checks.outcome import Check, Outcome
+from benchmarks.checks.parameters import Solve, checks_of_parameters
 from benchmarks.checks.problems import (
     BELOW_HIGH_NOISE,
     EDM,
@@ -54,6 +56,7 @@ def checks_of_sampler(config: Mapping, problems: Problems) -> Iterator[Check]:
     yield "a run does not depend on another beside it", lambda: manners.runs_apart(sampler_of(config), problems)
     yield "the precision of the latents", lambda: estimates.precision(config, problems)
     yield "each step uses its own estimate", lambda: estimates.of_each_step(config, problems)
+    yield "the timestep of each estimate", lambda: estimates.places(config, problems)
     if sampler.nfe is not None:
         yield "evaluations as declared", lambda: manners.evaluations(config)
     if getattr(sampler, "exact_for_one_clip", True):
@@ -64,11 +67,27 @@ def checks_of_sampler(config: Mapping, problems: Problems) -> Iterator[Check]:
     if sampler.convergence_order is not None:
         yield from checks_of_order(config, problems)
     yield "guided as its guider says", lambda: estimates.guided(config, problems)
-    yield "the same on VE, VP and flow levels", lambda: manners.parameterizations(config, problems)
+    yield "the same on VE, VP and flow levels", lambda: manners.parameterizations(lambda: sampler_of(config), problems)
     for name, discretization in (("", FROM_ZERO_SNR), (" from sigma 0.2", manners.MODERATE)):
         yield f"from zero SNR to a clip of a finite set{name}", lambda discretization=discretization: (
             manners.ends_at_clips(sampler_of(config, discretization), problems))
     yield "a row does not depend on its neighbours", lambda: manners.rows_alone(lambda: sampler_of(config), problems)
+    if not sampler.adaptive:
+        yield "an element does not depend on the size of the latents", lambda: manners.elements_alike(config, problems)
+        yield from checks_of_parameters(sampler, Sampler, runs_with(config, problems), noise.CHECKED)
+
+
+def runs_with(config: Mapping, problems: Problems) -> list[Solve]:
+    """Return functions that run a sampler with other parameters: as it is configured, and with noise."""
+    def solve_as(config: Mapping, given: Mapping) -> torch.Tensor:
+        sampler = sampler_of(config, **given)
+        x, cond = problems.noise(), {"crossattn": torch.zeros(len(problems.noise()), 1, 1)}
+        first = (torch.ones_like(x),) if sampler.starts_from_image else ()
+        denoiser = problems.mixture(sampler.discretization.parameterization)
+        return sampler(denoiser, *first, x, cond, generator=problems.generator())
+
+    noisy = orders.noisy(config)
+    return [partial(solve_as, one) for one in (config, *([] if noisy in (None, config) else [noisy]))]
 
 
 def checks_of_noise(config: Mapping, problems: Problems) -> Iterator[Check]:
@@ -83,8 +102,10 @@ def checks_of_noise(config: Mapping, problems: Problems) -> Iterator[Check]:
     yield f"strong order{given}", lambda: noise.strong_order(noisy, problems)
     yield f"weak order on the EDM ramp{given}", lambda: noise.distribution(noisy, problems, EDM)
     yield f"weak order on VP levels{given}", lambda: noise.distribution(noisy, problems, TO_FIXED_NOISE)
+    yield f"weak order on uneven steps{given}", lambda: noise.distribution(noisy, problems, EDM, uneven=True)
     yield f"the same distribution on a path{given}", lambda: noise.same_on_a_path(noisy, problems)
     yield f"weight of a component of a mixture{given}", lambda: noise.weight_of_component(noisy, problems)
+    yield f"noise is used as it is drawn{given}", lambda: noise.used_as_drawn(noisy)
     if has_parameter(sampler_of(noisy), "s_noise"):
         yield "noise in proportion to s_noise", lambda: noise.noise_parameter(noisy)
     for name in noise.AMOUNTS:

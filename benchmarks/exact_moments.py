@@ -160,16 +160,16 @@ def count_draws(sampler: Sampler, num_steps: int) -> int:
     return len(_asked(sampler, sampler.schedule(num_steps)))
 
 
-def responses(sampler: Sampler, num_steps: int) -> torch.Tensor:
-    """Return by how much unit noise moves each step (steps,), taken alone from latents that are 0."""
+def responses(sampler: Sampler, num_steps: int, size: float = 1.0) -> torch.Tensor:
+    """Return by how much noise of this size moves each step (steps,), taken alone from latents that are 0."""
     schedule, found = sampler.schedule(num_steps), []
     zero, cond = torch.zeros(1, 1, 1, 1, 1, dtype=torch.float64), Conditioning({"crossattn": torch.zeros(1, 1, 1)})
     guided = Guided(Gaussian(schedule.parameterization), sampler.guider, cond, None, {})
     for now, then in pairwise(schedule.levels()):
         with_it, without = (sampler.step(zero, now, then, Run(schedule, guided, StandIn(draw)), StepState())[0]
-                            for draw in (lambda: torch.ones_like(zero), lambda: torch.zeros_like(zero)))
+                            for draw in (lambda: torch.full_like(zero, size), lambda: torch.zeros_like(zero)))
         found.append(float(with_it - without))
-    return torch.tensor(found)
+    return torch.tensor(found, dtype=zero.dtype)
 
 
 def steps_of(sampler: Sampler, schedule: NoiseSchedule, x: torch.Tensor, denoiser: Callable, draw: Noise

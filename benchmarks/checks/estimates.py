@@ -1,6 +1,6 @@
 """Checks of what a sampler makes of its denoised estimates: guided ones, those of each step, and their precision."""
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 
 import torch
@@ -9,6 +9,7 @@ from benchmarks.checks.manners import solve
 from benchmarks.checks.outcome import Outcome, near
 from benchmarks.checks.problems import EDM, Problems, sampler_of, unit
 from sgm.conditioning import Conditioning
+from sgm.noise_schedule import NoiseLevel
 from sgm.sampling import Sampler
 from sgm.sampling.base import Run
 from sgm.sampling.guided import Guided, StepState
@@ -18,6 +19,10 @@ GUIDED: Mapping = {"target": "sgm.guiders.VanillaCFG", "params": {"scale": 3.0}}
 LEAST = 1e-9  # by which a step moves with its own estimate
 SINGLE = 1e-4  # by which float32 may move latents of deviation 1; half precision moves them further
 STEPS, SHAPE = 12, (2, 2, 3, 2, 2)
+TABLE = {"target": "sgm.discretizer.ZeroSNRDDPMDiscretization", "params": {"shift_scale": 3.0}}
+NEAR = 1e-3  # of a timestep
+LEVEL = ("the network is told the timestep, and guidance varies with the index: make a level between two by "
+         "run.schedule.at_ratio(ratio, index), with now.index and a fraction for its index")
 
 
 def guided(config: Mapping, problems: Problems) -> Outcome:
@@ -63,6 +68,42 @@ def of_each_step(config: Mapping, problems: Problems) -> Outcome:
                            "estimates of steps before and not its own: take what run.predict(x, now, state) returns")
         x, state = after, later
     return Outcome(True, f"in all of {STEPS} steps")
+
+
+@dataclass(frozen=True)
+class Asking(Guided):
+    """A guided estimate that remembers the levels that it was asked for."""
+
+    asked: list[NoiseLevel] = field(default_factory=list)
+
+    def __call__(self, x, noise, state=None):
+        self.asked.append(noise)
+        return super().__call__(x, noise, state)
+
+
+def places(config: Mapping, problems: Problems) -> Outcome:
+    """Check that each estimate is asked for with the training timestep of its level, and with an index in its step."""
+    sampler = sampler_of(config, TABLE)
+    run, x = _beginning(sampler, problems, torch.float64)
+    run, state = replace(run, predict=Asking(*_fields(run.predict))), StepState()
+    timesteps = {level.ratio: level.timestep for level in run.schedule.levels()}
+    for number, (now, then) in enumerate(pairwise(run.schedule.levels()), 1):
+        run.predict.asked.clear()
+        x, _, state = sampler.step(x, now, then, run, state)
+        for level in run.predict.asked:
+            between = sampler.discretization.timestep_at(level.ratio)
+            right = (between, timesteps.get(level.ratio, between))  # the schedule's own are whole numbers
+            if level.timestep is None or min(abs(level.timestep - one) for one in right) > NEAR:
+                return Outcome(False, f"step {number} gives the network timestep {level.timestep} where it is "
+                               f"{between:.4g}", LEVEL)
+            if not now.index <= level.index <= then.index:
+                return Outcome(False, f"step {number} asks at index {level.index}, before {now.index} or after "
+                               f"{then.index}", LEVEL)
+    return Outcome(True, f"in all of {STEPS} steps")
+
+
+def _fields(predict: Guided) -> tuple:
+    return tuple(getattr(predict, one.name) for one in fields(Guided))
 
 
 def precision(config: Mapping, problems: Problems) -> Outcome:

@@ -2,37 +2,36 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
-from itertools import pairwise
 
 import torch
 
-from benchmarks.checks.manners import ends_at_clips, near, reproduces, rows_alone, solve
-from benchmarks.checks.outcome import Check, Outcome
-from benchmarks.checks.problems import EDM, FROM_ZERO_SNR, Problems, sampler_of
-from benchmarks.exact import SHAPE, FiniteData, Gaussian
-from sgm.guiders.base import Estimates, Evaluation
+from benchmarks.checks import pushes
+from benchmarks.checks.manners import (
+    beginning,
+    conditions,
+    ends_at_clips,
+    parameterizations,
+    reproduces,
+    rows_alone,
+    runs_apart,
+    solve,
+)
+from benchmarks.checks.outcome import Check, Outcome, near
+from benchmarks.checks.parameters import checks_of_parameters
+from benchmarks.checks.problems import EDM, FROM_ZERO_SNR, TO_FIXED_NOISE, Problems, sampler_of
+from benchmarks.checks.pushes import Responsive, Timed
+from benchmarks.exact import SHAPE, FiniteData
+from sgm.conditioning import Conditioning
+from sgm.guiders import Guider
 from sgm.parameterization import VE
 from sgm.sampling import Sampler
+from sgm.sampling.base import Run
+from sgm.sampling.guided import Guided
 
 HEUN = {"target": "sgm.sampling.HeunEDMSampler"}
 ALMOST_ONE, FRACTION = 1 - 1e-6, 0.9  # of a scale, and how much smaller another one is
 INTERVAL = (0.5, 5.0)  # of sigma / alpha
 LEAST = 1e-3  # by which guidance changes latents of deviation 0.5
-
-
-class Timed:
-    """A denoiser with training timesteps, which some schedules of a guider ask for."""
-
-    def timestep_at(self, ratio: float) -> float:
-        """Return the timestep of sigma / alpha, of 1000."""
-        return 999 * 2 / math.pi * math.atan(ratio)
-
-
-class Responsive(Timed, Gaussian):
-    """Gaussian data whose estimate is smaller where a branch gives the network additional inputs."""
-
-    def __call__(self, x, level, cond, idx=None, **inputs):
-        return super().__call__(x, level, cond, idx) * (0.5 if inputs else 1.0)
 
 
 class TimedClips(Timed, FiniteData):
@@ -49,7 +48,7 @@ def checks_of_guider(config: Mapping, problems: Problems) -> Iterator[Check]:
     yield "passes as declared", lambda: passes(build())
     yield "guidance changes the result", lambda: acts(build(), problems)
     if limit is None:
-        yield "guidance leads towards cond", lambda: leads_to_cond(build(), problems)
+        yield "guidance leads towards cond", lambda: pushes.leads_to_cond(build(), problems)
     if guider.continuous_at_one:
         yield "near scale 1 it is near cond", lambda: _run_of(build(scale=ALMOST_ONE), problems, 1e-3, (
             "a scale of nearly 1 is not nearly the conditional estimate: push has to return that as its second value, "
@@ -63,15 +62,28 @@ def checks_of_guider(config: Mapping, problems: Problems) -> Iterator[Check]:
     if has_field(guider, "sigma_lo") and has_field(guider, "sigma_hi"):
         yield "guidance within sigma_lo and sigma_hi", lambda: within_interval(build)
     if has_field(guider, "rescale"):
-        yield "rescale 1 keeps the deviation of cond", lambda: rescales(build(rescale=1.0), problems)
+        yield "rescale 1 keeps the deviation of cond", lambda: pushes.rescales(build(rescale=1.0), problems)
     yield "scale 1 is the conditional run", lambda: _run_of(
         build(), problems, 1e-15, "scale_at has to return 1 for scale 1", scale=1)
-    yield "leaves estimates alone", lambda: leaves_alone(build(), problems)
+    yield "leaves estimates alone", lambda: pushes.leaves_alone(build(), problems)
+    yield "the precision of the estimates", lambda: pushes.precision(build(), problems, smooth=limit is None)
     yield "a row does not depend on its neighbours", lambda: rows_alone(build, problems, Responsive(VE))
     yield "seeds reproduce", lambda: reproduces(build(), problems, Responsive(VE))
+    yield "a run does not depend on another beside it", lambda: runs_apart(build(), problems, guided_beginning)
+    yield "the same on VE, VP and flow levels", lambda: parameterizations(build, problems, Responsive)
     if limit is None and guider.scale >= 1:  # with less, a run can end between the clips of two branches
         yield "from zero SNR to a clip of a finite set", lambda: ends_at_clips(
             build(FROM_ZERO_SNR), problems, TimedClips)
+    yield from checks_of_parameters(guider, Guider, [lambda given: solve(build(**given), Responsive(VE),
+                                                                         problems=problems)])
+
+
+def guided_beginning(sampler: Sampler, problems: Problems, seed: int) -> tuple[Run, torch.Tensor]:
+    """Return a run of one row that is guided, and its first latents."""
+    run, x = beginning(sampler, problems, seed)
+    halves = ({name: value[:1] for name, value in half.items()} for half in conditions())
+    guided = Guided(Responsive(VE), sampler.guider, Conditioning(*halves), None, {}, levels=run.schedule.levels())
+    return replace(run, predict=guided), x
 
 
 def passes(sampler: Sampler) -> Outcome:
@@ -99,7 +111,7 @@ def has_field(guider, name: str) -> bool:
 
 def scales_at(sampler: Sampler) -> list[float]:
     """Return the guider's scale at the levels of the schedule that steps begin at."""
-    return [float(sampler.guider.scale_at(replace(level, timestep=Responsive(VE).timestep_at(level.ratio))))
+    return [float(sampler.guider.scale_at(replace(level, timestep=Timed().timestep_at(level.ratio))))
             for level in sampler.schedule().levels()[:-1]]
 
 
@@ -128,71 +140,20 @@ def scales_of_rows(build: Callable[..., Sampler], problems: Problems) -> Outcome
 
 def within_interval(build: Callable[..., Sampler]) -> Outcome:
     """Check that the scale is 1 outside a guidance interval, and inside it what it is without one."""
-    low, high = INTERVAL
-    everywhere, between = (scales_at(build(sigma_lo=a, sigma_hi=b)) for a, b in ((0.0, math.inf), INTERVAL))
-    ratios = [level.ratio for level in build().schedule().levels()[:-1]]
-    wrong = [ratio for ratio, free, bound in zip(ratios, everywhere, between, strict=True)
-             if bound != (free if low < ratio <= high else 1)]
-    return Outcome(not wrong, f"not at sigma {', '.join(f'{ratio:.3g}' for ratio in wrong)}" if wrong else
-                   f"{sum(scale != 1 for scale in between)} of 12 steps are guided between {low} and {high}",
+    (low, high), wrong, acting = INTERVAL, [], 0
+    for levels in (EDM, TO_FIXED_NOISE):
+        everywhere, between = (scales_at(build(levels, sigma_lo=a, sigma_hi=b)) for a, b in ((0.0, math.inf), INTERVAL))
+        ratios = [level.ratio for level in build(levels).schedule().levels()[:-1]]
+        wrong += [ratio for ratio, free, bound in zip(ratios, everywhere, between, strict=True)
+                  if bound != (free if low < ratio <= high else 1)]
+        acting += sum(scale != 1 for scale in between)
+    return Outcome(not wrong, f"not at sigma / alpha {', '.join(f'{ratio:.3g}' for ratio in wrong)}" if wrong else
+                   f"{acting} of 24 steps are guided between {low} and {high}",
                    "guidance has to act where sigma_lo < sigma / alpha <= sigma_hi: let scale_at begin with "
                    "super().scale_at(noise, scale)")
-
-
-def rescales(sampler: Sampler, problems: Problems) -> Outcome:
-    """Check that with `rescale` 1 each row has the standard deviation of its conditional estimate."""
-    found = estimates_at(sampler, problems)
-    if found is None:
-        return Outcome(True, "it acts at none of 12 levels")
-    estimates, at = found
-    deviations = [x.flatten(1).std(dim=1) for x in (sampler.guider.guide(estimates, at)[0], estimates["cond"])]
-    return near(*deviations, 1e-8, "rescale has no effect: leave `guide` to Guider, and define push")
 
 
 def _run_of(guided: Sampler, problems: Problems, tolerance: float, remedy: str, **given) -> Outcome:
     """Compare a guided run with the conditional one."""
     alone = solve(sampler_of(HEUN), Responsive(VE), scale=1, problems=problems)
     return near(solve(guided, Responsive(VE), problems=problems, **given), alone, tolerance, remedy)
-
-
-def estimates_at(sampler: Sampler, problems: Problems) -> tuple[Estimates, Evaluation] | None:
-    """Return random estimates of the branches at the first level with the most of them; None if it never guides."""
-    levels = sampler.schedule().levels()
-    noise = problems.noise((len(sampler.guider.passes) + 1, 2, 2, 3, 2, 2))
-    found = None
-    for level, then in pairwise(levels):
-        timed = replace(level, timestep=Responsive(VE).timestep_at(level.ratio))
-        at = Evaluation(noise[0], level, sampler.guider.scale_at(timed), then)
-        branches = tuple(sampler.guider.passes_at(level))
-        if at.scale != 1 and len(branches) > (len(found[0]) if found else 1):
-            found = Estimates(branches, list(noise[1:1 + len(branches)].unbind(0))), at
-    return found
-
-
-def leads_to_cond(sampler: Sampler, problems: Problems) -> Outcome:
-    """Check that a larger scale leads further away from the other branches and towards the conditional one."""
-    found = estimates_at(sampler, problems)
-    if found is None:
-        return Outcome(False, "it acts at none of 12 levels", "passes_at returns cond alone, or the scale is 1")
-    estimates, at = found
-    others = [estimates[one.name] for one in estimates.passes if one.name != "cond"]
-    away = estimates["cond"] - torch.stack(others).mean(0)
-    outs = [sampler.guider.guide(estimates, Evaluation(at.x, at.noise, scale, at.then))[0]
-            for scale in (at.scale, 1.1 * at.scale)]
-    share = float(((outs[1] - outs[0]) * away).sum() / away.square().sum() / (0.1 * at.scale))
-    return Outcome(share > 0, f"a scale larger by 1 adds {share:.2f} of cond minus the others",
-                   "a larger scale leads away from the conditional estimate: push has to return the pair (negative, "
-                   "positive), what is led away from first")
-
-
-def leaves_alone(sampler: Sampler, problems: Problems) -> Outcome:
-    """Check that the guider changes neither the estimates nor the latents that it is given."""
-    found = estimates_at(sampler, problems)
-    if found is None:
-        return Outcome(True, "nothing to change")
-    estimates, at = found
-    before = [tensor.clone() for tensor in (*estimates, at.x)]
-    sampler.guider.guide(estimates, at)
-    same = all(torch.equal(one, other) for one, other in zip(before, (*estimates, at.x), strict=True))
-    return Outcome(same, "they are as they were" if same else "they have changed",
-                   "push changes an estimate or at.x in place: make new tensors, as a * b does and a.mul_(b) not")

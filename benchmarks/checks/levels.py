@@ -20,8 +20,8 @@ from sgm.sampling import Sampler
 
 SHAPE = (2, 2, 2, 1)  # elements along time, channels and height, each with noise of its own
 TOLERANCE = 1e-6
-COUNTS = (12, 13, 1, 2, 3)  # of steps: even and odd, and so few that a multistep method only begins
-SIZE = 10.0  # of the clip's numbers, which nothing may limit
+COUNTS = (12, 13, 1, 2, 3, 50)  # of steps: even and odd, so few that a multistep method only begins, and usual ones
+SIZE = 1000.0  # of the clip's numbers, which nothing may limit
 STEP = ("look in that step for a coefficient, an index or an amount of noise that belongs to another level. A method "
         "that keeps its levels only nearly, such as Euler-Maruyama's, declares exact_for_one_clip = False")
 ESTIMATE = ("run.predict(x, level, state) has to be given the level that x is at; look for another level, and for an "

@@ -1,7 +1,7 @@
 """Checks of how a sampler behaves: what it evaluates, keeps, changes and draws beside what its formula needs."""
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -18,24 +18,27 @@ from sgm.sampling.guided import Guided, StepState
 from sgm.sampling.noise import FreshNoise
 
 ALL = slice(None)  # rows of a batch
+MANY, LONG = 5, 64  # rows and steps, of which a check asks for more than two and twelve
 CLIPS = torch.randn(6, *SHAPE[1:], generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+LARGE = (1, 13, 16, 4, 6)  # latents with the frames and channels of a released model
 MODERATE = {**FROM_ZERO_SNR, "params": {"sigma_min": 0.2}}  # noise that a last step which stops short leaves
 
 
-def conditions(value: float = 1.0) -> tuple[Mapping, Mapping]:
+def conditions(value: float = 1.0, batch: int = SHAPE[0]) -> tuple[Mapping, Mapping]:
     """Return the conditional and the unconditional conditioning; rows of the conditional one differ in sign."""
-    cond = torch.full((SHAPE[0], 1, 1), value)
+    cond = torch.full((batch, 1, 1), value)
     cond[1:] *= -1
-    return {"crossattn": cond}, {"crossattn": torch.zeros(SHAPE[0], 1, 1)}
+    concat = torch.ones(batch, 1, 1)  # of a control clip or an image, which a branch may leave out
+    return {"crossattn": cond, "concat": concat}, {"crossattn": torch.zeros(batch, 1, 1), "concat": concat}
 
 
 def solve(sampler: Sampler, denoiser=None, rows: slice = ALL, scale=None, problems: Problems | None = None,
-          num_steps: int | None = None, mean: float = 1.0) -> torch.Tensor:
+          num_steps: int | None = None, mean: float = 1.0, batch: int = SHAPE[0]) -> torch.Tensor:
     """Run a sampler, on Gaussian data of this mean unless a denoiser is given, with a seed per row; return its latents.
     """
-    noise = (problems or Problems()).noise()[rows]
-    cond, uc = ({"crossattn": c["crossattn"][rows]} for c in conditions(mean))
-    generators = [torch.Generator().manual_seed(i) for i in range(SHAPE[0])][rows]
+    noise = (problems or Problems()).noise((batch, *SHAPE[1:]))[rows]
+    cond, uc = ({name: value[rows] for name, value in half.items()} for half in conditions(mean, batch))
+    generators = [torch.Generator().manual_seed(i) for i in range(batch)][rows]
     denoiser = denoiser or Gaussian(sampler.discretization.parameterization)
     return run_of(sampler)(denoiser, noise, cond, uc, num_steps=num_steps, scale=scale, generator=generators)
 
@@ -60,28 +63,30 @@ def evaluations(config: Mapping) -> Outcome:
                    "correct it, or look for a step that evaluates more or less often than the others")
 
 
-def parameterizations(config: Mapping, problems: Problems) -> Outcome:
+def parameterizations(build: Callable[[], Sampler], problems: Problems, denoiser_type: type = Gaussian) -> Outcome:
     """Check that VE, VP and flow noise levels of the same signal-to-noise ratios give the same latents."""
     outs = []
     for parameterization in (VE, VP, FLOW):
-        sampler = sampler_of(config)
+        sampler = build()
         sampler.discretization = AtRatios(parameterization)
-        outs.append(solve(sampler, problems=problems))
+        outs.append(solve(sampler, denoiser_type(parameterization), problems=problems))
     return near(torch.cat([outs[0], outs[0]]), torch.cat(outs[1:]), 1e-8,
                 "a factor alpha is missing: x = alpha x0 + sigma noise")
 
 
 def rows_alone(build: Callable[[], Sampler], problems: Problems, denoiser=None) -> Outcome:
-    """Check that a row of a batch is what it is alone."""
-    return near(solve(build(), denoiser, problems=problems)[1:],
-                solve(build(), denoiser, rows=slice(1, 2), problems=problems), 1e-8,
+    """Check that a row of a batch of two and of five is what it is alone."""
+    pairs = [(solve(build(), denoiser, problems=problems, batch=batch)[row],
+              solve(build(), denoiser, rows=slice(row, row + 1), problems=problems, batch=batch)[0])
+             for batch, row in ((SHAPE[0], 1), (MANY, 3))]
+    return near(*(torch.stack(both) for both in zip(*pairs, strict=True)), 1e-8,
                 "a row of a batch depends on its neighbours: take means and norms over each row alone")
 
 
 def reproduces(sampler: Sampler, problems: Problems, denoiser=None) -> Outcome:
     """Check that two runs with the same seeds are the same, and that neither draws from a global random state."""
     before = _random_states()
-    first, second = (solve(sampler, denoiser, problems=problems) for _ in range(2))
+    first, second = (solve(sampler, denoiser, problems=problems, num_steps=LONG) for _ in range(2))
     if _random_states() != before:
         return Outcome(False, "a global random state has changed", "numbers are drawn from torch, numpy or random "
                        "itself, which the seed of a video does not decide: draw noise by run.draw(now, then) alone")
@@ -96,14 +101,14 @@ def _random_states() -> tuple:
 
 @dataclass(frozen=True)
 class Watched(Guided):
-    """A guided estimate that remembers each one it made, with a copy."""
+    """A guided estimate that remembers each one it made, with a copy, and counts them in the state's memory."""
 
     made: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
 
     def __call__(self, x, noise, state=None):
-        estimate, state = super().__call__(x, noise, state)
+        estimate, after = super().__call__(x, noise, state)
         self.made.append((estimate, estimate.clone()))
-        return estimate, state
+        return estimate, replace(after, memory=(state.memory or 0) + 1)
 
 
 def beginning(sampler: Sampler, problems: Problems, seed: int) -> tuple[Run, torch.Tensor]:
@@ -125,23 +130,42 @@ def leaves_alone(sampler: Sampler, problems: Problems) -> Outcome:
         after, denoised, state = sampler.step(x, now, then, run, state)
         if not torch.equal(before, x):
             wrong = "a step changes its latents x in place: make new ones, as x * factor does and x.mul_(factor) not"
-        elif not any(torch.equal(denoised, copy) for _, copy in run.predict.made[made:]):
-            wrong = "the second value that a step returns is none of its denoised estimates: return that at `now`"
+        elif not torch.equal(denoised, run.predict.made[made][1]):
+            wrong = "the second value that a step returns is not its first denoised estimate: return that at `now`"
         x = after
     if not all(torch.equal(one, copy) for one, copy in run.predict.made):
         wrong = "a step changes a denoised estimate in place: make a new one"
-    elif not wrong and state.passes != len(run.predict.made):
-        wrong = (f"the state counts {state.passes} of {len(run.predict.made)} evaluations: give each predict the state "
+    elif not wrong and (counted := _counted(state, sampler)) != len(run.predict.made):
+        wrong = (f"the state counts {counted} of {len(run.predict.made)} evaluations: give each predict the state "
                  "that the one before returned, and return the last one")
     return Outcome(not wrong, "x, estimates and state are as they should be" if not wrong else "they are not", wrong)
 
 
-def runs_apart(sampler: Sampler, problems: Problems) -> Outcome:
-    """Check that two runs whose steps alternate are what each is alone."""
-    alone = [_steps(sampler, [beginning(sampler, problems, seed)])[0] for seed in (0, 1)]
-    together = _steps(sampler, [beginning(sampler, problems, seed) for seed in (0, 1)])
+def _counted(state: StepState, sampler: Sampler) -> int:
+    """Return how many evaluations a state has counted; a sampler that makes steps again forgets some memory with them.
+    """
+    return state.passes if sampler.adaptive else min(state.passes, state.memory or 0)
+
+
+def runs_apart(sampler: Sampler, problems: Problems, begin: Callable | None = None) -> Outcome:
+    """Check that two runs whose steps alternate are what each is alone; `begin` makes a run, `beginning` by default."""
+    begin = begin or beginning
+    alone = [_steps(sampler, [begin(sampler, problems, seed)])[0] for seed in (0, 1)]
+    together = _steps(sampler, [begin(sampler, problems, seed) for seed in (0, 1)])
     return near(torch.cat(alone), torch.cat(together), 1e-12, "a run depends on another beside it: an attribute or a "
-                "global keeps something of a run; keep it in the state, by state.with_history")
+                "global keeps something of a run; keep it in the state, by state.with_history or a guider's memory")
+
+
+def elements_alike(config: Mapping, problems: Problems) -> Outcome:
+    """Check that an element of the latents is what it is in latents of another size, with the same noise."""
+    outs = []
+    for shape in (LARGE, (-1, *SHAPE[1:])):
+        sampler, noise = sampler_of(config), problems.noise(LARGE).view(shape)
+        denoiser = Gaussian(sampler.discretization.parameterization)
+        outs.append(run_of(sampler)(denoiser, noise, {"crossattn": torch.zeros(len(noise), 1, 1)},
+                                    generator=problems.generator()).flatten())
+    return near(*outs, 1e-8, f"an element of latents of size {LARGE} is another than in smaller ones: look for a "
+                "number of frames, channels or rows, or for a mean or norm over some of them")
 
 
 def _steps(sampler: Sampler, runs: list[tuple[Run, torch.Tensor]]) -> list[torch.Tensor]:

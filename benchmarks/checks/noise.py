@@ -9,9 +9,9 @@ from collections.abc import Mapping
 import torch
 
 from benchmarks.checks.fits import limit_of, local_orders, order_of
-from benchmarks.checks.orders import SWITCHES, as_declared
+from benchmarks.checks.orders import SWITCHES, UNEVEN, as_declared
 from benchmarks.checks.outcome import Outcome
-from benchmarks.checks.problems import EDM, Problems, run_of, sampler_of
+from benchmarks.checks.problems import EDM, TO_FIXED_NOISE, Problems, Uneven, run_of, sampler_of
 from benchmarks.exact import WithoutLastJump
 from benchmarks.exact_moments import bias, moments, path_runs, responses
 from sgm.sampling import Sampler
@@ -23,6 +23,8 @@ SURE, LEAST_LIMIT = 3.0, 1e-6  # times the uncertainty of the bias's limit, and 
 DEVIATIONS = 4.0  # standard errors
 AMOUNTS = {"eta": (0.5, 1.0), "tau": (0.5, 1.0), "s_churn": (2.0, 4.0)}  # values of parameters with unlike noise
 BOUNDS = {"s_tmin": 0.5, "s_tmax": 5.0}  # of sigma / alpha, where churn may act
+CHECKED = ("s_noise", *AMOUNTS, *BOUNDS)  # parameters that have checks of their own here
+SIZES, ROUNDED = (1 / 3, -8.0), 1e-9  # of noise that one bit cannot hold or a limit would cut; a part of a step
 SMALL_NOISE = 0.2  # of s_noise, so that no bound of a sampler's own has an effect
 AMOUNT = "a step to s' that keeps the share k of the noise adds s' sqrt(1 - k^2), and stages of a step share its noise"
 
@@ -43,9 +45,11 @@ def strong_order(config: Mapping, problems: Problems) -> Outcome:
                        "draw the noise of a step by run.draw(now, then) of its own levels, and use it as drawn")
 
 
-def distribution(config: Mapping, problems: Problems, discretization: Mapping) -> Outcome:
+def distribution(config: Mapping, problems: Problems, discretization: Mapping, uneven: bool = False) -> Outcome:
     """Check the order with which mean and covariance approach those of Gaussian data, and that they tend to them."""
     sampler = without_last_jump(config, discretization)
+    if uneven:
+        sampler.discretization = Uneven(sampler.discretization)
     declared, errors = sampler.weak_order, [bias(sampler, n, *problems.moments) for n in BIAS_STEPS]
     limit, sure = limit_of(errors, declared or 1)
     left = limit > SURE * sure + LEAST_LIMIT and limit > 0.1 * float(errors[-1].norm())
@@ -56,7 +60,7 @@ def distribution(config: Mapping, problems: Problems, discretization: Mapping) -
         amount = "much" if variance > 0 else "little"
         return Outcome(False, found, f"mean and covariance do not tend to the data's: probably too {amount} noise is "
                                      f"added; {AMOUNT}")
-    outcome = as_declared(order, declared, "weak_order", f"{AMOUNT}; or correct the declaration")
+    outcome = as_declared(order, declared, "weak_order", f"{UNEVEN if uneven else AMOUNT}; or correct the declaration")
     return outcome._replace(found=f"{outcome.found} ({found})")
 
 
@@ -70,6 +74,15 @@ def same_on_a_path(config: Mapping, problems: Problems) -> Outcome:
     return Outcome(apart < 1e-8, f"{apart:.1e} apart", "noise: path leads to another distribution: noise of the same "
                    "or an overlapping interval is drawn twice and added up; draw it once, in parts that do not "
                    "overlap, or use run.other(number)")
+
+
+def used_as_drawn(config: Mapping) -> Outcome:
+    """Check that steps are linear in the noise that they draw, whatever its size: nothing limits or rounds it."""
+    unit, *others = (responses(sampler_of(config), 12, size) for size in (1.0, *SIZES))
+    apart = max(float((found / size - unit).abs().max()) for found, size in zip(others, SIZES, strict=True))
+    return Outcome(apart < ROUNDED * float(unit.abs().max()), f"steps differ by {apart:.1e} for each unit of it",
+                   "noise is limited, rounded or made into other numbers before it is added: use what run.draw "
+                   "returns as it is")
 
 
 def noise_parameter(config: Mapping) -> Outcome:
@@ -89,14 +102,20 @@ def amount_parameter(config: Mapping, name: str) -> Outcome:
 
 
 def churn_bounds(config: Mapping) -> Outcome:
-    """Check that churn acts at the levels from s_tmin to s_tmax, and at no other."""
-    none, everywhere, between = (responses(sampler_of(config, **given), 12) for given in (
-        {"s_churn": 0.0}, {"s_tmin": 0.0, "s_tmax": math.inf}, BOUNDS))
-    ratios = torch.tensor([level.ratio for level in sampler_of(config).schedule().levels()[:-1]])
-    inside = (BOUNDS["s_tmin"] <= ratios) & (ratios <= BOUNDS["s_tmax"])
-    wrong = ratios[(between - torch.where(inside, everywhere, none)).abs() > LEAST_LIMIT].tolist()
-    return Outcome(not wrong, f"of 12 steps {int(inside.sum())} begin between" if not wrong else
-                   f"not at sigma {', '.join(f'{ratio:.3g}' for ratio in wrong)}", "with s_tmin "
+    """Check that churn acts at the levels from s_tmin to s_tmax in sigma / alpha, and at no other."""
+    wrong, count = [], 0
+    for discretization in (EDM, TO_FIXED_NOISE):
+        def built(discretization=discretization, **given) -> Sampler:
+            return sampler_of(config, discretization, **given)
+
+        none, everywhere, between = (responses(built(**given), 12) for given in (
+            {"s_churn": 0.0}, {"s_tmin": 0.0, "s_tmax": math.inf}, BOUNDS))
+        ratios = torch.tensor([level.ratio for level in built().schedule().levels()[:-1]])
+        inside = (BOUNDS["s_tmin"] <= ratios) & (ratios <= BOUNDS["s_tmax"])
+        wrong += ratios[(between - torch.where(inside, everywhere, none)).abs() > LEAST_LIMIT].tolist()
+        count += int(inside.sum())
+    return Outcome(not wrong, f"of 24 steps {count} begin between" if not wrong else
+                   f"not at sigma / alpha {', '.join(f'{ratio:.3g}' for ratio in wrong)}", "with s_tmin "
                    f"{BOUNDS['s_tmin']} and s_tmax {BOUNDS['s_tmax']} a step has to be churned if now.ratio is between")
 
 

@@ -21,6 +21,15 @@ from tests.benchmarks import wrong_guiders as wrong
     (wrong.Proportional, "the scale is used as it is given", "not the scale"),
     (wrong.Plain, "rescale 1 keeps the deviation of cond", "leave `guide` to Guider"),
     (wrong.Stubborn, "the scale of a call is that of the parameters", "has to use its `scale`"),
+    (wrong.SwappedOnce, "guidance leads towards cond", "a larger scale leads away"),
+    (wrong.WithoutAlpha, "the same on VE, VP and flow levels", "alpha is missing"),
+    (wrong.Half, "the precision of the estimates", "rounded further"),
+    (wrong.Narrow, "the precision of the estimates", "leave the dtype"),
+    (wrong.MixesMany, "a row does not depend on its neighbours", "over each row alone"),
+    (wrong.Remembers, "a run does not depend on another beside it", "a guider's memory"),
+    (wrong.Sometimes, "seeds reproduce", "a guider's memory"),
+    (wrong.Idle, "strength changes the result", "strength is not used"),
+    (wrong.BySigma, "guidance within sigma_lo and sigma_hi", "super().scale_at"),
 ], ids=lambda value: getattr(value, "__name__", None))
 def test_a_wrong_guider_fails_and_says_why(monkeypatch, cls, check, says):
     monkeypatch.setattr(targets, "_opened", {wrong.__name__})
@@ -28,7 +37,10 @@ def test_a_wrong_guider_fails_and_says_why(monkeypatch, cls, check, says):
     assert not found.passed and says in found.remedy
 
 
-@pytest.mark.parametrize("params", [
-    {"scale": 0.5}, {"scale": 2.0, "dyn_thresh_config": {"target": "sgm.sampling_utils.StaticThresholding"}}])
-def test_a_guider_between_its_branches_or_with_a_limit_passes(params):
-    assert all(run().passed for _, run in checks_of("sgm.guiders.VanillaCFG", params, seed=4))
+@pytest.mark.parametrize("name, params", [
+    ("VanillaCFG", {"scale": 0.5}),
+    ("VanillaCFG", {"scale": 2.0, "dyn_thresh_config": {"target": "sgm.sampling_utils.StaticThresholding"}}),
+    ("ControlCFG", {"scale": 3.0, "control_scale": 2.0}), ("APG", {"scale": 6.0, "momentum": -0.5}),
+    ("SkipLayerGuidance", {"scale": 3.0, "cfg_scale": 4.0, "layers": [1]})], ids=str)
+def test_those_that_are_right_pass(name, params):
+    assert [check for check, run in checks_of(f"sgm.guiders.{name}", params, seed=4) if not run().passed] == []

@@ -64,6 +64,17 @@ def outcome(cls, check, params=None):
     (wrong.ChurnsEverywhere, "churn within s_tmin and s_tmax", "if now.ratio is between"),
     (wrong.NeverChurns, "it adds noise", "do not declare it"),
     (wrong.EulerAbove, "single steps at all noise levels", "from sigma"),
+    (wrong.Rounded, "noise is used as it is drawn", "limited, rounded"),
+    (wrong.EqualSteps, "weak order on uneven steps", "the right way round"),
+    (wrong.LosesMemory, "leaves its inputs alone", "counts 0 of"),
+    (wrong.Second, "leaves its inputs alone", "not its first denoised estimate"),
+    (wrong.OldTimestep, "the timestep of each estimate", "run.schedule.at_ratio(ratio, index)"),
+    (wrong.EarlyIndex, "the timestep of each estimate", "guidance varies with the index"),
+    (wrong.OfFifty, LEVELS, "look in that step"),
+    (wrong.FourChannels, "an element does not depend on the size of the latents", "frames, channels or rows"),
+    (wrong.MixesMany, "a row does not depend on its neighbours", "over each row alone"),
+    (wrong.Idle, "strength changes the result", "strength is not used"),
+    (wrong.ChurnsBySigma, "churn within s_tmin and s_tmax", "if now.ratio is between"),
 ], ids=lambda value: getattr(value, "__name__", None))
 def test_a_wrong_sampler_fails_and_says_why(cls, check, says):
     found = outcome(cls, check)

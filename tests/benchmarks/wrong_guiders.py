@@ -108,3 +108,73 @@ class Stubborn(VanillaCFG):
 
     def scale_at(self, noise, scale=None):
         return super().scale_at(noise, scale if scale == 1 else None)
+
+
+class SwappedOnce(VanillaCFG):
+    """In one step it leads the wrong way."""
+
+    def push(self, estimates, at, memory):
+        uncond, cond = estimates["uncond"], estimates["cond"]
+        return (2 * cond - uncond if at.noise.index == 7 else uncond), cond, None
+
+
+class WithoutAlpha(VanillaCFG):
+    """It leads away the further the larger sigma is, and not sigma / alpha."""
+
+    def push(self, estimates, at, memory):
+        uncond, cond = estimates["uncond"], estimates["cond"]
+        return cond - min(at.noise.sigma, 2) * (cond - uncond), cond, None
+
+
+class Half(Pushing):
+    """It computes in 16 bits."""
+
+    def wrong(self, uncond, cond):
+        return uncond.half().to(cond), cond
+
+
+class Narrow(Pushing):
+    """It returns 32 bits whatever it is given."""
+
+    def wrong(self, uncond, cond):
+        return uncond.float(), cond.float()
+
+
+class MixesMany(Pushing):
+    """Three rows and more are mixed."""
+
+    def wrong(self, uncond, cond):
+        return (uncond.mean(0, keepdim=True).expand_as(uncond) if len(uncond) > 2 else uncond), cond
+
+
+class Remembers(VanillaCFG):
+    """Its memory is an attribute, which a run begins by clearing."""
+
+    def push(self, estimates, at, memory):
+        uncond, cond = estimates["uncond"], estimates["cond"]
+        last = cond - uncond if at.noise.index == 0 else self.last
+        self.last = cond - uncond
+        return cond - (0.9 * self.last + 0.1 * last), cond, None
+
+
+class Sometimes(VanillaCFG):
+    """It does not guide the fiftieth time that it is asked."""
+
+    def push(self, estimates, at, memory):
+        self.asked = getattr(self, "asked", 0) + 1
+        return estimates["cond" if self.asked % 50 == 0 else "uncond"], estimates["cond"], None
+
+
+@dataclass(kw_only=True)
+class Idle(VanillaCFG):
+    """A parameter of its own has no effect."""
+
+    strength: float = 0.5
+
+
+@dataclass(kw_only=True)
+class BySigma(VanillaCFG):
+    """sigma_lo and sigma_hi are compared with sigma, and not with sigma / alpha."""
+
+    def scale_at(self, noise, scale=None):
+        return super().scale_at(replace(noise, alpha=1.0), scale)

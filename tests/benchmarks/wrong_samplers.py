@@ -11,8 +11,10 @@ from sgm.sampling import (
     EulerAncestralSampler,
     EulerEDMSampler,
     HeunEDMSampler,
+    SDEDPMPP2MSampler,
     VideoDDIMSampler,
 )
+from sgm.sampling.guided import StepState
 from sgm.sampling.steps import ancestral_split, churn, decay, euler, second_order, stochastic
 
 
@@ -344,3 +346,101 @@ class Limited(HeunEDMSampler):
     def step(self, x, now, then, run, state):
         out, denoised, state = super().step(x, now, then, run, state)
         return (out.clamp(-3, 3) if then.clean else out), denoised, state
+
+
+class Rounded(EulerAncestralSampler):
+    """Noise is rounded to 16 bits."""
+
+    def add_noise(self, x, now, then, up, run):
+        return x if up == 0 else x + self.s_noise * then.alpha * up * run.draw(now, then).bfloat16().to(x)
+
+
+class EqualSteps(SDEDPMPP2MSampler):
+    """SDE-2M with the weights of equal steps."""
+
+    def step(self, x, now, then, run, state):
+        denoised, state = run.predict(x, now, state)
+        last = denoised if state.history is None or then.clean else state.history
+        noise = None if then.clean else run.draw(now, then)
+        return (stochastic(x, now, then, 1.5 * denoised - 0.5 * last, 1.0, noise), denoised,
+                state.with_history(None if math.isinf(now.ratio) else denoised))
+
+
+class LosesMemory(HeunEDMSampler):
+    """A step forgets what the guider keeps."""
+
+    def step(self, x, now, then, run, state):
+        out, denoised, state = super().step(x, now, then, run, state)
+        return out, denoised, StepState(passes=state.passes, history=state.history)
+
+
+class Second(HeunEDMSampler):
+    """The estimate that a step returns is that at the next level; its timestep or index may be another's."""
+
+    strong_order = weak_order = None
+
+    def late(self, now, then):
+        return then
+
+    def step(self, x, now, then, run, state):
+        denoised, state = run.predict(x, now, state)
+        first = euler(x, now, then, denoised)
+        if then.clean or math.isinf(now.ratio):
+            return first, denoised, state
+        after, state = run.predict(first, self.late(now, then), state)
+        return euler(x, now, then, denoised + (after - denoised) * now.ratio / (2 * then.ratio)), after, state
+
+
+class OldTimestep(Second):
+    """The second estimate is made with the timestep of the first."""
+
+    def late(self, now, then):
+        return replace(then, timestep=now.timestep)
+
+
+class EarlyIndex(Second):
+    """The second estimate is made with the index of the first step."""
+
+    def late(self, now, then):
+        return replace(then, index=0)
+
+
+class OfFifty(VideoDDIMSampler):
+    """With 50 steps the middle one goes 2 % too far."""
+
+    def step(self, x, now, then, run, state):
+        out, denoised, state = super().step(x, now, then, run, state)
+        return out * (1.02 if now.num_steps == 50 and now.index == 25 else 1), denoised, state
+
+
+class FourChannels(HeunEDMSampler):
+    """Only the first four channels are corrected."""
+
+    def step(self, x, now, then, run, state):
+        out, denoised, state = super().step(x, now, then, run, state)
+        first = euler(x, now, then, denoised)
+        return torch.cat([out[:, :, :4], first[:, :, 4:]], dim=2), denoised, state
+
+
+class MixesMany(VideoDDIMSampler):
+    """Three rows and more are mixed."""
+
+    def step(self, x, now, then, run, state):
+        out, denoised, state = super().step(x, now, then, run, state)
+        return (out.mean(0, keepdim=True).expand_as(out) if len(out) > 2 else out), denoised, state
+
+
+@dataclass(kw_only=True)
+class Idle(HeunEDMSampler):
+    """A parameter of its own has no effect."""
+
+    strength: float = 0.5
+
+
+class ChurnsBySigma(EulerEDMSampler):
+    """s_tmin and s_tmax are compared with sigma, and not with sigma / alpha."""
+
+    def churned(self, x, now, then, run):
+        within = replace(self, s_tmin=0.0, s_tmax=math.inf)
+        return EulerEDMSampler.churned(within, x, now, then, run) if self.s_tmin <= now.sigma <= self.s_tmax else (
+            x, now)

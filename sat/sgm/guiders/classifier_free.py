@@ -60,6 +60,10 @@ class ControlCFG(Guider):
         free = Pass("free", unconditional=True, zeroed=("concat",))
         self.passes = (UNCOND, COND) if self.control_scale == 1 else (free, UNCOND, COND)
 
+    @property
+    def continuous_at_one(self) -> bool:
+        return super().continuous_at_one and self.control_scale == 1
+
     def check_network(self, network: Mapping) -> None:
         if network["in_channels"] == network["out_channels"]:
             raise ConfigError("guider_config: ControlCFG guides by a control clip or an image, and this model takes "
