@@ -1,4 +1,5 @@
 """Evaluation of sampled videos by the package vbench, which is installed in an environment of its own."""
+import json
 import logging
 import subprocess
 from pathlib import Path
@@ -35,9 +36,9 @@ def check_vbench(python: Path, names: Path | None) -> None:
 
 
 def evaluate(python: Path, names: Path, folder: Path) -> None:
-    """Write vbench's results of the dimensions that need no download below `folder`/evaluation.
+    """Write vbench's results of the dimensions that need no download below `folder`/evaluation, and log the scores.
 
-    Raises DataError with the last line of what vbench says if it fails.
+    Raises DataError with the last line of what vbench says if it fails, and if it found no video.
     """
     out = folder / "evaluation"
     out.mkdir(parents=True, exist_ok=True)
@@ -48,4 +49,20 @@ def evaluate(python: Path, names: Path, folder: Path) -> None:
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise DataError(f"vbench failed at {dimension}: {last}")
-        logger.info("%s: %s", dimension, out / f"{dimension}_eval_results.json")
+        score, videos = read_result(out / f"{dimension}_eval_results.json", dimension)
+        logger.info("%s: %.4f, of %d videos (%s)", dimension, score, videos, out / f"{dimension}_eval_results.json")
+
+
+def read_result(path: Path, dimension: str) -> tuple[float, int]:
+    """Return the score that vbench wrote for a dimension, and how many videos it is of.
+
+    Raises DataError for a file that is not like vbench's, and for a score of no videos.
+    """
+    try:
+        score, videos = json.loads(path.read_text(encoding="utf-8"))[dimension]
+        score, count = float(score), len(videos)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path} is not a result of vbench's for {dimension} ({error})") from error
+    if not count:
+        raise DataError(f"vbench found none of the videos of {dimension}: no name is one of its prompts")
+    return score, count

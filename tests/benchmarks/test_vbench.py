@@ -7,6 +7,7 @@ import pytest
 from benchmarks import vbench, vbench_evaluation, vbench_submission
 from benchmarks.vbench import main
 from common.console import run
+from common.errors import DataError
 
 LONG = "ä" * 124  # with its ending as long as a file's name may be
 INFO = [{"prompt_en": LONG, "dimension": ["color"]},
@@ -116,13 +117,16 @@ def test_evaluation_calls_vbench_in_its_own_environment(tmp_path, monkeypatch, c
         "        self.out = out\n"
         "    def evaluate(self, videos_path, name, dimension_list):\n"
         "        with open(f'{self.out}/{name}_eval_results.json', 'w') as file:\n"
-        "            json.dump([os.listdir(videos_path), dimension_list], file)\n")
+        "            json.dump({name: [0.75, os.listdir(videos_path)]}, file)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos/a-0.mp4").write_bytes(b"")
     info = tmp_path / "info.json"
     info.write_text("[]")
     vbench_evaluation.check_vbench(vbench_evaluation.Path(sys.executable), info)
-    vbench_evaluation.evaluate(vbench_evaluation.Path(sys.executable), info, tmp_path)
-    found = json.loads((tmp_path / "evaluation/temporal_flickering_eval_results.json").read_text())
-    assert found == [["a-0.mp4"], ["temporal_flickering"]]
+    with caplog.at_level("INFO"):
+        vbench_evaluation.evaluate(vbench_evaluation.Path(sys.executable), info, tmp_path)
+    assert "temporal_flickering: 0.7500, of 1 videos" in caplog.text
+    (tmp_path / "videos/a-0.mp4").unlink()
+    with pytest.raises(DataError, match="found none of the videos"):
+        vbench_evaluation.evaluate(vbench_evaluation.Path(sys.executable), info, tmp_path)

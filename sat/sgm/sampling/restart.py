@@ -16,6 +16,8 @@ from sgm.sampling.guided import StepState
 from sgm.sampling.single_step import HeunEDMSampler
 from sgm.sampling.steps import churn
 
+SAME = 1e-6  # of sigma / alpha: levels that are this close are taken to be one
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -33,28 +35,37 @@ class Interval:
         if self.low >= self.high:
             raise ConfigError(f"sampler_config.params.intervals: needs low below high, not {self.low} and {self.high}")
 
-    def index(self, schedule: NoiseSchedule) -> int:
-        """Return the index of the level nearest to `low` in log-SNR among those below `high` that a step arrives at."""
-        arrivals = [level for level in schedule.levels()[1:-1] if level.ratio < self.high]
-        if not arrivals:
+    def start(self, schedule: NoiseSchedule) -> tuple[int, NoiseLevel]:
+        """Return the index of the level at which the step over `low` ends, and the level `low`.
+
+        Where no step goes over `low`, it is the schedule's next level beside it. Raises ConfigError if none is below
+        `high`.
+        """
+        noisiest, *arrivals = schedule.levels()[:-1]
+        if not arrivals or arrivals[-1].ratio >= self.high:
             raise ConfigError(f"sampler_config.params.intervals: none of the {schedule.num_steps} steps arrives at a "
                               f"noise level below high {self.high}; raise high or num_steps")
-        nearest = min(arrivals, key=lambda level: abs(level.lamb + math.log(self.low)))
-        return int(nearest.index)
+        low = max(self.low, arrivals[-1].ratio) if self.low < noisiest.ratio else arrivals[0].ratio
+        end = next(level for level in arrivals if level.ratio <= low * (1 + SAME))
+        near = math.isclose(end.ratio, low, rel_tol=SAME)
+        return int(end.index), end if near else schedule.at_ratio(low, end.index)
 
-    def steps_back(self, schedule: NoiseSchedule, low: NoiseLevel) -> int:
-        """Return the number of steps from `high` back to the level `low`."""
-        return self.steps or sum(low.ratio <= level.ratio < self.high for level in schedule.levels())
+    def steps_back(self, schedule: NoiseSchedule, end: NoiseLevel) -> int:
+        """Return the number of steps from `high` back to a level."""
+        return self.steps or max(1, sum(end.ratio <= level.ratio < self.high for level in schedule.levels()))
 
 
 @dataclass(kw_only=True)
 class RestartSampler(HeunEDMSampler):
     """Heun's method with restarts (Xu et al. 2023).
 
-    Each of `intervals` is a mapping with `low` and `high` (in sigma / alpha), `repeats`, and perhaps `steps`. At the
-    level of the schedule nearest to `low`, the run goes up to `high` by adding noise and back along an EDM ramp,
-    `repeats` times. A repeat costs 2 * `steps` evaluations; without repeats this is Heun's method. With a number of
-    `steps` the error of the way back stays, however many steps the schedule has; without it, it falls as they do.
+    Each of `intervals` is a mapping with `low` and `high` (in sigma / alpha), `repeats`, and perhaps `steps`. The step
+    over `low` ends there; the run goes up to `high` by adding noise and back along an EDM ramp, `repeats` times, and
+    the last time to the level at which the step would have ended. So it begins at the same noise whatever the number of
+    steps. The paper takes the schedule's level nearest to `low`, which is another with other numbers of steps.
+
+    A repeat costs 2 * `steps` evaluations; without repeats this is Heun's method. With a number of `steps` the error of
+    the way back stays, however many steps the schedule has; without it, it falls as they do.
     """
 
     convergence_order, nfe = None, None  # type: ignore[assignment]  # neither is one number
@@ -69,26 +80,35 @@ class RestartSampler(HeunEDMSampler):
     def schedule(self, num_steps: int | None = None, device: torch.device | str = "cpu") -> NoiseSchedule:
         schedule = super().schedule(num_steps, device)
         for interval in self._intervals:
-            interval.index(schedule)
+            interval.start(schedule)
         return schedule
 
     def step(self, x, now, then, run, state):
-        x, denoised, state = super().step(x, now, then, run, state)
-        for i, interval in enumerate(self._intervals):
-            if interval.index(run.schedule) == then.index:
-                for repeat in range(interval.repeats):
-                    x, state = self._restarted(x, then, interval, run.other(i).other(repeat), state)
+        restarts = self._restarts_before(then, run.schedule)
+        lows = [low for _, low, _ in restarts]
+        x, denoised, state = super().step(x, now, [*lows, then][0], run, state)
+        for (i, low, interval), after in zip(restarts, [*lows[1:], then], strict=False):
+            for repeat in range(interval.repeats):
+                end = after if repeat == interval.repeats - 1 else low
+                x, state = self._restarted(x, low, end, interval, run.other(i).other(repeat), state)
         return x, denoised, state
 
-    def _restarted(self, x: torch.Tensor, low: NoiseLevel, interval: Interval, run: Run, state: StepState
-                   ) -> tuple[torch.Tensor, StepState]:
-        """Raise x from `low` to the interval's highest level by noise, and step it down to `low` again."""
+    def _restarts_before(self, then: NoiseLevel, schedule: NoiseSchedule) -> list[tuple[int, NoiseLevel, Interval]]:
+        """Return the intervals with repeats whose `low` the step to `then` goes over, with their numbers, as it does.
+        """
+        starts = [(i, *interval.start(schedule), interval) for i, interval in enumerate(self._intervals)]
+        over = [(i, low, interval) for i, index, low, interval in starts if index == then.index and interval.repeats]
+        return sorted(over, key=lambda one: -one[1].ratio)
+
+    def _restarted(self, x: torch.Tensor, low: NoiseLevel, end: NoiseLevel, interval: Interval, run: Run,
+                   state: StepState) -> tuple[torch.Tensor, StepState]:
+        """Raise x from `low` to the interval's highest level by noise, and step it down to `end`."""
         ends = (run.schedule.at_ratio(ratio, low.index) for ratio in (interval.high, interval.low))
         noise = run.other(1).draw(*ends)
         x, now = churn(x, low, interval.high / low.ratio - 1, self.s_noise * noise, run.schedule)
-        ratios = EDMDiscretization(low.ratio, interval.high).levels(interval.steps_back(run.schedule, low) + 1)[1:-1]
+        ratios = EDMDiscretization(end.ratio, interval.high).levels(interval.steps_back(run.schedule, end) + 1)[1:-1]
         between = [run.schedule.at_ratio(ratio, low.index) for ratio in ratios.tolist()]
-        for then in [*between, low]:
+        for then in [*between, end]:
             x, _, state = super().step(x, now, then, run, state)
             now = then
         return x, state

@@ -1,5 +1,6 @@
 """Tests of the solvers against each other in limits, and against independent implementations."""
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -111,6 +112,21 @@ def test_a_restart_costs_what_it_says_and_forgets_where_it_was():
         sampler(denoiser, unit_noise(), conditions()[0])
         calls.append(denoiser.calls)
     assert calls[1] - calls[0] == 3 * 2 * 4
+
+
+@pytest.mark.parametrize("num_steps", [8, 9, 13])
+def test_restarts_begin_at_the_same_noise_whatever_the_steps(num_steps):
+    intervals = [{"low": 0.1, "high": 1.0, "repeats": 2}, {"low": 0.3, "high": 2.0, "repeats": 1}]
+    asked, denoiser = [], Gaussian()
+
+    def watched(x, level, cond, **inputs):
+        asked.append(round(float(level[0]), 9))
+        return denoiser(x, level, cond)
+
+    sampler = sampler_of("RestartSampler", EDM, num_steps, intervals=intervals)
+    sampler(watched, unit_noise(), conditions()[0])
+    falls = [(before, after) for before, after in pairwise(asked) if after > before]
+    assert falls == [(0.3, 2.0), (0.1, 1.0), (0.1, 1.0)]
 
 
 @pytest.mark.parametrize("name, params, message", [
