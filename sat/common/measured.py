@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from common.errors import DataError
 from common.files import whole_file
@@ -22,13 +23,15 @@ ROUNDS = 5
 def remembered(what: str, measure: Callable[[], Any]) -> Any:
     """Return the result of `measure()`, a JSON value, or what it was when this processor was measured before.
 
+    It is called outside of all modes of torch, which would count what it computes, or compute something else.
     A cache folder that cannot be read or written costs a measurement in every process, and nothing else.
     """
     path = _path()
     known = {} if path is None else _read(path)
     if what in known:
         return known[what]
-    value = measure()
+    with _disable_current_modes(), torch._C.DisableTorchFunction():
+        value = measure()
     if path is not None:
         _keep(path, {**_read(path), what: value})
     return value

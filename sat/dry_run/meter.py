@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import conv_flop_count, flop_registry, sdpa_flop_count, shape_wrapper
 
-from common.cpu_operations import FUSED_LINEAR, onednn_is_faster
+from common.cpu_operations import FUSED_LINEAR
 from dry_run.convolutions import rearranged_bytes
 from dry_run.work import CACHED, Work
 from network.cpu_attention import attention_on_cpu
@@ -74,8 +74,6 @@ def _drop(parameter: Tensor) -> None:
 @torch.enable_grad()
 def _forward_and_backward(loss: Callable[[], Tensor], device: torch.device) -> int:
     on_cpu = device.type == "cpu"
-    if on_cpu and FUSED_LINEAR is not None:
-        onednn_is_faster()  # may be measured here, with tensors that must not count
     with Meter(device) as meter, FusedAttention(meter), TakenFor(device) if on_cpu else nullcontext():
         # torch's public functions would leave the modes, and with them layers that are computed again.
         _engine_run_backward((value := loss(),), (torch.ones_like(value),), False, False, inputs=(),

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from common.tensors import recorded
-from network.cpu_attention import attention_on_cpu
+from network.cpu_attention import attention_in_training, attention_on_cpu
 
 HEADS_AT_A_TIME = 4
 
@@ -15,8 +15,11 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float 
     if q.device.type == "cpu" and not torch.compiler.is_compiling():
         # the CPU kernel is an eighth faster when each head's tokens are contiguous
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and not dropout and not torch.is_grad_enabled():
-        return attention_on_cpu(q, k, v).flatten(2)
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and not dropout:
+        if not torch.is_grad_enabled():
+            return attention_on_cpu(q, k, v).flatten(2)
+        if not torch.compiler.is_compiling():
+            return attention_in_training(q, k, v).flatten(2)
     return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2).flatten(2)
 
 

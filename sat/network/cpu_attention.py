@@ -1,13 +1,15 @@
 """Attention on a CPU in bfloat16: torch's fused kernel, or matrix products of pieces, whichever is faster here.
 
-With AVX-512 bfloat16 the pieces take half the time of the fused kernel; with AMX they take several times as much. Which
-of them to use is therefore measured once for each shape. Both are equal up to bfloat16 rounding.
+With AVX-512 bfloat16 the pieces take half the time of the fused kernel, in training too; with AMX they take several
+times as much. Which of them to use is therefore measured once for each shape. Both are equal up to bfloat16 rounding.
 """
+from collections.abc import Callable, Iterator
 from functools import cache
 from math import ceil
 
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
 from common.cpu_operations import CPU_HAS_BFLOAT16
 from common.measured import fastest, remembered
@@ -20,10 +22,9 @@ MEASURED_QUERIES = 1024
 @torch.library.custom_op("cogvideo::attention_on_cpu", mutates_args=())  # one operation for the compiler
 def attention_on_cpu(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """Return unmasked attention (B, Q, h, d) for bfloat16 queries (B, h, Q, d), keys and values (B, h, K, d)."""
-    _, heads, queries, dim = q.shape
-    if CPU_HAS_BFLOAT16 and queries >= FEWEST_TOKENS and pieces_are_faster(heads, queries, k.shape[2], dim):
+    if _takes_pieces(q, k):
         return in_pieces(q, k, v)
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).contiguous()
+    return _fused(q, k, v).contiguous()
 
 
 @attention_on_cpu.register_fake
@@ -31,29 +32,102 @@ def _shaped(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     return q.new_empty(q.transpose(1, 2).shape)
 
 
+def attention_in_training(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Return the same as `attention_on_cpu`, with gradients."""
+    return AttentionInPieces.apply(q, k, v) if _takes_pieces(q, k, training=True) else _fused(q, k, v)
+
+
+def _fused(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+
+
+def _takes_pieces(q: torch.Tensor, k: torch.Tensor, training: bool = False) -> bool:
+    _, heads, queries, dim = q.shape
+    return (CPU_HAS_BFLOAT16 and queries >= FEWEST_TOKENS
+            and pieces_are_faster(heads, queries, k.shape[2], dim, training))
+
+
 def in_pieces(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """Return the same attention from products of some heads' queries with all their keys, MOST_SCORES a thread."""
-    (rows, heads, queries, dim), keys = q.shape, k.shape[2]
+    rows, heads, queries, dim = q.shape
     out = q.new_empty(rows, queries, heads, dim)
-    at_once = ceil(queries / ceil(queries * keys / MOST_SCORES))  # pieces of about equal length
-    heads_at_once = max(1, MOST_SCORES * torch.get_num_threads() // (keys * at_once))  # each thread has its own heads
-    for row in range(rows):
-        for head in range(0, heads, heads_at_once):
-            some = slice(head, head + heads_at_once)
-            scaled, keys_transposed = q[row, some] * dim**-0.5, k[row, some].transpose(1, 2)
-            for start in range(0, queries, at_once):
-                piece = slice(start, start + at_once)
-                scores = torch.bmm(scaled[:, piece], keys_transposed)
-                attended = torch.bmm(torch.softmax(scores, dim=-1, out=scores), v[row, some])
-                out[row, piece, some] = attended.transpose(0, 1)
+    for row, some, pieces in _divided(q, k):
+        scaled, keys_transposed = q[row, some] * dim**-0.5, k[row, some].transpose(1, 2)
+        for piece in pieces:
+            attended = torch.bmm(_probabilities(scaled[:, piece], keys_transposed), v[row, some])
+            out[row, piece, some] = attended.transpose(0, 1)
     return out
 
 
+class AttentionInPieces(torch.autograd.Function):
+    """Attention in pieces and its gradients, for which the probabilities are computed again, piece by piece."""
+
+    @staticmethod
+    def forward(ctx, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(q, k, v)
+        return in_pieces(q, k, v)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        q, k, v = ctx.saved_tensors
+        of_q, of_k, of_v = (torch.empty_like(x) for x in (q, k, v))
+        for row, some, pieces in _divided(q, k):
+            of_heads = gradient[row, :, some].transpose(0, 1).contiguous()
+            of_k[row, some], of_v[row, some] = _gradients_of_heads(
+                q[row, some], k[row, some], v[row, some], of_heads, pieces, of_q[row, some])
+        return of_q, of_k, of_v
+
+
+def _gradients_of_heads(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, of_output: torch.Tensor,
+                        pieces: list[slice], of_q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Write the gradient of some heads' queries, all (h, S, d), into `of_q`; return those of keys and values.
+
+    These are summed over pieces in float32.
+    """
+    scale = q.shape[-1] ** -0.5
+    scaled, keys_transposed, values_transposed = q * scale, k.transpose(1, 2), v.transpose(1, 2)
+    of_k, of_v = torch.zeros_like(k, dtype=torch.float32), torch.zeros_like(v, dtype=torch.float32)
+    for piece in pieces:
+        probabilities = _probabilities(scaled[:, piece], keys_transposed)
+        of_v += torch.bmm(probabilities.transpose(1, 2), of_output[:, piece])
+        of_probabilities = torch.bmm(of_output[:, piece], values_transposed)
+        of_scores = torch._softmax_backward_data(of_probabilities, probabilities, -1, q.dtype)
+        of_q[:, piece] = torch.bmm(of_scores, k) * scale
+        of_k += torch.bmm(of_scores.transpose(1, 2), scaled[:, piece])
+    return of_k, of_v
+
+
+def _divided(q: torch.Tensor, k: torch.Tensor) -> Iterator[tuple[int, slice, list[slice]]]:
+    """Yield each row with some of its heads, and the pieces of queries, whose products are of a size for the caches."""
+    (rows, heads, queries, _), keys = q.shape, k.shape[2]
+    at_once = ceil(queries / ceil(queries * keys / MOST_SCORES))  # pieces of about equal length
+    heads_at_once = max(1, MOST_SCORES * torch.get_num_threads() // (keys * at_once))  # each thread has its own heads
+    pieces = [slice(start, start + at_once) for start in range(0, queries, at_once)]
+    for row in range(rows):
+        for head in range(0, heads, heads_at_once):
+            yield row, slice(head, head + heads_at_once), pieces
+
+
+def _probabilities(scaled: torch.Tensor, keys_transposed: torch.Tensor) -> torch.Tensor:
+    scores = torch.bmm(scaled, keys_transposed)
+    return torch.softmax(scores, dim=-1, out=scores)
+
+
 @cache
-def pieces_are_faster(heads: int, queries: int, keys: int, dim: int) -> bool:
-    """Return True if `in_pieces` beats the fused kernel on this processor; measured once a shape, and remembered."""
-    q, k, v = (torch.randn(1, heads, tokens, dim, generator=torch.Generator().manual_seed(0)).bfloat16()
-               for tokens in (min(queries, MEASURED_QUERIES), keys, keys))
-    ways = {"fused": lambda: F.scaled_dot_product_attention(q, k, v), "pieces": lambda: in_pieces(q, k, v)}
-    return remembered(f"bfloat16 attention of {heads} heads of {dim}, {queries} x {keys} tokens",
-                      lambda: fastest(ways)) == "pieces"
+def pieces_are_faster(heads: int, queries: int, keys: int, dim: int, training: bool = False) -> bool:
+    """Return True if pieces beat the fused kernel on this processor; measured once a shape, and remembered.
+
+    In training the time of the gradients counts, too.
+    """
+    drawn = torch.Generator().manual_seed(0)
+    given = [torch.randn(1, heads, tokens, dim, generator=drawn).bfloat16().requires_grad_(training)
+             for tokens in (min(queries, MEASURED_QUERIES), keys, keys)]
+
+    def passes(way: Callable) -> Callable[[], object]:
+        return (lambda: torch.autograd.grad(way(*given).sum(), given)) if training else (lambda: way(*given))
+
+    ways = {"fused": passes(_fused), "pieces": passes(AttentionInPieces.apply if training else in_pieces)}
+    with torch.set_grad_enabled(training):
+        return remembered(f"bfloat16 attention{' in training' * training} of {heads} heads of {dim}, "
+                          f"{queries} x {keys} tokens", lambda: fastest(ways)) == "pieces"

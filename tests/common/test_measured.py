@@ -3,8 +3,10 @@ import time
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from common import measured
+from dry_run.meter import FusedAttention, Meter
 
 
 @pytest.fixture(autouse=True)
@@ -19,6 +21,16 @@ def test_a_measurement_is_made_once():
         assert measured.remembered("a", lambda: made.append(1) or [1, 2.5]) == [1, 2.5]
     assert measured.remembered("b", lambda: "other") == "other" and measured.remembered("a", lambda: None) == [1, 2.5]
     assert made == [1]
+
+
+def test_modes_neither_count_nor_replace_what_is_measured():
+    def measure():
+        q = torch.ones(1, 1, 2, 4)
+        return F.scaled_dot_product_attention(q, q, 2 * q).sum().item()
+
+    with Meter(torch.device("cpu")) as meter, FusedAttention(meter), torch.device("meta"):
+        assert measured.remembered("a", measure) == 16
+    assert meter.peak == 0
 
 
 def test_another_device_is_measured_for_itself(monkeypatch):

@@ -36,19 +36,33 @@ def test_the_measured_way_is_taken(pieces, monkeypatch):
     monkeypatch.setattr(cpu_attention, "in_pieces", lambda *given: taken.append(1) or whole(*given))
     given = drawn(cpu_attention.FEWEST_TOKENS, 300)
     out = attention(*given)
-    assert asked == [(3, cpu_attention.FEWEST_TOKENS, 300, 16)] and len(taken) == pieces
+    assert asked == [(3, cpu_attention.FEWEST_TOKENS, 300, 16, False)] and len(taken) == pieces
     torch.testing.assert_close(out.double(), definition(*given).transpose(1, 2).flatten(2), atol=2e-2, rtol=2e-2)
 
 
-def test_gradients_and_processors_without_the_instructions_take_the_fused_kernel(monkeypatch):
+def test_processors_without_the_instructions_take_the_fused_kernel(monkeypatch):
     monkeypatch.setattr(cpu_attention, "pieces_are_faster", lambda *shape: pytest.fail("measured"))
-    monkeypatch.setattr(cpu_attention, "CPU_HAS_BFLOAT16", True)
-    given = [x.requires_grad_() for x in drawn(300, 300, heads=1)]
-    attention(*given).sum().backward()
-    assert given[0].grad is not None
     monkeypatch.setattr(cpu_attention, "CPU_HAS_BFLOAT16", False)
+    given = drawn(300, 300, heads=1)
     with torch.no_grad():
         attention(*given)
+    attention(*(x.requires_grad_() for x in given)).sum().backward()
+    assert given[0].grad is not None
+
+
+@pytest.mark.parametrize("most_scores", [1, 700, 10**6])
+@pytest.mark.parametrize("pieces", [True, False])
+def test_gradients_are_those_of_attention_either_way(pieces, most_scores, monkeypatch):
+    monkeypatch.setattr(cpu_attention, "MOST_SCORES", most_scores)
+    monkeypatch.setattr(cpu_attention, "FEWEST_TOKENS", 1)
+    monkeypatch.setattr(cpu_attention, "CPU_HAS_BFLOAT16", True)
+    monkeypatch.setattr(cpu_attention, "pieces_are_faster", lambda *shape: pieces)
+    given = [x.requires_grad_() for x in drawn(20, 33)]
+    direction = torch.randn(2, 20, 48, generator=torch.Generator().manual_seed(1))
+    found = torch.autograd.grad((attention(*given) * direction).sum(), given)
+    exact = torch.autograd.grad((definition(*given).transpose(1, 2).flatten(2) * direction).sum(), given)
+    for one, other in zip(found, exact, strict=True):
+        assert (one - other).norm() < 0.01 * other.norm()
 
 
 def test_a_shape_is_measured_once(monkeypatch):
@@ -58,3 +72,16 @@ def test_a_shape_is_measured_once(monkeypatch):
     assert cpu_attention.pieces_are_faster(1, 3, 5, 16) and cpu_attention.pieces_are_faster(1, 3, 5, 16)
     cpu_attention.pieces_are_faster.cache_clear()
     assert cpu_attention.pieces_are_faster(1, 3, 5, 16) and measured == [["fused", "pieces"]]
+    assert cpu_attention.pieces_are_faster(1, 3, 5, 16, training=True) and len(measured) == 2
+
+
+@torch.no_grad()
+def test_both_ways_of_training_are_measured_with_their_gradients(monkeypatch):
+    cpu_attention.pieces_are_faster.cache_clear()
+    monkeypatch.setattr(cpu_attention, "remembered", lambda what, measure: measure())
+    gradients = []
+    monkeypatch.setattr(cpu_attention, "fastest", lambda ways: gradients.extend(way() for way in ways.values()))
+    assert not cpu_attention.pieces_are_faster(1, 3, 5, 16, training=True)
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=0.02, rtol=0.02)
+    cpu_attention.pieces_are_faster.cache_clear()
