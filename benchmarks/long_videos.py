@@ -6,6 +6,7 @@
 Each way makes a video of 33 frames, about twice the 17 that the model was trained with, for each of the same prompts
 from the same seeds. The judge of `shapes_judge.py` sees every second frame, so that a motion that takes twice the time
 counts as right. `jump` is the largest step of the object's place between frames, relative to the usual (median) one.
+`end` is the object's speed over the last quarter of the frames relative to that before, of objects that move.
 """
 import argparse
 import sys
@@ -19,7 +20,7 @@ import torch
 from PIL import Image
 
 from benchmarks.faster_by_choice import spread
-from benchmarks.shapes_judge import _border, follow_object, judge_frames
+from benchmarks.shapes_judge import background_level, follow_object, judge_frames
 from benchmarks.small_model import configured, markdown, sample_batch, score
 from common.console import run
 from common.files import REPOSITORY, whole_file
@@ -28,7 +29,7 @@ from inference.lengths import prepare_length
 from inference.pipeline import load_engine
 from inference.sizes import model_limits, plan_video
 from media.videos import tiled, to_pixels
-from tools.shapes_world import Combination
+from tools.shapes_world import DIRECTIONS, Combination
 
 FRAMES = 33
 BATCH = 6
@@ -38,6 +39,8 @@ WAYS: Mapping[str, Sequence[str]] = {
     "plain extrapolation": [f"model.network_config.params.num_frames={FRAMES}"],
     "RIFLEx": ["--long-video", "riflex"],
     **{f"windows of 5, overlap {n}": [*WINDOWS, f"model.time_windows=[5, {n}]"] for n in (2, 3, 4)},
+    **{f"RIFLEx above 2.6, windows of 5, overlap {n}": [f"model.time_windows=[5, {n}]", "model.windows_below=2.6"]
+       for n in (2, 3)},
 }
 
 
@@ -54,18 +57,31 @@ def make(args: Arguments, combinations: Sequence[Combination]) -> list[np.ndarra
     return videos
 
 
+def places(frames: np.ndarray) -> np.ndarray:
+    """Return the object's place in each frame, (T, 2) in pixels."""
+    floating = frames.astype(np.float32)
+    return follow_object(floating, background_level(floating)).centroid
+
+
 def jump(frames: np.ndarray) -> float:
     """Return the object's largest step between frames, relative to the median one, but at least to half a pixel."""
-    floating = frames.astype(np.float32)
-    track = follow_object(floating, np.median(_border(floating).reshape(-1, 3), axis=0))
-    steps = np.linalg.norm(np.diff(track.centroid, axis=0), axis=1)
+    steps = np.linalg.norm(np.diff(places(frames), axis=0), axis=1)
     return float(steps.max() / max(np.median(steps), 0.5))
+
+
+def end(frames: np.ndarray) -> float:
+    """Return the object's speed over the last quarter of the frames, relative to that before."""
+    place, late = places(frames), (len(frames) - 1) // 4
+    speeds = [np.linalg.norm(way[-1] - way[0]) / (len(way) - 1) for way in (place[:-late], place[-late - 1:])]
+    return float(speeds[1] / speeds[0])
 
 
 def row(name: str, videos: Sequence[np.ndarray], combinations: Sequence[Combination]) -> dict[str, str]:
     """Return the table's line of one way."""
     judged = score([(c, judge_frames(video[::2])) for c, video in zip(combinations, videos, strict=True)])
-    return {"": name, **judged, "jump": f"{np.median([jump(video) for video in videos]):.1f}"}
+    ends = [end(video) for c, video in zip(combinations, videos, strict=True) if c.motion in DIRECTIONS]
+    return {"": name, **judged, "jump": f"{np.median([jump(video) for video in videos]):.1f}",
+            "end": f"{np.median(ends):.2f}" if ends else ""}
 
 
 def picture(videos: Sequence[np.ndarray]) -> np.ndarray:

@@ -26,7 +26,7 @@ from parallel import groups
 from parallel.guidance import SharedBranches
 from sgm.conditioning import Conditioning
 from sgm.sampling import FromLevel, PassPlan, Sampler, Start, StepInfo, invert
-from sgm.windows import TimeWindows
+from sgm.windows import TimeWindows, bind
 from weights.lora_names import MATRICES
 
 logger = logging.getLogger(__name__)
@@ -181,7 +181,7 @@ class DiffusionEngine(LatentCodec):
         """Return a context manager that uses the configured kernel for attention on latents (B, T, C, H, W)."""
         if self.config.attention_kernel is None:
             return nullcontext()
-        if self.windows is not None:
+        if self.windows is not None and self.config.windows_below is None:
             latents = latents[:, :self.windows.size]
         shape = attention_shape(self.config.network_config, latents, conditioning.cond["crossattn"].shape[1])
         return use_attention_kernel(self.config.attention_kernel, shape, self.dtype, latents.device)
@@ -193,8 +193,8 @@ class DiffusionEngine(LatentCodec):
         return self.sampler
 
     def _bound_denoiser(self) -> Callable:
-        network = self.predict if self.windows is None else self.windows.over(self.predict)
-        return self.denoiser.bind(network, self._sampler.discretization.parameterization)
+        return bind(self.denoiser, self.predict, self._sampler.discretization.parameterization, self.windows,
+                    self.config.windows_below)
 
     def encode_clip(self, video: Tensor) -> Tensor:
         """Return latents (B, T, C, h, w) of a video (B, 3, frames, H, W): the posterior's mean, padded in front."""

@@ -58,6 +58,7 @@ class ModelConfig:
     guidance_one_by_one: bool = False  # one forward pass per branch instead of one batch: less memory
     # Latent frames of a window, and those that neighbours share, for videos longer than trained: sgm.windows.
     time_windows: Sides | None = None
+    windows_below: AboveZero | None = None  # sigma / alpha; noisier videos are seen as a whole, with RIFLEx
     step_cache_config: Part | None = None  # reuse of layer outputs of earlier steps: step_cache
     # No effect, see UNREAD.
     log_keys: Sequence[str] = ()

@@ -13,7 +13,7 @@ from common.compression import Compression
 from common.patches import parse_patch_size
 from configuration.model import ModelConfig
 from configuration.settings import Arguments, RunSettings
-from dry_run.memory import META, TRANSFORMER, decoding, forward_pass
+from dry_run.memory import META, TRANSFORMER, decoding, forward_pass, frames_of_pass
 from dry_run.meter import measure
 from dry_run.report import network_calls
 from media.clips import ClipFormat
@@ -52,12 +52,10 @@ class BetweenSteps:
 
     def _sampling(self) -> int:
         settings = replace(self.args.sampling, batch_size=1, strength=None, invert=False)
-        rows = max(network_calls(settings, self.model)[TRANSFORMER])
+        rows = max(call.rows for call in network_calls(settings, self.model)[TRANSFORMER])
         frames, *sides = padded_size(self.form, self.model)
-        if self.model.time_windows is not None:
-            frames = min(frames, self.model.time_windows[0])
-        forward = forward_pass(self.network, self.model.network_config["params"], rows, (frames, sides[0], sides[1]),
-                               self._dtype)
+        shown = frames_of_pass(self.model, frames), sides[0], sides[1]
+        forward = forward_pass(self.network, self.model.network_config["params"], rows, shown, self._dtype)
         return max(measure(forward, self.args.run.device)[0], self._given(), self._decoding())
 
     def _given(self) -> int:

@@ -131,12 +131,17 @@ def _t5_shape(embedder: Mapping) -> Mapping:
     return {**t5_config(folder), "parameters": t5_parameters(folder)}
 
 
+def frames_of_pass(model: ModelConfig, frames: int) -> int:
+    """Return the most latent frames that one forward pass is given of a video of `frames`."""
+    in_windows = model.time_windows is not None and model.windows_below is None
+    return min(frames, model.time_windows[0]) if in_windows else frames
+
+
 def transformer_costs(run: RunSettings, memory: MemorySettings, model: ModelConfig, plan: VideoPlan, rows: int
                       ) -> dict[str, Cost]:
     """Return the costs of the transformer, maybe quantized, and of the weaker one if the guider has it."""
     matrix = 1 if memory.quantize_transformer else None
-    if model.time_windows is not None:
-        plan = replace(plan, latent_frames=min(plan.latent_frames, model.time_windows[0]))
+    plan = replace(plan, latent_frames=frames_of_pass(model, plan.latent_frames))
     costs = {TRANSFORMER: _transformer_cost(model.network_config, plan, rows, run.dtype, run.device, matrix)}
     guider = instantiate_from_config(model.sampler_config).guider if model.sampler_config else None
     if guider is not None and guider.weak is not None:

@@ -1,6 +1,7 @@
 """The plan that `--plan` logs before anything is loaded: video, work, memory, time, and a remedy if memory is short."""
 import logging
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import torch
 
@@ -8,7 +9,17 @@ from common.listing import listed
 from configuration.model import ModelConfig
 from configuration.settings import Arguments, RunSettings, SamplingSettings
 from configuration.targets import instantiate_from_config
-from dry_run.memory import DECODER, TRANSFORMER, TRANSFORMERS, WEAK, Estimate, estimate, free_memory, text_cost
+from dry_run.memory import (
+    DECODER,
+    TRANSFORMER,
+    TRANSFORMERS,
+    WEAK,
+    Estimate,
+    estimate,
+    frames_of_pass,
+    free_memory,
+    text_cost,
+)
 from dry_run.skips import SkipCounter, skip_counter, told
 from dry_run.work import Rates
 from engine.checks import check_structure, typed_model
@@ -21,7 +32,7 @@ from inference.starting_clips import check_start, warn_idle
 from inference.text_embeddings import lacking_texts
 from network.published_teacache import PublishedTeaCache
 from sgm.sampling import FromClip, PassPlan, Start, invert
-from sgm.windows import TimeWindows
+from sgm.windows import TimeWindows, bind
 from weights.lora import configure_lora
 
 logger = logging.getLogger(__name__)
@@ -31,6 +42,13 @@ ROOM = 0.9  # share of the free memory that can be used: allocators leave gaps
 CHANGES = ({"overlap": None}, {"bf16": True}, {"batch_size": 1}, {"offload": "model"}, {"vae_tiling": True},
            {"offload": "model", "vae_tiling": True}, {"offload": "sequential"},
            {"offload": "sequential", "vae_tiling": True})
+
+
+class Call(NamedTuple):
+    """A forward pass: its rows, and its share of the latent frames of the longest pass."""
+
+    rows: int
+    share: float
 
 
 def show_plan(args: Arguments) -> None:
@@ -61,15 +79,15 @@ def plan_lines(args: Arguments, model: ModelConfig) -> Iterator[str]:
     limits = model_limits(args.model_config)
     counter = skips_of(args, model)
     segments = segments_of(args.sampling, limits)
-    plan, calls = plan_video(limits, args.sampling), network_calls(args.sampling, model, counter, segments)
+    plan = plan_video(limits, args.sampling)
+    calls = network_calls(args.sampling, model, counter, segments, plan.latent_frames)
     if args.sampling.save_text_embeddings is not None:
         yield from _text_alone(args, model)
         return
     yield from _video(args.sampling, model, limits, plan)
     yield from _segments(segments, args.sampling, plan)
     yield from _conditioning(model, args)
-    windows = 1 if model.time_windows is None else len(TimeWindows(*model.time_windows).spans(plan.latent_frames))
-    passes = [rows for part in calls.values() for rows in part] * windows
+    passes = [call.rows for part in calls.values() for call in part]
     rows = max(passes, default=args.sampling.batch_size)
     steps = instantiate_from_config(model.sampler).num_steps
     sampler = model.sampler["target"].rpartition(".")[2]
@@ -82,8 +100,8 @@ def plan_lines(args: Arguments, model: ModelConfig) -> Iterator[str]:
     yield from _memory(needed)
     yield from _fit(args, model, plan, rows, needed)
     batch_size = args.sampling.batch_size
-    computed = 1 - (sum(counter.skipped) * windows / len(passes) if counter is not None and passes else 0)
-    per_row = {part: computed * windows * sum(found) / rows for part, found in calls.items()}
+    computed = 1 - (sum(counter.skipped) / len(passes) if counter is not None and passes else 0)
+    per_row = {part: computed * sum(call.rows * call.share for call in found) / rows for part, found in calls.items()}
     seconds = _seconds(args.run, needed, batch_size, per_row)
     yield (f"time: about {_duration(seconds)} for {batch_size} video(s) on {args.run.device}, from its "
            "measured rates of products, attention, convolutions and memory; loading not counted")
@@ -97,24 +115,28 @@ def skips_of(args: Arguments, model: ModelConfig) -> SkipCounter | None:
 
 
 def network_calls(settings: SamplingSettings, model: ModelConfig, counter: SkipCounter | None = None,
-                  segments: Segments | None = None) -> dict[str, list[int]]:
-    """Return the rows of each forward pass of the transformer and of a weaker one.
+                  segments: Segments | None = None, frames: int = 1) -> dict[str, list[Call]]:
+    """Return the forward passes of the transformer and of a weaker one, for a video of so many latent frames.
 
-    They are found by running the sampler with a network that returns zeros; `counter` notes what a step cache skips.
-    The first of `segments` is counted as continuing a clip if `args.continue_from` is given.
+    They are found by running the sampler
+    with a network that returns zeros; `counter` notes what a step cache skips. The first of `segments` is counted as
+    continuing a clip if `args.continue_from` is given.
     """
-    calls: dict[str, list[int]] = {TRANSFORMER: [], WEAK: []}
+    calls: dict[str, list[Call]] = {TRANSFORMER: [], WEAK: []}
+    windows = None if model.time_windows is None else TimeWindows(*model.time_windows)
+    longest = frames_of_pass(model, frames)
 
     def network(x: torch.Tensor, timesteps: torch.Tensor, *rest, weak: bool = False, layer_runner=None, **inputs
                 ) -> torch.Tensor:
-        calls[WEAK if weak else TRANSFORMER].append(len(x))
+        calls[WEAK if weak else TRANSFORMER].append(Call(len(x), x.shape[1] / longest))
         if layer_runner is not None and counter is not None:
             counter.decide(layer_runner, timesteps)
         return torch.zeros_like(x)
 
     sampler = instantiate_from_config(model.sampler)
-    denoiser = instantiate_from_config(model.denoiser_config).bind(network, sampler.discretization.parameterization)
-    latents = torch.zeros(settings.batch_size, 1, 1, 1, 1)
+    denoiser = bind(instantiate_from_config(model.denoiser_config), network, sampler.discretization.parameterization,
+                    windows, model.windows_below)
+    latents = torch.zeros(settings.batch_size, frames, 1, 1, 1)
     cond = {"crossattn": torch.zeros(settings.batch_size, 1, 1)}
     unconditional = {"crossattn": torch.ones(settings.batch_size, 1, 1)}  # equal halves would be warned of
     strength = 1.0 if settings.strength is None else settings.strength
@@ -155,7 +177,8 @@ def _video(settings: SamplingSettings, model: ModelConfig, limits: ModelLimits, 
     full = tuple(size // patch for size, patch in zip(table, limits.patch, strict=True))
     if model.time_windows is not None:
         frames = min(plan.latent_frames, model.time_windows[0]) // limits.patch[0]
-        crop = f", of which each window has {frames} x {h} x {w}"
+        noisy = "" if model.windows_below is None else f" where sigma / alpha is at most {model.windows_below:g}"
+        crop = f", of which each window has {frames} x {h} x {w}{noisy}"
     else:
         way = "scaled to" if limits.largest is None else "cropped from"
         crop = "" if plan.patches == full else f", {way} positions for {full[0]} x {full[1]} x {full[2]}"

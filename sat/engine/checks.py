@@ -107,13 +107,15 @@ def check_structure(config: "ModelConfig") -> None:
 
 def _check_windows(config: "ModelConfig", patch: int) -> None:
     """Raise ConfigError for time windows that are not possible, or do not go with another part."""
-    if config.time_windows is None:
+    if config.time_windows is None and config.windows_below is None:
         return
-    TimeWindows(config.time_windows[0], config.time_windows[1], patch)
+    if config.time_windows is not None:
+        TimeWindows(config.time_windows[0], config.time_windows[1], patch)
     if config.step_cache_config is not None or config.noised_image_input:
+        key = "windows_below" if config.time_windows is None else "time_windows"
         other = "model.step_cache_config" if config.step_cache_config is not None else "noised_image_input"
-        raise ConfigError(f"model.time_windows does not work with {other}: a window would get what belongs to "
-                          "another; leave one out")
+        raise ConfigError(f"model.{key} does not work with {other}: a window would get what belongs to another; leave "
+                          "one out")
 
 
 def _check_zeroed(config: "ModelConfig", guider) -> None:

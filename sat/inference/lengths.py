@@ -29,7 +29,7 @@ def prepare_length(model: MutableMapping[str, Any], limits: ModelLimits, setting
     if way not in limits.longer or frames > limits.longer[way]:
         possible = ", ".join(f"{name} up to {longest} frames" for name, longest in limits.longer.items())
         raise ConfigError(f"args.long_video {way}: not possible for {frames} frames of this model, only {possible}")
-    told = _with_riflex(model, limits, frames) if way == RIFLEX else _in_windows(model, limits)
+    told = _with_riflex(model, limits, frames) if way == RIFLEX else _in_windows(model, limits, frames)
     return f"{frames} frames are longer than the {trained} that this model was trained with: {told}"
 
 
@@ -46,7 +46,7 @@ def _with_riflex(model: MutableMapping[str, Any], limits: ModelLimits, frames: i
     return f"by RIFLEx, frequency {part['params']['riflex']['k']}"
 
 
-def _in_windows(model: MutableMapping[str, Any], limits: ModelLimits) -> str:
+def _in_windows(model: MutableMapping[str, Any], limits: ModelLimits, frames: int) -> str:
     if model.get("step_cache_config") is not None:
         raise ConfigError("a video of this length is sampled in windows, and model.step_cache_config would give a "
                           "window what belongs to another; leave it out, or make the video shorter")
@@ -55,4 +55,12 @@ def _in_windows(model: MutableMapping[str, Any], limits: ModelLimits) -> str:
         overlap = math.ceil(OVERLAP * size / patch) * patch
         model["time_windows"] = [size, overlap]
     size, overlap = model["time_windows"]
-    return f"in windows of {size} latent frames, of which neighbours share at least {overlap}"
+    told = f"in windows of {size} latent frames, of which neighbours share at least {overlap}"
+    below = model.get("windows_below")
+    if below is None:
+        return told
+    part = model["network_config"]["params"]["modules"]["pos_embed_config"]
+    if limits.fixed_table or (part.get("params") or {}).get("riflex") is False:
+        raise ConfigError("model.windows_below: this model cannot be given the whole of a longer video, which needs "
+                          "rotary positions with RIFLEx; leave it out")
+    return f"{told}; where sigma / alpha is above {below:g}, as a whole {_with_riflex(model, limits, frames)}"

@@ -117,7 +117,8 @@ def _ways(model: Mapping, riflex: bool) -> dict[str, int]:
     """
     if model.get("noised_image_input"):
         return {}
-    known = riflex and model.get("time_windows") is None and not model.get("control_input")
+    windowed = model.get("time_windows") is not None or model.get("windows_below") is not None
+    known = riflex and not windowed and not model.get("control_input")
     by_positions = {RIFLEX: MOST_BY_RIFLEX} if known else {}
     return by_positions | {WINDOWS: MOST_BY_WINDOWS}
 

@@ -3,6 +3,9 @@
 Each forward pass is made window by window, and the outputs are blended where windows overlap (as MultiDiffusion does in
 space, Bar-Tal et al. 2023, eq. 5). Noise beyond the first window is a permutation of earlier noise, so that windows
 resemble each other (FreeNoise, Qiu et al. 2023, section 3.2).
+
+Windows that share no frame decide independently where things are. At high noise, where that is decided, the network can
+be given the whole video instead.
 """
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +15,8 @@ import torch
 
 from common.errors import ConfigError
 from common.tensors import Generators
+from sgm.denoiser import BoundDenoiser, Denoiser
+from sgm.parameterization import Parameterization
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,38 @@ class TimeWindows:
             earlier = source[len(source) - self.size:][:stride]
             source += [earlier[i] for i in torch.randperm(len(earlier), generator=generator, device=device).tolist()]
         return noise[source[:frames]]
+
+
+@dataclass(frozen=True)
+class WholeAbove:
+    """A denoiser that sees the whole video where sigma / alpha is above `ratio`, and windows of it elsewhere."""
+
+    whole: BoundDenoiser
+    windowed: BoundDenoiser
+    ratio: float
+
+    def __call__(self, x: torch.Tensor, level: torch.Tensor, *rest, **inputs) -> torch.Tensor:
+        """Return the denoised estimate of x (B, T, C, H, W); all rows are at the same `level` (B,)."""
+        alpha, sigma = self.whole.parameterization.alpha_sigma(level)
+        bound = self.whole if (sigma > self.ratio * alpha).all() else self.windowed
+        return bound(x, level, *rest, **inputs)
+
+    def timestep_at(self, ratio: float) -> float | None:
+        """Return the network's training timestep at this sigma / alpha; None without a table of timesteps."""
+        return self.whole.timestep_at(ratio)
+
+
+def bind(denoiser: Denoiser, network: Callable, parameterization: Parameterization | str, windows: TimeWindows | None,
+         below: float | None) -> Callable:
+    """Return a denoiser bound to a network, which sees videos in `windows`, if any.
+
+    With `below` it does so where sigma / alpha is at most that. Raises ConfigError as `Denoiser.bind` does.
+    """
+    whole = denoiser.bind(network, parameterization)
+    if windows is None:
+        return whole
+    windowed = denoiser.bind(windows.over(network), parameterization)
+    return windowed if below is None else WholeAbove(whole, windowed, below)
 
 
 def _stretch(cond: Mapping, first: int, end: int) -> Mapping:

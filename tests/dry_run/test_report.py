@@ -74,7 +74,18 @@ def test_what_does_not_fit_is_told_with_what_would(monkeypatch):
     ((*ALL_LEVELS, "model.guidance_one_by_one=true"), [1] * 99)])
 def test_passes_are_those_of_the_sampler(words, expected):
     args = args_of("tiny_t2v", *words)
-    assert network_calls(args.sampling, ModelConfig.read(args.model_config)) == {TRANSFORMER: expected, WEAK: []}
+    found = network_calls(args.sampling, ModelConfig.read(args.model_config))
+    assert found == {TRANSFORMER: [(rows, 1) for rows in expected], WEAK: []}
+
+
+@pytest.mark.parametrize("words, whole", [((), 0), (("model.windows_below=2.6",), 21)])
+def test_windows_count_and_noisier_videos_are_seen_as_a_whole(words, whole):
+    args = args_of("tiny_t2v", "--num-frames", "33", "--long-video", "windows", *ALL_LEVELS, *words)
+    lines = "\n".join(plan_lines(args, planned_model(args)))
+    assert f"{whole + 3 * (50 - whole)} forward passes" in lines and "each of at most 2 rows" in lines
+    assert ("each window has 5 x 4 x 4 where sigma / alpha is at most 2.6" in lines) == bool(whole)
+    found = network_calls(args.sampling, ModelConfig.read(args.model_config), frames=9)[TRANSFORMER]
+    assert found[:4] == [(2, 1)] * 4 and found[-1] == (1, 5 / 9 if whole else 1)
 
 
 @pytest.mark.slow
@@ -102,7 +113,7 @@ def test_a_lora_and_a_weaker_network_count(tmp_path):
     together = sum(cost.weights for cost in needed.values())  # both transformers are moved as one part
     for name, cost in needed.items():
         assert found.phases[name] == together + cost.activations
-    assert network_calls(args.sampling, model) == {TRANSFORMER: [1] * 50, WEAK: [1] * 50}
+    assert network_calls(args.sampling, model) == {TRANSFORMER: [(1, 1)] * 50, WEAK: [(1, 1)] * 50}
 
 
 def test_mistakes_get_one_line(capfd):

@@ -45,6 +45,8 @@ def test_keys_of_the_image_need_a_model_that_takes_one(small_model, key, value):
     ({"control_dropout": 0.1}, "the model takes no control clips"),
     ({"noised_image_dropout": 0.1}, "the model takes no image"),
     ({"time_windows": [3, 4]}, "time windows of 3 latent frames"),
+    ({"windows_below": 2.0, "step_cache_config": {"target": "network.step_cache.TeaCache", "params": {"threshold": 1}}},
+     "model.windows_below does not work with model.step_cache_config"),
     ({"compile_dynamic": True}, "compile_dynamic has no effect"),
     ({"sampler_config": {"params": {"guider_config": {"target": "sgm.guiders.PerturbedAttentionGuidance",
                                                       "params": {"scale": 2.0, "layers": [99]}}}}}, "layers are 0 to")])

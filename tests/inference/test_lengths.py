@@ -55,6 +55,21 @@ def test_what_the_configuration_says_is_kept():
     assert "in windows" in told and OmegaConf.select(model, POSITIONS) is False
 
 
+def test_noisy_videos_that_are_seen_as_a_whole_need_riflex():
+    model, told = prepared("tiny_t2v", 33, "model.windows_below=2.6")
+    assert list(model.time_windows) == [5, 3] and OmegaConf.select(model, POSITIONS) == {"k": 1}
+    assert model.network_config.params.num_frames == 33
+    assert told.endswith("share at least 3; where sigma / alpha is above 2.6, as a whole by RIFLEx, frequency 1")
+    model, told = prepared("tiny_t2v", 17, "model.windows_below=2.6")
+    assert told is None and OmegaConf.select(model, POSITIONS) is None and "time_windows" not in model
+
+
+@pytest.mark.parametrize("name, frames, words", [("cogvideox_2b", 97, []), ("tiny_t2v", 33, [f"model.{POSITIONS}=false"])])
+def test_a_whole_video_that_the_positions_do_not_reach_is_refused(name, frames, words):
+    with pytest.raises(ConfigError, match="model.windows_below: .* leave it out"):
+        prepared(name, frames, "model.windows_below=2.6", *words)
+
+
 def test_windows_that_the_length_brings_are_refused_beside_a_step_cache():
     cache = "model.step_cache_config={target: network.step_cache.TeaCache, params: {threshold: 0.1}}"
     assert "by RIFLEx" in prepared("tiny_t2v", 33, cache)[1]
@@ -83,12 +98,13 @@ def test_what_windows_do_not_go_with_is_refused_before_weights_are_read(words, s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", ["riflex", "windows"])
-def test_a_video_of_twice_the_length_is_made(way, tmp_path, caplog):
+@pytest.mark.parametrize("words", [["--long-video", "riflex"], ["--long-video", "windows"],
+                                   ["model.windows_below=2.6"]])
+def test_a_video_of_twice_the_length_is_made(words, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     (tmp_path / "p.txt").write_text("a red circle moves right on a black background\n")
     assert main(["--base", str(CONFIGS / "tiny_t2v.yaml"), str(CONFIGS / "inference.yaml"), "--num-frames", "33",
-                 "--long-video", way, "--input-file", str(tmp_path / "p.txt"), "--output-dir", str(tmp_path),
+                 *words, "--input-file", str(tmp_path / "p.txt"), "--output-dir", str(tmp_path),
                  "model.sampler_config.params.num_steps=4"]) == 0
     [record] = [json.loads(path.read_text()) for path in tmp_path.rglob("metadata.json")]
     assert record["frames"] == 33 and any("longer than the 17" in message for message in caplog.messages)

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from common.errors import ConfigError
-from sgm.windows import TimeWindows
+from sgm.denoiser import Denoiser
+from sgm.windows import TimeWindows, bind
 
 WINDOWS = TimeWindows(size=5, overlap=2)
 
@@ -58,6 +59,24 @@ def test_noise_repeats_in_another_order_and_is_the_rows_own():
     alone = WINDOWS.rescheduled(noise[1:], [torch.Generator().manual_seed(4)])
     assert torch.equal(alone, found[1:]) and not torch.equal(found, noise)
     assert torch.equal(WINDOWS.rescheduled(noise[:, :4]), noise[:, :4])
+
+
+@pytest.mark.parametrize("parameterization, level, frames", [
+    ("VE", 2.7, [12]), ("VE", 2.5, [5, 5, 5, 5]), ("VP", 0.0, [12]), ("VP", 0.34, [12]), ("VP", 0.38, [5, 5, 5, 5]),
+    ("flow", 0.73, [12]), ("flow", 0.71, [5, 5, 5, 5])])
+def test_noisy_videos_are_seen_as_a_whole(parameterization, level, frames):
+    seen = []
+
+    def network(x, timesteps, cond):
+        seen.append(x.shape[1])
+        return x.mean(dim=1, keepdim=True).expand_as(x)
+
+    denoiser = Denoiser({"target": "sgm.denoiser_scaling.EpsScaling"})
+    x, levels = torch.randn(2, 12, 1, 2, 2), torch.full((2,), level)
+    found = bind(denoiser, network, parameterization, WINDOWS, 2.6)(x, levels, {})
+    assert seen == frames
+    over = network if len(frames) == 1 else WINDOWS.over(network)
+    torch.testing.assert_close(found, denoiser.bind(over, parameterization)(x, levels, {}))
 
 
 @pytest.mark.parametrize("size, overlap, multiple", [(5, 0, 1), (5, 5, 1), (5, 2, 2), (6, 3, 2), (0, 0, 1)])
