@@ -64,7 +64,8 @@ def test_noisy_videos_that_are_seen_as_a_whole_need_riflex():
     assert told is None and OmegaConf.select(model, POSITIONS) is None and "time_windows" not in model
 
 
-@pytest.mark.parametrize("name, frames, words", [("cogvideox_2b", 97, []), ("tiny_t2v", 33, [f"model.{POSITIONS}=false"])])
+@pytest.mark.parametrize("name, frames, words", [
+    ("cogvideox_2b", 97, []), ("tiny_t2v", 33, [f"model.{POSITIONS}=false"])])
 def test_a_whole_video_that_the_positions_do_not_reach_is_refused(name, frames, words):
     with pytest.raises(ConfigError, match="model.windows_below: .* leave it out"):
         prepared(name, frames, "model.windows_below=2.6", *words)
