@@ -133,8 +133,9 @@ def _t5_shape(embedder: Mapping) -> Mapping:
 
 def frames_of_pass(model: ModelConfig, frames: int) -> int:
     """Return the most latent frames that one forward pass is given of a video of `frames`."""
-    in_windows = model.time_windows is not None and model.windows_below is None
-    return min(frames, model.time_windows[0]) if in_windows else frames
+    if model.time_windows is None or model.windows_below is not None:
+        return frames
+    return min(frames, model.time_windows[0])
 
 
 def transformer_costs(run: RunSettings, memory: MemorySettings, model: ModelConfig, plan: VideoPlan, rows: int
