@@ -19,7 +19,7 @@ from sgm.parameterization import Parameterization
 from sgm.sampling import Sampler
 
 SHAPE = (2, 2, 2, 1)  # elements along time, channels and height, each with noise of its own
-TOLERANCE = 1e-6
+TOLERANCE, ROUNDINGS = 1e-6, 16
 COUNTS = (12, 13, 1, 2, 3, 50)  # of steps: even and odd, so few that a multistep method only begins, and usual ones
 SIZE = 1000.0  # of the clip's numbers, which nothing may limit
 STEP = ("look in that step for a coefficient, an index or an amount of noise that belongs to another level. A method "
@@ -37,6 +37,7 @@ class Beside:
     times: float
     off: float
     mixed: float
+    tolerance: float = TOLERANCE
 
     @classmethod
     def of(cls, x: torch.Tensor, alpha: float, sigma: float, clip: torch.Tensor) -> "Beside":
@@ -47,16 +48,18 @@ class Beside:
             return cls(1 + float(deviations.max()), off, 0.0)
         times = deviations / sigma
         mixed = (covariance - covariance.diag().diag()).abs().max() / sigma**2
-        return cls(float(times[(times - 1).abs().argmax()]), off / sigma, float(mixed))
+        # A clip's large numbers leave no more digits than these to noise far below them.
+        tolerance = max(TOLERANCE, ROUNDINGS * torch.finfo(x.dtype).eps * float(clip.abs().max()) / sigma)
+        return cls(float(times[(times - 1).abs().argmax()]), off / sigma, float(mixed), tolerance)
 
     @property
     def right(self) -> bool:
-        return max(abs(self.times - 1), self.off, self.mixed) < TOLERANCE
+        return max(abs(self.times - 1), self.off, self.mixed) < self.tolerance
 
     def __str__(self) -> str:
-        if abs(self.times - 1) >= TOLERANCE:
-            return f"the noise there is {self.times:.4g} times the level's"
-        if self.off >= TOLERANCE:
+        if abs(self.times - 1) >= self.tolerance:
+            return f"the noise there is {self.times:.{4 if abs(self.times - 1) > 1e-3 else 9}g} times the level's"
+        if self.off >= self.tolerance:
             return f"the clip's part there is off by {self.off:.2g} of the noise"
         return f"the noise there of two elements has the correlation {self.mixed:.2g}"
 
