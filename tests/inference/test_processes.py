@@ -110,11 +110,12 @@ def latents(folder):
 
 @pytest.mark.parametrize("shared, apart, also", [
     ("model.network_config.params.transformer_args.model_parallel_size=2", 1e-5,
-     [f"{GUIDER}={{target: sgm.guiders.Autoguidance, params: {{scale: 3, ckpt_path: WEAK}}}}"]),
+     ["--num-frames", "33", "--long-video", "riflex",
+      f"{GUIDER}={{target: sgm.guiders.Autoguidance, params: {{scale: 3, ckpt_path: WEAK}}}}"]),
     ("args.guidance_parallel_size=2", 1e-4, [
         f"{GUIDER}={{target: sgm.guiders.SpatioTemporalSkipGuidance, params: {{scale: 3, layers: [1], cfg_scale: 2}}}}",
         "model.step_cache_config={target: network.step_cache.TeaCache, params: {threshold: 1}}"]),
-    ("args.sequence_parallel_size=2", 1e-4, ["--num-frames", "33", "--long-video", "windows"])])
+    ("args.sequence_parallel_size=2", 1e-4, ["--num-frames", "33", "model.windows_below=2.6"])])
 def test_two_processes_share_one_transformer(small_model, words, tmp_path, shared, apart, also):
     words = [*two_heads(small_model, tmp_path), *words[words.index("--input-file"):],
              *(word.replace("WEAK", str(tmp_path / "weak.pt")) for word in also)]
