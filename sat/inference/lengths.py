@@ -25,6 +25,9 @@ def prepare_length(model: MutableMapping[str, Any], limits: ModelLimits, setting
     if frames <= trained:
         extend_positions(model, frames)
         return None
+    keys = [key for key in ("time_windows", "windows_below") if model.get(key) is not None]
+    if settings.long_video == RIFLEX and keys:
+        raise ConfigError(f"args.long_video is riflex, but model.{keys[0]} asks for windows; leave one of them out")
     way = settings.long_video or next(way for way, longest in limits.longer.items() if frames <= longest)
     if way not in limits.longer or frames > limits.longer[way]:
         possible = ", ".join(f"{name} up to {longest} frames" for name, longest in limits.longer.items())

@@ -71,6 +71,12 @@ def test_a_whole_video_that_the_positions_do_not_reach_is_refused(name, frames, 
         prepared(name, frames, "model.windows_below=2.6", *words)
 
 
+@pytest.mark.parametrize("word", ["model.windows_below=2.6", "model.time_windows=[5,3]"])
+def test_windows_beside_the_choice_of_riflex_are_refused(word):
+    with pytest.raises(ConfigError, match=f"riflex, but {word.split('=')[0]} asks for windows; leave one of them out"):
+        prepared("tiny_t2v", 33, word, long_video="riflex")
+
+
 def test_windows_that_the_length_brings_are_refused_beside_a_step_cache():
     cache = "model.step_cache_config={target: network.step_cache.TeaCache, params: {threshold: 0.1}}"
     assert "by RIFLEx" in prepared("tiny_t2v", 33, cache)[1]
