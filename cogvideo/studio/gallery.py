@@ -11,7 +11,7 @@ import gradio as gr
 from cogvideo.studio import players
 from cogvideo.studio.library import Video, record_of, thumbnail, video_named, videos_of
 from cogvideo.studio.players import Shown
-from cogvideo.studio.studio import Studio, note, problem
+from cogvideo.studio.studio import Listener, Studio, note, problem
 from common.console import told
 from common.errors import UserError
 
@@ -21,8 +21,8 @@ LONGEST_RECORD = 60_000  # characters shown
 SCRIPT, LOOK = (Path(__file__).with_name(f"gallery.{kind}") for kind in ("js", "css"))
 
 
-def build(studio: Studio) -> None:
-    """Build the page within its tab."""
+def build(studio: Studio) -> Listener:
+    """Build the page within its tab; return what lists the videos again."""
     with gr.Row():
         words = gr.Textbox(label="Prompt contains", elem_id="gallery-words", scale=2)
         model = gr.Dropdown([ALL], value=ALL, label="Model", elem_id="gallery-model")
@@ -50,6 +50,7 @@ def build(studio: Studio) -> None:
     gr.on(None, listing, filters, listed, show_progress="hidden")  # when the page opens, and when a filter changes
     again.click(listing, filters, listed, show_progress="hidden")
     cards.chosen(chosen, picked, [picked, message, both, record], show_progress="hidden")
+    return listing, filters, listed
 
 
 def _listing(studio: Studio, words: object, model: object, sampler: object, number: object, picked: Sequence[str]

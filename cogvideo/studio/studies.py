@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
 from benchmarks.studies.filters import POLICY
-from cogvideo.studio.studio import Studio, note, problem
+from cogvideo.studio.studio import Listener, Studio, note, problem
 
 REPORT = "report.html"
 ADDRESS = "/studies"
@@ -38,8 +38,8 @@ class Reports(StaticFiles):
         return response
 
 
-def build(studio: Studio) -> None:
-    """Build the page within its tab."""
+def build(studio: Studio) -> Listener:
+    """Build the page within its tab; return what lists the reports again."""
     with gr.Row():
         words = gr.Textbox(label="Name contains", elem_id="studies-words")
         name = gr.Dropdown([], label="Study", elem_id="studies-name", scale=2)
@@ -56,6 +56,7 @@ def build(studio: Studio) -> None:
     gr.on([words.change, again.click], choices, [words, name], [name, report], show_progress="hidden")
     gr.on(None, choices, [words, name], [name, report], show_progress="hidden")
     name.input(lambda chosen: shown(studio, chosen), name, report, show_progress="hidden")
+    return choices, [words, name], [name, report]
 
 
 def reports(folder: Path) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -29,10 +29,14 @@ from inference.sizes import ModelLimits
 # Settings of Gradio's events that make videos: they wait for each other, whatever page and user they come from.
 QUEUED: Final[Mapping[str, Any]] = {"concurrency_id": "sampling", "concurrency_limit": 1}
 
+Listener = tuple[Callable, list, list]  # of an event: a function, the components that it is given and those it fills
+
 
 @dataclass
 class Studio:
     """What the pages share. A page's module has `build(studio)`, which is called within its tab.
+
+    It returns None, or a Listener for when the tab is opened.
 
     `models` are those offered, by name. `outputs` is the folder in which all videos are looked for; those of the page
     are below `outputs/studio`. `studies` is the folder of the studies' reports. `uploads` has copies of what users

@@ -18,21 +18,28 @@ from common.files import whole_file
 logger = logging.getLogger(__name__)
 
 ROUNDS = 5
+SHORT = 0.05  # seconds of a measurement that say nothing about other programs
+STARVED = 0.8  # of one processor's time: with less of it, others had the rest
 
 
 def remembered(what: str, measure: Callable[[], Any]) -> Any:
     """Return the result of `measure()`, a JSON value, or what it was when this processor was measured before.
 
-    It is called outside of all modes of torch, which would count what it computes, or compute something else.
+    It is called outside of all modes of torch, which would count what it computes, or compute something else. What is
+    measured while other programs take the processor from this one is not remembered.
     A cache folder that cannot be read or written costs a measurement in every process, and nothing else.
     """
     path = _path()
     known = {} if path is None else _read(path)
     if what in known:
         return known[what]
+    begin, worked = time.perf_counter(), time.process_time()
     with _disable_current_modes(), torch._C.DisableTorchFunction():
         value = measure()
-    if path is not None:
+    spent, worked = time.perf_counter() - begin, time.process_time() - worked
+    if spent > SHORT and worked < STARVED * spent:
+        logger.debug("measured, but not remembered, since other programs take the processor: %s", what)
+    elif path is not None:
         _keep(path, {**_read(path), what: value})
     return value
 

@@ -23,6 +23,11 @@ def test_a_measurement_is_made_once():
     assert made == [1]
 
 
+def test_what_is_measured_without_the_processor_is_not_remembered():
+    assert measured.remembered("a", lambda: time.sleep(0.1) or 1) == 1  # as if others had it meanwhile
+    assert measured.remembered("a", lambda: 2) == 2 and measured.remembered("a", lambda: 3) == 2
+
+
 def test_modes_neither_count_nor_replace_what_is_measured():
     def measure():
         q = torch.ones(1, 1, 2, 4)
