@@ -118,9 +118,8 @@ def network_calls(settings: SamplingSettings, model: ModelConfig, counter: SkipC
                   segments: Segments | None = None, frames: int = 1) -> dict[str, list[Call]]:
     """Return the forward passes of the transformer and of a weaker one, for a video of so many latent frames.
 
-    They are found by running the sampler
-    with a network that returns zeros; `counter` notes what a step cache skips. The first of `segments` is counted as
-    continuing a clip if `args.continue_from` is given.
+    They are found by running the sampler with a network that returns zeros; `counter` notes what a step cache skips.
+    The first of `segments` is counted as continuing a clip if `args.continue_from` is given.
     """
     calls: dict[str, list[Call]] = {TRANSFORMER: [], WEAK: []}
     windows = None if model.time_windows is None else TimeWindows(*model.time_windows)
