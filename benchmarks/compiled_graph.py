@@ -6,8 +6,8 @@
 The layer is lowered by inductor for a CPU, with tensors that have shapes and no data, so full sizes need no memory.
 What cannot be fused there cannot be fused on an accelerator either. Kernels are those that do work; calls of matrix
 products and attention count as one each. The least is each activation read once and written once by every product, by
-attention and by what can be one kernel between them. Bytes of a view count as those of its whole tensor, as inductor
-counts them. Needs requirements-test.txt. --save keeps the table under docs/benchmarks/.
+attention and by what can be one kernel between them. What a fused kernel reads several times counts as often, up to the
+whole tensor, as inductor counts it. Needs requirements-test.txt. --save keeps the table under docs/benchmarks/.
 """
 import argparse
 import platform
@@ -26,7 +26,8 @@ from torch import nn
 from torch._inductor import config
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch._inductor.graph import GraphLowering
-from torch._inductor.scheduler import NopKernelSchedulerNode
+from torch._inductor.ir import ExternKernel, IRNode, ReinterpretView
+from torch._inductor.scheduler import BaseSchedulerNode, NopKernelSchedulerNode
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.random_models import SIZES, Size
@@ -49,6 +50,20 @@ class Graph:
     bytes: int
 
 
+def moved(node: BaseSchedulerNode, graph: GraphLowering) -> int:
+    """Return the bytes that a kernel reads and writes; of a view that a call is given, its own and not its tensor's."""
+    count = node.get_read_write_buffers_sizes()
+    if isinstance(node.node, ExternKernel):
+        names = dict.fromkeys(one.get_name() for one in node.node.inputs if isinstance(one, ReinterpretView))
+        views = sum(_bytes(one) for one in node.node.inputs if isinstance(one, ReinterpretView))
+        count += views - sum(_bytes(graph.get_buffer(name)) for name in names)
+    return count
+
+
+def _bytes(part: IRNode) -> int:
+    return prod(int(side) for side in part.get_size()) * part.get_dtype().itemsize
+
+
 @contextmanager
 def lowered() -> Iterator[list[Graph]]:
     """Context manager that yields a list, to which every graph that inductor lowers inside is added."""
@@ -57,8 +72,7 @@ def lowered() -> Iterator[list[Graph]]:
 
     def noted(self: GraphLowering, *args, **kwargs):
         result = codegen(self, *args, **kwargs)
-        sizes = [node.get_read_write_buffers_sizes() for node in self.scheduler.nodes
-                 if not isinstance(node, NopKernelSchedulerNode)]
+        sizes = [moved(node, self) for node in self.scheduler.nodes if not isinstance(node, NopKernelSchedulerNode)]
         graphs.append(Graph(sum(size > 0 for size in sizes), sum(sizes)))
         return result
 
@@ -128,15 +142,16 @@ def _built(network: Mapping, dtype: torch.dtype) -> nn.Module:
 
 def least_bytes(size: Size, dtype: torch.dtype) -> int:
     """Return the bytes of a layer whose activations are read and written once by each product, by attention, and by
-    each group of other operations between them: modulated norm, norm and rotation, gate and next norm, GELU, gate.
+    each group of other operations between them: modulated norm, norm and rotation, gate and next norm, gate. GELU can
+    be part of the product before it.
     """
     params = two_layers(size)["network_config"]["params"]
-    width, wide = params["hidden_size"], 4 * params["hidden_size"]
+    width = params["hidden_size"]
     patch = parse_patch_size(params["patch_size"])
     tokens = 2 * (size.text_length + prod(patch_grid(torch.empty(1, *size.latent, device="meta"), patch)))
     weights = params.get("time_embed_dim", 512) * 12 * width + (3 + 1 + 4 + 4) * width * width
     products = (1 + 3) + (1 + 1) + (1 + 4) + (4 + 1)  # queries, keys and values; output; MLP
-    others = 2 + 4 + 4 + 4 + 2 * wide // width + 3  # modulated norm; norm, rotation; attention; gate, norm; GELU; gate
+    others = 2 + 4 + 4 + 4 + 3  # modulated norm; norm and rotation; attention; gate and norm; gate
     return dtype.itemsize * (weights + tokens * width * (products + others))
 
 
