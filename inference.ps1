@@ -3,8 +3,8 @@
 #   powershell -ExecutionPolicy Bypass -File inference.ps1                        small models, prompts of configs\prompts*.txt
 #   powershell -ExecutionPolicy Bypass -File inference.ps1 CONFIG... [key=value...]   any other model
 #
-# Any option of sample_video.py may follow. Videos of the small models go to outputs\, or to the folder that the variable
-# OUTPUT_DIR names. The first run sets up .venv; if the variable SAT_PYTHON names an interpreter, it is used unchanged.
+# Any option of sample_video.py may follow. Videos of the small models go to folders in outputs\, or in the folder that
+# --output-dir or the variable OUTPUT_DIR names. The first run sets up .venv; if the variable SAT_PYTHON names an interpreter, it is used unchanged.
 $ErrorActionPreference = "Stop"
 $root = $PSScriptRoot
 $given = @($args)
@@ -66,7 +66,14 @@ if ($configs.Count -gt 0) {
 }
 
 $videos = if ($env:OUTPUT_DIR) { $env:OUTPUT_DIR } else { Join-Path $root "outputs" }
+$words = @()
+for ($i = 0; $i -lt $options.Count; $i++) {  # each model has a folder of its own in the folder that is named
+    if ($options[$i] -match '^--output[-_]dir$') { $i++; $videos = if ($i -lt $options.Count) { $options[$i] } else { "" } }
+    elseif ($options[$i] -match '^(--output[-_]dir|args\.output_dir)=(.*)$') { $videos = $Matches[2] }
+    else { $words += $options[$i] }
+    if (-not $videos) { Stop-With "--output-dir: no folder is named" }
+}
 foreach ($model in "tiny_t2v", "tiny_i2v") {
-    Invoke-Sampling (@("--base", (Join-Path $root "configs\$model.yaml"), $shared, "--output-dir", (Join-Path $videos $model)) + $options)
+    Invoke-Sampling (@("--base", (Join-Path $root "configs\$model.yaml"), $shared, "--output-dir", (Join-Path $videos $model)) + $words)
 }
 Write-Host "The videos are in $videos\tiny_t2v and $videos\tiny_i2v: 000000.mp4 in each folder, frames.png shows its frames."

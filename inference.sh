@@ -6,8 +6,8 @@
 #   bash inference.sh --from-metadata RECORD…    the videos of records, again
 #
 # Any option of sample_video.py may follow the configurations. Options without a configuration (bash inference.sh
-# --seed 3) apply to the small models. Their videos go to outputs/, or to the folder that OUTPUT_DIR names. The first
-# run sets up .venv (see tools/setup_env.sh).
+# --seed 3) apply to the small models. Their videos go to folders in outputs/, or in the folder that --output-dir or the
+# variable OUTPUT_DIR names. The first run sets up .venv (see tools/setup_env.sh).
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/tools/setup_env.sh"
 
@@ -30,6 +30,17 @@ if [[ ${#configs[@]} -gt 0 ]]; then
 fi
 
 videos=${OUTPUT_DIR:-$root/outputs}
+words=()
+while [[ $# -gt 0 ]]; do  # each model has a folder of its own in the folder that is named
+    case $1 in
+        --output-dir | --output_dir) videos=${2-}; shift ;;
+        --output-dir=* | --output_dir=* | args.output_dir=*) videos=${1#*=} ;;
+        *) words+=("$1") ;;
+    esac
+    if [[ -z $videos ]]; then echo "error: --output-dir: no folder is named" >&2; exit 2; fi
+    shift
+done
+set -- ${words[@]+"${words[@]}"}
 OMP_NUM_THREADS=$(( (OMP_NUM_THREADS + 1) / 2 ))
 
 make_videos() {  # replaces its subshell by Python, so that a signal to the one reaches the other
@@ -50,6 +61,4 @@ wait "$second" || status=$?
 cat -- "$said" >&2
 if [[ $status -ne 0 ]]; then exit "$status"; fi
 
-if [[ $* != *output?dir* ]]; then
-    echo "The videos are in $videos/tiny_t2v and $videos/tiny_i2v: 000000.mp4 in each folder, frames.png shows its frames."
-fi
+echo "The videos are in $videos/tiny_t2v and $videos/tiny_i2v: 000000.mp4 in each folder, frames.png shows its frames."
