@@ -2,12 +2,15 @@
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import isqrt
 
 import torch
 from omegaconf import OmegaConf
 from torch import nn
 
 from arguments import get_args
+from common.errors import ConfigError
+from common.patches import parse_patch_size
 from configuration.targets import instantiate_from_config
 from diffusion_video import DiffusionEngine
 
@@ -59,6 +62,24 @@ class Size:
         return replace(self, latent=(frames, self.latent[1], height, width_of_latents), network={
             **self.network, "num_layers": layers, "hidden_size": width, "num_attention_heads": width // 64,
             "latent_height": height, "latent_width": width_of_latents, "num_frames": 4 * frames - 3})
+
+    def shaped(self, layers: int | None = None, width: int | None = None, tokens: int | None = None) -> "Size":
+        """Return this size with other numbers of layers, channels, and tokens of a video's grid, as near as it comes.
+
+        Raises ConfigError for channels that do not divide into heads of 64.
+        """
+        params = self.model()["network_config"]["params"]
+        layers, width = layers or params["num_layers"], width or params["hidden_size"]
+        if width % 64:
+            raise ConfigError(f"--width {width} does not divide into heads of 64 channels; the nearest that does: "
+                              f"{max(round(width / 64), 1) * 64}")
+        frames, _, high, wide = self.latent
+        if tokens is not None:
+            time, *sides = parse_patch_size(params["patch_size"])
+            each = max(round(tokens * time / frames), 1)
+            rows = isqrt(each)
+            high, wide = rows * sides[0], round(each / rows) * sides[1]
+        return self.resized(layers, width, (frames, high, wide))
 
     @property
     def text_length(self) -> int:

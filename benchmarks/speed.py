@@ -2,6 +2,7 @@
 
     python -m benchmarks.speed all                            # on a CPU: a quarter of an hour
     python -m benchmarks.speed decode --repeats 9 --save
+    python -m benchmarks.speed transformer --dtype bf16 --layers 4 --width 1024 --tokens 3000
     python -m benchmarks.speed all --size 5b --compile        # on an accelerator
 
 Needs requirements-test.txt beside requirements.txt, and downloads nothing. The sides run alternately, and their outputs
@@ -23,7 +24,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__fil
 
 import torch
 
-from benchmarks.options import add_model, add_speed, resolve
+from benchmarks.options import add_model, add_speed, count, resolve
 from benchmarks.random_models import SIZES
 from benchmarks.speed_measure import (
     CLOCKS,
@@ -84,6 +85,10 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=[*PARTS, "all"], help="part of the work to compare")
     add_model(parser, size="small")
+    parser.add_argument("--layers", type=count, help="layers of the transformer, in place of the size's")
+    parser.add_argument("--width", type=count, help="its channels, a multiple of 64, in place of the size's")
+    parser.add_argument("--tokens", type=count, help="about as many tokens of a video, in place of the size's; the "
+                        "whole run is of the size's own")
     add_speed(parser, compiled="whole")
     parser.add_argument("--repeats", type=int, default=3, help="rounds, each running both sides (default: %(default)s)")
     parser.add_argument("--clock", choices=CLOCKS, default="wall",
@@ -99,11 +104,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = resolve(options)
     dtype = DTYPES[options.dtype]
     torch.backends.fp32_precision = "ieee"  # otherwise accelerators round float32 to 10 bits in convolutions
-    setting = Setting(SIZES[options.size], device, dtype, options.compile, options.attention)
+    size, given = SIZES[options.size], {name: getattr(options, name) for name in ("layers", "width", "tokens")}
+    if any(given.values()):
+        size = size.shaped(**given)
+    setting = Setting(size, device, dtype, options.compile, options.attention)
     peak = product_peak(device, dtype, options.clock)
     rows = [measure(part, setting, options, peak) for part in (PARTS if options.part == "all" else [options.part])]
     text = f"{heading(options, device, peak)}\n{table(COLUMNS, rows)}\n"
-    show(text, f"speed_{options.part}_{options.size}_{options.dtype}", options.save)
+    other = "".join(f"_{value}_{name}" for name, value in given.items() if value)
+    show(text, f"speed_{options.part}_{options.size}{other}_{options.dtype}", options.save)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,12 @@ pytest.importorskip("diffusers", reason="diffusers is missing: pip install -r re
 
 from benchmarks import speed, speed_measure
 from benchmarks.memory_measure import peak_memory
-from benchmarks.random_models import SIZES
+from benchmarks.random_models import SIZES, our_network
 from benchmarks.setting import Setting
 from benchmarks.speed_measure import OutputsDiffer, Pair, count_flops, time_pair
 from common.cpu_operations import convolution, linear_gelu_tanh
+from common.errors import ConfigError
+from common.patches import patch_grid
 from network.attention import attention
 
 CPU = torch.device("cpu")
@@ -35,6 +37,17 @@ def test_the_other_models_are_compared_alike(preset, latent):
     assert size.padding == latent[0] - 3
     for part in ("step", "whole"):
         assert time_pair(speed.PARTS[part](Setting(size, CPU, torch.float32)), 1, CPU).difference < 1e-4
+
+
+@pytest.mark.parametrize("size, tokens, grid", [
+    ("small", 1280, (5, 16, 16)), ("small", 700, (5, 11, 13)), ("1.5-5b", 1100, (11, 10, 10)), ("tiny", 1, (3, 1, 1))])
+def test_a_size_can_have_other_layers_channels_and_tokens(size, tokens, grid):
+    changed = SIZES[size].shaped(layers=3, width=192, tokens=tokens)
+    network = our_network(changed.model(), torch.device("meta"), torch.float32)
+    assert (len(network.transformer.layers), network.hidden_size) == (3, 192)
+    assert patch_grid(torch.empty(1, *changed.latent, device="meta"), network.patch_size) == grid
+    with pytest.raises(ConfigError, match="--width 100 .* nearest that does: 128"):
+        SIZES[size].shaped(width=100)
 
 
 def test_nothing_is_told_of_computations_that_differ():
