@@ -130,12 +130,12 @@ class Memory:
 
     @classmethod
     def of(cls, training: Training, batch: Mapping[str, Tensor], device: torch.device) -> "Memory":
-        """Measure two passes. The first loads what stays in the process, as code of kernels."""
+        """Measure two passes after one that loads code of kernels and measures the processor."""
         found = []
-        for measure in (tensor_peak, peak_memory):
+        for measure in (lambda run, device: run(), tensor_peak, peak_memory):
             found.append(measure(lambda: training(batch).backward(), device))
             training.zero_grad(set_to_none=True)
-        return cls(*found)
+        return cls(*found[1:])
 
     def cells(self, planned: int | None) -> list[str]:
         """Return the cells of MEMORY_COLUMNS; `planned` is None for what no plan counts."""

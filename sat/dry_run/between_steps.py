@@ -15,7 +15,7 @@ from configuration.model import ModelConfig
 from configuration.settings import Arguments, RunSettings
 from dry_run.memory import META, TRANSFORMER, decoding, forward_pass, frames_of_pass
 from dry_run.meter import measure
-from dry_run.report import network_calls
+from dry_run.passes import network_calls
 from media.clips import ClipFormat
 from vae_modules.autoencoder import VideoAutoencodingEngine
 
