@@ -61,4 +61,5 @@ wait "$second" || status=$?
 cat -- "$said" >&2
 if [[ $status -ne 0 ]]; then exit "$status"; fi
 
+if [[ " $* " =~ " --plan " || " $* " =~ " --help " || " $* " =~ " -h " ]]; then exit; fi  # nothing was made
 echo "The videos are in $videos/tiny_t2v and $videos/tiny_i2v: 000000.mp4 in each folder, frames.png shows its frames."

@@ -5,12 +5,12 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import _disable_current_modes
 
 from common.errors import DataError
 from common.files import whole_file
@@ -25,8 +25,9 @@ STARVED = 0.8  # of one processor's time: with less of it, others had the rest
 def remembered(what: str, measure: Callable[[], Any]) -> Any:
     """Return the result of `measure()`, a JSON value, or what it was when this processor was measured before.
 
-    It is called outside of all modes of torch, which would count what it computes, or compute something else. What is
-    measured while other programs take the processor from this one is not remembered.
+    It is called in a thread of its own, outside of what is set for this one: modes of torch and hooks of saved tensors
+    would count what it computes, or compute something else. What is measured while other programs take the processor
+    from this one is not remembered.
     A cache folder that cannot be read or written costs a measurement in every process, and nothing else.
     """
     path = _path()
@@ -34,8 +35,8 @@ def remembered(what: str, measure: Callable[[], Any]) -> Any:
     if what in known:
         return known[what]
     begin, worked = time.perf_counter(), time.process_time()
-    with _disable_current_modes(), torch._C.DisableTorchFunction():
-        value = measure()
+    with ThreadPoolExecutor(1) as thread:
+        value = thread.submit(measure).result()
     spent, worked = time.perf_counter() - begin, time.process_time() - worked
     if spent > SHORT and worked < STARVED * spent:
         logger.debug("measured, but not remembered, since other programs take the processor: %s", what)

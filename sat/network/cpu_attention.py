@@ -120,14 +120,17 @@ def pieces_are_faster(heads: int, queries: int, keys: int, dim: int, training: b
 
     In training the time of the gradients counts, too.
     """
-    drawn = torch.Generator().manual_seed(0)
-    given = [torch.randn(1, heads, tokens, dim, generator=drawn).bfloat16().requires_grad_(training)
-             for tokens in (min(queries, MEASURED_QUERIES), keys, keys)]
+    def measure() -> str:
+        drawn = torch.Generator().manual_seed(0)
+        given = [torch.randn(1, heads, tokens, dim, generator=drawn).bfloat16().requires_grad_(training)
+                 for tokens in (min(queries, MEASURED_QUERIES), keys, keys)]
 
-    def passes(way: Callable) -> Callable[[], object]:
-        return (lambda: torch.autograd.grad(way(*given).sum(), given)) if training else (lambda: way(*given))
+        def passes(way: Callable) -> Callable[[], object]:
+            return (lambda: torch.autograd.grad(way(*given).sum(), given)) if training else (lambda: way(*given))
 
-    ways = {"fused": passes(_fused), "pieces": passes(AttentionInPieces.apply if training else in_pieces)}
-    with torch.set_grad_enabled(training):
-        return remembered(f"bfloat16 attention{' in training' * training} of {heads} heads of {dim}, "
-                          f"{queries} x {keys} tokens", lambda: fastest(ways)) == "pieces"
+        with torch.set_grad_enabled(training):
+            return fastest({"fused": passes(_fused),
+                            "pieces": passes(AttentionInPieces.apply if training else in_pieces)})
+
+    return remembered(f"bfloat16 attention{' in training' * training} of {heads} heads of {dim}, "
+                      f"{queries} x {keys} tokens", measure) == "pieces"

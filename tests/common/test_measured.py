@@ -4,6 +4,7 @@ import time
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 from common import measured
 from dry_run.meter import FusedAttention, Meter
@@ -36,6 +37,17 @@ def test_modes_neither_count_nor_replace_what_is_measured():
     with Meter(torch.device("cpu")) as meter, FusedAttention(meter), torch.device("meta"):
         assert measured.remembered("a", measure) == 16
     assert meter.peak == 0
+
+
+def test_layers_that_are_computed_again_may_measure_the_first_time():
+    def layer(x):
+        other = torch.ones(3, requires_grad=True)
+        measured.remembered("a", lambda: torch.autograd.grad(other.exp().sum(), other)[0].tolist())
+        return x.exp()
+
+    x = torch.zeros(3, requires_grad=True)
+    checkpoint(layer, x, use_reentrant=False).sum().backward()
+    assert x.grad.tolist() == [1, 1, 1]
 
 
 def test_another_device_is_measured_for_itself(monkeypatch):

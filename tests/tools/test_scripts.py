@@ -132,6 +132,12 @@ def test_each_small_model_has_a_folder_in_the_one_that_is_named(checkout, words)
     assert "The videos are in /my own/tiny_t2v and" in done.stdout
 
 
+@pytest.mark.parametrize("word", ["--plan", "--help", "-h"])
+def test_no_videos_are_told_of_that_were_not_made(checkout, word):
+    done, calls = checkout.run("inference.sh", "--seed", "3", word, SAT_PYTHON="python")
+    assert (done.returncode, len(calls)) == (0, 2) and "The videos are in" not in done.stdout
+
+
 @pytest.mark.parametrize("words", [("--output-dir",), ("--output-dir=",)])
 def test_a_folder_without_a_name_is_one_line(checkout, words):
     done, calls = checkout.run("inference.sh", *words, SAT_PYTHON="python")
