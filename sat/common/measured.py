@@ -25,9 +25,9 @@ STARVED = 0.8  # of one processor's time: with less of it, others had the rest
 def remembered(what: str, measure: Callable[[], Any]) -> Any:
     """Return the result of `measure()`, a JSON value, or what it was when this processor was measured before.
 
-    It is called in a thread of its own, outside of what is set for this one: modes of torch and hooks of saved tensors
-    would count what it computes, or compute something else. What is measured while other programs take the processor
-    from this one is not remembered.
+    It is called in a thread of its own, outside of what is set for this one but whether gradients are: modes of torch
+    and hooks of saved tensors would count what it computes, or compute something else. What is measured while other
+    programs take the processor from this one is not remembered.
     A cache folder that cannot be read or written costs a measurement in every process, and nothing else.
     """
     path = _path()
@@ -36,7 +36,7 @@ def remembered(what: str, measure: Callable[[], Any]) -> Any:
         return known[what]
     begin, worked = time.perf_counter(), time.process_time()
     with ThreadPoolExecutor(1) as thread:
-        value = thread.submit(measure).result()
+        value = thread.submit(torch.set_grad_enabled(torch.is_grad_enabled())(measure)).result()
     spent, worked = time.perf_counter() - begin, time.process_time() - worked
     if spent > SHORT and worked < STARVED * spent:
         logger.debug("measured, but not remembered, since other programs take the processor: %s", what)

@@ -39,6 +39,13 @@ def test_modes_neither_count_nor_replace_what_is_measured():
     assert meter.peak == 0
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_gradients_are_computed_where_the_measured_way_does(enabled):
+    with torch.set_grad_enabled(enabled):
+        assert measured.remembered("a", torch.is_grad_enabled) is enabled
+    assert torch.is_grad_enabled()
+
+
 def test_layers_that_are_computed_again_may_measure_the_first_time():
     def layer(x):
         other = torch.ones(3, requires_grad=True)
