@@ -5,8 +5,8 @@ as in a real run.
 """
 import sys
 import weakref
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from math import prod
 
 import torch
@@ -46,7 +46,7 @@ def measure(call: Callable[[], object], device: torch.device) -> tuple[int, Work
 
     Bytes are the most that its new tensors take at a time, without those that existed before.
     """
-    with Meter(device) as meter, FusedAttention(meter):
+    with Meter(device) as meter, FusedAttention(meter), _taken_for(device):
         call()
     return meter.peak, meter.work
 
@@ -73,8 +73,7 @@ def _drop(parameter: Tensor) -> None:
 
 @torch.enable_grad()
 def _forward_and_backward(loss: Callable[[], Tensor], device: torch.device) -> int:
-    on_cpu = device.type == "cpu"
-    with Meter(device) as meter, FusedAttention(meter), TakenFor(device) if on_cpu else nullcontext():
+    with Meter(device) as meter, FusedAttention(meter), _taken_for(device):
         # torch's public functions would leave the modes, and with them layers that are computed again.
         _engine_run_backward((value := loss(),), (torch.ones_like(value),), False, False, inputs=(),
                              allow_unreachable=True, accumulate_grad=True)
@@ -151,12 +150,30 @@ class TakenFor(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         args, kwargs = tree_map_only(torch.device, self._on_meta, (args, kwargs or {}))
-        found = func(*args, **kwargs)
+        found = STAND_INS.get(func, func)(*args, **kwargs)
         asked = func == DEVICE and not sys._getframe(1).f_globals.get("__name__", "").startswith("torch.")
         return self._device if asked and found == META else found
 
     def _on_meta(self, given: torch.device) -> torch.device:
         return META if given == self._device else given
+
+
+def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, padding: Sequence[int], stride: Sequence[int],
+               dilation: Sequence[int], groups: int) -> Tensor:
+    return torch.convolution(x, weight, bias, stride, padding, dilation, False, [0] * len(padding), groups)
+
+
+def _channel_moments(x: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape[1], dtype=torch.float32), x.new_empty(x.shape[1], dtype=torch.float32)
+
+
+# Functions that torch has for tensors with values alone, and what has their shapes and work.
+STAND_INS: dict[Callable, Callable] = {
+    torch.mkldnn_convolution: _convolved, torch.batch_norm_update_stats: _channel_moments}
+
+
+def _taken_for(device: torch.device) -> AbstractContextManager[object]:
+    return TakenFor(device) if device.type == "cpu" else nullcontext()
 
 
 class Attention(torch.autograd.Function):

@@ -37,7 +37,7 @@ class RelayedState(CausalState):
 
     def pass_on(self, frames: Tensor) -> None:
         if self._target is not None:
-            frames = frames.contiguous()
+            frames = frames.clone(memory_format=torch.contiguous_format)  # the layer may write over them
             self._sent.append((dist.isend(frames, self._target), frames))
 
     def wait(self) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from common.cpu_operations import convolution, linear
 from common.tensors import recorded
 from vae_modules import winograd
-from vae_modules.memory_order import empty_like_layers, has_channels_last
+from vae_modules.memory_order import empty_like_layers, has_channels_last, joined
 
 # Elements to compute at a time where that saves memory, and the fewest rows of a strip, so that the neighbouring rows
 # computed with it cost little.
@@ -57,7 +57,8 @@ class CausalConv3d(nn.Module):
         self.conv = nn.Conv3d(in_channels, out_channels, kernel_size, padding=(0, kernel_size // 2, kernel_size // 2))
         self.lookback = kernel_size - 1
 
-    def forward(self, x: Tensor, past: CausalState) -> Tensor:
+    def forward(self, x: Tensor, past: CausalState, overwrites: bool = False) -> Tensor:
+        """Return the convolution of the chunk x; `overwrites` allows it to take x's memory."""
         if self.lookback == 0:
             return pointwise(self.conv, x)
         front = x[:, :, :1].expand(-1, -1, self.lookback, -1, -1)
@@ -66,8 +67,8 @@ class CausalConv3d(nn.Module):
         last = x if x.shape[2] >= self.lookback else torch.cat((front, x), dim=2)
         last = last[:, :, -self.lookback:]
         past.pass_on(last)
-        if winograd.pays(x, self.conv.weight):
-            out = winograd.convolve(front, x, self.conv.weight, self.conv.bias)
+        if winograd.pays(x, self.conv.weight, past.leading):
+            out, last = winograd.convolve(front, x, self.conv.weight, self.conv.bias, past.leading, overwrites)
         else:
             out = convolve(self.conv, front, x)
         past.store(self, last, front)
@@ -84,11 +85,11 @@ def convolve(conv: nn.Conv3d, front: Tensor, x: Tensor) -> Tensor:
     height = x.shape[3]
     rows = max(ELEMENTS_AT_A_TIME // (front[:, :, :, 0].numel() + x[:, :, :, 0].numel()), MIN_ROWS)
     if rows >= height or recorded():
-        return apply_conv(conv, torch.cat((front, x), dim=2))
+        return apply_conv(conv, joined(front, x))
     out = empty_like_layers(x, conv.out_channels, *x.shape[2:])
     for top in range(0, height, rows):
         above, below = max(top - 1, 0), min(top + rows + 1, height)
-        strip = apply_conv(conv, torch.cat((front[:, :, :, above:below], x[:, :, :, above:below]), dim=2))
+        strip = apply_conv(conv, joined(front[:, :, :, above:below], x[:, :, :, above:below]))
         out[:, :, :, top:top + rows] = strip[:, :, :, top - above:top - above + rows]
     return out
 

@@ -11,8 +11,9 @@ from common.compression import Compression
 from common.kinds import BelowOne, Layers, Size, SizeOrZero
 from common.unread import Unread
 from vae_modules.convolution import CausalConv3d, CausalState
-from vae_modules.layers import Downsample3D, ResnetBlock3D, Upsample3D, make_norm, swish
+from vae_modules.layers import Downsample3D, ResnetBlock3D, Upsample3D
 from vae_modules.memory_order import in_memory_order
+from vae_modules.norms import make_norm, swish
 
 # Released files give one set of parameters to encoder and decoder alike.
 ANY_SIZE = Unread("the autoencoder takes videos of any size", (256,))
@@ -76,7 +77,7 @@ class ContextParallelEncoder3D(nn.Module):
             if hasattr(level, "downsample"):
                 h = level.downsample(h)
         h = self.mid.block_2(self.mid.block_1(h, None, past), None, past)
-        return self.conv_out(swish(self.norm_out(h, None, past)), past)
+        return self.conv_out(swish(self.norm_out(h, None, past, overwrites=True)), past)
 
 
 class ContextParallelDecoder3D(nn.Module):
@@ -128,4 +129,4 @@ class ContextParallelDecoder3D(nn.Module):
                 h = block(h, z, past)
             if hasattr(level, "upsample"):
                 h = level.upsample(h, past)
-        return self.conv_out(swish(self.norm_out(h, z, past)), past)
+        return self.conv_out(swish(self.norm_out(h, z, past, overwrites=True)), past)

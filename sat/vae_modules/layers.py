@@ -12,55 +12,8 @@ from torch import Tensor, nn
 from common.cpu_operations import convolution
 from common.tensors import recorded
 from vae_modules.convolution import ELEMENTS_AT_A_TIME, CausalConv3d, CausalState, apply_conv, pointwise
-from vae_modules.memory_order import empty_like_layers, in_memory_order
-
-
-def swish(x: Tensor) -> Tensor:
-    """Return x sigmoid(x), in x's memory where no gradient is recorded."""
-    return F.silu(x, inplace=not recorded())
-
-
-class SpatialNorm(nn.Module):
-    """The norm `GroupNorm(f) * conv_y(zq) + conv_b(zq)`, the latent zq at f's size (MoVQ, arXiv 2209.09002, eq. 4).
-
-    The 1 x 1 x 1 convolutions commute with nearest-neighbour resizing, so they run on the small latent.
-    """
-
-    def __init__(self, channels: int, zq_channels: int, groups: int):
-        super().__init__()
-        self.norm_layer = nn.GroupNorm(groups, channels, eps=1e-6)
-        self.conv_y = CausalConv3d(zq_channels, channels, 1)
-        self.conv_b = CausalConv3d(zq_channels, channels, 1)
-
-    def forward(self, f: Tensor, zq: Tensor, past: CausalState) -> Tensor:
-        f, y, b = self.norm_layer(f), self.conv_y(zq, past), self.conv_b(zq, past)
-        if not past.leading or zq.shape[2] == 1:
-            return modulate(f, y, b)
-        first, rest = slice(0, 1), slice(1, None)
-        parts = [modulate(f[:, :, part], y[:, :, part], b[:, :, part]) for part in (first, rest)]
-        return torch.cat(parts, dim=2) if recorded() else f
-
-
-def modulate(f: Tensor, y: Tensor, b: Tensor) -> Tensor:
-    """Return f * y + b, where y and b hold one value per block of f's frames, rows and columns.
-
-    The result takes f's memory where no gradient is recorded.
-    """
-    for axis in (2, 4, 6):
-        f = f.unflatten(axis, (y.shape[axis], -1))
-        y, b = y.unsqueeze(axis + 1), b.unsqueeze(axis + 1)
-    out = torch.addcmul(b, f, y, out=None if recorded() else f)
-    return out.flatten(6, 7).flatten(4, 5).flatten(2, 3)
-
-
-class PlainNorm(nn.GroupNorm):
-    """The encoder's GroupNorm, called like SpatialNorm."""
-
-    def __init__(self, channels: int, groups: int):
-        super().__init__(groups, channels, eps=1e-6)
-
-    def forward(self, f: Tensor, zq: None = None, past: CausalState | None = None) -> Tensor:
-        return super().forward(f)
+from vae_modules.memory_order import empty_like_layers, in_memory_order, joined
+from vae_modules.norms import make_norm, swish
 
 
 class ResnetBlock3D(nn.Module):
@@ -78,17 +31,15 @@ class ResnetBlock3D(nn.Module):
             self.nin_shortcut = nn.Conv3d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, zq: Tensor | None, past: CausalState) -> Tensor:
-        h = swish(self.norm1(x, zq, past))  # one name for all, so that no result is held longer than needed
-        h = self.conv1(h, past)
-        h = swish(self.norm2(h, zq, past))
-        h = self.conv2(self.dropout(h), past)
-        shortcut = pointwise(self.nin_shortcut, x) if hasattr(self, "nin_shortcut") else x
+        """Return the block's result for the chunk x, whose memory it may take where no gradient is recorded."""
+        projected = hasattr(self, "nin_shortcut")
+        shortcut = pointwise(self.nin_shortcut, x) if projected else x
+        h = swish(self.norm1(x, zq, past, overwrites=projected))
+        del x  # h is one name for all, so that no result is held longer than needed
+        h = self.conv1(h, past, overwrites=True)
+        h = swish(self.norm2(h, zq, past, overwrites=True))
+        h = self.conv2(self.dropout(h), past, overwrites=True)
         return shortcut + h if recorded() else h.add_(shortcut)
-
-
-def make_norm(channels: int, zq_channels: int | None, groups: int) -> nn.Module:
-    """Return a SpatialNorm of `zq_channels`, or a PlainNorm if that is None."""
-    return PlainNorm(channels, groups) if zq_channels is None else SpatialNorm(channels, zq_channels, groups)
 
 
 def per_frame(conv: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -112,7 +63,7 @@ class Downsample3D(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.in_time and x.shape[2] > 1:
             first, rest = x.split([x.shape[2] % 2, x.shape[2] - x.shape[2] % 2], dim=2)
-            x = torch.cat([first, 0.5 * (rest[:, :, 0::2] + rest[:, :, 1::2])], dim=2)
+            x = joined(first, 0.5 * (rest[:, :, 0::2] + rest[:, :, 1::2]))
         return per_frame(partial(apply_conv, self.conv), F.pad(x, (0, 1, 0, 1)))
 
 

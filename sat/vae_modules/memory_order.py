@@ -14,6 +14,17 @@ def in_memory_order(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last_3d) if has_channels_last(x) else x
 
 
+def joined(*parts: Tensor) -> Tensor:
+    """Return the frames of all parts (B, C, T, H, W), one after another, in the memory format of the layers.
+
+    It is asked for where it has channels last: torch.cat does not see that in a repeated frame, or in no frames.
+    """
+    if recorded():
+        return torch.cat(parts, dim=2)
+    _, channels, _, *sizes = parts[0].shape
+    return torch.cat(parts, dim=2, out=empty_like_layers(parts[0], channels, sum(x.shape[2] for x in parts), *sizes))
+
+
 def empty_like_layers(like: Tensor, channels: int, *sizes: int) -> Tensor:
     """Return an uninitialized tensor (B, channels, *sizes) in the memory format of the layers."""
     order = torch.channels_last_3d if has_channels_last(like) else torch.contiguous_format

@@ -5,8 +5,9 @@ multiplications, whose sums are of two frames only: F(4, 3) weighs what was roun
 transformed, by sums of frames; height and width use torch's 2D convolution. Large frames are computed strip by strip,
 so that the intermediate results of four frames, nine tensors of a frame's size, stay small.
 """
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +16,6 @@ from common.cpu_operations import CPU_HAS_BFLOAT16, convolution
 from common.measured import fastest, remembered
 from common.tensors import recorded
 
-GROUP = {torch.float32: 4, torch.bfloat16: 2}  # frames at a time
 LEAST_PRODUCTS = 2**30  # multiplications of the plain convolution from which it pays
 STRIP_VALUES, STRIP_ROWS = 2**19, 16  # elements of a strip (2 MB), and rows enough that two more cost little
 # Transform of six consecutive frames, at points 0, 1, -1, 2, -2 and infinity.
@@ -23,15 +23,23 @@ FRAMES = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0),
           (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1))
 
 
-def pays(x: Tensor, weight: Tensor) -> bool:
+class Way(NamedTuple):
+    """A way to compute `frames` frames: what makes its kernels from the three in time, and what computes some rows."""
+
+    frames: int
+    kernels: Callable[[Tensor, Tensor, Tensor], list[Tensor]]
+    compute: Callable[[Sequence[Tensor], range, Sequence[Tensor], Tensor | None, Tensor], None]
+
+
+def pays(x: Tensor, weight: Tensor, leading: bool) -> bool:
     """Return True if `convolve` is usable and faster than the plain convolution.
 
     It takes many small steps and transforms the whole kernel at every call, so it pays for large inputs only.
     """
     frames, height, width = x.shape[2:]
     places = len(x) * frames * height * width
-    return (x.dtype in GROUP and not recorded() and weight.shape[2:] == (3, 3, 3)
-            and min(weight.shape[:2]) >= 32 and frames >= GROUP[x.dtype] and places >= 8 * len(weight)
+    return (x.dtype in GROUPS and not recorded() and weight.shape[2:] == (3, 3, 3)
+            and min(weight.shape[:2]) >= 32 and (leading or frames > 1) and places >= 8 * len(weight)
             and places * weight.numel() >= LEAST_PRODUCTS
             and (x.dtype == torch.float32 or x.device.type == "cpu" and pays_in_bfloat16()))
 
@@ -47,29 +55,40 @@ def pays_in_bfloat16() -> bool:
     weight = torch.ones(256, 256, 3, 3, 3).bfloat16()
     x = torch.ones(1, 4, 64, 64, 256).bfloat16().movedim(-1, 1)  # channels last in memory
     ways = {"plain": lambda: convolution(x, weight, None, (0, 1, 1)),
-            "winograd": lambda: convolve(x[:, :, :2], x[:, :, 2:], weight, None)}
+            "winograd": lambda: convolve(x[:, :, :2], x[:, :, 2:], weight, None, leading=False)[0]}
     with torch.no_grad():
         return remembered("bfloat16 convolutions of 256 channels over time", lambda: fastest(ways)) == "winograd"
 
 
-def convolve(front: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def convolve(front: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, leading: bool, overwrites: bool = False
+             ) -> tuple[Tensor, Tensor]:
     """Convolve x (B, C, T, H, W), preceded by frames `front` (B, C, 2, H, W), with `weight` (O, C, 3, 3, 3).
 
-    Returns (B, O, T, H, W), with channels last in memory. Height and width are padded by zeros.
+    Returns (B, O, T, H, W), with channels last in memory, and the last two frames of the input. Height and width are
+    padded by zeros. If x opens the video (`leading`), `front` must be its first frame, twice. `overwrites` allows the
+    result to take x's memory, which it does if O is C.
     """
-    frames = (*front.unbind(2), *x.unbind(2))
-    out = x.new_empty(len(x), *x.shape[2:], len(weight)).movedim(-1, 1)
-    group = GROUP[x.dtype]
-    transform, compute = (_kernels_of_four, _four_frames) if group == 4 else (_kernels_of_two, _two_frames)
-    kernels = transform(*(kernel.contiguous() for kernel in weight.unbind(2)))
-    grouped = x.shape[2] // group * group
-    for start in range(0, grouped, group):
-        for rows in _strips(x):
-            compute(frames[start:start + group + 2], rows, kernels, bias,
-                    out[:, :, start:start + group, rows.start:rows.stop])
-    if grouped < x.shape[2]:
-        out[:, :, grouped:] = convolution(torch.stack(frames[grouped:], dim=2), weight, bias, (0, 1, 1))
-    return out
+    overwrites = overwrites and len(weight) == x.shape[1]
+    out = x if overwrites else x.new_empty(len(x), *x.shape[2:], len(weight)).movedim(-1, 1)
+    for way, starts in _ways(x.shape[2], x.dtype, leading):
+        kernels = way.kernels(*(kernel.contiguous(memory_format=torch.channels_last) for kernel in weight.unbind(2)))
+        for start in starts:
+            group = slice(start, start + way.frames)
+            ahead = x[:, :, group].clone() if overwrites else x[:, :, group]
+            frames = (*front.unbind(2), *ahead.unbind(2))
+            front = ahead[:, :, -2:] if way.frames > 1 else torch.stack(frames[-2:], dim=2)  # before x is written to
+            for rows in _strips(x):
+                way.compute(frames, rows, kernels, bias, out[:, :, group, rows.start:rows.stop])
+    return out, front
+
+
+def _ways(frames: int, dtype: torch.dtype, leading: bool) -> Iterator[tuple[Way, range]]:
+    """Yield the ways to compute a chunk's frames in order, each with the first frames of its groups."""
+    done = 0
+    for way in [STANDING] * leading + GROUPS[dtype]:
+        times = 1 if way is STANDING else (frames - done) // way.frames
+        yield way, range(done, done + times * way.frames, way.frames)
+        done += times * way.frames
 
 
 def _kernels_of_four(first: Tensor, middle: Tensor, last: Tensor) -> list[Tensor]:
@@ -81,8 +100,18 @@ def _kernels_of_four(first: Tensor, middle: Tensor, last: Tensor) -> list[Tensor
 
 def _kernels_of_two(first: Tensor, middle: Tensor, last: Tensor) -> list[Tensor]:
     """Return the kernels (O, C, 3, 3) of F(2, 3) at points 0, 1, -1 and infinity, summed in float32."""
-    outer, middle = (first.float() + last).mul_(0.5), middle.float().mul_(0.5)
+    outer, middle = (first.float() + last).mul_(0.5), middle.float() * 0.5
     return [first, (outer + middle).to(last.dtype), outer.sub_(middle).to(last.dtype), last]
+
+
+def _kernel_of_one(first: Tensor, middle: Tensor, last: Tensor) -> list[Tensor]:
+    """Return the kernel (O, C, 3, 3, 3) itself."""
+    return [torch.stack((first, middle, last), dim=2)]
+
+
+def _kernel_of_standing(first: Tensor, middle: Tensor, last: Tensor) -> list[Tensor]:
+    """Return the kernel (O, C, 3, 3) for three equal frames, summed in float32."""
+    return [(first.float() + middle + last).to(last.dtype)]
 
 
 def _strips(x: Tensor) -> list[range]:
@@ -111,14 +140,40 @@ def _four_frames(frames: Sequence[Tensor], rows: range, kernels: Sequence[Tensor
 def _two_frames(frames: Sequence[Tensor], rows: range, kernels: Sequence[Tensor], bias: Tensor | None, out: Tensor
                  ) -> None:
     """Compute these rows of two output frames from four frames (B, C, H, W), into `out` (B, O, 2, rows, W)."""
-    top, stop = max(rows.start - 1, 0), min(rows.stop + 1, frames[0].shape[2])
-    first, second, third, fourth = (frame[:, :, top:stop] for frame in frames)
-    zero, one, minus_one, infinity = (
-        convolution(total, kernel, bias if i == 1 else None, (1, 1))[:, :, rows.start - top:rows.stop - top]
-        for i, (total, kernel) in enumerate(zip(
-            (first - third, second + third, third - second, second - fourth), kernels, strict=True)))
-    torch.add(zero.add_(one), minus_one, out=out[:, :, 0])
-    torch.sub(one.sub_(minus_one), infinity, out=out[:, :, 1])
+    around, inside = _with_neighbours(rows, frames[0].shape[2])
+    first, second, third, fourth = (frame[:, :, around] for frame in frames)
+
+    def product(point: int, total: Tensor) -> Tensor:
+        return convolution(total, kernels[point], bias if point == 1 else None, (1, 1))[:, :, inside]
+
+    one = product(1, second + third)  # two products at a time are held
+    torch.add(product(0, first - third), one, out=out[:, :, 0])
+    minus_one = product(2, third - second)
+    out[:, :, 0].add_(minus_one)
+    one.sub_(minus_one)
+    del minus_one
+    torch.sub(one, product(3, second - fourth), out=out[:, :, 1])
+
+
+def _one_frame(frames: Sequence[Tensor], rows: range, kernels: Sequence[Tensor], bias: Tensor | None, out: Tensor
+               ) -> None:
+    """Compute these rows of one output frame from three frames (B, C, H, W), into `out` (B, O, 1, rows, W)."""
+    around, inside = _with_neighbours(rows, frames[0].shape[2])
+    three = torch.stack([frame[:, :, around] for frame in frames], dim=2)
+    out.copy_(convolution(three, kernels[0], bias, (0, 1, 1))[:, :, :, inside])
+
+
+def _standing_frame(frames: Sequence[Tensor], rows: range, kernels: Sequence[Tensor], bias: Tensor | None, out: Tensor
+                    ) -> None:
+    """Compute these rows of one output frame from three equal frames (B, C, H, W), into `out` (B, O, 1, rows, W)."""
+    around, inside = _with_neighbours(rows, frames[0].shape[2])
+    out[:, :, 0] = convolution(frames[-1][:, :, around], kernels[0], bias, (1, 1))[:, :, inside]
+
+
+def _with_neighbours(rows: range, height: int) -> tuple[slice, slice]:
+    """Return the rows with one more above and below, where a frame has them, and where the rows are among these."""
+    top = max(rows.start - 1, 0)
+    return slice(top, min(rows.stop + 1, height)), slice(rows.start - top, rows.stop - top)
 
 
 def _weighted(frames: Sequence[Tensor], weights: Sequence[float], rows: range) -> Tensor:
@@ -131,3 +186,9 @@ def _weighted(frames: Sequence[Tensor], weights: Sequence[float], rows: range) -
         if weight:
             inside.add_(frame[:, :, first:stop], alpha=weight)
     return total
+
+
+STANDING = Way(1, _kernel_of_standing, _standing_frame)  # the video's first frame, before which it stands still
+FOUR, TWO = Way(4, _kernels_of_four, _four_frames), Way(2, _kernels_of_two, _two_frames)
+ONE = Way(1, _kernel_of_one, _one_frame)
+GROUPS = {torch.float32: [FOUR, TWO, ONE], torch.bfloat16: [TWO, ONE]}

@@ -10,10 +10,11 @@ from common.errors import CheckpointError, ConfigError
 from configuration.targets import instantiate_from_config
 from dry_run.meter import measure
 from tests.vae_modules.small_vae import build, latent, video
+from vae_modules import winograd
 from vae_modules.autoencoder import decode_schedule
 from vae_modules.convolution import CausalState
-from vae_modules.layers import PlainNorm
 from vae_modules.losses import ReconstructionLoss
+from vae_modules.norms import PlainNorm
 from vae_modules.regularizers import DiagonalGaussian, DiagonalGaussianRegularizer
 from vae_modules.tiling import Tiling
 
@@ -123,6 +124,39 @@ def test_a_full_size_video_is_decoded_in_what_memory_a_transformer_leaves_on_an_
     assert beside + sum(weight.nbytes for weight in vae.parameters()) <= 8.8e9
 
 
+@pytest.mark.parametrize("transformed", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_every_layer_keeps_the_order_in_memory(dtype, transformed, monkeypatch):
+    """A layer that lost it would cost copies in all layers after it, and change no result."""
+    monkeypatch.setattr(winograd, "pays", lambda x, weight, leading: transformed and min(weight.shape[:2]) >= 16
+                        and weight.shape[2:] == (3, 3, 3) and (leading or x.shape[2] > 1))
+    model, lost = build(encoder={"ch": 32}, decoder={"ch": 32}).to(dtype), []
+    model.encode_in_chunks = True
+    for part in (model.encoder, model.decoder):
+        for name, layer in part.named_modules():
+            layer.register_forward_hook(
+                lambda _, given, out, name=name: lost.append(name) if out.stride(1) > 1 else None)
+    for batch in (1, 2):
+        z = model.encode(video(17, batch=batch).to(dtype), sample_posterior=False)
+        model.decode(z)
+    assert not lost
+
+
+@pytest.mark.parametrize("transformed", [False, True])
+def test_results_written_over_their_inputs_are_those_of_memory_of_their_own(vae, transformed, monkeypatch):
+    monkeypatch.setattr(winograd, "pays", lambda x, weight, leading: transformed and not torch.is_grad_enabled()
+                        and min(weight.shape[:2]) >= 16 and weight.shape[2:] == (3, 3, 3))
+    x, z = video(9, batch=2), torch.cat([latent(3), latent(3, seed=3)])
+    kept_x, kept_z = x.clone(), z.clone()
+    with torch.enable_grad():
+        expected = vae.encode(x, unregularized=True), vae.decode(z)
+    with torch.no_grad():
+        for out, each in zip((vae.encode(x, unregularized=True), vae.decode(z)), expected, strict=True):
+            torch.testing.assert_close(out, each, rtol=0, atol=1e-5 * float(each.abs().max()))
+    assert torch.equal(x, kept_x) and torch.equal(z, kept_z), "what a caller gives stays as it is"
+
+
 def test_frames_do_not_depend_on_later_chunks(vae):
     z, other = latent(7), latent(7)
     other[:, :, 5:] = 3
@@ -132,7 +166,7 @@ def test_frames_do_not_depend_on_later_chunks(vae):
 
 def test_the_encoding_of_a_prefix_is_the_prefix_of_the_encoding(vae, monkeypatch):
     """This holds for all layers except the norms, whose statistics span the clip."""
-    monkeypatch.setattr(PlainNorm, "forward", lambda self, f, zq, past: f)
+    monkeypatch.setattr(PlainNorm, "forward", lambda self, f, zq, past, overwrites=False: f)
     x = video(9)
     whole = vae.encode(x, unregularized=True)
     torch.testing.assert_close(vae.encode(x[:, :, :5], unregularized=True), whole[:, :, :2])

@@ -4,10 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vae_modules import convolution, winograd
+from vae_modules import convolution
 from vae_modules.convolution import CausalConv3d, CausalState
-from vae_modules.layers import Downsample3D, SpatialNorm, Upsample3D
-from vae_modules.memory_order import in_memory_order
+from vae_modules.layers import Downsample3D, Upsample3D
 
 
 def frames(*shape, seed=0):
@@ -83,20 +82,6 @@ def test_upsampling_is_nearest_neighbour_then_a_convolution(leading, grad):
         torch.testing.assert_close(up(x, CausalState() if leading else CausalState({up: x})), expected)
 
 
-@pytest.mark.parametrize("grad", [True, False])
-@pytest.mark.parametrize("leading", [True, False])
-def test_the_norm_is_conditioned_where_the_latent_is(leading, grad):
-    """Convolving the small latent and then resizing equals convolving the resized latent."""
-    torch.manual_seed(0)
-    norm = SpatialNorm(4, 2, groups=2).requires_grad_(False)
-    f, zq = frames(2, 4, 5 if leading else 6, 4, 4), frames(2, 2, 3, 2, 2, seed=1)
-    times = [0, 1, 1, 2, 2] if leading else [0, 0, 1, 1, 2, 2]
-    large = F.interpolate(zq[:, :, times], scale_factor=(1, 2, 2), mode="nearest")
-    expected = norm.norm_layer(f) * norm.conv_y.conv(large) + norm.conv_b.conv(large)
-    with torch.set_grad_enabled(grad):
-        torch.testing.assert_close(norm(f, zq, CausalState() if leading else CausalState({norm: f})), expected)
-
-
 @pytest.mark.parametrize("at_a_time", [0, 1500, 2500])  # rows: 2, 3 and 5 of 11; doubled frames: 1, 1 and 2 of 3
 def test_large_frames_go_strip_by_strip_to_the_same_numbers(monkeypatch, at_a_time):
     torch.manual_seed(0)
@@ -114,54 +99,6 @@ def test_large_frames_go_strip_by_strip_to_the_same_numbers(monkeypatch, at_a_ti
     assert strips.is_contiguous(memory_format=torch.channels_last_3d) == expected.is_contiguous(
         memory_format=torch.channels_last_3d)
     torch.testing.assert_close(run(), expected)  # with gradients the frames are not split
-
-
-@pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize("count", [4, 7, 9])
-def test_transformed_convolution_is_the_convolution(count, batch, monkeypatch):
-    torch.manual_seed(0)
-    conv = torch.nn.Conv3d(32, 40, 3, padding=(0, 1, 1))
-    x, front = frames(batch, 32, count, 9, 10), frames(batch, 32, 2, 9, 10, seed=1)
-    with torch.no_grad():
-        expected = conv(torch.cat((front, x), dim=2))
-        x, front = in_memory_order(x), in_memory_order(front)
-        assert not winograd.pays(x, conv.weight), "so little work"
-        monkeypatch.setattr(winograd, "LEAST_PRODUCTS", 0)
-        assert winograd.pays(x, conv.weight)
-        out = winograd.convolve(front, x, conv.weight, conv.bias)
-    torch.testing.assert_close(out, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
-    assert not winograd.pays(x, conv.weight), "while gradients are recorded"
-
-
-@pytest.mark.parametrize("count", [2, 3, 4])
-@torch.no_grad()
-def test_transformed_convolution_in_bfloat16_is_that_of_its_inputs(count, monkeypatch):
-    torch.manual_seed(0)
-    conv = torch.nn.Conv3d(32, 40, 3, padding=(0, 1, 1)).bfloat16()
-    x, front = (in_memory_order(frames(1, 32, n, 9, 10, seed=n).bfloat16()) for n in (count, 5))
-    front = front[:, :, :2]
-    monkeypatch.setattr(winograd, "LEAST_PRODUCTS", 0)
-    monkeypatch.setattr(winograd, "pays_in_bfloat16", lambda: False)
-    assert not winograd.pays(x, conv.weight)
-    monkeypatch.setattr(winograd, "pays_in_bfloat16", lambda: True)
-    assert winograd.pays(x, conv.weight) == (count * 90 >= 8 * 40)
-    assert not winograd.pays(x.to("meta"), conv.weight)
-    out = winograd.convolve(front, x, conv.weight, conv.bias)
-    expected = torch.nn.functional.conv3d(torch.cat((front, x), dim=2).double(), conv.weight.double(),
-                                          conv.bias.double(), padding=(0, 1, 1))
-    assert out.dtype == torch.bfloat16
-    assert float((out.double() - expected).square().mean().sqrt() / expected.square().mean().sqrt()) < 0.006
-
-
-def test_transformed_convolution_goes_strip_by_strip(monkeypatch):
-    conv = torch.nn.Conv3d(32, 32, 3, padding=(0, 1, 1))
-    x, front = (in_memory_order(frames(1, 32, count, 11, 10, seed=count)) for count in (9, 2))
-    with torch.no_grad():
-        expected = winograd.convolve(front, x, conv.weight, conv.bias)
-        monkeypatch.setattr(winograd, "STRIP_VALUES", 0)
-        monkeypatch.setattr(winograd, "STRIP_ROWS", 4)  # strips of 4, 4 and 3 rows
-        strips = winograd.convolve(front, x, conv.weight, conv.bias)
-    torch.testing.assert_close(strips, expected, rtol=0, atol=1e-6 * float(expected.abs().max()))
 
 
 def test_what_is_left_to_the_next_chunk_holds_no_more_than_its_frames():

@@ -5,7 +5,7 @@ import torch
 from common.errors import ConfigError
 from tests.vae_modules.small_vae import PARAMS, build, video
 from vae_modules.autoencoder import encode_schedule
-from vae_modules.layers import PlainNorm
+from vae_modules.norms import PlainNorm
 from vae_modules.tiling import Tiling, by_tiles
 
 
@@ -72,7 +72,7 @@ def test_every_tile_goes_through_time_with_its_own_state(vae):
 @pytest.mark.slow
 def test_without_norms_tiles_with_enough_overlap_are_the_whole_inside(vae, monkeypatch):
     """The only difference is at the edges of tiles, and vanishes away from them."""
-    monkeypatch.setattr(PlainNorm, "forward", lambda self, f, zq, past: f)
+    monkeypatch.setattr(PlainNorm, "forward", lambda self, f, zq, past, overwrites=False: f)
     x = video(5, 64, 1024)
     whole = vae.encode(x, unregularized=True)
     vae.tiling = Tiling((24, 72), 16)
@@ -94,7 +94,7 @@ def test_chunks_of_the_encoder_hand_on_their_state(vae, monkeypatch):
     whole = vae.encode(x, unregularized=True)
     vae.encode_in_chunks = True
     assert not torch.allclose(vae.encode(x, unregularized=True), whole)
-    monkeypatch.setattr(PlainNorm, "forward", lambda self, f, zq, past: f)
+    monkeypatch.setattr(PlainNorm, "forward", lambda self, f, zq, past, overwrites=False: f)
     chunked = vae.encode(x, unregularized=True)
     vae.encode_in_chunks = False
     torch.testing.assert_close(chunked, vae.encode(x, unregularized=True))

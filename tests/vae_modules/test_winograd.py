@@ -1,0 +1,102 @@
+import pytest
+import torch
+
+from vae_modules import winograd
+from vae_modules.memory_order import in_memory_order
+
+
+def frames(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(autouse=True)
+def little_work_pays(monkeypatch):
+    monkeypatch.setattr(winograd, "LEAST_PRODUCTS", 0)
+    monkeypatch.setattr(winograd, "pays_in_bfloat16", lambda: True)
+
+
+def video_and_front(batch, channels, count, leading, dtype=torch.float32):
+    """Return a chunk and the two frames before it, in the order of memory that the layers have."""
+    x, before = (in_memory_order(frames(batch, channels, n, 11, 10, seed=n).to(dtype)) for n in (count, 20))
+    return x, x[:, :, :1].expand(-1, -1, 2, -1, -1) if leading else before[:, :, :2]
+
+
+def relative_error(out, expected):
+    return float((out.double() - expected).square().mean().sqrt() / expected.square().mean().sqrt())
+
+
+@pytest.mark.parametrize("overwrites", [False, True])
+@pytest.mark.parametrize("outputs", [32, 40])
+@pytest.mark.parametrize("leading", [False, True])
+@pytest.mark.parametrize(("batch", "count"), [(2, 1), (1, 2), (1, 3), (2, 7), (1, 9)])
+@torch.no_grad()
+def test_it_is_the_convolution(batch, count, leading, outputs, overwrites):
+    """All ways in time occur: a first frame alone, four, two and one, with the result in x's memory or its own."""
+    torch.manual_seed(0)
+    conv = torch.nn.Conv3d(32, outputs, 3, padding=(0, 1, 1))
+    x, front = video_and_front(batch, 32, count, leading)
+    whole = torch.cat((front, x), dim=2)
+    expected = conv(whole)
+    assert winograd.pays(x, conv.weight, leading) == ((leading or count > 1) and batch * count * 110 >= 8 * outputs)
+    out, last = winograd.convolve(front, x, conv.weight, conv.bias, leading, overwrites)
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    assert torch.equal(last, whole[:, :, -2:])
+    assert (out.data_ptr() == x.data_ptr()) == (overwrites and outputs == 32)
+    assert overwrites or torch.equal(x, whole[:, :, 2:])
+    assert out.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+@pytest.mark.parametrize("leading", [False, True])
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+@torch.no_grad()
+def test_in_bfloat16_it_is_that_of_its_inputs(count, leading):
+    torch.manual_seed(0)
+    conv = torch.nn.Conv3d(32, 40, 3, padding=(0, 1, 1)).bfloat16()
+    x, front = video_and_front(1, 32, count, leading, torch.bfloat16)
+    out, _ = winograd.convolve(front, x, conv.weight, conv.bias, leading)
+    expected = torch.nn.functional.conv3d(torch.cat((front, x), dim=2).double(), conv.weight.double(),
+                                          conv.bias.double(), padding=(0, 1, 1))
+    assert out.dtype == torch.bfloat16 and relative_error(out, expected) < 0.006
+
+
+@torch.no_grad()
+def test_it_is_for_much_work_without_gradients(monkeypatch):
+    conv = torch.nn.Conv3d(32, 32, 3).bfloat16()
+    x, _ = video_and_front(1, 32, 4, leading=False, dtype=torch.bfloat16)
+    assert winograd.pays(x, conv.weight, leading=False)
+    assert not winograd.pays(x.to("meta"), conv.weight, leading=False)
+    with torch.enable_grad():
+        assert not winograd.pays(x, conv.weight, leading=False)
+    assert not winograd.pays(x[:, :, :1], conv.weight, leading=False)
+    monkeypatch.setattr(winograd, "LEAST_PRODUCTS", 2**30)
+    assert not winograd.pays(x, conv.weight, leading=False)
+    monkeypatch.setattr(winograd, "LEAST_PRODUCTS", 0)
+    monkeypatch.setattr(winograd, "pays_in_bfloat16", lambda: False)
+    assert not winograd.pays(x, conv.weight, leading=False)
+
+
+@pytest.mark.parametrize("overwrites", [False, True])
+@pytest.mark.parametrize("leading", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_it_goes_strip_by_strip(dtype, leading, overwrites, monkeypatch):
+    conv = torch.nn.Conv3d(32, 32, 3, padding=(0, 1, 1)).to(dtype)
+    x, front = video_and_front(1, 32, 8, leading, dtype)
+    expected, _ = winograd.convolve(front, x, conv.weight, conv.bias, leading)
+    monkeypatch.setattr(winograd, "STRIP_VALUES", 0)
+    monkeypatch.setattr(winograd, "STRIP_ROWS", 4)  # strips of 4, 4 and 3 rows
+    strips, _ = winograd.convolve(front, x, conv.weight, conv.bias, leading, overwrites)
+    assert relative_error(strips, expected.double()) < (1e-6 if dtype == torch.float32 else 3e-3)
+
+
+@torch.no_grad()
+def test_a_frame_that_stands_still_takes_one_product(monkeypatch):
+    counted = []
+    convolution = winograd.convolution
+    monkeypatch.setattr(winograd, "convolution", lambda x, *rest: counted.append(x.dim()) or convolution(x, *rest))
+    conv = torch.nn.Conv3d(32, 32, 3)
+    for leading in (True, False):
+        counted.clear()
+        x, front = video_and_front(1, 32, 9, leading)
+        winograd.convolve(front, x, conv.weight, conv.bias, leading)
+        assert counted == ([4] + 12 * [4] if leading else 12 * [4] + [5])
