@@ -30,14 +30,15 @@ from benchmarks.speed_measure import DTYPES, hardware, show, table
 from common.console import run
 
 UNITS = {"GB": 1e9, "MB": 1e6}
+SECONDS = {"s": 1, "min": 60, "h": 3600}
 IMPORTS = "import sample_video, torch, transformers, deepspeed, safetensors.torch, av"
 
 
 def planned(told: str) -> tuple[float, float]:
     """Return the bytes and seconds that a plan names."""
     size, unit = re.search(r"memory: at most ([\d.]+) (\w+) on", told).groups()  # type: ignore[union-attr]
-    seconds, clock = re.search(r"time: about ([\d.]+) (s|min) for", told).groups()  # type: ignore[union-attr]
-    return float(size) * UNITS[unit], float(seconds) * (60 if clock == "min" else 1)
+    seconds, clock = re.search(r"time: about ([\d.]+) (s|min|h) for", told).groups()  # type: ignore[union-attr]
+    return float(size) * UNITS[unit], float(seconds) * SECONDS[clock]
 
 
 def taken(told: str) -> float:

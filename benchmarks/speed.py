@@ -7,8 +7,9 @@
 
 Needs requirements-test.txt beside requirements.txt, and downloads nothing. The sides run alternately, and their outputs
 are compared. Seconds are medians, with the minimum and maximum; the ratio is the median over pairs of consecutive runs.
-Memory is what the first call of each side needs beside the weights. FLOPs are counted for each side, and the share of
-peak relates their rate to that of a matrix product, measured in the same run. With --compile the last columns are the
+Memory is what a call of each side after its first takes beside the weights, with the gaps that malloc leaves; of it,
+tensors is what torch's allocator was asked for at a time. FLOPs are counted for each side, and the share of peak
+relates their rate to that of a matrix product, measured in the same run. With --compile the last columns are the
 seconds of each side's first compiled run. diffusers' attention runs by the kernel that torch chooses, whatever
 --attention is. --save keeps the table under docs/benchmarks/.
 """
@@ -16,7 +17,7 @@ import argparse
 import platform
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -49,6 +50,7 @@ except ImportError as error:
     raise SystemExit(2) from error
 
 COLUMNS = ("part", "ours", "diffusers", "ratio", "difference", "memory, ours", "memory, diffusers", "ratio of memory",
+           "tensors, ours", "tensors, diffusers", "ratio of tensors",
            "TFLOP, ours", "TFLOP, diffusers", "share of peak, ours", "share of peak, diffusers", "compilation, ours",
            "compilation, diffusers")
 
@@ -58,12 +60,17 @@ def seconds(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.3g} s ({min(values):.3g} to {max(values):.3g})"
 
 
+def sizes(memory: Mapping[str, int]) -> list[str]:
+    """Return the memory of both sides as text, and the ratio."""
+    return [*(f"{memory[side] / 2**20:.0f} MiB" for side in SIDES), f"{memory['ours'] / memory['diffusers']:.2f}"]
+
+
 def row(name: str, timing: Timing, peak: float) -> list[str]:
     """Return a row of the table, as COLUMNS."""
-    memory, flops = timing.memory, timing.flops
+    flops = timing.flops
     share = {side: flops[side] / statistics.median(getattr(timing, side)) / peak for side in SIDES}
     return [name, seconds(timing.ours), seconds(timing.diffusers), f"{timing.ratio:.2f}", f"{timing.difference:.1e}",
-            *(f"{memory[side] / 2**20:.0f} MiB" for side in SIDES), f"{memory['ours'] / memory['diffusers']:.2f}",
+            *sizes(timing.memory), *sizes(timing.tensors),
             *(f"{flops[side] / 1e12:.3g}" for side in SIDES), *(f"{100 * share[side]:.0f} %" for side in SIDES),
             *(f"{timing.compilation[side]:.3g} s" if timing.compilation else "none" for side in SIDES)]
 

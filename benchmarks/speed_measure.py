@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.memory_measure import peak_memory
+from benchmarks.memory_measure import peak_memory, tensor_peak
 from common.errors import UserError
 from common.files import from_repository, whole_file
 from common.machine import processor
@@ -54,13 +54,14 @@ class Pair:
 @dataclass(frozen=True)
 class Timing:
     """Measurements of a Pair: the seconds of every run of both sides, the largest relative difference of their outputs,
-    and for each side the bytes and floating-point operations of its first run, and the seconds of its first compiled
-    run if it was compiled."""
+    and for each side the bytes that the process grew by in a run, those of its tensors, its floating-point operations,
+    and the seconds of its first compiled run if it was compiled."""
 
     ours: Sequence[float]
     diffusers: Sequence[float]
     difference: float
     memory: Mapping[str, int]
+    tensors: Mapping[str, int]
     flops: Mapping[str, float]
     compilation: Mapping[str, float] = field(default_factory=dict)
 
@@ -78,11 +79,11 @@ def synchronize(device: torch.device) -> None:
 
 def time_pair(pair: Pair, repeats: int, device: torch.device, clock: str = "wall", compiled: bool = False) -> Timing:
     """Run both sides in turns, alternating which goes first. Raises OutputsDiffer if their outputs differ."""
-    memory, flops = {}, {}
-    count_flops(lambda: torch.zeros(1, 1) @ torch.zeros(1, 1))  # loads the counter's own memory first
-    for side in SIDES:
-        memory[side], flops[side] = _first_run(pair, side, device)
-    compilation = _compiled(pair.short or pair, device, clock) if compiled else {}  # the counted runs were not
+    short = pair.short or pair
+    flops = {side: _flops(pair, side) for side in SIDES}
+    compilation = _compiled(short, device, clock) if compiled else {}  # the counted runs were not
+    memory = {side: peak_memory(short.of(side), device) for side in SIDES}
+    tensors = {side: tensor_peak(short.of(side), device) for side in SIDES} if device.type == "cpu" else memory
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
     difference = 0.0
     for index in range(repeats):
@@ -91,7 +92,7 @@ def time_pair(pair: Pair, repeats: int, device: torch.device, clock: str = "wall
             spent, outputs[side] = timed(pair.of(side), device, CLOCKS[clock])
             seconds[side].append(spent)
         difference = max(difference, relative_difference(outputs["ours"], outputs["diffusers"]))
-    return Timing(seconds["ours"], seconds["diffusers"], difference, memory, flops, compilation)
+    return Timing(seconds["ours"], seconds["diffusers"], difference, memory, tensors, flops, compilation)
 
 
 def _compiled(pair: Pair, device: torch.device, clock: str) -> dict[str, float]:
@@ -102,12 +103,10 @@ def _compiled(pair: Pair, device: torch.device, clock: str) -> dict[str, float]:
         return {side: timed(pair.of(side), device, COMPILATION_CLOCKS[clock])[0] for side in SIDES}
 
 
-def _first_run(pair: Pair, side: str, device: torch.device) -> tuple[int, float]:
-    """Return the peak memory and the floating-point operations of a side's first run."""
-    flops = []
-    memory = peak_memory(lambda: flops.append(count_flops((pair.short or pair).of(side))), device)
+def _flops(pair: Pair, side: str) -> float:
+    """Return the floating-point operations of a side's run."""
     rest = 0.0 if pair.rest is None else pair.times * count_flops(pair.rest.of(side))
-    return memory, flops[0] + rest
+    return count_flops((pair.short or pair).of(side)) + rest
 
 
 def timed(run: Run, device: torch.device, clock: Callable[[], float]) -> tuple[float, Tensor]:

@@ -13,8 +13,9 @@ from common.measured import fastest, remembered
 from common.tensors import recorded
 
 _CAPABILITIES = torch.cpu.get_capabilities()
-# Without these instructions a bfloat16 product is emulated, several times slower than one in float32.
+# Without these instructions a product in 16 bits is emulated, up to a hundred times slower than one in float32.
 CPU_HAS_BFLOAT16 = any(_CAPABILITIES.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+CPU_HAS_FLOAT16 = any(_CAPABILITIES.get(name, False) for name in ("avx512_fp16", "amx_fp16", "fp16"))
 HAS_ONEDNN = torch.backends.mkldnn.is_available()
 # A linear layer and what follows it elementwise, in one operation of oneDNN; torch's compiler uses it, too.
 FUSED_LINEAR: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if HAS_ONEDNN else None
@@ -23,13 +24,19 @@ LEAST_PRODUCTS = 2**22  # multiplications from which oneDNN's call costs nothing
 CLEAR_GAIN = 1.25  # of oneDNN over BLAS: where they take about the same time, the choice must not depend on chance
 
 
+def product_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype that a CPU computes products of a dtype in: float32 in place of one that it only emulates."""
+    lacking = dtype == torch.bfloat16 and not CPU_HAS_BFLOAT16 or dtype == torch.float16 and not CPU_HAS_FLOAT16
+    return torch.float32 if lacking else dtype
+
+
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Compute a linear layer in x's dtype.
 
-    On a CPU that only emulates bfloat16, it is computed in float32. A large one is computed by oneDNN where that is
-    faster; the bias is then added before the product is written, in bfloat16 before it is rounded.
+    On a CPU that only emulates a 16-bit dtype, it is computed in float32. A large one is computed by oneDNN where that
+    is faster; the bias is then added before the product is written, in bfloat16 before it is rounded.
     """
-    if x.dtype == torch.bfloat16 and not CPU_HAS_BFLOAT16 and _is_plain(x, weight):
+    if product_dtype(x.dtype) != x.dtype and _is_plain(x, weight):
         return F.linear(x.float(), weight.float(), None if bias is None else bias.float()).to(x.dtype)
     if _goes_to_onednn(x, weight, LEAST_PRODUCTS):
         return LinearByOneDNN.apply(x, weight, bias) if torch.is_grad_enabled() else _by_onednn(x, weight, bias)
@@ -139,9 +146,12 @@ def convolution(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     """Convolve x in two or three dimensions; `padding` has one entry per dimension.
 
     On a CPU in float32, without gradients, uses oneDNN where torch has it, even for a single small input, for which
-    torch's own choice is up to ten times slower.
+    torch's own choice is up to ten times slower. A 16-bit dtype that the CPU only emulates is computed in float32.
     """
     axes = len(padding)
+    if product_dtype(x.dtype) != x.dtype and _is_plain(x, weight):
+        wide = convolution(x.float(), weight.float(), None if bias is None else bias.float(), padding, stride)
+        return wide.to(x.dtype)
     if not recorded() and x.device.type == "cpu" and x.dtype == torch.float32 and HAS_ONEDNN:
         return torch.mkldnn_convolution(x, weight, bias, padding, [stride] * axes, [1] * axes, 1)
     return (F.conv2d if axes == 2 else F.conv3d)(x, weight, bias, stride, tuple(padding))

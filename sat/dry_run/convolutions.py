@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverloadPacket
 
-from common.cpu_operations import CPU_HAS_BFLOAT16
+from common.cpu_operations import product_dtype
 
 UNFOLDING = ("Slow2d", "Slow3d")  # torch's names of these ways
 
@@ -36,7 +36,7 @@ def _is_unfolded(args: Sequence[Any], trained: bool) -> bool:
     """Return True if a CPU unfolds the input of a convolution; `args` are those of torch.ops.aten.convolution."""
     x, weight, _, *settings = args[:9]
     if x.dtype != torch.float32:
-        return x.dim() == 5 and not CPU_HAS_BFLOAT16
+        return x.dim() == 5 and product_dtype(x.dtype) != x.dtype
     if not trained:  # oneDNN computes it (cpu_operations.convolution)
         return False
     real = [torch.empty((), device="cpu").expand(tensor.shape) for tensor in (x, weight)]

@@ -81,7 +81,7 @@ def plan_lines(args: Arguments, model: ModelConfig) -> Iterator[str]:
     computed = 1 - (sum(counter.skipped) / len(passes) if counter is not None and passes else 0)
     per_row = {part: computed * sum(call.rows * call.share for call in found) / rows for part, found in calls.items()}
     seconds = _seconds(args.run, needed, batch_size, per_row)
-    yield (f"time: about {_duration(seconds)} for {batch_size} video(s) on {args.run.device}, from its "
+    yield (f"time: about {duration(seconds)} for {batch_size} video(s) on {args.run.device}, from its "
            "measured rates of products, attention, convolutions and memory; loading not counted")
 
 
@@ -196,5 +196,8 @@ def shown_size(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
-def _duration(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+def duration(seconds: float) -> str:
+    """Return seconds in words, to a tenth of the unit."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from common.cpu_operations import convolution, linear
+from common.cpu_operations import convolution, linear, product_dtype
 from common.measured import remembered
 from network.attention import attention
 
@@ -61,11 +61,11 @@ class Rates:
     @classmethod
     def of(cls, device: torch.device, dtype: torch.dtype) -> "Rates":
         """Return the rates of a device in a dtype, which are measured once and remembered."""
-        name = device.type
+        name = f"{product_dtype(dtype)} on cpu"
         if device.type != "cpu":
             name = torch.get_device_module(device).get_device_name(device)
         kinds = ", ".join(each.name for each in fields(cls))  # part of the name: other versions measure other rates
-        found = remembered(f"rates of {kinds} in {dtype} on {name}", lambda: asdict(cls.measured(device, dtype)))
+        found = remembered(f"rates of {kinds} in {dtype} by {name}", lambda: asdict(cls.measured(device, dtype)))
         return cls(**found)
 
     @classmethod

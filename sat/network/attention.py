@@ -4,6 +4,7 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 
+from common.cpu_operations import product_dtype
 from common.tensors import recorded
 from network.cpu_attention import attention_in_training, attention_on_cpu
 
@@ -15,6 +16,8 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float 
     if q.device.type == "cpu" and not torch.compiler.is_compiling():
         # the CPU kernel is an eighth faster when each head's tokens are contiguous
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+    if q.device.type == "cpu" and q.dtype == torch.float16 != product_dtype(q.dtype):
+        return attention(q.float(), k.float(), v.float(), dropout).to(q.dtype)
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and not dropout:
         if not torch.is_grad_enabled():
             return attention_on_cpu(q, k, v).flatten(2)

@@ -87,8 +87,7 @@ class Upsample3D(nn.Module):
 
     def _larger(self, x: Tensor) -> Tensor:
         """Double height and width and convolve, a few frames at a time if they are large, as in `convolve`."""
-        by_phase = not torch.is_grad_enabled() and (
-            x.dtype == torch.float32 or x.dtype == torch.bfloat16 and x.device.type == "cpu")
+        by_phase = not torch.is_grad_enabled() and (x.dtype == torch.float32 or x.device.type == "cpu")
         double = partial(upsample_conv_by_phase if by_phase else upsample_conv, self.conv)
         frames = max(ELEMENTS_AT_A_TIME // (4 * x[:, :, 0].numel()), 1)
         if frames >= x.shape[2] or recorded():

@@ -1,9 +1,10 @@
 """3D convolution with fewer multiplications, along time by Lavin and Gray 2016: half by F(4, 3), four frames from six.
 
-Equal to the plain convolution up to rounding. In bfloat16 it is F(2, 3), two frames from four with two thirds of the
-multiplications, whose sums are of two frames only: F(4, 3) weighs what was rounded by up to 8. Only the time axis is
-transformed, by sums of frames; height and width use torch's 2D convolution. Large frames are computed strip by strip,
-so that the intermediate results of four frames, nine tensors of a frame's size, stay small.
+Equal to the plain convolution up to rounding. F(2, 3), two frames from four with two thirds of the multiplications, is
+for what is left, and for bfloat16: F(4, 3) weighs what was rounded by up to 8. A video's first frame, before which it
+stands still, takes one product in place of three. Only the time axis is transformed, by sums of frames; height and
+width use torch's 2D convolution. Large frames are computed strip by strip, so that the intermediate results of four
+frames, nine tensors of a frame's size, stay small.
 """
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -12,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from common.cpu_operations import CPU_HAS_BFLOAT16, convolution
+from common.cpu_operations import convolution, product_dtype
 from common.measured import fastest, remembered
 from common.tensors import recorded
 
@@ -37,21 +38,24 @@ def pays(x: Tensor, weight: Tensor, leading: bool) -> bool:
     It takes many small steps and transforms the whole kernel at every call, so it pays for large inputs only.
     """
     frames, height, width = x.shape[2:]
-    places = len(x) * frames * height * width
-    return (x.dtype in GROUPS and not recorded() and weight.shape[2:] == (3, 3, 3)
+    places, dtype = len(x) * frames * height * width, _inner_dtype(x)
+    return (dtype in GROUPS and not recorded() and weight.shape[2:] == (3, 3, 3)
             and min(weight.shape[:2]) >= 32 and (leading or frames > 1) and places >= 8 * len(weight)
             and places * weight.numel() >= LEAST_PRODUCTS
-            and (x.dtype == torch.float32 or x.device.type == "cpu" and pays_in_bfloat16()))
+            and (dtype == torch.float32 or x.device.type == "cpu" and pays_in_bfloat16()))
+
+
+def _inner_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype that sums of frames and products are computed in."""
+    return product_dtype(x.dtype) if x.device.type == "cpu" else x.dtype
 
 
 @cache
 def pays_in_bfloat16() -> bool:
-    """Return True if `convolve` beats the plain convolution in bfloat16 on this processor; measured once, remembered.
+    """Return True if `convolve` beats the plain convolution on this processor, which has instructions for bfloat16.
 
-    The faster the products are, the less it saves.
+    It is measured once, and remembered. The faster the products are, the less it saves.
     """
-    if not CPU_HAS_BFLOAT16:
-        return False
     weight = torch.ones(256, 256, 3, 3, 3).bfloat16()
     x = torch.ones(1, 4, 64, 64, 256).bfloat16().movedim(-1, 1)  # channels last in memory
     ways = {"plain": lambda: convolution(x, weight, None, (0, 1, 1)),
@@ -70,16 +74,19 @@ def convolve(front: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, lead
     """
     overwrites = overwrites and len(weight) == x.shape[1]
     out = x if overwrites else x.new_empty(len(x), *x.shape[2:], len(weight)).movedim(-1, 1)
-    for way, starts in _ways(x.shape[2], x.dtype, leading):
-        kernels = way.kernels(*(kernel.contiguous(memory_format=torch.channels_last) for kernel in weight.unbind(2)))
+    dtype = _inner_dtype(x)
+    front, bias = front.to(dtype), None if bias is None else bias.to(dtype)
+    for way, starts in _ways(x.shape[2], dtype, leading):
+        kernels = way.kernels(*(kernel.to(dtype, copy=True, memory_format=torch.channels_last)
+                                for kernel in weight.unbind(2)))
         for start in starts:
             group = slice(start, start + way.frames)
-            ahead = x[:, :, group].clone() if overwrites else x[:, :, group]
+            ahead = x[:, :, group].to(dtype, copy=overwrites)
             frames = (*front.unbind(2), *ahead.unbind(2))
             front = ahead[:, :, -2:] if way.frames > 1 else torch.stack(frames[-2:], dim=2)  # before x is written to
-            for rows in _strips(x):
+            for rows in _strips(x, dtype):
                 way.compute(frames, rows, kernels, bias, out[:, :, group, rows.start:rows.stop])
-    return out, front
+    return out, front.to(x.dtype)
 
 
 def _ways(frames: int, dtype: torch.dtype, leading: bool) -> Iterator[tuple[Way, range]]:
@@ -114,10 +121,10 @@ def _kernel_of_standing(first: Tensor, middle: Tensor, last: Tensor) -> list[Ten
     return [(first.float() + middle + last).to(last.dtype)]
 
 
-def _strips(x: Tensor) -> list[range]:
+def _strips(x: Tensor, dtype: torch.dtype) -> list[range]:
     """Return the rows of each strip of x's frames, x (B, C, T, H, W)."""
     batch, channels, _, height, width = x.shape
-    values = STRIP_VALUES if x.dtype == torch.float32 else 8 * STRIP_VALUES  # fewer results at a time, of half the size
+    values = STRIP_VALUES if dtype == torch.float32 else 8 * STRIP_VALUES  # fewer results at a time, of half the size
     rows = max(values // (batch * channels * width), STRIP_ROWS)
     return [range(top, min(top + rows, height)) for top in range(0, height, rows)]
 

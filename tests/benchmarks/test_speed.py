@@ -64,7 +64,7 @@ def test_sides_take_turns_and_who_begins_alternates():
     calls = []
     pair = Pair(*(lambda side=side: calls.append(side) or torch.ones(1) for side in "od"))
     timing = time_pair(pair, 3, CPU)
-    assert "".join(calls) == "od" + "od" + "do" + "od"
+    assert "".join(calls) == 3 * "od" + "od" + "do" + "od", "operations, memory and tensors are counted first"
     assert len(timing.ours) == len(timing.diffusers) == 3 and timing.difference == 0
 
 
@@ -73,7 +73,8 @@ def test_the_first_compiled_run_of_each_side_is_timed(monkeypatch):
     calls = []
     pair = Pair(*(lambda side=side: calls.append(side) or torch.ones(1) for side in "od"))
     timing = time_pair(pair, 1, CPU, "cpu", compiled=True)
-    assert "".join(calls) == "od" + "od" + "od" and timing.compilation.keys() == {"ours", "diffusers"}
+    assert "".join(calls) == "od" + "od" + 2 * "od" + "od", "of a compiled run the memory and tensors are those counted"
+    assert timing.compilation.keys() == {"ours", "diffusers"}
     assert time_pair(pair, 1, CPU).compilation == {}
 
 
@@ -102,6 +103,12 @@ def test_memory_is_what_a_call_needs_beside_what_was_there():
     there = torch.ones(40 * 2**18)
     peak = peak_memory(lambda: (torch.ones(80 * 2**18) + 1).sum() + there.sum(), CPU)
     assert 150 * 2**20 < peak < 180 * 2**20
+
+
+def test_memory_of_tensors_is_what_they_take_at_a_time():
+    timing = time_pair(Pair(lambda: (torch.ones(2**20) + 1).sum(), lambda: torch.ones(2**20).sum() + 2**20), 1, CPU)
+    assert timing.tensors["ours"] == pytest.approx(2 * 2**22, abs=100)
+    assert timing.tensors["diffusers"] == pytest.approx(2**22, abs=100)
 
 
 def test_a_note_says_on_what_and_how(tmp_path, monkeypatch, capsys):

@@ -17,6 +17,31 @@ def test_bfloat16_linear_is_rounded_once_at_most(has_bfloat16, monkeypatch):
     torch.testing.assert_close(out.double(), expected, atol=2e-2, rtol=2 ** -7)
 
 
+@pytest.mark.parametrize(("dtype", "instructions"), [(torch.bfloat16, "CPU_HAS_BFLOAT16"),
+                                                     (torch.float16, "CPU_HAS_FLOAT16")])
+@pytest.mark.parametrize("kernel", [(3, 3), (3, 3, 3)])
+def test_what_a_processor_only_emulates_is_computed_in_float32(kernel, dtype, instructions, monkeypatch):
+    """Linear layers and convolutions are rounded once, and their gradients too; emulated they take a hundred times."""
+    monkeypatch.setattr(cpu_operations, instructions, False)
+    g = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(*shape, generator=g).to(dtype).requires_grad_()
+                       for shape in ((1, 4, *(5 for _ in kernel)), (6, 4, *kernel), (6,)))
+    exact = (torch.nn.functional.conv2d if len(kernel) == 2 else torch.nn.functional.conv3d)(
+        x.double(), weight.double(), bias.double(), padding=1)
+    for gradients in (True, False):
+        with torch.set_grad_enabled(gradients):
+            out = cpu_operations.convolution(x, weight, bias, [1] * len(kernel))
+        assert out.dtype == dtype and out.requires_grad == gradients
+        torch.testing.assert_close(out.double(), exact, rtol=torch.finfo(dtype).eps, atol=1e-6)
+    flat, matrix = x.flatten(1)[:, :20], weight.flatten(1)[:, :20]
+    exact = flat.double() @ matrix.double().T + bias.double()
+    out = cpu_operations.linear(flat, matrix, bias)
+    torch.testing.assert_close(out.double(), exact, rtol=torch.finfo(dtype).eps, atol=1e-6)
+    assert cpu_operations.product_dtype(dtype) == torch.float32
+    monkeypatch.setattr(cpu_operations, instructions, True)
+    assert cpu_operations.product_dtype(dtype) == dtype
+
+
 def test_small_float32_products_are_left_alone(monkeypatch):
     monkeypatch.setattr(cpu_operations, "onednn_is_faster", lambda: pytest.fail("measured"))
     x, weight = torch.randn(3, 4), torch.randn(2, 4)

@@ -10,8 +10,9 @@ from benchmarks.memory_measure import tensor_peak
 from benchmarks.random_models import SIZES
 from benchmarks.setting import Setting
 from benchmarks.training_step import Side, drawn
+from common import cpu_operations
 from common.cpu_operations import convolution
-from dry_run import convolutions, meter
+from dry_run import meter
 from dry_run.work import Work
 from network.cpu_attention import attention_on_cpu
 
@@ -68,7 +69,7 @@ def test_real_tensors_are_computed_and_count():
     (META, torch.bfloat16, False, 1), (CPU, torch.float32, False, 1), (CPU, torch.bfloat16, True, 1),
     (CPU, torch.bfloat16, False, 27)])
 def test_a_convolution_holds_its_input_as_its_kernel_wants_it(monkeypatch, device, dtype, instructions, scratch):
-    monkeypatch.setattr(convolutions, "CPU_HAS_BFLOAT16", instructions)
+    monkeypatch.setattr(cpu_operations, "CPU_HAS_BFLOAT16", instructions)
     conv = nn.Conv3d(8, 16, 3, padding=1, device=META, dtype=dtype)
     x = torch.empty(1, 8, 40, 10, 10, device=META, dtype=dtype)
     peak, work = measure(lambda: conv(x), device)

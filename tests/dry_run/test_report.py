@@ -26,6 +26,11 @@ def args_of(name, *words):
     return get_args(["--base", str(CONFIGS / f"{name}.yaml"), "--device", "cpu", *words])
 
 
+@pytest.mark.parametrize("seconds, words", [(9.04, "9.0 s"), (138, "2.3 min"), (99420, "27.6 h")])
+def test_durations_in_words(seconds, words):
+    assert report.duration(seconds) == words
+
+
 def test_small_model(caplog):
     caplog.set_level(logging.INFO)
     assert main(["--base", str(CONFIGS / "tiny_t2v.yaml"), "--plan", "--device", "cpu"]) == 0

@@ -1,7 +1,8 @@
-"""Tests of attention in bfloat16 on a CPU: its two ways, and the choice between them."""
+"""Tests of attention in 16 bits on a CPU: in bfloat16 its two ways, and the choice between them."""
 import pytest
 import torch
 
+from common import cpu_operations
 from network import cpu_attention
 from network.attention import attention
 
@@ -48,6 +49,18 @@ def test_processors_without_the_instructions_take_the_fused_kernel(monkeypatch):
         attention(*given)
     attention(*(x.requires_grad_() for x in given)).sum().backward()
     assert given[0].grad is not None
+
+
+@pytest.mark.parametrize("instructions", [True, False])
+@torch.no_grad()
+def test_float16_that_is_only_emulated_is_rounded_once(instructions, monkeypatch):
+    monkeypatch.setattr(cpu_operations, "CPU_HAS_FLOAT16", instructions)
+    given = [x.half() for x in drawn(20, 33)]
+    out, expected = attention(*given), definition(*given).transpose(1, 2).flatten(2)
+    assert out.dtype == torch.float16
+    if not instructions:
+        torch.testing.assert_close(out.double(), expected, rtol=2**-10, atol=1e-6)
+    torch.testing.assert_close(out.double(), expected, atol=2e-3, rtol=2e-3)
 
 
 @pytest.mark.parametrize("most_scores", [1, 700, 10**6])

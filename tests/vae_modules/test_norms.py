@@ -27,7 +27,7 @@ def test_the_norm_is_conditioned_where_the_latent_is(leading, grad):
 
 
 @pytest.mark.parametrize("at_a_time", [1, 2**21])  # elements: frame by frame, and all at once
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 @torch.no_grad()
 def test_a_norm_in_place_is_the_norm(dtype, at_a_time, monkeypatch):
     """Means of the channels differ by more than they vary, and each video has statistics of its own."""
@@ -41,7 +41,7 @@ def test_a_norm_in_place_is_the_norm(dtype, at_a_time, monkeypatch):
     assert not torch.equal(norm(x), x), "without permission x stays as it is"
     out = norm(x, overwrites=True)
     assert out.data_ptr() == x.data_ptr() and torch.equal(out, x)
-    limits = {torch.float32: 1e-6, torch.float64: 1e-14, torch.bfloat16: 4e-3}
+    limits = {torch.float32: 1e-6, torch.float64: 1e-14, torch.bfloat16: 4e-3, torch.float16: 1e-3}
     assert float((out.double() - expected).abs().max() / expected.abs().max()) < limits[dtype]
 
 

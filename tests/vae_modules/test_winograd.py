@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from common import cpu_operations
 from vae_modules import winograd
 from vae_modules.memory_order import in_memory_order
 
@@ -13,6 +14,7 @@ def frames(*shape, seed=0):
 def little_work_pays(monkeypatch):
     monkeypatch.setattr(winograd, "LEAST_PRODUCTS", 0)
     monkeypatch.setattr(winograd, "pays_in_bfloat16", lambda: True)
+    monkeypatch.setattr(cpu_operations, "CPU_HAS_BFLOAT16", True)
 
 
 def video_and_front(batch, channels, count, leading, dtype=torch.float32):
@@ -57,6 +59,23 @@ def test_in_bfloat16_it_is_that_of_its_inputs(count, leading):
     expected = torch.nn.functional.conv3d(torch.cat((front, x), dim=2).double(), conv.weight.double(),
                                           conv.bias.double(), padding=(0, 1, 1))
     assert out.dtype == torch.bfloat16 and relative_error(out, expected) < 0.006
+
+
+@pytest.mark.parametrize("overwrites", [False, True])
+@pytest.mark.parametrize(("dtype", "instructions"), [(torch.bfloat16, "CPU_HAS_BFLOAT16"),
+                                                     (torch.float16, "CPU_HAS_FLOAT16")])
+@torch.no_grad()
+def test_a_dtype_that_is_only_emulated_is_rounded_once(dtype, instructions, overwrites, monkeypatch):
+    monkeypatch.setattr(cpu_operations, instructions, False)
+    torch.manual_seed(0)
+    conv = torch.nn.Conv3d(32, 32, 3, padding=(0, 1, 1)).to(dtype)
+    x, front = video_and_front(1, 32, 7, leading=False, dtype=dtype)
+    whole = torch.cat((front, x), dim=2)
+    assert winograd.pays(x, conv.weight, leading=False)
+    expected = torch.nn.functional.conv3d(whole.double(), conv.weight.double(), conv.bias.double(), padding=(0, 1, 1))
+    out, last = winograd.convolve(front, x, conv.weight, conv.bias, False, overwrites)
+    assert out.dtype == last.dtype == dtype and torch.equal(last, whole[:, :, -2:])
+    assert relative_error(out, expected) < torch.finfo(dtype).eps / 2
 
 
 @torch.no_grad()
