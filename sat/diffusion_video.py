@@ -294,7 +294,7 @@ class DiffusionEngine(LatentCodec):
         """Return the latent (B, 1, C, h, w) of frames (B, 3, H, W) with noise of sigma = exp(N(-3, 0.5))."""
         image = frames.to(self.device)[:, :, None]
         sigma = torch.normal(*FRAME_NOISE, size=(len(image),)).exp().to(image)
-        return self._image_latent(image + sigma.view(-1, 1, 1, 1, 1) * torch.randn_like(image))
+        return self._image_latent(image + sigma.view(-1, 1, 1, 1, 1) * draw_noise(image))
 
     def _over_frames(self, image: Tensor, latent_frames: int, last: Tensor | None = None) -> Tensor:
         if self.config.noised_image_all_concat:

@@ -29,9 +29,12 @@ def row_rms(x: torch.Tensor) -> torch.Tensor:
 
 
 def draw_noise(like: torch.Tensor, generator: Generators = None) -> torch.Tensor:
-    """Return unit noise shaped like `like`, from torch's global state, one generator, or one generator per row."""
+    """Return unit noise shaped like `like`, from torch's global state, one generator, or one generator per row.
+
+    It does not depend on the order of `like` in memory.
+    """
     if generator is None:
-        return torch.randn_like(like)
+        return torch.randn(like.shape, dtype=like.dtype, device=like.device)
     if isinstance(generator, torch.Generator):
         noise = torch.randn(like.shape, generator=generator, dtype=like.dtype, device=generator.device)
         return noise.to(like.device)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from common.tensors import draw_noise
+
 
 @dataclass(frozen=True)
 class DiagonalGaussian:
@@ -21,7 +23,7 @@ class DiagonalGaussian:
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         if generator is None:
-            noise = torch.randn_like(self.mean)
+            noise = draw_noise(self.mean)
         else:
             noise = torch.randn(self.mean.shape, generator=generator, device=generator.device).to(self.mean)
         return self.mean + (0.5 * self.logvar).exp() * noise

@@ -90,12 +90,13 @@ def convolve(front: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, lead
 
 
 def _ways(frames: int, dtype: torch.dtype, leading: bool) -> Iterator[tuple[Way, range]]:
-    """Yield the ways to compute a chunk's frames in order, each with the first frames of its groups."""
+    """Yield the ways that a chunk's frames take, in their order, each with the first frames of its groups."""
     done = 0
     for way in [STANDING] * leading + GROUPS[dtype]:
-        times = 1 if way is STANDING else (frames - done) // way.frames
-        yield way, range(done, done + times * way.frames, way.frames)
-        done += times * way.frames
+        stop = 1 if way is STANDING else frames - (frames - done) % way.frames
+        if stop > done:  # each way transforms the kernel
+            yield way, range(done, stop, way.frames)
+        done = stop
 
 
 def _kernels_of_four(first: Tensor, middle: Tensor, last: Tensor) -> list[Tensor]:

@@ -119,3 +119,18 @@ def test_a_frame_that_stands_still_takes_one_product(monkeypatch):
         x, front = video_and_front(1, 32, 9, leading)
         winograd.convolve(front, x, conv.weight, conv.bias, leading)
         assert counted == ([4] + 12 * [4] if leading else 12 * [4] + [5])
+
+
+@pytest.mark.parametrize(("leading", "count", "kernels"), [(True, 9, [1, 6]), (False, 2, [4]), (True, 3, [1, 4]),
+                                                           (False, 7, [6, 4, 1])])
+@torch.no_grad()
+def test_a_kernel_is_transformed_for_the_ways_that_are_taken(leading, count, kernels, monkeypatch):
+    made = []
+    for name in ("STANDING", "FOUR", "TWO", "ONE"):
+        way = getattr(winograd, name)
+        monkeypatch.setattr(winograd, name, way._replace(
+            kernels=lambda *given, way=way: made.append(way.kernels(*given)) or made[-1]))
+    monkeypatch.setattr(winograd, "GROUPS", {torch.float32: [winograd.FOUR, winograd.TWO, winograd.ONE]})
+    x, front = video_and_front(1, 32, count, leading)
+    winograd.convolve(front, x, torch.ones(32, 32, 3, 3, 3), None, leading)
+    assert [len(each) for each in made] == kernels
