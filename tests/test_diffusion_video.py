@@ -224,8 +224,8 @@ def test_the_last_image_is_in_the_last_latent_frame(small_model, image_engine):
 
 
 def test_the_first_frames_noise_is_drawn_as_the_release_draws_it(small_model, monkeypatch):
-    engine, drawn, draw = build(config_of(small_model, "i2v")), [], torch.randn_like
-    monkeypatch.setattr(torch, "randn_like", lambda x, **words: drawn.append(tuple(x.shape)) or draw(x, **words))
+    engine, drawn, draw = build(config_of(small_model, "i2v")), [], torch.randn
+    monkeypatch.setattr(torch, "randn", lambda shape, **words: drawn.append(tuple(shape)) or draw(shape, **words))
     engine.shared_step({"mp4": torch.rand(2, 17, 3, 32, 32), "txt": ["a", "b"]})
     assert drawn.count((2, 3, 1, 32, 32)) == 1, "a seed gives the release's training only with draws of this shape"
 
