@@ -16,6 +16,7 @@ from common.kinds import Layers, Size
 from common.patches import Grid, patchify, unpatchify
 from common.swiss_army import BaseMixin, mpu
 from common.tensors import recorded
+from network.attention import heads_first
 from network.context import VideoContext
 from network.linears import activated
 
@@ -209,9 +210,11 @@ class AdaLNMixin(BaseMixin):
         q, k, v = q[:, first:].transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         norms = (None, None) if parts.norms is None else parts.norms
         q, k = context.positioned(q, norms[0], first), context.positioned(k, norms[1])
-        # Under autocast, norms and rotation return float32; attention runs in the dtype of the projections.
+        # Under autocast, norms and rotation return float32; attention runs in the dtype of the projections. These are
+        # freed here, where attention would copy a part of them.
+        q, k, v = heads_first(q.to(v.dtype)), heads_first(k.to(v.dtype)), heads_first(v)
         dropout = layer.attention_dropout.p if self.training else 0.0
-        out = context.attend(q.to(v.dtype), k.to(v.dtype), v, dropout)
+        out = context.attend(q, k, v, dropout)
         return layer.output_dropout(layer.dense(out))
 
 
