@@ -36,7 +36,7 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> 
     On a CPU that only emulates a 16-bit dtype, it is computed in float32. A large one is computed by oneDNN where that
     is faster; the bias is then added before the product is written, in bfloat16 before it is rounded.
     """
-    if product_dtype(x.dtype) != x.dtype and _is_plain(x, weight):
+    if _is_emulated(x, weight):
         return F.linear(x.float(), weight.float(), None if bias is None else bias.float()).to(x.dtype)
     if _goes_to_onednn(x, weight, LEAST_PRODUCTS):
         return LinearByOneDNN.apply(x, weight, bias) if torch.is_grad_enabled() else _by_onednn(x, weight, bias)
@@ -47,6 +47,10 @@ def _is_plain(x: torch.Tensor, weight: torch.Tensor) -> bool:
     """Return True for a product of one dtype on a CPU by the weight itself: quantized ones have their own product."""
     return (x.dtype == weight.dtype and x.device.type == "cpu" and type(weight) in (torch.Tensor, nn.Parameter)
             and not torch.is_autocast_enabled("cpu"))
+
+
+def _is_emulated(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    return product_dtype(x.dtype) != x.dtype and _is_plain(x, weight)
 
 
 def _goes_to_onednn(x: torch.Tensor, weight: torch.Tensor, least: int) -> bool:
@@ -149,7 +153,7 @@ def convolution(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     torch's own choice is up to ten times slower. A 16-bit dtype that the CPU only emulates is computed in float32.
     """
     axes = len(padding)
-    if product_dtype(x.dtype) != x.dtype and _is_plain(x, weight):
+    if _is_emulated(x, weight):
         wide = convolution(x.float(), weight.float(), None if bias is None else bias.float(), padding, stride)
         return wide.to(x.dtype)
     if not recorded() and x.device.type == "cpu" and x.dtype == torch.float32 and HAS_ONEDNN:

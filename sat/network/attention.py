@@ -12,7 +12,10 @@ HEADS_AT_A_TIME = 4
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float = 0.0) -> torch.Tensor:
-    """Return unmasked attention, (B, S, h·d), for queries, keys and values of (B, h, S, d)."""
+    """Return unmasked attention, (B, S, h·d), for queries, keys and values of (B, h, S, d).
+
+    A CPU that only emulates float16 computes it in float32; for bfloat16 torch's kernel is as fast without.
+    """
     q, k, v = heads_first(q), heads_first(k), heads_first(v)
     if q.device.type == "cpu" and q.dtype == torch.float16 != product_dtype(q.dtype):
         return attention(q.float(), k.float(), v.float(), dropout).to(q.dtype)

@@ -210,8 +210,8 @@ class AdaLNMixin(BaseMixin):
         q, k, v = q[:, first:].transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         norms = (None, None) if parts.norms is None else parts.norms
         q, k = context.positioned(q, norms[0], first), context.positioned(k, norms[1])
-        # Under autocast, norms and rotation return float32; attention runs in the dtype of the projections. These are
-        # freed here, where attention would copy a part of them.
+        # Under autocast, norms and rotation return float32; attention runs in the dtype of the projections. What it
+        # would copy is copied here, so that the projections' own memory is free while it runs.
         q, k, v = heads_first(q.to(v.dtype)), heads_first(k.to(v.dtype)), heads_first(v)
         dropout = layer.attention_dropout.p if self.training else 0.0
         out = context.attend(q, k, v, dropout)

@@ -33,3 +33,8 @@ def video(frames: int = 9, height: int = 16, width: int = 24, batch: int = 1, se
 def latent(frames: int, seed: int = 2) -> torch.Tensor:
     """Return a random latent of a 16 x 24 video."""
     return torch.randn(1, PARAMS["z_channels"], frames, 2, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def frames(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Return a random tensor of this shape."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))

@@ -4,13 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.vae_modules.small_vae import frames
 from vae_modules import convolution
 from vae_modules.convolution import CausalConv3d, CausalState
 from vae_modules.layers import Downsample3D, Upsample3D
-
-
-def frames(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def test_convolution_in_chunks_equals_the_whole():

@@ -2,14 +2,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.vae_modules.small_vae import frames
 from vae_modules import norms
 from vae_modules.convolution import CausalState
 from vae_modules.memory_order import in_memory_order
 from vae_modules.norms import PlainNorm, SpatialNorm
-
-
-def frames(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("grad", [True, False])

@@ -2,12 +2,9 @@ import pytest
 import torch
 
 from common import cpu_operations
+from tests.vae_modules.small_vae import frames
 from vae_modules import winograd
 from vae_modules.memory_order import in_memory_order
-
-
-def frames(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(autouse=True)
