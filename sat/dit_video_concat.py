@@ -26,6 +26,7 @@ from network.compilation import CompiledNetwork
 from network.context import VideoContext
 from network.embedding import SinusoidMLP, label_embedding
 from network.layer_runner import AllLayers, LayerRunner
+from network.modulation import ModulatedNorm
 from network.positions import (
     Basic2DPositionEmbeddingMixin,
     Basic3DPositionEmbeddingMixin,
@@ -91,7 +92,7 @@ class DiffusionTransformer(CompiledNetwork, BaseModel):
         groups.initialize(max(args.model_parallel_size, groups.model_parallel_size()))
         super().__init__(None, VideoTransformer(
             num_layers, hidden_size, num_attention_heads, args, parallel_output=parallel_output,
-            layernorm=RMSNorm if use_RMSNorm else partial(nn.LayerNorm, elementwise_affine=elementwise_affine),
+            layernorm=RMSNorm if use_RMSNorm else partial(ModulatedNorm, elementwise_affine=elementwise_affine),
             activation=F.silu if use_SwiGLU else gelu_tanh, dtype=weights_dtype))
         self.patch_size = parse_patch_size(patch_size)
         self.in_channels, self.hidden_size = in_channels, hidden_size

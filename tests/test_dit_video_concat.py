@@ -12,14 +12,15 @@ from common.errors import ConfigError
 from common.patches import parse_patch_size, patchify, unpatchify
 from configuration.targets import check_config, instantiate_from_config
 from network import stack
-from network.attention import attention, rotate
-from network.blocks import joint_addcmul
+from network.attention import attention
 from network.embedding import timestep_embedding
+from network.modulation import joint_addcmul
 from network.positions import (
     Basic2DPositionEmbeddingMixin,
     Basic3DPositionEmbeddingMixin,
     Rotary3DPositionEmbeddingMixin,
 )
+from network.rotation import rotate
 from network.wrapper import OpenAIWrapper
 from tests.dit_models import HEAD, ROTARY, SINCOS, TEXT, build, config, inputs
 

@@ -3,9 +3,9 @@
 Shapes: B batch, S tokens [text, video], D hidden size, E time embedding (B rows, or 1 if all rows are equal).
 """
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from math import prod
+from math import ceil, prod
 from typing import Any
 
 import torch
@@ -19,58 +19,10 @@ from common.tensors import recorded
 from network.attention import heads_first
 from network.context import VideoContext
 from network.linears import activated
+from network.modulation import Experts, Modulation
+from network.rotation import RotatedNorm
 
-TOKENS_AT_A_TIME = 1024
-Terms = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Modulation:
-    """Shift, scale and gate of one residual branch, (1 or B, 1, D) each.
-
-    The branch's normalised input x becomes x·scale + shift, where `scale` already includes the 1; its output is
-    multiplied by `gate`.
-    """
-    shift: torch.Tensor
-    scale: torch.Tensor
-    gate: torch.Tensor
-
-
-@dataclass(frozen=True)
-class Experts:
-    """The modulations of the text tokens and of the video tokens of one sequence."""
-    text: Modulation
-    video: Modulation
-    text_length: int
-
-    def modulate(self, x: torch.Tensor) -> torch.Tensor:
-        """Return x·scale + shift for the normalised x (B, S, D); reuses x's memory where no gradient is recorded."""
-        if torch.compiler.is_compiling():
-            return x * self._each("scale", x) + self._each("shift", x)
-        text, video = self._parts(x)
-        return joint_addcmul((self.text.shift, text, self.text.scale), (self.video.shift, video, self.video.scale), x)
-
-    def add_gated(self, x: torch.Tensor, branch: torch.Tensor) -> torch.Tensor:
-        """Return x + branch·gate."""
-        if torch.compiler.is_compiling():
-            return x + branch * self._each("gate", x)
-        (text, video), (text_branch, video_branch) = self._parts(x), self._parts(branch)
-        return joint_addcmul((text, text_branch, self.text.gate), (video, video_branch, self.video.gate))
-
-    def _each(self, term: str, x: torch.Tensor) -> torch.Tensor:
-        """Return a term of every token of x: one expression, which the compiler joins with what is before and after."""
-        text, video = getattr(self.text, term), getattr(self.video, term)
-        if not self.text_length:
-            return video
-        return torch.where(torch.arange(x.shape[1], device=x.device)[:, None] < self.text_length, text, video)
-
-    def of_video(self) -> "Experts":
-        """Return the same modulations for a sequence of video tokens alone."""
-        return replace(self, text_length=0)
-
-    def _parts(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        # The gradient of one split is one concatenation; that of two slices is two full-size zero tensors and a sum.
-        return x.split((self.text_length, x.shape[1] - self.text_length), dim=1)
+MOST_TOKENS_AT_A_TIME = 2048
 
 
 @dataclass(frozen=True)
@@ -83,29 +35,10 @@ class LayerParts:
     layer_id: int
     layer: Any  # SwissArmyTransformer's, which has no types
     modulation: nn.Module
-    norms: tuple[Any, Any] | None
+    norms: tuple[RotatedNorm, RotatedNorm] | None
     alone: bool
     attends: bool
     last: bool
-
-
-def joint_addcmul(text: Terms, video: Terms, into: torch.Tensor | None = None) -> torch.Tensor:
-    """Return a + b·c of the text and of the video terms (a, b, c), joined along the tokens (axis 1).
-
-    Where no gradient is recorded, the result is written `into` that tensor if its dtype fits.
-    """
-    if recorded():
-        return torch.cat((torch.addcmul(*text), torch.addcmul(*video)), dim=1)
-    # Both halves are computed in their place in the result, which saves the copy that joining them takes.
-    n = text[1].shape[1]
-    batch, _, width = torch.broadcast_shapes(*(x.shape for x in video))
-    dtype = torch.promote_types(video[0].dtype, torch.promote_types(video[1].dtype, video[2].dtype))
-    out = into
-    if out is None or out.dtype != dtype:
-        out = video[1].new_empty(batch, n + video[1].shape[1], width, dtype=dtype)
-    torch.addcmul(*text, out=out[:, :n])
-    torch.addcmul(*video, out=out[:, n:])
-    return out
 
 
 class ImagePatchEmbeddingMixin(BaseMixin):
@@ -142,7 +75,7 @@ class AdaLNMixin(BaseMixin):
             nn.Sequential(nn.SiLU(), nn.Linear(time_embed_dim, 12 * hidden_size)) for _ in range(num_layers))
         self.qk_ln = qk_ln
         if qk_ln:
-            norm = partial(nn.LayerNorm, hidden_size_head, eps=1e-6, elementwise_affine=elementwise_affine)
+            norm = partial(RotatedNorm, hidden_size_head, eps=1e-6, elementwise_affine=elementwise_affine)
             self.query_layernorm_list = nn.ModuleList(norm() for _ in range(num_layers))
             self.key_layernorm_list = nn.ModuleList(norm() for _ in range(num_layers))
 
@@ -188,7 +121,7 @@ class AdaLNMixin(BaseMixin):
 
         branch = None
         if parts.attends:
-            normed = around_attention.modulate(layer.input_layernorm(x))
+            normed = around_attention.of_normed(layer.input_layernorm, x)
             branch = layer.attention(normed, None, parts=parts, context=context)
         if parts.last:
             x = x[:, context.text_length:]
@@ -196,7 +129,7 @@ class AdaLNMixin(BaseMixin):
         if branch is not None:
             x = around_attention.add_gated(x, layer.third_layernorm(branch) if sandwich else branch)
 
-        normed = around_mlp.modulate(layer.post_attention_layernorm(x))
+        normed = around_mlp.of_normed(layer.post_attention_layernorm, x)
         branch = in_token_blocks(partial(layer.mlp, parts=parts, context=context), normed)
         return around_mlp.add_gated(x, layer.fourth_layernorm(branch) if sandwich else branch)
 
@@ -227,7 +160,8 @@ def in_token_blocks(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor
     native = x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and CPU_HAS_BFLOAT16)
     if recorded() or x.device.type != "cpu" or not native:
         return run(x)
-    for block in x.view(-1, x.shape[-1]).split(TOKENS_AT_A_TIME):
+    tokens = x.view(-1, x.shape[-1])
+    for block in tokens.chunk(ceil(len(tokens) / MOST_TOKENS_AT_A_TIME)):
         block.copy_(run(block))
     return x
 

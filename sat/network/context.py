@@ -6,7 +6,8 @@ from functools import cached_property
 import torch
 
 from common.patches import Grid
-from network.attention import attention, has_complex, normed_and_rotated, rotate
+from network.attention import attention
+from network.rotation import RotatedNorm, has_complex, rotate
 
 
 @dataclass(frozen=True)
@@ -47,17 +48,13 @@ class VideoContext:
         assert self.rotary is not None
         return torch.complex(*self.rotary) if has_complex(self.rotary[0].device) else None
 
-    def positioned(self, x: torch.Tensor, norm: torch.nn.LayerNorm | None, first: int = 0) -> torch.Tensor:
+    def positioned(self, x: torch.Tensor, norm: RotatedNorm | None, first: int = 0) -> torch.Tensor:
         """Return queries or keys (B, h, S, d) of the tokens from `first` on, normalised and rotated by positions."""
-        rotary = None if self.rotary is None else (self.rotary[0][first:], self.rotary[1][first:])
-        compiling = torch.compiler.is_compiling()
-        if compiling and rotary is not None and norm is not None:
-            return normed_and_rotated(x, norm, rotary)
-        x = x if norm is None else norm(x)
-        if rotary is None:
-            return x
-        turns = None if compiling else self.turns
-        return rotate(x, rotary, None if turns is None else turns[first:])
+        if self.rotary is None:
+            return x if norm is None else norm(x)
+        turns = None if torch.compiler.is_compiling() else self.turns
+        by = (self.rotary[0][first:], self.rotary[1][first:]), None if turns is None else turns[first:]
+        return rotate(x, *by) if norm is None else norm(x, *by)
 
     def rows(self, chosen: Sequence[int]) -> "VideoContext":
         """Return the context of these rows of the batch."""

@@ -1,7 +1,8 @@
 """Attention on a CPU in bfloat16: torch's fused kernel, or matrix products of pieces, whichever is faster here.
 
 With AVX-512 bfloat16 the pieces take half the time of the fused kernel, in training too; with AMX they take several
-times as much. Which of them to use is therefore measured once for each shape. Both are equal up to bfloat16 rounding.
+times as much, and the kernel is faster if its keys fill whole tiles. Which way to use is therefore measured once for
+each shape. All are equal up to bfloat16 rounding.
 """
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -17,14 +18,15 @@ from common.measured import fastest, remembered
 MOST_SCORES = 2**20  # of a thread's piece: they are read and written three times, and are to stay in its core's cache
 FEWEST_TOKENS = 256  # with fewer of them, both ways take about the same time
 MEASURED_QUERIES = 1024
+TILE = 16  # keys; with a number that is no multiple of it the fused kernel can take twice the time
+
+Way = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @torch.library.custom_op("cogvideo::attention_on_cpu", mutates_args=())  # one operation for the compiler
 def attention_on_cpu(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """Return unmasked attention (B, Q, h, d) for bfloat16 queries (B, h, Q, d), keys and values (B, h, K, d)."""
-    if _takes_pieces(q, k):
-        return in_pieces(q, k, v)
-    return _fused(q, k, v).contiguous()
+    return _way(q, k)(q, k, v).contiguous()
 
 
 @attention_on_cpu.register_fake
@@ -34,17 +36,45 @@ def _shaped(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
 
 def attention_in_training(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """Return the same as `attention_on_cpu`, with gradients."""
-    return AttentionInPieces.apply(q, k, v) if _takes_pieces(q, k, training=True) else _fused(q, k, v)
+    return _way(q, k, training=True)(q, k, v)
 
 
-def _fused(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+def _way(q: torch.Tensor, k: torch.Tensor, training: bool = False) -> Way:
+    _, heads, queries, dim = q.shape
+    if not CPU_HAS_BFLOAT16 or queries < FEWEST_TOKENS:
+        return fused
+    return ways(k.shape[2], training).get(fastest_way(heads, queries, k.shape[2], dim, training), fused)
+
+
+def ways(keys: int, training: bool = False) -> dict[str, Way]:
+    """Return the ways to compute attention to so many keys, by name; in training those with gradients."""
+    if training:
+        return {"fused": fused, "pieces": AttentionInPieces.apply}
+    tiled: dict[str, Way] = {"tiles": in_tiles} if keys > TILE and keys % TILE else {}
+    return {"fused": fused, **tiled, "pieces": in_pieces}
+
+
+def fused(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Return the same attention from torch's fused kernel."""
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
 
-def _takes_pieces(q: torch.Tensor, k: torch.Tensor, training: bool = False) -> bool:
-    _, heads, queries, dim = q.shape
-    return (CPU_HAS_BFLOAT16 and queries >= FEWEST_TOKENS
-            and pieces_are_faster(heads, queries, k.shape[2], dim, training))
+def in_tiles(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Return the same attention from torch's fused kernel for keys that fill whole tiles, and products for the rest.
+
+    The kernel's output is an average weighted by exp(score), and it returns the logarithm of the sum of its weights,
+    with which the weights of the other keys are set beside it.
+    """
+    tiled = k.shape[2] // TILE * TILE
+    out, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k[:, :, :tiled], v[:, :, :tiled])
+    scores = torch.matmul(q.float(), k[:, :, tiled:].float().transpose(2, 3)) * q.shape[-1]**-0.5
+    greatest = torch.maximum(log_sum, scores.amax(-1))
+    of_tiled, of_rest = torch.exp(log_sum - greatest), torch.exp(scores - greatest[..., None])
+    total = (of_tiled + of_rest.sum(-1))[..., None]
+    of_tiled, of_rest = (of_tiled[..., None] / total).to(q.dtype), (of_rest / total).to(q.dtype)
+    joined = q.new_empty(q.transpose(1, 2).shape)
+    torch.addcmul(torch.matmul(of_rest, v[:, :, tiled:]), out, of_tiled, out=joined.transpose(1, 2))
+    return joined
 
 
 def in_pieces(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -115,8 +145,8 @@ def _probabilities(scaled: torch.Tensor, keys_transposed: torch.Tensor) -> torch
 
 
 @cache
-def pieces_are_faster(heads: int, queries: int, keys: int, dim: int, training: bool = False) -> bool:
-    """Return True if pieces beat the fused kernel on this processor; measured once a shape, and remembered.
+def fastest_way(heads: int, queries: int, keys: int, dim: int, training: bool = False) -> str:
+    """Return the name of the way that is fastest on this processor; measured once a shape, and remembered.
 
     In training the time of the gradients counts, too.
     """
@@ -125,12 +155,11 @@ def pieces_are_faster(heads: int, queries: int, keys: int, dim: int, training: b
         given = [torch.randn(1, heads, tokens, dim, generator=drawn).bfloat16().requires_grad_(training)
                  for tokens in (min(queries, MEASURED_QUERIES), keys, keys)]
 
-        def passes(way: Callable) -> Callable[[], object]:
+        def passes(way: Way) -> Callable[[], object]:
             return (lambda: torch.autograd.grad(way(*given).sum(), given)) if training else (lambda: way(*given))
 
         with torch.set_grad_enabled(training):
-            return fastest({"fused": passes(_fused),
-                            "pieces": passes(AttentionInPieces.apply if training else in_pieces)})
+            return fastest({name: passes(way) for name, way in ways(keys, training).items()})
 
-    return remembered(f"bfloat16 attention{' in training' * training} of {heads} heads of {dim}, "
-                      f"{queries} x {keys} tokens", measure) == "pieces"
+    return remembered(f"way of bfloat16 attention{' in training' * training} of {heads} heads of {dim}, "
+                      f"{queries} x {keys} tokens", measure)

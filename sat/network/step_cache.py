@@ -173,8 +173,8 @@ class TeaCache(StepCache):
         adaln = network.mixins["adaln_layer"]
         parts = adaln.parts(0, context)
         around_attention, _ = adaln.modulations(parts, context)
-        normed = parts.layer.input_layernorm(x[:, context.text_length:])
-        return around_attention.of_video().modulate(normed), x, 0
+        video = x[:, context.text_length:]
+        return around_attention.of_video().of_normed(parts.layer.input_layernorm, video), x, 0
 
     def compared(self, row, signal):
         step = polynomial_at(self.polynomial, relative_change(signal, row.signal))

@@ -1,4 +1,4 @@
-"""Tests of attention in 16 bits on a CPU: in bfloat16 its two ways, and the choice between them."""
+"""Tests of attention in 16 bits on a CPU: in bfloat16 its ways, and the choice between them."""
 import pytest
 import torch
 
@@ -27,22 +27,33 @@ def test_pieces_of_any_size_are_attention(most_scores, queries, monkeypatch):
     torch.testing.assert_close(out.double(), definition(*given).transpose(1, 2), atol=2e-2, rtol=2e-2)
 
 
-@pytest.mark.parametrize("pieces", [True, False])
+@pytest.mark.parametrize("keys", [17, 33, 47])
+@pytest.mark.parametrize("level", [0, -40, 40])
 @torch.no_grad()
-def test_the_measured_way_is_taken(pieces, monkeypatch):
+def test_keys_beside_whole_tiles_have_their_weight(keys, level):
+    q, k, v = drawn(20, keys)
+    tiled = keys // cpu_attention.TILE * cpu_attention.TILE
+    q[..., 0], k[..., 0], k[:, :, tiled:, 0] = 4, 0, level  # scores of the last keys lie this much above the others
+    out = cpu_attention.in_tiles(q, k, v)
+    torch.testing.assert_close(out.double(), definition(q, k, v).transpose(1, 2), atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize("way", ["fused", "tiles", "pieces"])
+@torch.no_grad()
+def test_the_measured_way_is_taken(way, monkeypatch):
     asked, taken = [], []
-    whole = cpu_attention.in_pieces
     monkeypatch.setattr(cpu_attention, "CPU_HAS_BFLOAT16", True)
-    monkeypatch.setattr(cpu_attention, "pieces_are_faster", lambda *shape: asked.append(shape) or pieces)
-    monkeypatch.setattr(cpu_attention, "in_pieces", lambda *given: taken.append(1) or whole(*given))
+    monkeypatch.setattr(cpu_attention, "fastest_way", lambda *shape: asked.append(shape) or way)
+    for name, run in [(name, getattr(cpu_attention, name)) for name in ("fused", "in_tiles", "in_pieces")]:
+        monkeypatch.setattr(cpu_attention, name, lambda *given, name=name, run=run: taken.append(name) or run(*given))
     given = drawn(cpu_attention.FEWEST_TOKENS, 300)
     out = attention(*given)
-    assert asked == [(3, cpu_attention.FEWEST_TOKENS, 300, 16, False)] and len(taken) == pieces
+    assert asked == [(3, cpu_attention.FEWEST_TOKENS, 300, 16, False)] and [name.endswith(way) for name in taken] == [1]
     torch.testing.assert_close(out.double(), definition(*given).transpose(1, 2).flatten(2), atol=2e-2, rtol=2e-2)
 
 
 def test_processors_without_the_instructions_take_the_fused_kernel(monkeypatch):
-    monkeypatch.setattr(cpu_attention, "pieces_are_faster", lambda *shape: pytest.fail("measured"))
+    monkeypatch.setattr(cpu_attention, "fastest_way", lambda *shape: pytest.fail("measured"))
     monkeypatch.setattr(cpu_attention, "CPU_HAS_BFLOAT16", False)
     given = drawn(300, 300, heads=1)
     with torch.no_grad():
@@ -64,12 +75,12 @@ def test_float16_that_is_only_emulated_is_rounded_once(instructions, monkeypatch
 
 
 @pytest.mark.parametrize("most_scores", [1, 700, 10**6])
-@pytest.mark.parametrize("pieces", [True, False])
-def test_gradients_are_those_of_attention_either_way(pieces, most_scores, monkeypatch):
+@pytest.mark.parametrize("way", ["pieces", "fused"])
+def test_gradients_are_those_of_attention_either_way(way, most_scores, monkeypatch):
     monkeypatch.setattr(cpu_attention, "MOST_SCORES", most_scores)
     monkeypatch.setattr(cpu_attention, "FEWEST_TOKENS", 1)
     monkeypatch.setattr(cpu_attention, "CPU_HAS_BFLOAT16", True)
-    monkeypatch.setattr(cpu_attention, "pieces_are_faster", lambda *shape: pieces)
+    monkeypatch.setattr(cpu_attention, "fastest_way", lambda *shape: way)
     given = [x.requires_grad_() for x in drawn(20, 33)]
     direction = torch.randn(2, 20, 48, generator=torch.Generator().manual_seed(1))
     found = torch.autograd.grad((attention(*given) * direction).sum(), given)
@@ -79,22 +90,24 @@ def test_gradients_are_those_of_attention_either_way(pieces, most_scores, monkey
 
 
 def test_a_shape_is_measured_once(monkeypatch):
-    cpu_attention.pieces_are_faster.cache_clear()
+    cpu_attention.fastest_way.cache_clear()
     measured = []
-    monkeypatch.setattr(cpu_attention, "fastest", lambda ways: measured.append(sorted(ways)) or "pieces")
-    assert cpu_attention.pieces_are_faster(1, 3, 5, 16) and cpu_attention.pieces_are_faster(1, 3, 5, 16)
-    cpu_attention.pieces_are_faster.cache_clear()
-    assert cpu_attention.pieces_are_faster(1, 3, 5, 16) and measured == [["fused", "pieces"]]
-    assert cpu_attention.pieces_are_faster(1, 3, 5, 16, training=True) and len(measured) == 2
+    monkeypatch.setattr(cpu_attention, "fastest", lambda ways: measured.append(list(ways)) or "pieces")
+    assert cpu_attention.fastest_way(1, 3, 32, 16) == cpu_attention.fastest_way(1, 3, 32, 16) == "pieces"
+    cpu_attention.fastest_way.cache_clear()
+    assert cpu_attention.fastest_way(1, 3, 32, 16) == "pieces" and measured == [["fused", "pieces"]]
+    assert cpu_attention.fastest_way(1, 3, 32, 16, training=True) == "pieces" and len(measured) == 2
+    assert cpu_attention.fastest_way(1, 3, 33, 16) == "pieces" and measured[2:] == [["fused", "tiles", "pieces"]]
+    cpu_attention.fastest_way.cache_clear()
 
 
 @torch.no_grad()
 def test_both_ways_of_training_are_measured_with_their_gradients(monkeypatch):
-    cpu_attention.pieces_are_faster.cache_clear()
+    cpu_attention.fastest_way.cache_clear()
     monkeypatch.setattr(cpu_attention, "remembered", lambda what, measure: measure())
     gradients = []
     monkeypatch.setattr(cpu_attention, "fastest", lambda ways: gradients.extend(way() for way in ways.values()))
-    assert not cpu_attention.pieces_are_faster(1, 3, 5, 16, training=True)
+    cpu_attention.fastest_way(1, 3, 5, 16, training=True)
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, atol=0.02, rtol=0.02)
-    cpu_attention.pieces_are_faster.cache_clear()
+    cpu_attention.fastest_way.cache_clear()
