@@ -3,6 +3,7 @@ import json
 import logging
 import os
 import platform
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from common.files import whole_file
 
 logger = logging.getLogger(__name__)
 
-ROUNDS = 5
+ROUNDS = 7
 SHORT = 0.05  # seconds of a measurement that say nothing about other programs
 STARVED = 0.8  # of one processor's time: with less of it, others had the rest
 
@@ -48,20 +49,21 @@ def remembered(what: str, measure: Callable[[], Any]) -> Any:
 def fastest(ways: Mapping[str, Callable[[], object]], gain: float = 1.0) -> str:
     """Return the name of the way that takes the least time, or of the first if no other is `gain` times as fast.
 
-    The ways take turns, after one run of each. The least time of each counts, which other programs disturb least. One
-    thread is measured by its processor time, which they do not lengthen.
+    The ways take turns, after one run of each, and the median of each counts: where others share the processor's
+    units, single runs can take half the time of most. One thread is measured by its processor time, which other
+    programs do not lengthen.
     """
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
-    least = dict.fromkeys(ways, float("inf"))
-    for turn in range(ROUNDS + 1):
+    spent: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(ROUNDS + 1):
         for name, way in ways.items():
             start = clock()
             way()
-            if turn:
-                least[name] = min(least[name], clock() - start)
-    logger.debug("measured: %s", ", ".join(f"{name} {1000 * spent:.3g} ms" for name, spent in least.items()))
-    first, best = next(iter(ways)), min(least, key=lambda name: least[name])
-    return best if gain * least[best] < least[first] else first
+            spent[name].append(clock() - start)
+    usual = {name: statistics.median(seconds[1:]) for name, seconds in spent.items()}
+    logger.debug("measured: %s", ", ".join(f"{name} {1000 * seconds:.3g} ms" for name, seconds in usual.items()))
+    first, best = next(iter(ways)), min(usual, key=lambda name: usual[name])
+    return best if gain * usual[best] < usual[first] else first
 
 
 @cache

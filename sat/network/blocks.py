@@ -35,7 +35,7 @@ class LayerParts:
     layer_id: int
     layer: Any  # SwissArmyTransformer's, which has no types
     modulation: nn.Module
-    norms: tuple[RotatedNorm, RotatedNorm] | None
+    norms: tuple[Any, Any] | None
     alone: bool
     attends: bool
     last: bool
