@@ -86,7 +86,8 @@ class ModulatedNorm(nn.LayerNorm):
         weight, bias = by.scale.flatten(), by.shift.flatten()
         if self.elementwise_affine:
             weight, bias = weight * self.weight, torch.addcmul(bias, weight, self.bias)
-        return F.layer_norm(x, self.normalized_shape, weight.to(x.dtype), bias.to(x.dtype), self.eps)
+        dtype = torch.float32 if x.device.type == "cpu" else x.dtype  # which is faster there
+        return F.layer_norm(x, self.normalized_shape, weight.to(dtype), bias.to(dtype), self.eps)
 
 
 def joint_addcmul(text: Terms, video: Terms, into: torch.Tensor | None = None) -> torch.Tensor:

@@ -61,8 +61,9 @@ def _rotated_in_pieces(x: torch.Tensor, turns: torch.Tensor, normed: Callable[..
     at_once = max(1, CACHED_ELEMENTS // (x.shape[1] * x.shape[3]))
     for row, row_out in zip(x.transpose(1, 2), out.transpose(1, 2), strict=True):  # (S, h, d) each
         for tokens, target, turn in zip(*(each.split(at_once) for each in (row, row_out, turns)), strict=True):
-            values = tokens.float() if normed is None else normed(tokens.float())
-            target.copy_(_turned(values, turn[:, None]))
+            values = tokens.to(torch.float32, copy=True) if normed is None else normed(tokens.float())
+            torch.view_as_complex(values.unflatten(-1, (-1, 2))).mul_(turn[:, None])
+            target.copy_(values)
     return out
 
 
