@@ -139,6 +139,7 @@ def test_gelu_is_that_of_the_library_at_every_size_of_its_argument():
         few = cpu_operations.gelu_tanh(x)
         assert torch.equal(x, given)
         torch.testing.assert_close(cpu_operations.gelu_tanh(x.repeat(100)), few.repeat(100), rtol=1e-6, atol=1e-6)
+        assert cpu_operations.gelu_tanh(given, overwrites=True) is given and torch.equal(given, few)
 
 
 @pytest.mark.parametrize("dtype, has_bfloat16",
