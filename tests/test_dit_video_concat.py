@@ -1,5 +1,4 @@
 """Tests of the video transformer: positions, attention, patches, modulation, sizes and loading."""
-import math
 import shutil
 
 import pytest
@@ -14,7 +13,6 @@ from configuration.targets import check_config, instantiate_from_config
 from network import stack
 from network.attention import attention
 from network.embedding import timestep_embedding
-from network.modulation import joint_addcmul
 from network.positions import (
     Basic2DPositionEmbeddingMixin,
     Basic3DPositionEmbeddingMixin,
@@ -127,28 +125,12 @@ def test_rotary_scores_depend_on_distance_alone():
     assert not torch.isclose(at(q, (1, 2, 3)) @ at(k, (0, 4, 2)), score)
 
 
-def test_rotary_turns_pairs_by_their_angle():
-    angle, x = 0.7, torch.tensor([3.0, 4.0]).view(1, 1, 1, 2)
-    turned = rotate(x, (torch.full((1, 1), math.cos(angle)), torch.full((1, 1), math.sin(angle)))).flatten()
-    expected = torch.tensor([3 * math.cos(angle) - 4 * math.sin(angle), 4 * math.cos(angle) + 3 * math.sin(angle)])
-    torch.testing.assert_close(turned, expected)
-
-
 def test_rotary_leaves_text_alone_and_crops_at_the_corner():
     x = torch.randn(1, 2, TEXT + 2 * 3 * 4, HEAD)
     small, large = (rotary().rotary(grid, TEXT, x.device) for grid in ((2, 3, 4), (4, 6, 8)))
     assert torch.equal(rotate(x, small)[:, :, :TEXT], x[:, :, :TEXT])
     for a, b in zip(small, large, strict=True):
         assert torch.equal(a[TEXT:].view(2, 3, 4, -1), b[TEXT:].view(4, 6, 8, -1)[:2, :3, :4])
-
-
-@torch.no_grad()
-def test_rotation_is_the_same_in_float32_and_in_heads_of_bfloat16():
-    x = torch.randn(2, 3, 5 + 4 * 6 * 8, HEAD, generator=torch.Generator().manual_seed(0)).bfloat16()
-    tables = rotary().rotary((4, 6, 8), 5, x.device)
-    turned = rotate(x.transpose(1, 2).contiguous().transpose(1, 2), tables)
-    assert torch.equal(turned, rotate(x.float(), tables).bfloat16())
-    assert torch.equal(turned, rotate(x, tables, torch.complex(*tables)))
 
 
 def test_rotary_splits_the_head_into_16_24_24():
@@ -252,13 +234,6 @@ def test_attention_equals_its_definition(dtype, tolerance):
     scores = torch.einsum("bhqd,bhkd->bhqk", q.double(), k.double()) / HEAD ** 0.5
     expected = torch.einsum("bhqk,bhkd->bqhd", scores.softmax(-1), v.double()).flatten(2)
     torch.testing.assert_close(attention(q, k, v).double(), expected, atol=tolerance, rtol=tolerance)
-
-
-def test_joining_in_place_equals_concatenation():
-    text, video = ([torch.randn(2, n, 8), torch.randn(2, n, 8), torch.randn(1, 1, 8)] for n in (3, 5))
-    with torch.no_grad():
-        in_place = joint_addcmul(text, video)
-    assert torch.equal(in_place, joint_addcmul(text, video))
 
 
 # Execution: recomputed activations, compilation, other precisions

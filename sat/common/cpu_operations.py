@@ -123,8 +123,8 @@ def onednn_is_faster() -> bool:
 def gelu_tanh(x: torch.Tensor, overwrites: bool = False) -> torch.Tensor:
     """Compute GELU by tanh (Hendrycks and Gimpel 2016, section 2): x / 2 (1 + tanh u).
 
-    u = sqrt(2 / pi) (x + 0.044715 x^3). On a CPU without gradients, float32 is computed as x sigmoid(2 u), since torch's
-    tanh takes nearly twice as long, a few elements at a time; `overwrites` allows it to take x's memory then.
+    u = sqrt(2 / pi) (x + 0.044715 x^3). On a CPU without gradients, float32 is computed as x sigmoid(2 u), a few
+    elements at a time, since torch's tanh takes nearly twice as long; `overwrites` allows it to take x's memory then.
     """
     if recorded() or x.device.type != "cpu" or x.dtype != torch.float32:
         return F.gelu(x, approximate="tanh")
