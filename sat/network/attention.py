@@ -24,4 +24,4 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float 
 
 def heads_first(x: torch.Tensor) -> torch.Tensor:
     """Return x (B, h, S, d) with each head's tokens together in memory on a CPU, where attention is faster then."""
-    return x.contiguous() if x.device.type == "cpu" else x
+    return x.contiguous() if x.device.type == "cpu" and not torch.compiler.is_compiling() else x

@@ -23,7 +23,8 @@ class RotatedNorm(nn.LayerNorm):
         if rotary is None:
             return super().forward(x)
         if torch.compiler.is_compiling():
-            return _normed_and_rotated(x, self, rotary)
+            out = _normed_and_rotated(x, self, rotary)
+            return out.contiguous() if x.device.type == "cpu" else out  # heads together, which attention is faster for
         if _in_pieces(x):
             weight, bias = (None if term is None else term.float() for term in (self.weight, self.bias))
             normed = partial(F.layer_norm, normalized_shape=self.normalized_shape, weight=weight, bias=bias,
