@@ -18,6 +18,7 @@ from common.measured import fastest, remembered
 MOST_SCORES = 2**20  # of a thread's piece: they are read and written three times, and are to stay in its core's cache
 FEWEST_TOKENS = 256  # with fewer of them, both ways take about the same time
 MEASURED_QUERIES = 1024
+HEADS_AT_A_TIME = 4  # of a thread
 TILE = 16  # keys; with a number that is no multiple of it the fused kernel can take twice the time
 
 Way = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -60,21 +61,30 @@ def fused(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
 
 
 def in_tiles(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Return the same attention from torch's fused kernel for keys that fill whole tiles, and products for the rest.
+    """Return the same attention from torch's fused kernel for keys that fill whole tiles, and products for the rest."""
+    out = q.new_empty(q.transpose(1, 2).shape)
+    at_once = HEADS_AT_A_TIME * torch.get_num_threads()  # so that what they need beside the output stays small
+    for row, row_out in enumerate(out):
+        for heads in (slice(head, head + at_once) for head in range(0, q.shape[1], at_once)):
+            _heads_in_tiles(q[row, heads], k[row, heads], v[row, heads], row_out[:, heads].transpose(0, 1))
+    return out
 
-    The kernel's output is an average weighted by exp(score), and it returns the logarithm of the sum of its weights,
-    with which the weights of the other keys are set beside it.
+
+def _heads_in_tiles(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor) -> None:
+    """Write the attention of some heads, all (h, S, d), to `out`.
+
+    The kernel returns an average weighted by exp(score), and the logarithm of the sum of its weights, with which the
+    weights of the other keys are set beside it.
     """
-    tiled = k.shape[2] // TILE * TILE
-    out, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k[:, :, :tiled], v[:, :, :tiled])
-    scores = torch.matmul(q.float(), k[:, :, tiled:].float().transpose(2, 3)) * q.shape[-1]**-0.5
+    tiled = k.shape[1] // TILE * TILE
+    of_tiled, log_sum = (x[0] for x in torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        q[None], k[None, :, :tiled], v[None, :, :tiled]))
+    scores = torch.bmm(q.float(), k[:, tiled:].float().transpose(1, 2)) * q.shape[-1]**-0.5
     greatest = torch.maximum(log_sum, scores.amax(-1))
-    of_tiled, of_rest = torch.exp(log_sum - greatest), torch.exp(scores - greatest[..., None])
-    total = (of_tiled + of_rest.sum(-1))[..., None]
-    of_tiled, of_rest = (of_tiled[..., None] / total).to(q.dtype), (of_rest / total).to(q.dtype)
-    joined = q.new_empty(q.transpose(1, 2).shape)
-    torch.addcmul(torch.matmul(of_rest, v[:, :, tiled:]), out, of_tiled, out=joined.transpose(1, 2))
-    return joined
+    weight, weights = torch.exp(log_sum - greatest), torch.exp(scores - greatest[..., None])
+    total = (weight + weights.sum(-1))[..., None]
+    weight, weights = (weight[..., None] / total).to(q.dtype), (weights / total).to(q.dtype)
+    torch.addcmul(torch.bmm(weights, v[:, tiled:]), of_tiled, weight, out=out)
 
 
 def in_pieces(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
