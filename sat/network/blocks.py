@@ -22,7 +22,7 @@ from network.linears import activated
 from network.modulation import Experts, Modulation
 from network.rotation import RotatedNorm
 
-MOST_TOKENS_AT_A_TIME = 2048
+MOST_TOKENS_AT_A_TIME = 1536
 
 
 @dataclass(frozen=True)
