@@ -10,7 +10,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from common.measured import fastest, remembered
-from common.tensors import recorded
+from common.tensors import piece_length, recorded
 
 _CAPABILITIES = torch.cpu.get_capabilities()
 # Without these instructions a product in 16 bits is emulated, up to a hundred times slower than one in float32.
@@ -131,7 +131,7 @@ def gelu_tanh(x: torch.Tensor, overwrites: bool = False) -> torch.Tensor:
     slope = 2 * (2 / pi) ** 0.5
     x = x.contiguous()
     out = x if overwrites else torch.empty_like(x)
-    at_once = CACHED_ELEMENTS * torch.get_num_threads()
+    at_once = piece_length(CACHED_ELEMENTS * torch.get_num_threads(), x.numel(), x)
     for part, result in zip(x.view(-1).split(at_once), out.view(-1).split(at_once), strict=True):
         gate = torch.square(part).mul_(0.044715 * slope).add_(slope).mul_(part).sigmoid_()
         torch.mul(gate, part, out=result)

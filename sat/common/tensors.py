@@ -1,14 +1,25 @@
 """Tensor helpers shared by several modules."""
 from collections.abc import Sequence
+from math import ceil
 
 import torch
 
+PLANNED_PIECES = 8
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 def recorded() -> bool:
     """Return True if results are kept for a gradient or traced by a compiler, so that nothing may be overwritten."""
     return torch.is_grad_enabled() or torch.compiler.is_compiling()
+
+
+def piece_length(wanted: int, total: int, like: torch.Tensor) -> int:
+    """Return the length of the pieces that `total` elements or tokens are computed in: `wanted`, which fits a cache.
+
+    A tensor without values, as plans have, is computed in PLANNED_PIECES at most, since each takes the plan as long as
+    the whole would.
+    """
+    return max(wanted, ceil(total / PLANNED_PIECES), 1) if like.is_meta else max(wanted, 1)
 
 
 def append_dims(x: torch.Tensor, ndim: int) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common.tensors import recorded
+from common.tensors import piece_length, recorded
 
 CACHED_ELEMENTS = 2**18  # whose float32 values stay in the caches of few cores
 Rotary = tuple[torch.Tensor, torch.Tensor]
@@ -59,7 +59,7 @@ def _rotated_in_pieces(x: torch.Tensor, turns: torch.Tensor, normed: Callable[..
                        ) -> torch.Tensor:
     """Return x, normalised and rotated a few tokens at a time, whose float32 values stay in the processor's cache."""
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
-    at_once = max(1, CACHED_ELEMENTS // (x.shape[1] * x.shape[3]))
+    at_once = piece_length(CACHED_ELEMENTS // (x.shape[1] * x.shape[3]), x.shape[2], x)
     for row, row_out in zip(x.transpose(1, 2), out.transpose(1, 2), strict=True):  # (S, h, d) each
         for tokens, target, turn in zip(*(each.split(at_once) for each in (row, row_out, turns)), strict=True):
             values = tokens.to(torch.float32, copy=True) if normed is None else normed(tokens.float())

@@ -73,7 +73,7 @@ def test_by_layer_the_buffers_of_each_shape_and_the_layers_ahead_count():
 def test_more_work_takes_more(small_model):
     path = small_model / "t2v.yaml"
     usual, wide, short = (estimated(path, rows=rows, num_frames=n) for rows, n in ((2, 17), (4, 17), (2, 9)))
-    assert wide.costs[TRANSFORMER].activations > 1.9 * usual.costs[TRANSFORMER].activations
+    assert wide.costs[TRANSFORMER].activations > 1.85 * usual.costs[TRANSFORMER].activations
     assert wide.costs[TRANSFORMER].work.flops == pytest.approx(2 * usual.costs[TRANSFORMER].work.flops, rel=0.01)
     assert short.costs[DECODER].work.flops < usual.costs[DECODER].work.flops
     assert short.costs[DECODER].activations <= usual.costs[DECODER].activations

@@ -4,6 +4,8 @@ import math
 import pytest
 import torch
 
+from common.tensors import PLANNED_PIECES
+from dry_run.meter import TakenFor
 from network import rotation
 from network.rotation import RotatedNorm, rotate
 
@@ -40,6 +42,15 @@ def test_a_few_tokens_at_a_time_turn_as_all_do_in_float32(dtype, at_a_time, monk
     assert torch.equal(turned, rotate(x.float(), tables()).to(dtype))
     with torch.enable_grad():
         assert torch.equal(turned, rotate(x, tables()))
+
+
+def test_a_plan_goes_through_few_pieces(monkeypatch):
+    monkeypatch.setattr(rotation, "CACHED_ELEMENTS", 1)
+    x, calls, norm = drawn(torch.bfloat16).to("meta"), [], RotatedNorm(HEAD, device="meta")
+    monkeypatch.setattr(rotation.F, "layer_norm", lambda values, *rest, **named: calls.append(len(values)) or values)
+    with torch.no_grad(), TakenFor(torch.device("cpu")):
+        assert norm(x, tuple(table.to("meta") for table in tables())).shape == x.shape
+    assert len(calls) <= 2 * PLANNED_PIECES and sum(calls) == 2 * TOKENS
 
 
 @pytest.mark.parametrize("affine", [True, False])
