@@ -86,7 +86,8 @@ class ModulatedNorm(nn.LayerNorm):
         weight, bias = by.scale.flatten(), by.shift.flatten()
         if self.elementwise_affine:
             weight, bias = weight * self.weight, torch.addcmul(bias, weight, self.bias)
-        dtype = torch.float32 if x.device.type == "cpu" else x.dtype  # which is faster there
+        # Half-precision tokens may have a float32 weight on a CPU, whose kernel is faster then.
+        dtype = torch.promote_types(x.dtype, torch.float32) if x.device.type == "cpu" else x.dtype
         return F.layer_norm(x, self.normalized_shape, weight.to(dtype), bias.to(dtype), self.eps)
 
 

@@ -7,7 +7,7 @@ import torch
 from network.modulation import Experts, ModulatedNorm, Modulation, joint_addcmul
 
 TEXT, VIDEO, WIDTH = 3, 5, 16
-TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 2e-2}
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 
 
 def experts(rows: int = 1, dtype: torch.dtype = torch.float32) -> Experts:
