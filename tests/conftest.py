@@ -39,7 +39,7 @@ def small_model(tmp_path_factory):
 def peak_memory():
     """A worker process that measures the peak memory of jobs (tests/peak_memory.py).
 
-    Each module has its own, because what one job leaves behind is used again by the next, and not counted.
+    Each module has its own, so that what the jobs of one leave behind cannot be used again by those of another.
     """
     from tests.peak_memory import COUNTER, Worker
     if not os.access(COUNTER, os.W_OK):
