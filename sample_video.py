@@ -22,13 +22,14 @@ from torch import Tensor
 from arguments import get_args
 from cogvideo.pipeline import Pipeline
 from common import console
-from common.errors import DataError
+from common.errors import ConfigError, DataError
 from common.files import whole_files
 from common.ranks import is_main_process, report_once
 from configuration.settings import Arguments
+from configuration.unread import warn_typed
 from inference.checks import check_division, check_prompts, check_run, source_of_prompts
 from inference.circumstances import group_sizes
-from inference.decoding import decode_saved_latents, record_of, save, shown
+from inference.decoding import check_decoding, decode_saved_latents, record_of, save, shown, write_last
 from inference.filmstrip import FILMSTRIP, Filmstrip
 from inference.jobs import Job, in_batches, plan_jobs
 from inference.made_from import Entries, run_made_from
@@ -51,7 +52,6 @@ from inference.text_embeddings import (
     texts_of,
     write_text_embeddings,
 )
-from media.records import write_record
 from memory.offload import TEXT
 from parallel import groups, launch
 
@@ -71,6 +71,8 @@ def sample_videos(argv: Sequence[str] | None = None) -> None:
         return
     with steps("configuration", announce=False), report_once():
         args = get_args(argv, __doc__)
+        warn_typed(args, "sample_video.py")
+        check_decoding(args)
         check_division(args)
         prepare_text_embeddings(args)
         if args.run.plan:
@@ -156,7 +158,7 @@ def sample_typed_prompts(args: Arguments, steps: console.Steps) -> None:
             for prompt in ask_prompts(source_of_prompts(args.sampling, args.model_config)):
                 try:
                     jobs = jobs_of([prompt], limits, args, run)
-                except DataError as error:  # such as a damaged clip, which must not end the run
+                except (ConfigError, DataError) as error:  # such as a damaged clip, which must not end the run
                     logger.warning("%s", error)
                     continue
                 with steps("prompt encoding"):
@@ -216,7 +218,7 @@ def finish_video(pipe: Pipeline, batch: Sequence[Job], row: int, sampled: Sample
         if groups.leads_copy():
             spent = {"diffusion sampling": sampling, "decode and save": saving.seconds}
             record = record_of(batch, row, pipe.args, pipe.engine.device, sampled.trace.of_row(row))
-            write_record(job.folder, record | {"seconds": steps.seconds | spent}, written, files=files)
+            write_last(job, record | {"seconds": steps.seconds | spent}, written, files)
     if groups.leads_copy():
         logger.info("%s", job.folder)
 

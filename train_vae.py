@@ -28,6 +28,7 @@ from common.files import check_writable, sole_use
 from common.ranks import report_once, world_size
 from configuration.settings import Arguments
 from configuration.targets import check_data_section
+from configuration.unread import warn_precision, warn_typed
 from dry_run.autoencoder_training import show_autoencoder_plan
 from parallel import launch
 from training import run_files, run_state
@@ -69,6 +70,8 @@ def check_settings(args: Arguments) -> None:
                           "see configs/tiny_vae.yaml")
     check_stages(args.model_config, stages, batches_of(args.data_config)[0][3:])
     check_optimizer_alone(args.deepspeed_config)
+    warn_typed(args, "train_vae.py")
+    warn_precision(args)
     args.run.bf16 = bool((args.deepspeed_config.get("bf16") or {}).get("enabled"))
     check_adversary(args, stages, files=not args.run.plan)
     if args.training.wandb:
@@ -79,7 +82,7 @@ def check_settings(args: Arguments) -> None:
 
 def train(args: Arguments) -> None:
     """Train from the beginning or, with `args.resume`, from the step saved last, unless the run has ended."""
-    folder, settings = args.training.folder, run_state.settings_of(args, world_size())
+    folder, settings = args.training.folder, run_state.settings_of(args, world_size(), run_state.FIXED_KEYS)
     if args.training.resume:
         convert_earlier_state(folder, settings)
     state = run_files.begin(folder, args.training.resume, settings)

@@ -26,6 +26,7 @@ from common.ranks import is_main_process, report_once, world_size
 from configuration.model import MAX
 from configuration.settings import Arguments
 from configuration.targets import check_data_section
+from configuration.unread import warn_precision, warn_typed
 from data_video import clip_forms_of
 from diffusion_video import DiffusionEngine
 from dry_run.training_report import show_training_plan
@@ -42,6 +43,7 @@ from training.metrics import check_wandb
 from training.run_state import RunState
 from training.samples import write_samples
 from training.transformer import Data, TransformerTrainer
+from weights.checkpoint import check_there
 from weights.lora import check_training, configure_lora, load_lora, trains_only_lora
 from weights.network import build_network, check_network
 from weights.sources import transformer_weights
@@ -113,6 +115,7 @@ def check_settings(args: Arguments) -> None:
     """
     configure(args)
     launch.check_launcher()
+    check_there(args.run.load)
     model = check_model(args.model_config)
     if model.compile_model == MAX:
         raise ConfigError(f"model.compile_model: {MAX} is for sampling, since training keeps what a graph would write "
@@ -143,6 +146,7 @@ def configure(args: Arguments) -> None:
     if not args.training.train_data or not args.training.train_iters or not args.deepspeed_config:
         raise ConfigError("training needs args.train_data, args.train_iters and section deepspeed; "
                           "see configs/tiny_t2v_train.yaml")
+    warn_typed(args, "train_video.py")
     args.config.deepspeed = check_deepspeed(args.deepspeed_config, world_size())
     args.config.data = check_data_section(args.data_config)
     merge_size_keys(args)
@@ -150,6 +154,7 @@ def configure(args: Arguments) -> None:
         raise ConfigError(f"args.model_parallel_size is {args.run.model_parallel_size}; training divides weights with "
                           "deepspeed.zero_optimization.stage: 3 instead; set it to 1")
     precision = {name: bool((args.deepspeed_config.get(name) or {}).get("enabled")) for name in ("fp16", "bf16")}
+    warn_precision(args)
     args.run.fp16, args.run.bf16 = precision["fp16"], precision["bf16"]
     args.config.model.latent_input = args.training.latent_cache is not None
     _set_activations(args)

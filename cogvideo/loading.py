@@ -14,7 +14,8 @@ from common.console import quiet_libraries
 from common.errors import ConfigError
 from common.files import REPOSITORY
 from common.suggestions import nearest
-from common.typed import shown
+from common.typed import checked, shown
+from configuration.unread import OF_COMMANDS
 from configuration.yaml_files import existing_path
 from inference.checks import check_run
 from inference.text_embeddings import prepare_text_embeddings
@@ -22,6 +23,9 @@ from inference.text_embeddings import prepare_text_embeddings
 CONFIGS = REPOSITORY / "configs"
 SHARED = CONFIGS / "inference.yaml"
 SWITCHES = {"use_dynamic_cfg": ("--no-dynamic-cfg", "--use-dynamic-cfg")}
+# What only sample_video.py reads.
+OF_A_COMMAND = {"plan", "input_type", "input_file", "output_dir", "resume", "save_denoised_every", "only_save_latents",
+                "save_text_embeddings", *OF_COMMANDS["sample_video.py"]}
 LISTS = {"allow_targets": "--allow-targets", "allow_env": "--allow-env"}
 
 
@@ -35,6 +39,9 @@ def load(config: str | Path, *overrides: str, loras: Mapping[str | Path, float] 
     are LoRAs, files or folders, with their strengths (1 as trained). Raises ConfigError, CheckpointError or DataError,
     with one line on what is wrong, before weights are read.
     """
+    for key in settings:
+        if key in OF_A_COMMAND:
+            raise ConfigError(f"load: {key} is for the command line, and has no effect here; leave it out")
     if loras is not None:
         settings |= _loras(loras, settings)
     files = [_file(file) for file in (config, *(word for word in overrides if "=" not in str(word)))]
@@ -80,7 +87,7 @@ def words_of(settings: Mapping[str, Any]) -> list[str]:
         if key in MODEL_FLAGS:
             words += [f"--{key.replace('_', '-')}={plain(value)}"]
         elif key in SWITCHES:
-            words += [SWITCHES[key][bool(value)]]
+            words += [SWITCHES[key][checked(bool, value, key)]]
         elif key in LISTS:
             words += [LISTS[key], *([value] if isinstance(value, str) else value)]
         else:

@@ -2,7 +2,7 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from typing import Any, get_type_hints
 
 from cogvideo.inputs import plain
 from common.errors import ConfigError
@@ -10,6 +10,7 @@ from common.kinds import Steps
 from common.typed import checked, shown
 from configuration.targets import instantiate_from_config
 from diffusion_video import DiffusionEngine
+from engine.checks import check_zeroed
 from sgm.sampling import Sampler, check_compatible
 from sgm.sampling.parts import built_guider, built_schedule
 
@@ -34,6 +35,7 @@ def with_parts(engine: DiffusionEngine, network: Mapping, sampler: Any = None, s
     chosen.schedule()  # refuses a number of steps that the schedule cannot have
     check_compatible(chosen, engine.denoiser)
     _check_guider(chosen.guider, former.guider, network)
+    check_zeroed(engine.config, chosen.guider)
     changed = copy.copy(engine)
     changed.sampler = chosen
     return changed
@@ -72,4 +74,5 @@ def _scaled(guider: Any, scale: float) -> Any:
     """Return a guider with another scale. Raises ConfigError for a guider without one, or a scale it does not take."""
     if not is_dataclass(guider) or isinstance(guider, type) or "scale" not in {each.name for each in fields(guider)}:
         raise ConfigError(f"guidance_scale: {type(guider).__name__} has no scale; give another guider")
-    return replace(guider, scale=checked(float, scale, "guidance_scale"))
+    kind = get_type_hints(type(guider), include_extras=True)["scale"]
+    return replace(guider, scale=checked(kind, scale, "guidance_scale"))

@@ -79,11 +79,12 @@ class Pipeline:
         sampled.
         """
         made = list(self.results(prompt, **call))
-        several = isinstance(plain(call.get("seed")), list | tuple | range) or call.get("num_samples", 1) != 1
+        samples = self.args.sampling.num_samples if call.get("num_samples") is None else call["num_samples"]
+        several = isinstance(plain(call.get("seed")), list | tuple | range) or samples != 1
         return made if several or not isinstance(prompt, str) else made[0]
 
     def results(self, prompt: str | Sequence[str], *, negative_prompt: str | Sequence[str | None] | None = None,
-                seed: int | Sequence | None = None, num_samples: int = 1,
+                seed: int | Sequence | None = None, num_samples: int | None = None,
                 image: Picture | Sequence[Picture] | None = None, last: Picture | Sequence[Picture] | None = None,
                 clip: Clip | Sequence[Clip] | None = None, control: Clip | Sequence[Clip] | None = None,
                 latents: Any = None, num_inference_steps: int | None = None, guidance_scale: float | None = None,
@@ -100,7 +101,7 @@ class Pipeline:
         seeds = inputs.seeds_of(seed, len(texts), isinstance(prompt, str))
         given = Given(negative_prompt, image, last, clip, control)
         pipe = self.with_(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
-        args = pipe._changed({"num_samples": num_samples, **settings})
+        args = pipe._changed(settings if num_samples is None else {"num_samples": num_samples, **settings})
         with tempfile.TemporaryDirectory(prefix="cogvideo_") as folder:
             prompts = given.prompts(texts, Path(folder), args.sampling.sampling_fps)
             jobs = pipe._jobs(prompts, seeds, latents, args)

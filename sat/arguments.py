@@ -58,6 +58,8 @@ def get_args(argv: Sequence[str] | None = None, description: str = "", recorded:
     if (options.pop(RECORDS, None) is None) != (recorded is None):
         raise ConfigError(f"{_flag(RECORDS)} makes videos again, which only sample_video.py does; leave it out")
     opened = options.pop("allow_targets", ())
+    words = [*(f"args.{name}" for name in options), *(text.partition("=")[0] for text in overrides)]
+    by_hand = [key for key in KEYS if f"args.{key}" in words]
     allow_targets(*opened)
     try:
         config = _merged(options, overrides, options.pop("allow_env", ()), recorded)
@@ -69,7 +71,8 @@ def get_args(argv: Sequence[str] | None = None, description: str = "", recorded:
             raise ConfigError(f"unknown key data.{key}{nearest(key, DATA_KEYS)}; what to read goes below data.params")
     values = {key: _converted(key, value) for key, value in plain(config.args).items()}
     values["device"] = resolve_device(values.get("device"))
-    args = replace(Arguments.grouped(values, config), composed=plain(config), allow_targets=list(opened))
+    args = replace(Arguments.grouped(values, config), composed=plain(config), allow_targets=list(opened),
+                   typed=by_hand)
     _check_values(args)
     resolve_dtype(args.run.fp16, args.run.bf16)
     return args

@@ -227,7 +227,8 @@ class VideoDataset(webdataset.DataPipeline):
     @classmethod
     def create_dataset_function(cls, path: str, args: Namespace | None, **kwargs) -> "VideoDataset":
         """Build the data set, as SwissArmyTransformer's loaders call it; `kwargs` are this class's parameters."""
-        return cls(path=path, **{"seed": getattr(args, "seed", None) or 1, **kwargs})
+        seed = getattr(args, "seed", None)
+        return cls(path=path, **{"seed": 1 if seed is None else seed, **kwargs})
 
 
 def _report(data_dir: str, sentences: Iterable[str]) -> None:

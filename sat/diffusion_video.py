@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.compression import FRAME_CHANNELS
 from common.errors import ConfigError
 from common.patches import parse_patch_size
 from common.tensors import Generators, draw_noise
@@ -31,6 +32,7 @@ from weights.lora_names import MATRICES
 
 logger = logging.getLogger(__name__)
 
+IN_NETWORKS_DTYPE = ("crossattn", "concat")  # of the conditioning: labels and times would lose digits
 OFS = 2.0  # the only value that models with an `ofs` embedding are trained and sampled with
 FRAME_NOISE = (-3.0, 0.5)  # mean and deviation of log(sigma) of the conditioning image's noise in training
 
@@ -127,7 +129,7 @@ class DiffusionEngine(LatentCodec):
         """
         if self.config.network_config["params"].get("ofs_embed_dim") is not None and inputs.get("ofs") is None:
             inputs["ofs"] = torch.full((1,), OFS, device=x.device)
-        cond = {key: value.to(self.dtype) for key, value in cond.items()}
+        cond = {key: value.to(self.dtype) if key in IN_NETWORKS_DTYPE else value for key, value in cond.items()}
         model = self.weak_model if weak else self.model
         assert model is not None, "the guider has no weaker network"
         return model(x.to(self.dtype), timesteps, cond, **inputs).to(x.dtype)
@@ -230,7 +232,7 @@ class DiffusionEngine(LatentCodec):
             raise ConfigError("model.loss_fn_config is missing; give the loss's target and params")
         batch = dict(batch)
         video = batch[self.config.input_key].to(self.device)
-        is_latent = self.config.latent_input and video.shape[2] != 3
+        is_latent = self.config.latent_input and video.shape[2] != FRAME_CHANNELS
         image = self._noised_image(batch, None if is_latent else video)
         if is_latent:
             latents = video * self.scale_factor

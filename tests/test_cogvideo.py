@@ -18,7 +18,7 @@ from common.errors import ConfigError, DataError
 from common.files import REPOSITORY
 from common.seeds import generator_for
 from sample_video import main
-from sgm.guiders import Autoguidance, PerturbedAttentionGuidance
+from sgm.guiders import Autoguidance, CFGPlusPlus, ControlCFG, PerturbedAttentionGuidance
 from sgm.sampling import UniPCSampler
 
 CONFIG = str(REPOSITORY / "configs/tiny_t2v.yaml")
@@ -218,6 +218,8 @@ def test_wrong_loading_is_one_line():
         (lambda: load("tiny_t2"), "did you mean tiny_t2v"),
         (lambda: load("configs/tiny_t2.yaml"), "did you mean configs/tiny_t2v.yaml"),
         (lambda: load(3), "3 is no configuration"),
+        (lambda: load(CONFIG, plan=True), "load: plan is for the command line"),
+        (lambda: load(CONFIG, use_dynamic_cfg="false"), "use_dynamic_cfg is 'false'; it must be true or false"),
         (lambda: load(CONFIG, seed=object()), "seed is <object.*which no configuration can hold"),
         (lambda: load(CONFIG, loras={"a": 1}, load_lora="b"), "loras and load_lora are both given")))
 
@@ -280,6 +282,8 @@ def test_wrong_parts_are_one_line(pipe):
         (lambda: pipe.with_(guider=PerturbedAttentionGuidance(scale=3.0, layers=[99])), "layers are 0 to"),
         (lambda: pipe.with_(guider=Autoguidance(scale=3.0, ckpt_path="weak")), "needs a weaker network"),
         (lambda: pipe.with_(guider={"target": "sgm.guiders.APG", "params": {"scale": -1}}), "-1 must be above 0"),
+        (lambda: pipe.with_(guider=CFGPlusPlus(scale=0.6), guidance_scale=6), "guidance_scale is 6; it must be"),
+        (lambda: pipe.with_(guider=ControlCFG(scale=3.0, control_scale=2.0)), "says that training never did"),
         (lambda: pipe.with_(guider={"target": "sgm.guiders.IdentityGuider"}, guidance_scale=3), "has no scale")))
 
 

@@ -14,6 +14,8 @@ from configuration.settings import KEYS
 from sgm.guiders import Evaluation
 from sgm.noise_schedule import NoiseLevel
 from sgm.parameterization import VE
+from training.autoencoder_model import OwnKeys
+from training.data.memory_clips import Stage
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -72,8 +74,9 @@ def test_the_tests_that_documents_name_exist(document):
 
 def test_every_key_is_named_in_a_document():
     pages = "\n".join(document.read_text(encoding="utf-8") for document in DOCUMENTS)
-    keys = [*KEYS, *(field.name for field in fields(ModelConfig))]
-    assert [key for key in keys if not re.search(rf"\b{key}\b|--{key.replace('_', '-')}\b", pages)] == []
+    code = "\n".join(re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", pages, flags=re.S)))
+    keys = [*KEYS, *(field.name for kind in (ModelConfig, OwnKeys, Stage) for field in fields(kind))]
+    assert [key for key in keys if not re.search(rf"\b{key}\b|--{key.replace('_', '-')}\b", code)] == []
 
 
 def links_of(document):

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes the small models from nothing: clips, autoencoder, text encoder, text-to-video, image-to-video and their table.
 #
-#   bash tools/make_small_model.sh [--out FOLDER] [--quick] [--plan] [--processes N] [--precision bfloat16]
+#   bash tools/make_small_model.sh [--out FOLDER] [--also NAME…] [--quick] [--plan] [--processes N]
+#                                  [--precision bfloat16]
 #
 # The same command again continues what was stopped. The options stand in tools/make_small_model.py. The first run sets
 # up .venv (see tools/setup_env.sh).

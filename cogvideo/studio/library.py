@@ -1,7 +1,6 @@
 """The videos of a folder with what their records say; records and files are foreign, and may be anything."""
 import base64
 import io
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,13 +12,11 @@ import av
 from PIL import Image
 
 from common.errors import DataError
-from common.text import read_text
-from media.records import RECORD, VIDEO
+from media.records import RECORD, VIDEO, parsed_record
 
 logger = logging.getLogger(__name__)
 
 THUMBNAIL = 176  # pixels, the longer side
-LARGEST_RECORD = 16 * 2**20  # bytes
 LONGEST_TEXT = 300  # characters of an entry that is shown
 HIDDEN = ("uploads",)  # folders of what users gave
 
@@ -85,7 +82,7 @@ def record_of(root: Path, name: object) -> Mapping[str, Any]:
     try:
         path = (root / str(name)).with_name(RECORD).resolve()
         if isinstance(name, str) and path.is_relative_to(root) and path.is_file():
-            return _read(path, path.stat().st_size)
+            return parsed_record(path)
     except (OSError, ValueError):
         pass
     raise DataError(f"video {str(name)[:100]!r} has no {RECORD} beside it")
@@ -117,28 +114,18 @@ def _video(root: Path, path: Path, time: float, stamp: tuple[int, int] | None) -
     if stamp is None:
         return Video(root, path, time, problem=f"no {RECORD} beside it")
     try:
-        record = _read(path.with_name(RECORD), stamp[1])
+        record = parsed_record(path.with_name(RECORD))
     except DataError as error:
-        return Video(root, path, time, problem=str(error))
+        return Video(root, path, time, problem=f"{RECORD} is damaged ({error})")
     sampler = _at(record, "config", "model", "sampler_config")
     guider = _at(sampler, "params", "guider_config", "target")
     wrong = "" if isinstance(record.get("prompt"), str) else f"{RECORD} has no prompt"
+    described = record.get("files")
+    if isinstance(described, dict) and path.name not in described:
+        wrong = f"{RECORD} is that of another file"
     return Video(root, path, time, _text(record.get("prompt")), _model(_at(record, "config", "args", "load")),
                  _class_name(_at(sampler, "target")), _class_name(guider) or ("no guidance" if sampler else ""),
                  _text(_at(sampler, "params", "num_steps")), _text(record.get("seed")), wrong)
-
-
-def _read(path: Path, size: int) -> Mapping[str, Any]:
-    """Return a record. Raises DataError, with its name alone, for one that is too large or not a record."""
-    if size > LARGEST_RECORD:
-        raise DataError(f"{path.name} has {size} bytes, more than a record has")
-    try:
-        record = json.loads(read_text(path))
-    except (DataError, OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path.name} is damaged") from error
-    if not isinstance(record, dict):
-        raise DataError(f"{path.name} holds no names with values")
-    return record
 
 
 def _at(tree: object, *keys: str) -> Any:

@@ -19,7 +19,7 @@ from common.typed import checked
 from configuration.settings import Arguments
 from configuration.yaml_files import plain
 from inference.checks import check_prompts, check_run, source_of_prompts
-from inference.decoding import record_of, save, shown
+from inference.decoding import record_of, save, shown, write_last
 from inference.jobs import Job, plan_jobs
 from inference.made_from import run_made_from
 from inference.output_folder import check_names
@@ -27,7 +27,6 @@ from inference.pipeline import Watch
 from inference.prompts import Prompt, Source
 from inference.sizes import ModelLimits
 from inference.text_embeddings import check_stored, prepare_text_embeddings
-from media.records import write_record
 from media.videos import VIDEO
 
 EDIT, CONTINUE = "start from it and change it", "continue it"  # what becomes of a clip
@@ -215,5 +214,5 @@ def make(studio: Studio, given: Ready, watch: Watch, made: Callable[[Path], None
             written = save(shown(sampled.frames(pipe.engine, 0)), job, sampled, 0, False, files)
             record = record_of([job], 0, pipe.args, pipe.engine.device, sampled.trace.of_row(0))
             seconds = {"all": round(time.perf_counter() - begun, 3)}
-            write_record(job.folder, record | {"seconds": seconds}, written, files=files)
+            write_last(job, record | {"seconds": seconds}, written, files)
         made(job.folder / VIDEO)

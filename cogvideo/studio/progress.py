@@ -29,6 +29,8 @@ class Progress:
     scales: list[float] = field(default_factory=list)
     picture: str = ""
     begun: float = field(default_factory=time.perf_counter)
+    _first: int = 0  # step of the video that is made: not 0 where it starts from a clip
+    _last: int = 0
     _next: float = 0.0
 
     def watch(self, step: StepInfo) -> None:
@@ -36,10 +38,10 @@ class Progress:
 
         That of the first step shows nothing yet: guidance leads it far out of the range of colours.
         """
-        if step.index == 0:
-            self.scales = []
+        if not self.scales or step.index < self._last:
+            self.scales, self._first = [], step.index
             self.begun = self.begun if self.made else time.perf_counter()  # the first video's loading is over
-        self.index, self.steps = step.index + 1, step.num_steps
+        self.index, self.steps, self._last = step.index + 1 - self._first, step.num_steps - self._first, step.index
         self.scales = [*self.scales, float(torch.as_tensor(step.scale).float().mean())]
         begun = time.perf_counter()
         if self.engine is not None and self.engine.offload is None and step.index and begun >= self._next:

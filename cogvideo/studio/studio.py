@@ -34,15 +34,13 @@ Listener = tuple[Callable, list, list]  # of an event: a function, the component
 
 @dataclass
 class Studio:
-    """What the pages share. A page's module has `build(studio)`, which is called within its tab.
-
-    It returns None, or a Listener for when the tab is opened.
+    """What the pages share: models, folders, and the thread in which models run.
 
     `models` are those offered, by name. `outputs` is the folder in which all videos are looked for; those of the page
     are below `outputs/studio`. `studies` is the folder of the studies' reports. `uploads` has copies of what users
-    gave, `loras` the LoRAs that can be chosen;
-    `temporary` is Gradio's own folder, which goes at the end. Models are loaded and run in `worker`, which has one
-    thread: `studio.worker.submit(function)`. An event that waits for it has the settings `QUEUED`.
+    gave, `loras` the LoRAs that can be chosen; `temporary` is Gradio's own folder, which goes at the end. Models are
+    loaded and run in `worker`, which has one thread: `studio.worker.submit(function)`. An event that waits for it has
+    the settings `QUEUED`.
     """
 
     models: Mapping[str, Model]

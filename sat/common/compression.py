@@ -2,6 +2,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+FRAME_CHANNELS = 3  # red, green, blue
+
 
 @dataclass(frozen=True)
 class Compression:

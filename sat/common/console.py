@@ -35,9 +35,9 @@ def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
     0: it ended well. 1: a fault of this program, whose traceback is in the file that the line names. 2: an error that
     the user can correct. 130: interrupted. A signal to end raises SystemExit, so that files are cleaned up.
     """
-    level = logging.INFO if is_main_process() else logging.WARNING
-    logging.basicConfig(stream=sys.stderr, level=level, format="%(message)s")
     try:
+        level = logging.INFO if is_main_process() else logging.WARNING
+        logging.basicConfig(stream=sys.stderr, level=level, format="%(message)s")
         with quiet_libraries(), _ended_by_signals():
             main(argv)
     except KeyboardInterrupt:

@@ -1,6 +1,5 @@
 """Matrix products, GELU and convolutions in the form that the processor computes fastest."""
 from collections.abc import Sequence
-from functools import cache
 from math import pi
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from common.measured import fastest, remembered
+from common.measured import fastest, once, remembered
 from common.tensors import piece_length, recorded
 
 _CAPABILITIES = torch.cpu.get_capabilities()
@@ -108,7 +107,7 @@ def _shaped(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, ge
     return x.new_empty(*x.shape[:-1], len(weight))
 
 
-@cache
+@once
 def onednn_is_faster() -> bool:
     """Return True if oneDNN's float32 products clearly beat BLAS's on this processor; measured once, and remembered.
 

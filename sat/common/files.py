@@ -2,7 +2,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -33,18 +33,19 @@ class WholeFiles:
         Raises DataError, which names the file, if the system cannot write it, as on a full disk.
         """
         path = Path(path)
-        with _named(path):
+        temporary = path.with_name(partial_name(path))
+        with _named(path, temporary):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._temporary[path] = path.with_name(partial_name(path))
-            yield self._temporary[path]
+            self._temporary[path] = temporary
+            yield temporary
 
     def present(self, path: Path) -> Path:
         """Return where the content of a file is until the files appear."""
         return self._temporary.get(path, path)
 
-    def leave(self, path: Path) -> None:
-        """Note a file of an earlier run that goes when the files appear."""
-        self._leaving.append(path)
+    def leave_others(self, paths: Iterable[Path]) -> None:
+        """Note that those of the paths that are not written are of an earlier run, and go when the files appear."""
+        self._leaving += [path for path in paths if path not in self._temporary]
 
     def appear(self) -> None:
         """Flush the files to disk and rename them, in the order in which they were begun.
@@ -52,13 +53,13 @@ class WholeFiles:
         Earlier versions of all but the first go before, so that none stands beside a new file.
         """
         for path, temporary in self._temporary.items():
-            with _named(path), open(temporary, "rb+") as written:
+            with _named(path, temporary), open(temporary, "rb+") as written:
                 os.fsync(written.fileno())
         for path in reversed(self._leaving + list(self._temporary)[1:]):
             with _named(path):
                 path.unlink(missing_ok=True)
         for path, temporary in self._temporary.items():
-            with _named(path):
+            with _named(path, temporary):
                 os.replace(temporary, path)
         for folder in {path.parent for path in self._temporary}:
             with _named(folder):
@@ -68,6 +69,14 @@ class WholeFiles:
         """Remove what is left under temporary names."""
         for temporary in self._temporary.values():
             temporary.unlink(missing_ok=True)
+
+
+def cache_folder() -> Path | None:
+    """Return this project's folder in the user's cache; None without a home folder."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cogvideo"
+    except RuntimeError:  # as in a container whose user has none
+        return None
 
 
 @contextmanager
@@ -93,10 +102,15 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def _named(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Context manager that says which file could not be written; errors of other files, such as inputs, pass."""
     try:
         yield
     except OSError as error:
+        if isinstance(error.filename, str):
+            failed = Path(error.filename)
+            if failed not in (path, temporary, *path.parents) and temporary not in failed.parents:
+                raise
         raise DataError(f"{path} cannot be written ({error.strerror or error})") from error
     except SafetensorError as error:  # its writer's, of a full disk too
         raise DataError(f"{path} cannot be written ({' '.join(str(error).split())})") from error
@@ -114,7 +128,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     clear_dead(path)
     temporary = path.with_name(partial_name(path))
     try:
-        with _named(path):
+        with _named(path, temporary):
             temporary.mkdir(parents=True)
             yield temporary
             os.replace(temporary, path)

@@ -1,26 +1,27 @@
 """Measurements of this processor, remembered in the user's cache folder for later runs."""
 import json
 import logging
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from common.errors import DataError
-from common.files import whole_file
+from common.files import cache_folder, whole_file
+from common.machine import processor
 
 logger = logging.getLogger(__name__)
 
 ROUNDS = 7
 SHORT = 0.05  # seconds of a measurement that say nothing about other programs
+INSTRUCTIONS = ("avx512_bf16", "avx512_fp16", "amx_bf16", "amx_fp16", "bf16", "fp16")  # beside torch's own classes
 STARVED = 0.8  # of one processor's time: with less of it, others had the rest
+Result = TypeVar("Result")
 
 
 def remembered(what: str, measure: Callable[[], Any]) -> Any:
@@ -66,22 +67,36 @@ def fastest(ways: Mapping[str, Callable[[], object]], gain: float = 1.0) -> str:
     return best if gain * usual[best] < usual[first] else first
 
 
-@cache
+def once(measure: Callable[..., Result]) -> Callable[..., Result]:
+    """Decorate a function that returns something measured: it is called once for each number of threads."""
+    kept = cache(lambda threads, *given, **named: measure(*given, **named))
+
+    @wraps(measure)
+    def measured(*given, **named):
+        return kept(torch.get_num_threads(), *given, **named)
+
+    measured.cache_clear = kept.cache_clear  # type: ignore[attr-defined]
+    return measured
+
+
 def device_name() -> str:
     """Return the processor, its instructions, threads and torch's version: what a measurement depends on."""
-    processor = str(torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine())
-    return (f"{processor}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} thread(s), "
-            f"torch {torch.__version__}")
+    there = torch.cpu.get_capabilities()
+    instructions = " ".join(name for name in INSTRUCTIONS if there.get(name))
+    return (f"{_processor()}, {torch.backends.cpu.get_cpu_capability()} {instructions}, {torch.get_num_threads()} "
+            f"thread(s), torch {torch.__version__}")
+
+
+@cache
+def _processor() -> str:
+    return processor(torch.device("cpu"))
 
 
 def _path() -> Path | None:
-    """Return the file of this processor's measurements; None without a home folder."""
-    try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:
-        return None
+    """Return the file of this processor's measurements; None without a cache folder."""
+    folder = cache_folder()
     name = "".join(letter if letter.isalnum() or letter in ".+" else "_" for letter in device_name())
-    return folder / "cogvideo" / f"measured_{name}.json"
+    return None if folder is None else folder / f"measured_{name}.json"
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from common.errors import ConfigError, UserError
 
 SECONDS_FOR_OTHERS = 5.0
 LOST = "gloo/transport"  # names the place in the messages of gloo
+TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # variables that it sets, and others may as well
 
 
 class ProcessLostError(UserError):
@@ -22,19 +23,26 @@ class ProcessLostError(UserError):
 
 
 def rank() -> int:
-    """Return this process's rank; 0 without torchrun."""
-    return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", 0))
+    """Return this process's rank; 0 without torchrun. Raises ConfigError if RANK is no such number."""
+    if dist.is_initialized():
+        return dist.get_rank()
+    return announced("RANK", 0) if launched_by_torchrun() else 0
 
 
 def world_size() -> int:
     """Return the number of processes; 1 without torchrun. Raises ConfigError if WORLD_SIZE is no such number."""
     if dist.is_initialized():
         return dist.get_world_size()
-    announced = os.environ.get("WORLD_SIZE", "1")
-    if not announced.isdecimal() or int(announced) < 1:
-        raise ConfigError(f"the environment variable WORLD_SIZE is {announced[:40]!a}; it must be a number of "
-                          "processes, 1 or more: correct it, or unset it")
-    return int(announced)
+    return announced("WORLD_SIZE", 1) if "WORLD_SIZE" in os.environ else 1
+
+
+def announced(variable: str, least: int) -> int:
+    """Return the number in an environment variable of torchrun. Raises ConfigError if it holds none."""
+    value = os.environ[variable]
+    if not (value.isascii() and value.isdecimal()) or int(value) < least:
+        raise ConfigError(f"the environment variable {variable} is {value[:40]!a}; it must be a whole number, {least} "
+                          "or more: correct it, or unset it")
+    return int(value)
 
 
 def is_main_process() -> bool:
@@ -44,7 +52,29 @@ def is_main_process() -> bool:
 
 def launched_by_torchrun() -> bool:
     """Return True if torchrun started this process."""
-    return "RANK" in os.environ
+    return all(variable in os.environ for variable in TORCHRUN)
+
+
+def local_rank() -> int:
+    """Return this process's rank on its machine; 0 if nothing says. Raises ConfigError if LOCAL_RANK is no number."""
+    return announced("LOCAL_RANK", 0) if "LOCAL_RANK" in os.environ else 0
+
+
+def check_torchrun() -> None:
+    """Raise ConfigError for variables of torchrun that are wrong, or there without the others."""
+    if launched_by_torchrun():
+        number, processes = announced("RANK", 0), announced("WORLD_SIZE", 1)
+        local_rank()
+        announced("MASTER_PORT", 1)
+        if number >= processes:
+            raise ConfigError(f"the environment variable RANK is {number}, and WORLD_SIZE {processes}: ranks count "
+                              "from 0; start the processes by torchrun, or unset both")
+        return
+    if world_size() > 1 or "RANK" in os.environ:
+        there, lacking = ([name for name in TORCHRUN if (name in os.environ) is given] for given in (True, False))
+        raise ConfigError(f"the environment variable {there[0]} is {os.environ[there[0]][:40]!a}, but {lacking[0]} is "
+                          f"not set, so that torchrun did not start this process; unset {there[0]}, or start "
+                          "torchrun --nproc_per_node N")
 
 
 def wait_for_all() -> None:

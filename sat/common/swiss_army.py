@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import threading
 import types
 
 import torch
@@ -22,6 +23,9 @@ if not torch.accelerator.is_available():  # otherwise DeepSpeed warns at every s
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
+_RUNNING = threading.RLock()  # held by the thread that runs the code of such a package
+
+
 class _Deferred(types.ModuleType):
     """A package whose modules can be imported, but whose own code runs only when another of its names is used."""
 
@@ -30,11 +34,14 @@ class _Deferred(types.ModuleType):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         if name != "__version__" and importlib.util.find_spec(f"{self.__name__}.{name}") is not None:
             return importlib.import_module(f"{self.__name__}.{name}")
-        spec = self.__spec__
-        assert spec is not None and spec.loader is not None
-        object.__setattr__(self, "__class__", types.ModuleType)
-        spec.loader.exec_module(self)
-        return getattr(self, name)
+        with _RUNNING:
+            if "__deferred__" in vars(self):  # no other thread has run it, nor does this one
+                del vars(self)["__deferred__"]
+                spec = self.__spec__
+                assert spec is not None and spec.loader is not None
+                spec.loader.exec_module(self)
+                object.__setattr__(self, "__class__", types.ModuleType)
+            return types.ModuleType.__getattribute__(self, name)
 
 
 def _defer(package: str) -> None:
@@ -43,6 +50,7 @@ def _defer(package: str) -> None:
     if spec is not None and spec.origin is not None:  # an installed package, not just a folder of that name
         module = sys.modules[package] = importlib.util.module_from_spec(spec)
         module.__class__ = _Deferred
+        vars(module)["__deferred__"] = True
         parent, _, name = package.rpartition(".")
         if parent:
             setattr(sys.modules[parent], name, module)

@@ -29,6 +29,11 @@ def append_dims(x: torch.Tensor, ndim: int) -> torch.Tensor:
     return x.reshape(*x.shape, *(1,) * (ndim - x.ndim))
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return a dtype's name, such as bfloat16."""
+    return str(dtype).removeprefix("torch.")
+
+
 def at_least_float32(x: torch.Tensor) -> torch.Tensor:
     """Return x in float32, or in float64 if it is already."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -20,12 +20,17 @@ def decoded(content: bytes, source: str | Path) -> str:
         text = content[len(mark):].decode(encoding)
     except UnicodeDecodeError as error:
         readable = content[len(mark):len(mark) + error.start].decode(encoding, errors="replace")
-        raise DataError(f"{source}, line {len(lines(readable)) or 1}: not {encoding.upper()} text; save the file as "
+        raise DataError(f"{source}, line {_line_of_end(readable)}: not {encoding.upper()} text; save the file as "
                         "UTF-8") from error
     if "\0" in text:
-        number = len(lines(text.partition("\0")[0])) or 1
+        number = _line_of_end(text.partition("\0")[0])
         raise DataError(f"{source}, line {number}: not text, it contains zero bytes; save the file as UTF-8")
     return text
+
+
+def _line_of_end(text: str) -> int:
+    """Return the number of the line, counted from 1, in which what follows a text begins."""
+    return len(LINE_END.split(text))
 
 
 def lines(text: str) -> list[str]:

@@ -52,7 +52,10 @@ def typed(function: Callable, given: Mapping, where: str) -> dict:
 
 def checked(annotation: Any, value: Any, where: str) -> Any:
     """Return a value that fits an annotation. Raises ConfigError, which names the place `where`, if it does not fit."""
-    adapter = _adapter(annotation)
+    try:
+        adapter = _adapter(annotation)
+    except TypeError:  # a stranger's annotation that cannot be remembered, since it holds a dict
+        adapter = None
     if adapter is None:
         return value
     try:

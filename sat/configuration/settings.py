@@ -106,7 +106,7 @@ class SamplingSettings:
     save_text_embeddings: str | None = _key(None, "output", "encode the prompts, write this file, and stop there")
     text_embeddings: str | None = _key(None, "input", "file of the prompts' text embeddings; no text encoder is loaded")
     output_dir: str = _key("outputs", "output", "folder for the videos")
-    resume: bool = _key(False, "bool", "keep videos that an earlier run finished from the same")
+    resume: bool = _key(False, "bool", "keep videos that are finished; in training, continue the run in args.save")
     save_denoised_every: Positive | None = _key(None, "int", "also write denoised.png, the estimate every n steps")
     overlap: str | None = _key(None, "str", "while the next videos are sampled, write the files, or decode, too",
                                (SAVING, DECODING))
@@ -198,7 +198,7 @@ class Arguments:
     """All settings of a run in their groups, and the merged configuration files.
 
     `composed` is that configuration before a run adapts it to its videos, weights and processes, as plain containers;
-    `allow_targets` are the modules that the command line opened to it.
+    `allow_targets` are the modules that the command line opened to it, `typed` the keys of `args` that it gave.
     """
 
     run: RunSettings = field(default_factory=RunSettings)
@@ -209,6 +209,7 @@ class Arguments:
     config: DictConfig = field(default_factory=lambda: OmegaConf.create({}))
     composed: Mapping[str, Any] = field(default_factory=dict)
     allow_targets: Sequence[str] = ()
+    typed: Sequence[str] = ()
 
     @classmethod
     def grouped(cls, values: dict, config: DictConfig) -> "Arguments":

@@ -147,7 +147,7 @@ def transformer_costs(run: RunSettings, memory: MemorySettings, model: ModelConf
     guider = instantiate_from_config(model.sampler_config).guider if model.sampler_config else None
     if guider is not None and guider.weak is not None:
         weak = weak_config(guider, model.network_config)
-        costs[WEAK] = _transformer_cost(weak, plan, rows, run.dtype, run.device)
+        costs[WEAK] = _transformer_cost(weak, plan, rows, run.dtype, run.device, matrix)
     return costs
 
 

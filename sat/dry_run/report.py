@@ -15,7 +15,7 @@ from engine.stored_text import stored_file
 from engine.text_encoder import t5_configs
 from inference.continuing import Segments, check_segments, segments_of
 from inference.lengths import prepare_length
-from inference.sizes import ModelLimits, VideoPlan, model_limits, plan_video
+from inference.sizes import ModelLimits, VideoPlan, model_limits, plan_video, warn_sizes
 from inference.starting_clips import check_start, warn_idle
 from inference.text_embeddings import lacking_texts
 from weights.lora import configure_lora
@@ -58,6 +58,7 @@ def plan_lines(args: Arguments, model: ModelConfig) -> Iterator[str]:
     counter = skips_of(args, model)
     segments = segments_of(args.sampling, limits)
     plan = plan_video(limits, args.sampling)
+    warn_sizes(limits, [plan])
     calls = network_calls(args.sampling, model, counter, segments, plan.latent_frames)
     if args.sampling.save_text_embeddings is not None:
         yield from _text_alone(args, model)

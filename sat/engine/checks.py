@@ -1,11 +1,14 @@
 """Checks that the parts of a model fit each other and the device, before any weights are built or read."""
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
+from inspect import signature
 
 import torch
 from omegaconf import DictConfig
 
+from common.compression import FRAME_CHANNELS
 from common.errors import ConfigError
 from common.patches import parse_patch_size
 from common.typed import shown
@@ -19,6 +22,7 @@ from engine.text_encoder import t5_configs, t5_folder
 from engine.weak_network import check_guidance
 from network.attention_kernels import check_kernel, heads_of
 from network.compilation import has_graphs
+from network.step_cache import StepCache
 from sgm.sampling import check_compatible
 from sgm.windows import TimeWindows
 
@@ -77,10 +81,9 @@ def check_fit(config: "ModelConfig") -> None:
     """Raise ConfigError, naming the keys, if two parts disagree; also raises as `weak_network.check_guidance` does."""
     check_structure(config)
     modules = config.network_config["params"]["modules"]
-    positions = modules["pos_embed_config"].get("params") or {}
     patches = modules["patch_embed_config"].get("params") or {}
     for embedder in t5_configs(config):
-        _check_equal("text tokens", "pos_embed_config's text_length", positions.get("text_length"),
+        _check_equal("text tokens", "pos_embed_config's text_length", _text_rows(modules["pos_embed_config"]),
                      "the text encoder's max_length", embedder.get("max_length"))
         _check_equal("width of text", "patch_embed_config's text_hidden_size", patches.get("text_hidden_size"),
                      "the text encoder's d_model", t5_width(check_t5_folder(**t5_folder(embedder))))
@@ -88,21 +91,40 @@ def check_fit(config: "ModelConfig") -> None:
         check_guidance(instantiate_from_config(config.sampler_config).guider, config.network_config)
 
 
+def _text_rows(positions: Mapping) -> int | None:
+    """Return the text tokens that the positions are made for; None for a class that is not told."""
+    takes = signature(get_obj_from_str(positions["target"])).parameters
+    default = takes["text_length"].default if "text_length" in takes else None
+    found = (positions.get("params") or {}).get("text_length", default)
+    return found if isinstance(found, int) else None
+
+
 def check_structure(config: "ModelConfig") -> None:
     """Raise ConfigError, naming the keys, if two parts disagree in what no file has to be read for."""
     network = require(config.network_config.get("params"), "model.network_config.params", "in_channels",
-                      "out_channels", "patch_size", "modules")
+                      "out_channels", "patch_size", "num_layers", "modules")
     _check_joined(config, network["in_channels"], network["out_channels"])
     require(network["modules"], "modules", "pos_embed_config", "patch_embed_config")
     if config.step_cache_config is not None:
-        instantiate_from_config(config.step_cache_config)
+        _check_step_cache(instantiate_from_config(config.step_cache_config), network["num_layers"])
+    if config.latent_input and network["out_channels"] == FRAME_CHANNELS:
+        raise ConfigError("model.latent_input (args.latent_cache) does not work with latents of 3 channels, which "
+                          "cannot be told from frames; train without a cache")
     _check_windows(config, parse_patch_size(network["patch_size"])[0])
     _check_compiled(config)
+    denoiser = instantiate_from_config(config.denoiser_config)
+    denoiser.check_noise()
     if config.sampler_config is not None:
         sampler = instantiate_from_config(config.sampler_config)
-        check_compatible(sampler, instantiate_from_config(config.denoiser_config))
+        check_compatible(sampler, denoiser)
         sampler.guider.check_network(network)
-        _check_zeroed(config, sampler.guider)
+        check_zeroed(config, sampler.guider)
+
+
+def _check_step_cache(cache: StepCache, layers: int) -> None:
+    if layers < cache.least_layers:
+        raise ConfigError(f"model.step_cache_config: {type(cache).__name__} always runs the first layer, and the "
+                          f"network has {layers}; leave it out")
 
 
 def _check_windows(config: "ModelConfig", patch: int) -> None:
@@ -118,7 +140,7 @@ def _check_windows(config: "ModelConfig", patch: int) -> None:
                           "one out")
 
 
-def _check_zeroed(config: "ModelConfig", guider) -> None:
+def check_zeroed(config: "ModelConfig", guider) -> None:
     """Raise ConfigError for a branch without control clip or image of a model that always had one in training."""
     key = "control_dropout" if config.control_input else "noised_image_dropout"
     if any(one.zeroed for one in guider.passes) and not getattr(config, key):

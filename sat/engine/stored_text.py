@@ -18,6 +18,7 @@ from common.errors import ConfigError, DataError, NumericalError, UserError
 from common.files import whole_file
 from common.listing import listed
 from common.partial_files import clear_dead
+from common.tensors import dtype_name
 from configuration.model import ModelConfig
 from configuration.settings import Arguments
 from configuration.targets import check_config
@@ -149,7 +150,7 @@ def describe_encoder(embedder: Mapping, args: Arguments) -> dict[str, Any]:
     """Return what the text embeddings of a run depend on beside the texts, from the `params` of its T5."""
     folder = check_t5_folder(**t5_folder(embedder))
     return {"contents": t5_identity(folder), "max_length": _max_length(embedder),
-            "width": t5_width(folder), "dtype": str(args.run.dtype).removeprefix("torch."),
+            "width": t5_width(folder), "dtype": dtype_name(args.run.dtype),
             "quantized": args.memory.quantize_t5}
 
 

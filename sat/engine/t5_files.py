@@ -71,7 +71,8 @@ def check_t5_folder(model_dir: str | None, cache_dir: str | None = None) -> T5Fo
         path = _in_hub_cache(model_dir, cache_dir)
     if not path.exists():
         raise ConfigError(f"T5 folder {model_dir} does not exist: put config.json, spiece.model and the weights there, "
-                          "or set model_dir of the text encoder to where they are")
+                          "set model_dir of the text encoder to where they are, or name a whole diffusers folder as "
+                          "args.load")
     found = _beside(path) if path.is_file() else _inside(path)
     tokenizers = [file for file in (found.tokenizer / name for name in VOCABULARIES) if file.is_file()]
     if not tokenizers:

@@ -18,6 +18,7 @@ from inference.sizes import ModelLimits, check_holdable, model_limits, plan_vide
 from inference.starting_clips import check_start, starts_from_clips, warn_idle
 from media.videos import check_encoder
 from memory.quantization import check_quantization
+from weights.checkpoint import check_there
 from weights.diffusers_schedule import schedule_doubts
 from weights.lora import configure_lora
 from weights.network import check_network
@@ -38,6 +39,7 @@ def check_run(args: Arguments) -> ModelLimits:
     The network's positions are extended to the video's length, and a LoRA is added to its configuration. Raises
     ConfigError or CheckpointError.
     """
+    check_there(args.run.load)
     model = check_model(args.model_config)
     require_weights(model.first_stage_config)
     check_device(model, args.run.device, args.run.dtype)

@@ -7,16 +7,15 @@ import torch
 from torch import Tensor
 
 from common import console
-from common.errors import DataError
+from common.errors import ConfigError, DataError
 from common.files import WholeFiles, whole_files
 from configuration.settings import Arguments
 from diffusion_video import build_codec
 from engine.checks import check_device, check_model
 from inference.circumstances import batch_entry, circumstances
-from inference.filmstrip import FILMSTRIP
 from inference.jobs import Job
 from inference.made_from import made_from
-from inference.output_folder import own_output
+from inference.output_folder import FILES, own_output
 from inference.segments import Sampled, frames_of
 from inference.sizes import model_limits
 from media.records import (
@@ -58,7 +57,6 @@ def write_frames(frames: Iterator[Tensor], folder: Path, fps: int, files: WholeF
     """Write chunks of frames (3, t, H, W) as a video, each as it comes, or before the next is decoded."""
     if groups.leads_copy():
         write_outputs(folder, frames, fps, files)
-        files.leave(folder / FILMSTRIP)
     elif len(groups.context_group()[1]) > 1:
         for _ in frames:  # decoded together, written by one
             pass
@@ -86,11 +84,25 @@ def record_of(batch: Sequence[Job], row: int, args: Arguments, device: torch.dev
             "made_from": made_from(job), "made_with": circumstances(args, device)}
 
 
+def write_last(job: Job, record: Mapping, written: str, files: WholeFiles) -> None:
+    """Write the record of a video whose other files are `written`; what an earlier run left beside them goes."""
+    write_record(job.folder, record, written, files=files)
+    files.leave_others(job.folder / name for name in FILES)
+
+
 def _in_segments(job: Job) -> dict:
     """Return how a video was made in segments, and how many of its first frames are the clip's."""
     made = job.segments
     return {} if made is None else {"segments": made.count, "segment_frames": job.plan.frames,
                                     "kept_latents": made.kept, "clip_frames": made.before}
+
+
+def check_decoding(args: Arguments) -> None:
+    """Raise ConfigError for what cannot be done with saved latents: a plan of them, and leaving out finished videos."""
+    given = [key for key, asked in (("plan", args.run.plan), ("resume", args.sampling.resume)) if asked]
+    if args.sampling.input_type == "latents" and given:
+        raise ConfigError(f"args.{given[0]} does not work with args.input_type latents, which decodes all of "
+                          "them; leave it out")
 
 
 def decode_saved_latents(args: Arguments, device: torch.device) -> None:
@@ -120,6 +132,8 @@ def _decode_all(found: list[tuple[Path, Path]], channels: int, args: Arguments, 
         with whole_files() as files:
             write_frames(shown(frames_of(codec, latents.to(device))), folder, fps, files)
             if groups.leads_copy():
+                if not kept:
+                    files.leave_others(folder / name for name in FILES)
                 write_record(folder, record | {"decoded_from": str(path)}, VIDEO, *kept, files=files)
 
 

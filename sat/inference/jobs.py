@@ -1,5 +1,4 @@
 """Jobs: the videos that a run will make, each with its prompt, sample, size and output folder."""
-import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,8 @@ from common.seeds import generator_for
 from configuration.settings import SamplingSettings
 from inference.continuing import Segments, clip_named, segments_of
 from inference.prompts import Prompt
-from inference.sizes import ModelLimits, VideoPlan, check_holdable, plan_video
+from inference.sizes import ModelLimits, VideoPlan, check_holdable, plan_video, warn_sizes
+from media.clip_facts import digest_of
 from media.clips import ClipFormat, read_clip
 from media.images import fit_image_cover, fit_image_short_side, remark_fit
 from media.pictures import load_image
@@ -69,7 +69,7 @@ class Job:
     def check_unchanged(self) -> None:
         """Raise DataError if a file of the prompt is no longer the one that the job was planned with."""
         for name, path in _files_of(self.prompt).items():
-            if name in self.contents and (not Path(path).is_file() or _digest(path) != self.contents[name]):
+            if name in self.contents and (not Path(path).is_file() or digest_of(path) != self.contents[name]):
                 raise DataError(f"{path} was changed or removed while the run was under way; put it back and start the "
                                 "run again")
 
@@ -109,13 +109,14 @@ def plan_jobs(prompts: Sequence[Prompt], limits: ModelLimits, settings: Sampling
             image, plan = None, plan_video(limits, settings)
             own = segments.after(prompt.clip, plan)
         last = None if prompt.last is None else _fitted_last(prompt.last, plan, remarks)
-        contents = {name: _digest(path) for name, path in _files_of(prompt).items()}
+        contents = {name: digest_of(path) for name, path in _files_of(prompt).items()}
         for sample in range(settings.num_samples):
             folder = Path(settings.output_dir) / prompt.folder / str(sample)
             jobs.append(Job(prompt, sample, plan, folder, image, contents, run, last, own))
     for job in jobs:
         check_holdable(job.plan, min(settings.batch_size, len(jobs)))
     remarks.warn(logger)
+    warn_sizes(limits, [job.plan for job in jobs])
     return jobs
 
 
@@ -189,11 +190,6 @@ def _files_of(prompt: Prompt) -> dict[str, str]:
     """Return the files that a prompt names, by what they are."""
     files = {"image": prompt.image, "clip": prompt.clip, "last": prompt.last, "control": prompt.control}
     return {name: path for name, path in files.items() if path}
-
-
-def _digest(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_clip(path: str, plan: VideoPlan, limits: ModelLimits) -> None:

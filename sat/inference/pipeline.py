@@ -21,8 +21,8 @@ from sgm.sampling import FromLevel, Start, StepInfo
 from weights.lora import load_lora
 from weights.network import build_network
 
-Conditions = Mapping[int, Conditioning]  # of one row each, by the prompt's index
 Texts = tuple[str, str | None]  # prompt and negative prompt
+Conditions = Mapping[Texts, Conditioning]  # of one row each
 Watch = Callable[[StepInfo], None]
 
 
@@ -44,30 +44,33 @@ def load_engine(args: Arguments, device: torch.device | None = None) -> Diffusio
 @torch.no_grad()
 def encode_prompts(engine: DiffusionEngine, jobs: Iterable[Job], negative_prompt: str | None,
                    known: MutableMapping[Texts, Conditioning] | None = None, show: bool = True) -> Conditions:
-    """Return the conditioning of every prompt, each pair of prompt and negative prompt encoded once.
+    """Return the conditioning of every pair of prompt and negative prompt, each encoded once.
 
-    `known` has those of earlier calls, and is given the new ones. A prompt's own negative prompt takes precedence over
-    the run's. Without any, the unconditional text embedding is zeros, which is what training drops to. They stay in CPU
-    memory until their batch is sampled, and equal unconditional halves are kept once.
+    `known` has those of earlier calls, and is given the new ones. Without a negative prompt, the unconditional text
+    embedding is zeros, which is what training drops to. They stay in CPU memory until their batch is sampled, and equal
+    unconditional halves are kept once.
     """
     known = {} if known is None else known
-    prompts = {job.prompt.index: job.prompt for job in jobs}
-    texts = {index: (prompt.text, negative_prompt if prompt.negative is None else prompt.negative)
-             for index, prompt in prompts.items()}
-    new = list(dict.fromkeys(pair for pair in texts.values() if pair not in known))
+    texts = {(job.prompt.index, texts_of(job, negative_prompt)): None for job in jobs}
+    new = {pair: None for _, pair in texts if pair not in known}
     if groups.leads_copy():
-        _report(engine, {index: pair for index, pair in texts.items() if pair in new})
+        _report(engine, [(index, pair) for index, pair in texts if pair in new])
     before = next(iter(known.values()), None)
     for text, negative in console.progress(new, "prompts", disable=not show or len(new) < 2):
         made = engine.conditioner.conditioning({"txt": [text]}, None if negative is None else {"txt": [negative]})
         known[text, negative] = before = made.to("cpu").sharing(before)
-    return {index: known[pair] for index, pair in texts.items()}
+    return {pair: known[pair] for _, pair in texts}
 
 
-def _report(engine: DiffusionEngine, texts: Mapping[int, Texts]) -> None:
+def texts_of(job: Job, negative_prompt: str | None) -> Texts:
+    """Return a job's prompt and negative prompt: its own if it has one, or else the run's."""
+    return job.prompt.text, negative_prompt if job.prompt.negative is None else job.prompt.negative
+
+
+def _report(engine: DiffusionEngine, texts: Sequence[tuple[int, Texts]]) -> None:
     """Log what the text encoder loses of prompts, by index, and of each negative prompt once."""
-    negative = dict.fromkeys(text for _, text in texts.values() if text is not None)
-    report_prompts(engine.conditioner, [*((f"prompt {index}", text) for index, (text, _) in texts.items()),
+    negative = dict.fromkeys(text for _, (_, text) in texts if text is not None)
+    report_prompts(engine.conditioner, [*((f"prompt {index}", text) for index, (text, _) in texts),
                                         *(("the negative prompt", text) for text in negative)])
 
 
@@ -119,13 +122,15 @@ def sample_latents(engine: DiffusionEngine, batch: Sequence[Job], conditions: Co
     plan, seed = batch[0].plan, args.run.seed
     for job in batch:
         job.check_unchanged()
-    conditioning = _with_clips(engine, batch, conditions, seed, segment)
+    own = [conditions[texts_of(job, args.sampling.negative_prompt)] for job in batch]
+    conditioning = _with_clips(engine, batch, Conditioning.stacked(own).to(engine.device), seed, segment)
     start = _start(engine, batch, conditioning, args.sampling, segment)
     trace = Trace()
     with console.progress(desc=", ".join(str(job.prompt.index) for job in batch), unit="step", disable=not show) as bar:
 
         def after_step(step: StepInfo) -> None:
-            bar.total = step.num_steps
+            if bar.n == 0:
+                bar.total = step.num_steps - step.index  # fewer than all if the video starts from a clip
             bar.update()
             trace.add(step)
             if watch is not None:
@@ -138,10 +143,9 @@ def sample_latents(engine: DiffusionEngine, batch: Sequence[Job], conditions: Co
     return Course(latents[:, plan.pad_latents:], trace, start.latents if isinstance(start, FromLevel) else None)
 
 
-def _with_clips(engine: DiffusionEngine, batch: Sequence[Job], conditions: Conditions, seed: int, segment: Segment
+def _with_clips(engine: DiffusionEngine, batch: Sequence[Job], conditioning: Conditioning, seed: int, segment: Segment
                 ) -> Conditioning:
     """Return the conditioning of a batch, with the latents of its images or control clips."""
-    conditioning = Conditioning.stacked([conditions[job.prompt.index] for job in batch]).to(engine.device)
     if engine.config.noised_image_input:
         return conditioning.shared(concat=_encoded_images(engine, batch, seed, segment))
     if engine.config.control_input:

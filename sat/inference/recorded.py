@@ -25,7 +25,6 @@ from media.records import RECORD, RECORD_VERSION, VIDEO, foreign_record, verifie
 LEFT_OUT = {"plan", "resume", "input_type", "input_file", "num_samples", "batch_size"} | {
     name for name, key in KEYS.items() if key.metadata["kind"] == "output"}
 FILES = ("image", "clip", "last", "control")
-OLD = "it is of an earlier version and does not hold the batch, the code and the machine"
 
 
 @dataclass(frozen=True)

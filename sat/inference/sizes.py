@@ -195,10 +195,15 @@ def choose_size(limits: ModelLimits, size: Sequence[int] | None) -> tuple[int, i
         bound = "" if most is None else f" up to {most[0]} x {most[1]}"
         raise ConfigError(f"args.sampling_image_size: this model cannot make {height} x {width} (height x width), only "
                           f"multiples of {multiple}{bound}; the nearest is [{nearest[0]}, {nearest[1]}]")
-    if limits.fixed_table and (height, width) != limits.default_size:
-        logger.warning("this model's positions were made for %d x %d; other sizes will look wrong",
-                       *limits.default_size)
     return height, width
+
+
+def warn_sizes(limits: ModelLimits, plans: Sequence[VideoPlan]) -> None:
+    """Log a warning, once for all videos, if positions that cannot be computed for other sizes are used for some."""
+    others = sum((plan.height, plan.width) != limits.default_size for plan in plans)
+    if limits.fixed_table and others:
+        logger.warning("this model's positions were made for %d x %d; %d video(s) of another size will look wrong",
+                       *limits.default_size, others)
 
 
 def extend_positions(model, frames: int) -> None:

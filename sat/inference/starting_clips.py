@@ -13,8 +13,9 @@ from configuration.targets import instantiate_from_config
 from diffusion_video import DiffusionEngine
 from inference.jobs import Job
 from sgm.conditioning import Conditioning
+from sgm.denoiser import Denoiser
 from sgm.noise_schedule import NoiseSchedule
-from sgm.sampling import FromClip, Sampler, Start, idle_branches, undoes_inversion
+from sgm.sampling import FromClip, Sampler, Start, evaluated_branches, idle_branches, undoes_inversion
 from sgm.sampling.inversion import noisiest_inverted
 from sgm.sampling.start import check_strength
 
@@ -30,7 +31,8 @@ def starts_from_clips(settings: SamplingSettings) -> bool:
 def check_start(settings: SamplingSettings, model: ModelConfig, sampler: Sampler | None = None) -> None:
     """Raise ConfigError if no step would be made, and for a sampler that would not undo an inversion.
 
-    Also raises it for a model whose prompts name control clips. `sampler` None is the model's.
+    Also raises it for a model whose prompts name control clips, and for frames that are kept of noise. `sampler` None
+    is the model's.
     """
     sampler = instantiate_from_config(model.sampler) if sampler is None else sampler
     schedule = sampler.schedule()
@@ -38,6 +40,10 @@ def check_start(settings: SamplingSettings, model: ModelConfig, sampler: Sampler
     if given and model.control_input:
         raise ConfigError(f"args.{given[0]} does not work with model.control_input: the clip of a prompt is what the "
                           "video follows, not what it starts from; leave it out")
+    if sampler.fixed_frames and not given:
+        raise ConfigError(f"sampler_config.params.fixed_frames is {sampler.fixed_frames}, but the video starts from "
+                          "noise, which these frames would keep; start from a clip (args.strength), or leave "
+                          "fixed_frames out")
     if not starts_from_clips(settings):
         return
     strength = 1.0 if settings.strength is None else settings.strength
@@ -53,7 +59,7 @@ def check_start(settings: SamplingSettings, model: ModelConfig, sampler: Sampler
 
 
 def warn_idle(settings: SamplingSettings, model: ModelConfig) -> None:
-    """Log a warning if a branch of guidance is evaluated in none of a run's steps."""
+    """Log a warning if a branch of guidance is evaluated in none of a run's steps, or a negative prompt by none."""
     sampler, denoiser = instantiate_from_config(model.sampler), instantiate_from_config(model.denoiser_config)
     schedule = sampler.schedule()
     first = schedule.index_with_left(1.0 if settings.strength is None else settings.strength)
@@ -62,6 +68,15 @@ def warn_idle(settings: SamplingSettings, model: ModelConfig) -> None:
         logger.warning("%s evaluates its branch %s in none of the %d step(s), so that it does not guide by it; give "
                        "more steps, or other bounds in guider_config.params (start and stop, or sigma_lo and sigma_hi)",
                        type(sampler.guider).__name__, " and ".join(idle), schedule.num_steps - first)
+    if settings.negative_prompt is not None and (settings.invert or not _sees_negative(sampler, denoiser, first)):
+        logger.warning("args.negative_prompt has no effect: no step of this run evaluates an unconditional branch%s",
+                       ", since an inverted clip is not guided" if settings.invert else
+                       "; guide with a scale other than 1, by a guider that has one")
+
+
+def _sees_negative(sampler: Sampler, denoiser: Denoiser, first: int) -> bool:
+    evaluated = evaluated_branches(sampler, denoiser, first)
+    return any(one.unconditional and one.name in evaluated for one in sampler.guider.passes)
 
 
 def find_start(engine: DiffusionEngine, jobs: Sequence[Job], conditioning: Conditioning, settings: SamplingSettings

@@ -11,6 +11,7 @@ from common import console
 from common.errors import ConfigError, DataError
 from common.files import check_writable
 from common.ranks import world_size
+from common.tensors import dtype_name
 from configuration.model import ModelConfig
 from configuration.settings import Arguments
 from configuration.targets import instantiate_from_config
@@ -57,7 +58,7 @@ def check_stored(jobs: Iterable[Job], args: Arguments) -> None:
     if stored is None:
         return
     stored.check(texts_of((job.prompt for job in jobs), args.sampling.negative_prompt))
-    dtype = str(args.run.dtype).removeprefix("torch.")
+    dtype = dtype_name(args.run.dtype)
     if stored.encoder["dtype"] != dtype:
         logger.warning("%s was made in %s and this run computes in %s: its videos differ by rounding from those of a "
                        "run with the text encoder", stored.path, stored.encoder["dtype"], dtype)

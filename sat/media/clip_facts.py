@@ -70,7 +70,7 @@ def copies(videos: Sequence[Path], facts: Sequence[Facts]) -> list[Path]:
     return found
 
 
-def digest_of(path: Path) -> str:
+def digest_of(path: str | Path) -> str:
     """Return the SHA-256 of a file's bytes."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -45,7 +45,8 @@ def read_clip_folder(folder: Path, caption_lines: CaptionLines = "all", caption_
     Hidden files do not count. Raises DataError if there are no clips, and if a list or caption cannot be read.
     """
     if not folder.is_dir():
-        raise DataError(f"training data {folder} is not a folder: give one that contains videos/ and labels/")
+        raise DataError(f"folder of clips {folder} does not exist, or is a file; docs/training.md lists the layouts "
+                        "that are read")
     files = sorted(_files(folder))
     chosen = find_list(folder)
     if chosen is None:

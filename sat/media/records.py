@@ -111,28 +111,32 @@ def read_record(folder: Path) -> dict | None:
     if not path.is_file():
         return None
     try:
-        record = json.loads(read_text(path))
-    except (DataError, OSError, ValueError, RecursionError) as error:
-        logger.warning("%s is damaged and not used (%s)", path, " ".join(str(error).split())[:120])
+        return parsed_record(path)
+    except DataError as error:
+        logger.warning("%s is damaged and not used (%s)", path, error)
         return None
-    if not isinstance(record, dict):
-        logger.warning("%s is damaged and not used (it holds no names with values)", path)
-        return None
-    return record
 
 
 def foreign_record(path: Path) -> dict:
-    """Return a record that may come from a stranger: JSON with names and values. Raises DataError for anything else."""
+    """Return a record that may come from a stranger. Raises DataError for anything else."""
     if not path.is_file():
         raise DataError(f"there is no record {path}; name a {RECORD}, or a folder that holds some")
-    if path.stat().st_size > LARGEST_RECORD:
-        raise DataError(f"{path} has {path.stat().st_size} bytes, too many for a record; name a {RECORD}")
     try:
+        return parsed_record(path)
+    except DataError as error:
+        raise DataError(f"{path} is no record ({error}); name a {RECORD}") from error
+
+
+def parsed_record(path: Path) -> dict:
+    """Return the names and values of a record's JSON. Raises DataError, which says what is wrong, for anything else."""
+    try:
+        if path.stat().st_size > LARGEST_RECORD:
+            raise DataError(f"it has {path.stat().st_size} bytes, more than a record has")
         record = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is no record ({' '.join(str(error).split())[:120]}); name a {RECORD}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(" ".join(str(error).split())[:120]) from error
     if not isinstance(record, dict):
-        raise DataError(f"{path} is no record (it holds no names with values); name a {RECORD}")
+        raise DataError("it holds no names with values")
     return record
 
 

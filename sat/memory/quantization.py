@@ -37,7 +37,9 @@ def check_quantization(settings: MemorySettings, device: torch.device) -> None:
 def quantize_engine(engine, settings: MemorySettings) -> None:
     """Quantize an engine, with its weights loaded, as the settings ask."""
     if settings.quantize_transformer is not None:
-        quantize_linears(engine.network, settings.quantize_transformer)
+        for network in (engine.network, engine.weak_model):
+            if network is not None:
+                quantize_linears(network, settings.quantize_transformer)
     if settings.quantize_t5 is not None:
         quantize_linears(engine.conditioner, settings.quantize_t5)
 

@@ -177,11 +177,11 @@ class MLPMixin(BaseMixin):
 class SwiGLUMixin(BaseMixin):
     """SwiGLU MLP (Shazeer 2020, equation 5): the first layer's output is multiplied by SiLU(w2 x)."""
 
-    def __init__(self, num_layers: int, in_features: int, hidden_features: int, bias: bool = False):
+    def __init__(self, num_layers: int, in_features: int, hidden_features: int):
         super().__init__()
         device = torch.get_default_device()
         self.w2 = nn.ModuleList(
-            mpu.ColumnParallelLinear(in_features, hidden_features, gather_output=False, bias=bias, device=device)
+            mpu.ColumnParallelLinear(in_features, hidden_features, gather_output=False, bias=False, device=device)
             for _ in range(num_layers))
 
     def mlp_forward(self, hidden_states, parts: LayerParts, **hook) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The context that every transformer hook receives, and the division of latents into patches."""
+"""The context that every transformer hook receives."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property

@@ -5,7 +5,6 @@ times as much, and the kernel is faster if its keys fill whole tiles. Which way 
 each shape. All are equal up to bfloat16 rounding.
 """
 from collections.abc import Callable, Iterator
-from functools import cache
 from math import ceil
 
 import torch
@@ -13,7 +12,7 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from common.cpu_operations import CPU_HAS_BFLOAT16
-from common.measured import fastest, remembered
+from common.measured import fastest, once, remembered
 
 MOST_SCORES = 2**20  # of a thread's piece: they are read and written three times, and are to stay in its core's cache
 FEWEST_TOKENS = 256  # with fewer of them, both ways take about the same time
@@ -154,7 +153,7 @@ def _probabilities(scaled: torch.Tensor, keys_transposed: torch.Tensor) -> torch
     return torch.softmax(scores, dim=-1, out=scores)
 
 
-@cache
+@once
 def fastest_way(heads: int, queries: int, keys: int, dim: int, training: bool = False) -> str:
     """Return the name of the way that is fastest on this processor; measured once a shape, and remembered.
 

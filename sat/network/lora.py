@@ -80,6 +80,13 @@ class LoraMixin(BaseMixin):
         layers = list(range(layer_num) if layer_range is None else layer_range)
         if not set(layers) <= set(range(layer_num)):
             raise ConfigError(f"lora_config.params.layer_range is {layers}; the model has layers 0 to {layer_num - 1}")
+        if not layers or not targets:
+            key = "targets" if layers else "layer_range"
+            raise ConfigError(f"lora_config.params.{key} is empty, so that the LoRA would have no matrices; name some, "
+                              f"or leave {key} out")
+        if lora_alpha == 0:
+            raise ConfigError("lora_config.params.lora_alpha is 0, so that the LoRA would do nothing; give its "
+                              "strength times r, such as r itself")
         if qlora:
             raise ConfigError("lora_config.params.qlora: 4-bit weights are not supported; leave it out")
         if groups.model_parallel_size() > 1:

@@ -64,17 +64,21 @@ class PositionMixin(BaseMixin):
     def prefix(self, table: torch.Tensor, context: VideoContext) -> torch.Tensor:
         """Return the first rows of a (1, text + video, D) table, as many as there are tokens.
 
-    The released models are trained this way: rows are taken in order, whatever the grid's shape. Raises ConfigError
-    for another text length than the table's, or more tokens than it has rows.
-    """
+        The released models are trained this way: rows are taken in order, whatever the grid's shape. Raises ConfigError
+        for another text length than the table's, or more tokens than it has rows.
+        """
         t, h, w = context.grid
-        if context.text_length != self.text_length:
-            raise ConfigError(f"the text has {context.text_length} tokens, but the position table {self.text_length}; "
-                              "set text_length of pos_embed_config to max_length of the text encoder")
+        self.check_text(context)
         rows = self.text_length + t * h * w
         if rows > table.shape[1]:
             raise self.too_large(context.grid)
         return table[:, :rows]
+
+    def check_text(self, context: VideoContext) -> None:
+        """Raise ConfigError for another text length than the table's."""
+        if context.text_length != self.text_length:
+            raise ConfigError(f"the text has {context.text_length} tokens, but the position table {self.text_length}; "
+                              "set text_length of pos_embed_config to max_length of the text encoder")
 
     def too_large(self, grid: Grid) -> ConfigError:
         """Return the error for a grid of patches that exceeds the model's."""
@@ -131,7 +135,7 @@ def sincos_table(grid: Grid, interpolations: tuple[float, float, float], dim: in
 
 
 class Basic2DPositionEmbeddingMixin(Basic3DPositionEmbeddingMixin):
-    """A fixed sin-cos table over height and width, the same for every latent frame; other_sizes is refused."""
+    """A fixed sin-cos table over height and width, the same for every latent frame; other_sizes must be `release`."""
 
     def __init__(self, height: Size, width: Size, compressed_num_frames: Size, hidden_size: Size,
                  text_length: SizeOrZero = 0, height_interpolation: AboveZero = 1.0,
@@ -152,6 +156,7 @@ class Basic2DPositionEmbeddingMixin(Basic3DPositionEmbeddingMixin):
         return sincos_space(height, width, dim).reshape(-1, dim).float()
 
     def position_embedding_forward(self, position_ids, context: VideoContext, **hook) -> torch.Tensor:
+        self.check_text(context)
         t, h, w = context.grid
         if t > self.grid[0] or h * w > self._video_rows():
             raise self.too_large(context.grid)

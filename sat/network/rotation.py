@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common.tensors import piece_length, recorded
+from common.tensors import at_least_float32, piece_length, recorded
 
 CACHED_ELEMENTS = 2**18  # whose float32 values stay in the caches of few cores
 Rotary = tuple[torch.Tensor, torch.Tensor]
@@ -26,7 +26,7 @@ class RotatedNorm(nn.LayerNorm):
             out = _normed_and_rotated(x, self, rotary)
             return out.contiguous() if x.device.type == "cpu" else out  # heads together, which attention is faster for
         if _in_pieces(x):
-            weight, bias = (None if term is None else term.float() for term in (self.weight, self.bias))
+            weight, bias = (None if term is None else at_least_float32(term) for term in (self.weight, self.bias))
             normed = partial(F.layer_norm, normalized_shape=self.normalized_shape, weight=weight, bias=bias,
                              eps=self.eps)
             return _rotated_in_pieces(x, _turns(rotary, turns), normed)
@@ -34,17 +34,17 @@ class RotatedNorm(nn.LayerNorm):
 
 
 def rotate(x: torch.Tensor, rotary: Rotary, turns: torch.Tensor | None = None) -> torch.Tensor:
-    """Rotate each pair (x0, x1) of the last axis by its angle: (x0 cos - x1 sin, x1 cos + x0 sin), in float32.
+    """Rotate each pair (x0, x1) of the last axis by its angle: (x0 cos - x1 sin, x1 cos + x0 sin), in float32 or more.
 
     x: (B, h, S, d); rotary: cosines and sines, (S, d / 2) each; turns: the same as complex numbers, if they are at
     hand. RoFormer (Su et al. 2021), equation 34, with neighbouring channels as pairs.
     """
     if torch.compiler.is_compiling() or not has_complex(x.device):  # the compiler fuses real arithmetic alone
-        pairs = x.float().unflatten(-1, (-1, 2))
+        pairs = at_least_float32(x).unflatten(-1, (-1, 2))
         return _rotated(pairs, pairs.flip(-1), rotary).to(x.dtype)
     if _in_pieces(x):
         return _rotated_in_pieces(x, _turns(rotary, turns))
-    return _turned(x.float(), _turns(rotary, turns)).to(x.dtype)
+    return _turned(at_least_float32(x), _turns(rotary, turns)).to(x.dtype)
 
 
 def _in_pieces(x: torch.Tensor) -> bool:
@@ -62,7 +62,8 @@ def _rotated_in_pieces(x: torch.Tensor, turns: torch.Tensor, normed: Callable[..
     at_once = piece_length(CACHED_ELEMENTS // (x.shape[1] * x.shape[3]), x.shape[2], x)
     for row, row_out in zip(x.transpose(1, 2), out.transpose(1, 2), strict=True):  # (S, h, d) each
         for tokens, target, turn in zip(*(each.split(at_once) for each in (row, row_out, turns)), strict=True):
-            values = tokens.to(torch.float32, copy=True) if normed is None else normed(tokens.float())
+            wide = torch.promote_types(tokens.dtype, torch.float32)
+            values = tokens.to(wide, copy=True) if normed is None else normed(tokens.to(wide))
             torch.view_as_complex(values.unflatten(-1, (-1, 2))).mul_(turn[:, None])
             target.copy_(values)
     return out
@@ -70,12 +71,12 @@ def _rotated_in_pieces(x: torch.Tensor, turns: torch.Tensor, normed: Callable[..
 
 def _normed_and_rotated(x: torch.Tensor, norm: RotatedNorm, rotary: Rotary) -> torch.Tensor:
     """Return x, normalised and rotated, as one expression, which the compiler makes one kernel of."""
-    variance, mean = torch.var_mean(x.float(), dim=-1, correction=0, keepdim=True)
+    variance, mean = torch.var_mean(at_least_float32(x), dim=-1, correction=0, keepdim=True)
     scale = torch.rsqrt(variance + norm.eps)[..., None]
-    pairs = x.float().unflatten(-1, (-1, 2)) - mean[..., None]
+    pairs = at_least_float32(x).unflatten(-1, (-1, 2)) - mean[..., None]
     straight, swapped = pairs * scale, pairs.flip(-1) * scale
     if norm.weight is not None:
-        weight, bias = (term.float().unflatten(-1, (-1, 2)) for term in (norm.weight, norm.bias))
+        weight, bias = (at_least_float32(term).unflatten(-1, (-1, 2)) for term in (norm.weight, norm.bias))
         straight, swapped = straight * weight + bias, swapped * weight.flip(-1) + bias.flip(-1)
     return _rotated(straight, swapped, rotary).to(x.dtype)
 

@@ -23,6 +23,11 @@ def _shaped(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     return q.new_empty(q.shape)
 
 
+def _is_plain(attn_mask: torch.Tensor | None = None, **others: object) -> bool:
+    """Return True for attention without a mask and with nothing else than usual."""
+    return attn_mask is None and not any(others.values())
+
+
 class SageAttention(TorchFunctionMode):
     """Context manager in which torch's unmasked attention is computed by SageAttention, eagerly and compiled.
 
@@ -37,6 +42,6 @@ class SageAttention(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention and len(args) == 3 and not any(kwargs.values()):
+        if func is F.scaled_dot_product_attention and len(args) == 3 and _is_plain(**kwargs):
             return sage_attention(*args)
         return func(*args, **kwargs)

@@ -10,7 +10,7 @@ import sys
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from annotated_types import MinLen
@@ -97,6 +97,8 @@ class StepCache:
     They run in any case in the `first_steps` and `last_steps` of a run, and after `max_skips` skips in a row (None: no
     limit).
     """
+
+    least_layers: ClassVar[int] = 1  # of a network of which some can be skipped
 
     threshold: NotNegative
     max_skips: Positive | None = None
@@ -187,6 +189,8 @@ class FirstBlockCache(StepCache):
 
     The change is the signal's relative L1 change since the other layers last ran.
     """
+
+    least_layers = 2
 
     def signal(self, network, x, context):
         after = network.transformer.run_layers(x, context, 0, 1)

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from common.errors import ConfigError
-from common.ranks import launched_by_torchrun, lost_processes_named, world_size
+from common.ranks import check_torchrun, launched_by_torchrun, local_rank, lost_processes_named
 from parallel import groups
 from parallel.groups import GroupSizes
 
@@ -26,9 +26,7 @@ def launched(device: torch.device, sizes: GroupSizes | None = None, deepspeed: b
     others are announced that torchrun did not start.
     """
     sizes = sizes or GroupSizes()
-    if world_size() > 1 and not launched_by_torchrun():
-        raise ConfigError(f"the environment variable WORLD_SIZE is {world_size()}, but torchrun did not start this "
-                          f"process; start torchrun --nproc_per_node {world_size()}, or unset WORLD_SIZE")
+    check_torchrun()
     if not deepspeed and not launched_by_torchrun():
         groups.check_sizes(sizes, processes=1)
         yield device
@@ -50,18 +48,25 @@ def launched(device: torch.device, sizes: GroupSizes | None = None, deepspeed: b
 
 def check_launcher() -> None:
     """Raise ConfigError if a launcher other than torchrun started several copies, which would not train together."""
+    check_torchrun()
     if launched_by_torchrun():
         return
     for name, (copies, number) in LAUNCHERS.items():
-        if int(os.environ.get(copies) or 1) > 1 or int(os.environ.get(number) or 0) > 0:
+        if _number(copies) > 1 or _number(number) > 0:
             raise ConfigError(f"{name} started several copies of this program, which know nothing of each other; start "
                               "one torchrun --nproc_per_node N on each node, which starts N processes that train "
                               "together")
 
 
+def _number(variable: str) -> int:
+    """Return the number in a launcher's variable; 0 if there is none."""
+    value = os.environ.get(variable, "")
+    return int(value) if value.isascii() and value.isdecimal() else 0
+
+
 def own_device(device: torch.device) -> torch.device:
     """Return the device of this process: the CPU, or the accelerator that its local rank names."""
-    return device if device.type == "cpu" else torch.device(device.type, int(os.environ["LOCAL_RANK"]))
+    return device if device.type == "cpu" else torch.device(device.type, local_rank())
 
 
 def _backend(device: torch.device) -> str:

@@ -55,6 +55,9 @@ class Denoiser:
         c_skip, c_out, c_in = (append_dims(c, x.ndim) for c in (c_skip, c_out, c_in))
         return network(x * c_in, self._snap_noise(c_noise), cond, **network_inputs) * c_out + x * c_skip
 
+    def check_noise(self) -> None:
+        """Raise ConfigError if the network would be told a noise level that means nothing."""
+
     def check_schedule(self, parameterization: str | Parameterization, timed: bool = True) -> None:
         """Raise ConfigError if the network cannot be evaluated on a schedule; `timed`: the schedule has timesteps."""
         untimed = self.parameterization == VP and self.timestep_at(torch.ones(1)) is None
@@ -88,7 +91,8 @@ class Denoiser:
 class DiscreteDenoiser(Denoiser):
     """A denoiser for a network trained on a table of `num_idx` levels: each level is snapped to the nearest entry.
 
-    With `quantize_c_noise`, `c_noise` becomes an index of the table; otherwise it stays what the scaling returns.
+    With `quantize_c_noise`, `c_noise` is taken for a level and becomes its index in the table; otherwise it stays what
+    the scaling returns.
     """
 
     def __init__(self, scaling_config: Part, num_idx: Size, discretization_config: Part,
@@ -108,6 +112,11 @@ class DiscreteDenoiser(Denoiser):
         self._rising = self.parameterization.rising(table)
         if self.parameterization == VE:
             self.sigma_max = float(table[-1])
+
+    def check_noise(self) -> None:
+        if self.quantize_c_noise and not getattr(self.scaling, "c_noise_is_level", True):
+            raise ConfigError("denoiser_config.params.quantize_c_noise takes c_noise for a level of the table, which "
+                              f"{type(self.scaling).__name__} does not give; set quantize_c_noise: false")
 
     def sigma_to_idx(self, level: torch.Tensor) -> torch.Tensor:
         """Return the index (B,) of the table entry nearest to each level."""

@@ -1,7 +1,8 @@
 """Coefficients of the denoised estimate: denoised = c_skip * x + c_out * network(c_in * x, c_noise).
 
 They are the four of Karras et al. 2022, table 1, for one level per row. `parameterization` tells whether the level is
-sigma (VE, flow) or alphas_cumprod_sqrt (VP).
+sigma (VE, flow) or alphas_cumprod_sqrt (VP), `c_noise_is_level` whether c_noise is the level itself, so that a table of
+levels can give its index.
 """
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ class EDMScaling:
     """Preconditioning of EDM (Karras et al. 2022, eq. 7 and table 1)."""
 
     parameterization = VE
+    c_noise_is_level = False
 
     def __init__(self, sigma_data: AboveZero = 0.5):
         self.sigma_data = sigma_data
@@ -40,6 +42,7 @@ class EpsScaling:
     """Coefficients for a network that predicts the noise (Ho et al. 2020)."""
 
     parameterization = VE
+    c_noise_is_level = True
 
     def __call__(self, sigma: torch.Tensor, idx: torch.Tensor | None = None) -> Coefficients:
         return Coefficients(
@@ -54,6 +57,7 @@ class VScaling:
     """Coefficients for a network that predicts v (Salimans and Ho 2022, appendix D), in terms of sigma."""
 
     parameterization = VE
+    c_noise_is_level = True
 
     def __call__(self, sigma: torch.Tensor, idx: torch.Tensor | None = None) -> Coefficients:
         return Coefficients(
@@ -67,6 +71,8 @@ class VScaling:
 class VScalingWithEDMcNoise(VScaling):
     """VScaling with EDM's c_noise, 0.25 log(sigma)."""
 
+    c_noise_is_level = False
+
     def __call__(self, sigma: torch.Tensor, idx: torch.Tensor | None = None) -> Coefficients:
         return super().__call__(sigma)._replace(c_noise=0.25 * sigma.log())
 
@@ -75,6 +81,7 @@ class VideoScaling:
     """Coefficients for v-prediction on x = alphas_cumprod_sqrt * x0 + sigma * noise; c_noise is the timestep `idx`."""
 
     parameterization = VP
+    c_noise_is_level = False
 
     def __call__(self, alphas_cumprod_sqrt: torch.Tensor, idx: torch.Tensor | None = None) -> Coefficients:
         if idx is None:
@@ -94,6 +101,7 @@ class FlowScaling:
     """
 
     parameterization = FLOW
+    c_noise_is_level = False
 
     def __call__(self, sigma: torch.Tensor, idx: torch.Tensor | None = None) -> Coefficients:
         return Coefficients(

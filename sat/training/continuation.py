@@ -5,10 +5,13 @@ from itertools import chain, islice, repeat
 from pathlib import Path
 
 from common.errors import ConfigError
+from configuration.settings import KEYS
 
 logger = logging.getLogger(__name__)
 
 DIFFERENCES_SHOWN = 5
+ARGS = "args."
+SHOWN_AS = {"model.latent_input": "args.latent_cache being set"}  # by the key that it follows from
 STEPS, STAGES, PROCESSES = "args.train_iters", "data.stages", "processes"
 # Keys that may change together with the number of processes, so that a step takes as many clips as before.
 BATCH = tuple(f"deepspeed.{key}" for key in ("gradient_accumulation_steps", "train_micro_batch_size_per_gpu",
@@ -28,13 +31,21 @@ def check_unchanged(folder: Path, step: int, saved: Mapping, given: Mapping) -> 
     """
     free = {PROCESSES} if saved.get(PROCESSES) == given.get(PROCESSES) else {PROCESSES, *BATCH}
     free |= {key for key, same in ((STEPS, True), (STAGES, _same_stages(step, saved, given))) if same}
+    free |= {key for key in saved if key.startswith(ARGS) and key not in given}  # of no effect on this run
+    saved = {**_defaults(given), **saved}
     changed = [key for key in sorted({*given, *saved} - free) if given.get(key) != saved.get(key)]
     if changed:
-        listed = ", ".join(f"{key} from {saved.get(key)} to {given.get(key)}" for key in changed[:DIFFERENCES_SHOWN])
+        listed = ", ".join(f"{SHOWN_AS.get(key, key)} from {saved.get(key)} to {given.get(key)}"
+                           for key in changed[:DIFFERENCES_SHOWN])
         more = len(changed) - DIFFERENCES_SHOWN
         raise ConfigError(f"the run in {folder} cannot be resumed with a changed configuration: {listed}"
                           f"{f' and {more} more' if more > 0 else ''}; change it back, or start a new run with "
                           "args.load and another args.save")
+
+
+def _defaults(given: Mapping) -> dict:
+    """Return the defaults of the keys of `args`, which a run of an earlier version did not save."""
+    return {key: KEYS[key.removeprefix(ARGS)].default for key in given if key.startswith(ARGS)}
 
 
 def has_ended(folder: Path, step: int, steps: int, key: str) -> bool:

@@ -26,8 +26,10 @@ from weights.sources import transformer_weights
 
 logger = logging.getLogger(__name__)
 
-# Keys of `args` that a resumed run must not change.
-FIXED_KEYS = ("seed", "train_iters", "warmup_iters", "lr_decay", "final_lr_share", "ema_decay")
+# Keys of `args` that a resumed run must not change: of every run, and of the transformer's.
+FIXED_KEYS = ("seed",)
+FIXED_FOR_TRANSFORMER = (*FIXED_KEYS, "train_iters", "warmup_iters", "lr_decay", "final_lr_share", "ema_decay",
+                         "last_frame_rate", "vae_tiling", "vae_tile_size", "vae_tile_overlap", "vae_encode_in_chunks")
 # Keys below `model` that may change, since they affect only samples or only memory.
 TRANSFORMER_ARGS = "model.network_config.params.transformer_args"
 CHANGEABLE_KEYS = ("model.sampler_config", f"{TRANSFORMER_ARGS}.checkpoint_activations",
@@ -63,10 +65,10 @@ def state_of(content: Mapping, file: Path) -> RunState:
                               "new run with args.load and another args.save") from error
 
 
-def settings_of(args: Arguments, processes: int) -> dict:
-    """Return the settings that must not change when a run is resumed, as flat `key: value`."""
-    given = {"seed": args.run.seed} | vars(args.training)
-    flat = {f"args.{key}": given[key] for key in FIXED_KEYS} | {"processes": processes}
+def settings_of(args: Arguments, processes: int, fixed: Sequence[str] = FIXED_FOR_TRANSFORMER) -> dict:
+    """Return the settings that must not change when a run is resumed, as flat `key: value`; `fixed` are of `args`."""
+    given = vars(args.run) | vars(args.autoencoder) | vars(args.training)
+    flat = {f"args.{key}": given[key] for key in fixed} | {"processes": processes}
     for section in ("model", "data", "deepspeed"):
         _flatten(json.loads(json.dumps(plain(args.config[section]))), section, flat)
     return {key: value for key, value in flat.items() if not key.startswith(CHANGEABLE_KEYS)}

@@ -13,6 +13,7 @@ from common.meta import without_memory
 from configuration.targets import instantiate_from_config
 from vae_modules.context_parallel import decode_parallel
 from vae_modules.convolution import CausalState
+from vae_modules.regularizers import DiagonalGaussian
 from vae_modules.tiling import Tiling, by_tiles
 from weights.checkpoint import check_shapes
 from weights.sources import Weights, autoencoder_weights, materialize
@@ -20,10 +21,10 @@ from weights.sources import Weights, autoencoder_weights, materialize
 logger = logging.getLogger(__name__)
 
 
-def encode_schedule(frames: int) -> list[int]:
-    """Return the frames of each encoding chunk: eight, with the remainder added to the first (17 -> 9, 8)."""
-    later = max(frames // 8 - 1, 0)
-    return [frames - 8 * later] + [8] * later
+def encode_schedule(frames: int, size: int = 8) -> list[int]:
+    """Return the frames of each encoding chunk: `size`, with the remainder added to the first (17 -> 9, 8)."""
+    later = max(frames // size - 1, 0)
+    return [frames - size * later] + [size] * later
 
 
 def decode_schedule(latent_frames: int) -> list[int]:
@@ -104,8 +105,9 @@ class VideoAutoencodingEngine(nn.Module):
         moments = by_tiles(self._moments, x, self.tiling, latent=self.encoder.compression.space)
         if unregularized:
             return moments
-        z, posterior = self.regularization(moments, generator)
-        return z if sample_posterior else posterior.mean
+        if not sample_posterior:
+            return DiagonalGaussian.from_moments(moments).mean
+        return self.regularization(moments, generator)[0]
 
     def decode(self, z: Tensor) -> Tensor:
         """Return frames (B, 3, 4 (t - 1) + 1, 8 h, 8 w) of latents (B, z, t, h, w), t odd, by the trained chunks."""
@@ -124,7 +126,8 @@ class VideoAutoencodingEngine(nn.Module):
             yield from self._decoded(z)
 
     def _moments(self, x: Tensor) -> Tensor:
-        chunks = x.split(encode_schedule(x.shape[2]) if self.encode_in_chunks else x.shape[2], dim=2)
+        size = max(8, self.encoder.compression.time)  # frames of whole latent frames
+        chunks = x.split(encode_schedule(x.shape[2], size) if self.encode_in_chunks else x.shape[2], dim=2)
         return torch.cat(list(_in_turn(self.encoder, chunks, ends=True)), dim=2)
 
     def _decoded(self, z: Tensor) -> Iterator[Tensor]:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.cpu_operations import convolution
-from common.tensors import recorded
+from common.tensors import at_least_float32, recorded
 from vae_modules.convolution import ELEMENTS_AT_A_TIME, CausalConv3d, CausalState, apply_conv, pointwise
 from vae_modules.memory_order import empty_like_layers, in_memory_order, joined
 from vae_modules.norms import make_norm, swish
@@ -108,13 +108,13 @@ def upsample_conv_by_phase(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """Compute `upsample_conv` with 4 multiplications per pixel in place of 9.
 
     Each output pixel depends on just two rows and two columns of x, in one of four ways: its row and column are even
-    or odd. The kernel's taps are summed in float32, and rounded once in bfloat16.
+    or odd. The kernel's taps are summed in float32 or more, and rounded once in bfloat16.
     """
     n, _, height, width = x.shape
     out = x.new_empty(n, 2 * height, 2 * width, conv.out_channels).movedim(-1, 1)
     for row in (0, 1):
         for column in (0, 1):
-            kernel = _phase(_phase(conv.weight.float(), 2, row), 3, column).to(x.dtype)
+            kernel = _phase(_phase(at_least_float32(conv.weight), 2, row), 3, column).to(x.dtype)
             out[:, :, row::2, column::2] = convolution(x, kernel, conv.bias, (1, 1))[
                 :, :, row:row + height, column:column + width]
     return out

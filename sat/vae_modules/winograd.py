@@ -7,14 +7,13 @@ width use torch's 2D convolution. Large frames are computed strip by strip, so t
 frames, nine tensors of a frame's size, stay small.
 """
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from common.cpu_operations import convolution, product_dtype
-from common.measured import fastest, remembered
+from common.measured import fastest, once, remembered
 from common.tensors import recorded
 
 CLEAR_GAIN = 1.1  # of the plain convolution in bfloat16
@@ -51,7 +50,7 @@ def _inner_dtype(x: Tensor) -> torch.dtype:
     return product_dtype(x.dtype) if x.device.type == "cpu" else x.dtype
 
 
-@cache
+@once
 def pays_in_bfloat16() -> bool:
     """Return True if `convolve` beats the plain convolution on this processor, which has instructions for bfloat16.
 

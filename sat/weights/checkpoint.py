@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from common.errors import CheckpointError, DataError
 from common.files import sync_folder, whole_file
 from common.listing import listed
+from common.tensors import dtype_name
 from common.text import read_text
 from weights.checksums import check_sums
 from weights.formats import SAFETENSORS, TORCH, format_of
@@ -70,6 +71,13 @@ def find_checkpoint(path: str | Path) -> Path:
         raise CheckpointError(f"{latest} names iteration {iteration[:100]!r}, but {iteration[:100]}/{STATES} beside it "
                               f"is missing{_saved(path)}")
     return _undivided(states)
+
+
+def check_there(path: str | Path | None) -> None:
+    """Raise CheckpointError if `args.load` names nothing that is there, before what else may be missing with it."""
+    if path is not None and not Path(path).is_file() and not Path(path).is_dir():
+        raise CheckpointError(f"args.load: {path} {_absent(Path(path))}; give the folder or file of the transformer's "
+                              "weights, or a whole diffusers folder")
 
 
 def _absent(path: Path) -> str:
@@ -180,8 +188,9 @@ def check_finite(state: Mapping[str, Tensor], source: str | Path) -> None:
               if value.numel() and value.is_floating_point()}  # twenty times faster than torch.isfinite on a CPU
     wrong = [name for name, (low, high) in bounds.items() if not torch.isfinite(torch.stack((low, high))).all()]
     if wrong:
+        dtype = dtype_name(state[wrong[0]].dtype)
         raise CheckpointError(f"checkpoint {source}: values in {listed(wrong)} are infinite or no numbers, in the file "
-                              f"or as {_dtype(state[wrong[0]])}; take an earlier checkpoint, or another dtype")
+                              f"or as {dtype}; take an earlier checkpoint, or another dtype")
 
 
 def required_tensors(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -210,7 +219,7 @@ def describe_mismatches(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) 
                  if k in state and state[k].shape != v.shape]
     missing = [k for k in own if k not in state]
     extra = [k for k in state if k not in own]
-    untyped = [f"{k} is {_dtype(state[k])}, wanted {_dtype(v)}" for k, v in own.items()
+    untyped = [f"{k} is {dtype_name(state[k].dtype)}, wanted {dtype_name(v.dtype)}" for k, v in own.items()
                if k in state and state[k].is_floating_point() != v.is_floating_point()]
     faults = (("shapes differ: ", different), ("types differ: ", untyped), ("missing: ", missing),
               ("not in the model: ", extra))
@@ -221,7 +230,7 @@ def save_checkpoint(folder: str | Path, iteration: int | str, content: Mapping) 
     """Write `<folder>/<iteration>/mp_rank_00_model_states.pt`, then the iteration to `latest`; return the file's path.
 
     `latest` always names a complete checkpoint: the states are flushed to disk before it changes. Raises OSError, which
-    names the folder, if the system cannot write them, as on a full disk.
+    names the folder, or DataError, if the system cannot write them, as on a full disk.
     """
     folder = Path(folder)
     partial, final = folder / f".{iteration}.partial", folder / str(iteration)
@@ -283,10 +292,6 @@ def _refusal(error: Exception) -> str:
     reason = str(error).partition("WeightsUnpickler error:")[2].split("\n")[0].strip()
     return ("its pickle is damaged or holds more than tensors and plain values; none of it was executed"
             f"{f' ({reason[:120]})' if reason else ''}; use a file of tensors, such as safetensors")
-
-
-def _dtype(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _shape(tensor: Tensor) -> str:

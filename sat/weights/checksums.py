@@ -6,14 +6,13 @@ change and inode. Where that folder cannot be written, files are verified at eve
 """
 import json
 import logging
-import os
 import struct
 import zipfile
 import zlib
 from pathlib import Path
 
 from common.errors import CheckpointError, DataError
-from common.files import whole_file
+from common.files import cache_folder, whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -49,30 +48,33 @@ def _damaged(file: Path) -> str | None:
                 with archive.open(entry) as stream:
                     while stream.read(CHUNK):
                         pass
-            except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, struct.error, zlib.error):
+            except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError, struct.error, zlib.error):
                 return entry.filename
     return None
 
 
-def cache_file() -> Path:
-    """Return the file that remembers which checkpoints were verified."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "cogvideox" / "verified.json"
+def cache_file() -> Path | None:
+    """Return the file that remembers which checkpoints were verified; None without a cache folder."""
+    folder = cache_folder()
+    return None if folder is None else folder / "verified.json"
 
 
 def _known() -> dict[str, list[int]]:
     """Return the files that were verified; none if they are not remembered."""
     try:
-        known = json.loads(cache_file().read_text(encoding="utf-8"))
-    except (OSError, ValueError, RuntimeError):
+        file = cache_file()
+        known = {} if file is None else json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
     return known if isinstance(known, dict) else {}
 
 
 def _remember(known: dict[str, list[int]]) -> None:
-    latest = dict(list(known.items())[-REMEMBERED:])
+    latest, path = dict(list(known.items())[-REMEMBERED:]), cache_file()
+    if path is None:
+        return
     try:
-        with whole_file(cache_file()) as file:
+        with whole_file(path) as file:
             file.write_text(json.dumps(latest), encoding="utf-8")
-    except (DataError, OSError, RuntimeError):
-        logger.debug("verified checkpoints are not remembered: %s cannot be written", cache_file())
+    except (DataError, OSError):
+        logger.debug("verified checkpoints are not remembered: %s cannot be written", path)

@@ -1,4 +1,4 @@
-"""Transformer shared by several processes: settings, and the part of the weights that each process holds.
+"""Transformer shared by several processes: the part of the weights that each process holds.
 
 SwissArmyTransformer divides the layers inside each block: attention by heads, the MLP by its inner channels.
 """

@@ -12,10 +12,10 @@ KINDS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".json", ".model")
 
 
 def identity(*paths: str | Path) -> str:
-    """Return a digest of weights: of files, of folders' files of weights and settings, of run folders' newest ones.
+    """Return a digest of weights: of files, of run folders' newest ones, of other folders' weights and settings.
 
-    Names do not count. A file of more than 64 MiB counts by its size and 256 samples, which training or merging
-    changes; a change between all of them is not seen.
+    A folder with one file of weights counts as that file. Names do not count. A file of more than 64 MiB counts by its
+    size and 256 samples, which training or merging changes; a change between all of them is not seen.
     """
     digests = sorted({_digest(file) for path in paths for file in _files(Path(path))})
     return hashlib.sha256("".join(digests).encode()).hexdigest()

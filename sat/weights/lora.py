@@ -81,7 +81,7 @@ def configure_lora(model: MutableMapping, run: RunSettings) -> None:
     with without_memory():
         network = instantiate_from_config(model["network_config"])
     lora = read_loras(run, without_lora(network.state_dict()))
-    if "lora_config" not in modules:
+    if modules.get("lora_config") is None:
         modules["lora_config"] = {"target": MIXIN, "params": _params(lora)}
     elif (given.get("r"), float(given.get("lora_alpha", 1.0))) != (lora.rank, lora.alpha):
         raise ConfigError(f"lora_config has r {given.get('r')}, lora_alpha {given.get('lora_alpha', 1)}, but the LoRA "

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, FiniteFloat, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, FiniteFloat, TypeAdapter, ValidationError
 from torch import Tensor
 
 from common.errors import CheckpointError
@@ -30,6 +30,15 @@ LARGEST = 2 ** 48  # elements of a tensor whose shape is stated
 Shapes = dict[str, list[SizeOrZero]]
 
 
+def _not_zero(alpha: float) -> float:
+    if alpha == 0:
+        raise ValueError("alpha is 0, so that the LoRA would do nothing")
+    return alpha
+
+
+Alpha = Annotated[FiniteFloat, AfterValidator(_not_zero)]
+
+
 class PeftConfig(BaseModel):
     """The keys of PEFT's LoraConfig that say how a LoRA's matrices are used."""
 
@@ -37,9 +46,9 @@ class PeftConfig(BaseModel):
 
     peft_type: str | None = None
     r: Size | None = None
-    lora_alpha: FiniteFloat | None = None
+    lora_alpha: Alpha | None = None
     rank_pattern: dict[str, Size] | None = None
-    alpha_pattern: dict[str, FiniteFloat] | None = None
+    alpha_pattern: dict[str, Alpha] | None = None
     use_rslora: bool | None = None
     use_dora: bool | None = None
     lora_bias: bool | None = None
@@ -53,7 +62,7 @@ class Header(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
-    lora_alpha: FiniteFloat | None = None
+    lora_alpha: Alpha | None = None
     base_shapes: Shapes | None = None
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from common.errors import CheckpointError
 from common.listing import listed
+from common.tensors import dtype_name
 from common.typed import shown
 from weights.links import SPLITS
 from weights.lora_files import Content, meta_tensors
@@ -96,7 +97,7 @@ def _matrix(name: str, value: Any, content: Content) -> Tensor:
     """Return A or B as a matrix of finite numbers; 1 x 1 convolutions are matrices too."""
     plain = isinstance(value, Tensor) and value.layout == torch.strided and not (value.is_nested or value.is_meta)
     if not plain or not value.is_floating_point():
-        kind = str(value.dtype).removeprefix("torch.") if plain else type(value).__name__
+        kind = dtype_name(value.dtype) if plain else type(value).__name__
         raise CheckpointError(f"LoRA {content.file}: {name} is of type {kind}; matrices of fractions are needed")
     if value.dim() < 2 or set(value.shape[2:]) - {1}:
         raise CheckpointError(f"LoRA {content.file}: {name} has the shape {tuple(value.shape)}; a matrix is needed")

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import torch
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
+from yaml import YAMLError
 
-from common.errors import CheckpointError
+from common.errors import CheckpointError, UserError
 from common.files import REPOSITORY
 from common.meta import without_memory
 from configuration.targets import instantiate_from_config
@@ -61,11 +63,15 @@ def fitting_presets(shapes: Mapping[str, torch.Size], folder: Path = REPOSITORY 
     """Return the presets whose transformer has exactly these tensors; computed tables do not count."""
     fitting = []
     for preset in sorted(folder.glob("*.yaml")):
-        config = OmegaConf.select(OmegaConf.load(preset), "model.network_config")
-        if config is None or "target" not in config:  # a file to be merged over another
+        try:
+            config = OmegaConf.select(OmegaConf.load(preset), "model.network_config")
+            if config is None or "target" not in config:  # a file to be merged over another
+                continue
+            with without_memory():
+                network = instantiate_from_config(config)
+        except (UserError, OSError, YAMLError, OmegaConfBaseException, TypeError, ValueError) as error:
+            logger.debug("%s is left out of the presets: %s", preset, error)  # a hint must not fail
             continue
-        with without_memory():
-            network = instantiate_from_config(config)
         computed = dict(network.named_buffers())
         wanted = {k: v.shape for k, v in network.named_parameters()}
         if wanted == {k: v for k, v in shapes.items() if k not in computed}:

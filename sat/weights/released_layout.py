@@ -29,7 +29,7 @@ RELEASED_TABLES = ("freqs_sin", "freqs_cos")
 
 
 def modernize(state_dict: MutableMapping[str, torch.Tensor], prefix: str = "") -> None:
-    """Convert a released transformer's state dict, whose keys start with `prefix`, to this module's layout, in place.
+    """Convert a released transformer's state dict, whose keys start with `prefix`, to this project's layout, in place.
 
     Removes position tables that are computed or unused. A patch embedding stored as a convolution, (D, C, [pt,] ph,
     pw), becomes a linear layer's matrix (D, C·pt·ph·pw) with the same elements in the same order.

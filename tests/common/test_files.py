@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from common.errors import DataError
-from common.files import LOCK, sole_use, whole_file, whole_folder
+from common.files import LOCK, cache_folder, sole_use, whole_file, whole_folder
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path):
@@ -64,3 +64,18 @@ def test_a_folder_in_use_is_told_and_freed_when_its_process_dies(tmp_path):
         pass
     with sole_use(tmp_path):
         assert (tmp_path / LOCK).exists()
+
+
+def test_without_a_home_folder_there_is_no_cache(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    assert cache_folder() == Path("/cache/cogvideo")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    assert cache_folder() is None
+
+
+def test_an_input_that_is_missing_is_not_called_unwritable(tmp_path):
+    with pytest.raises(FileNotFoundError, match="input.txt"), whole_file(tmp_path / "out.txt"):
+        open(tmp_path / "input.txt")
+    with pytest.raises(DataError, match="b/a.txt cannot be written"), whole_file(tmp_path / "b" / "a.txt") as partial:
+        open(partial / "b")

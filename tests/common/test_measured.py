@@ -100,3 +100,18 @@ def test_the_first_way_stays_unless_another_gains_clearly(monkeypatch):
     assert measured.fastest({"usual": looks(10), "new": looks(8)}) == "new"
     assert measured.fastest({"usual": looks(10), "new": looks(8)}, gain=1.25) == "usual"
     assert measured.fastest({"usual": looks(10), "new": looks(5)}, gain=1.25) == "new"
+
+
+def test_a_measurement_counts_for_one_processor_and_number_of_threads(monkeypatch):
+    threads = torch.get_num_threads()
+    asked = measured.once(lambda: torch.get_num_threads())
+    name = measured.device_name()
+    try:
+        assert asked() == asked() == threads
+        torch.set_num_threads(threads + 1)
+        assert asked() == threads + 1 and measured.device_name() != name
+    finally:
+        torch.set_num_threads(threads)
+    there = torch.cpu.get_capabilities()
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: there | {"amx_bf16": not there.get("amx_bf16")})
+    assert measured.device_name() != name, "processors of one name differ in their instructions"

@@ -21,6 +21,8 @@ def test_utf_8_and_utf_16_with_a_mark_are_read(content):
     ("ab".encode("utf-16-le"), "a.txt, line 1: not text"),
     (codecs.BOM_UTF16_LE + b"a", "a.txt, line 1: not UTF-16-LE"),
     (b"a\n\nb\0", "a.txt, line 3: not text"),
+    (b"a\n\xffb", "a.txt, line 2: not UTF-8"),
+    (b"a\nb\n\0", "a.txt, line 3: not text"),
     ("a\r\nб".encode("utf-16-le"), "a.txt, line 1: not"),
 ])
 def test_anything_else_is_refused_with_file_and_line(content, where):

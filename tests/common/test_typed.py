@@ -86,3 +86,7 @@ def test_choices_read_as_one_list(annotation, must):
 def test_a_far_bound_is_named_only_to_what_is_beyond_it(value, must):
     with pytest.raises(ConfigError, match=f"; it must be {must}$"):
         checked(Seed, value, "args.seed")
+
+
+def test_an_annotation_that_cannot_be_remembered_is_passed_over():
+    assert checked(Annotated[float, {"unit": "s"}], 1.0, "x") == 1.0

@@ -163,10 +163,12 @@ def test_header_tells_command_cost_and_folders(name):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_missing_download_is_one_line(name, capsys):
-    missing = f"checkpoints/{name}-not-downloaded"
-    code = sample_video.main(["--base", f"configs/{name}.yaml", "configs/inference.yaml",
-                              f"model.conditioner_config.params.emb_models.0.params.model_dir={missing}/t5"])
+@pytest.mark.parametrize("key, part", [
+    ("args.load", "transformer"), ("model.conditioner_config.params.emb_models.0.params.model_dir", "t5")])
+def test_missing_download_is_one_line(name, key, part, capsys, tmp_path):
+    missing = f"checkpoints/{name}-not-downloaded/{part}"
+    code = sample_video.main(["--base", f"configs/{name}.yaml", "configs/inference.yaml", f"args.load={tmp_path}",
+                              f"{key}={missing}"])
     lines = capsys.readouterr().err.strip().splitlines()
     assert code == 2
-    assert len(lines) == 1 and lines[0].startswith("error: ") and f"{missing}/t5" in lines[0]
+    assert len(lines) == 1 and lines[0].startswith("error: ") and missing in lines[0]

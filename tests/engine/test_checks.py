@@ -48,6 +48,11 @@ def test_keys_of_the_image_need_a_model_that_takes_one(small_model, key, value):
     ({"windows_below": 2.0, "step_cache_config": {"target": "network.step_cache.TeaCache", "params": {"threshold": 1}}},
      "model.windows_below does not work with model.step_cache_config"),
     ({"compile_dynamic": True}, "compile_dynamic has no effect"),
+    ({"denoiser_config": {"params": {"quantize_c_noise": True}}}, "which VideoScaling does not give; set quantize"),
+    ({"step_cache_config": {"target": "network.step_cache.FirstBlockCache", "params": {"threshold": 1}},
+      "network_config": {"params": {"num_layers": 1}}}, "FirstBlockCache always runs the first layer, and the network"),
+    ({"latent_input": True, "network_config": {"params": {"in_channels": 3, "out_channels": 3}}},
+     "does not work with latents of 3 channels"),
     ({"sampler_config": {"params": {"guider_config": {"target": "sgm.guiders.PerturbedAttentionGuidance",
                                                       "params": {"scale": 2.0, "layers": [99]}}}}}, "layers are 0 to")])
 def test_a_plan_refuses_what_a_run_would(small_model, change, says):
@@ -58,3 +63,11 @@ def test_a_plan_refuses_what_a_run_would(small_model, change, says):
         config.sampler_config.params.guider_config = change["sampler_config"]["params"]["guider_config"]
     with pytest.raises(ConfigError, match=says):
         check_structure(typed_model(config))
+
+
+@pytest.mark.parametrize("name", ["Basic2DPositionEmbeddingMixin", "Basic3DPositionEmbeddingMixin"])
+def test_positions_without_a_text_length_are_for_no_text(small_model, name):
+    config = OmegaConf.load(small_model / "t2v.yaml").model
+    config.network_config.params.modules.pos_embed_config = {"target": f"network.positions.{name}", "params": {}}
+    with pytest.raises(ConfigError, match="text_length is 0, but the text encoder's max_length is"):
+        check_fit(ModelConfig.read(config))

@@ -139,3 +139,15 @@ def test_a_record_is_json_with_every_prompt(run, tmp_path):
     assert run()[0] == 0
     (record,) = (tmp_path / "out").rglob(RECORD)
     assert json.loads(record.read_text(encoding="utf-8"))["prompt"] == "a \U0001f600 “circle”"
+
+
+def test_files_of_an_earlier_run_go_with_its_record(run, tmp_path):
+    assert run("--save-denoised-every", "2")[0] == 0 and run("--only-save-latents", "--seed", "4")[0] == 0
+    assert names(tmp_path / "out" / PROMPT) == [LATENTS, RECORD]
+    assert run("--seed", "5")[0] == 0 and names(tmp_path / "out" / PROMPT) == [VIDEO, "frames.png", RECORD]
+
+
+@pytest.mark.parametrize("key", ["plan", "resume"])
+def test_saved_latents_have_no_plan_and_are_all_decoded(run, latents, key):
+    code, err = run("--input-type", "latents", f"--{key}", source="latents", folder="later")
+    assert code == 2 and f"args.{key} does not work with args.input_type latents" in err

@@ -30,7 +30,7 @@ def test_two_runs_cannot_share_a_folder_but_may_have_folders_inside(tmp_path):
 
 
 def test_partial_files_that_no_living_process_owns_are_removed(tmp_path, caplog):
-    folder = tmp_path / "0_a" / "0"
+    folder = tmp_path / "made_again" / "0_a" / "0"
     folder.mkdir(parents=True)
     dead, living = dead_process(), os.getppid()
     gone = [folder / f".{Path(name).stem}.{number}.partial{Path(name).suffix}"
@@ -42,7 +42,7 @@ def test_partial_files_that_no_living_process_owns_are_removed(tmp_path, caplog)
     with caplog.at_level("INFO"):
         remove_partial_files(tmp_path)
     assert sorted(folder.iterdir()) == sorted(kept)
-    assert f"{len(gone)} partial file(s) of a run that died are removed: 0_a/0/" in caplog.text
+    assert f"{len(gone)} partial file(s) of a run that died are removed: made_again/0_a/0/" in caplog.text
 
 
 def test_names_that_the_file_system_does_not_take_are_told_before_anything_is_loaded(tmp_path):

@@ -87,6 +87,12 @@ def test_a_video_of_a_batch_is_sampled_in_its_batch_and_written_alone(make, agai
     assert code == 0 and "6 finished video(s) are kept" in said and same(6) in said
 
 
+def test_records_of_one_configuration_keep_their_prompts_though_both_were_the_first(make, again, tmp_path):
+    one, other = (make(f"a {color} circle", out=color)[0] for color in ("red", "blue"))
+    code, said = again(one, other)
+    assert code == 0 and same(2) in said, said
+
+
 def test_what_differs_is_said_in_a_line_for_each(make, again, small_model, tmp_path, monkeypatch):
     (record,) = make("a red circle")
     moved = shutil.copytree(small_model, tmp_path / "moved")

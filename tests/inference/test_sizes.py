@@ -4,7 +4,7 @@ from argparse import Namespace
 import pytest
 
 from common.errors import ConfigError
-from inference.sizes import check_holdable, extend_positions, model_limits, plan_video
+from inference.sizes import check_holdable, extend_positions, model_limits, plan_video, warn_sizes
 
 
 def model(patch, frames, grid, rotary=True, learned=False):
@@ -90,3 +90,13 @@ def test_parts_that_disagree_are_refused():
     config["first_stage_config"]["params"]["decoder_config"]["params"]["z_channels"] = 8
     with pytest.raises(ConfigError, match="z_channels 8"):
         model_limits(config)
+
+
+def test_videos_of_a_size_without_positions_of_their_own_are_warned_of_once(caplog):
+    fixed = model_limits(model(2, 49, (60, 90), rotary=False))
+    usual, other = (plan(model(2, 49, (60, 90), rotary=False), size=size) for size in (None, (256, 256)))
+    warn_sizes(fixed, [usual, other, other])
+    warn_sizes(fixed, [usual])
+    warn_sizes(model_limits(V1), [other])
+    said, = caplog.messages
+    assert said.endswith("were made for 480 x 720; 2 video(s) of another size will look wrong")

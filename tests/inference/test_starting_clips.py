@@ -71,6 +71,7 @@ def test_an_image_model_sees_the_clips_first_frame(run):
     (["--strength", "nan"], "a@@clip.mp4", "args.strength is nan"),
     (["--invert", "--num-inference-steps", "1"], "a@@clip.mp4", "leaves none of 1 step(s)"),
     (["model.sampler_config.params.num_steps=null"], "a", "num_steps: missing"),
+    (["model.sampler_config.params.fixed_frames=1"], "a", "fixed_frames is 1, but the video starts from noise, which"),
     (["--strength", "0.5"], "a", "needs a clip; write prompt@@path/to/clip.mp4"),
     (["--strength", "0.5"], "a@@nowhere.mp4", "clip nowhere.mp4 does not exist"),
     (["--strength", "0.5"], "a@@broken.mp4", "broken.mp4: not a video but a text file; give a whole video"),
@@ -84,3 +85,18 @@ def test_mistakes_get_one_line(run, words, line, says):
     code, err, _ = run(*words, line=line)
     line = err.strip().splitlines()[-1]
     assert code == 2 and "Traceback" not in err and line.startswith("error: ") and says in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words, line, told", [
+    (("--guidance-scale", "1"), "a", True), (("--invert",), "a@@clip.mp4", True), ((), "a", False),
+    (("--plan", "--guidance-scale", "1"), "a", True)])
+def test_a_negative_prompt_that_no_step_sees_is_told(run, caplog, words, line, told):
+    code, _, _ = run("--negative-prompt", "a blue square", *words, line=line)
+    assert code == 0 and ("args.negative_prompt has no effect: no step" in caplog.text) == told
+
+
+@pytest.mark.slow
+def test_the_bar_ends_where_the_steps_do(run):
+    _, err, _ = run("--strength", "0.7")
+    assert "2/2" in err and "2/3" not in err

@@ -100,3 +100,11 @@ def test_processes_that_share_a_transformer_are_refused(monkeypatch):
     monkeypatch.setattr(groups, "model_parallel_size", lambda: 2)
     with pytest.raises(ConfigError, match="model_parallel_size above 1"):
         LoraMixin(2, r=4)
+
+
+@pytest.mark.parametrize("params, says", [
+    ({"layer_range": []}, "layer_range is empty"), ({"targets": []}, "targets is empty"),
+    ({"lora_alpha": 0}, "lora_alpha is 0, so that the LoRA would do nothing")])
+def test_a_lora_that_could_do_nothing_is_refused(params, says):
+    with pytest.raises(ConfigError, match=says):
+        build(extra_modules=with_lora(**params))

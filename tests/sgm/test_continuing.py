@@ -1,4 +1,6 @@
 """Tests of runs whose first latent frames are known: kept exactly by every sampler, and the others fit them."""
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -76,3 +78,35 @@ def test_a_row_does_not_depend_on_its_neighbours():
     alone = sampler(Gaussian(VP), noise[1:], conditions(batch=1)[0], generator=[generator()],
                     start=Continuing(known[1:]))
     assert torch.equal(both[1:], alone)
+
+
+def carried_on(name, params):
+    """Return the share of the noise added before a step is made again that its result has, for each such step."""
+    sampler, denoiser, seen = sampler_of(name, EDM, 12, **params), Gaussian(VE), []
+    step = sampler.step
+
+    def watched(x, now, then, run, state):
+        result = step(x, now, then, run, state)
+        seen.append((now, then, x, result[0]))
+        return result
+
+    sampler.step = watched
+    sampler(denoiser, unit_noise(), conditions()[0], generator=generator(), start=Continuing(KNOWN, 2))
+    shares = []
+    for (now, then, x, out), (again, _, other_x, other_out) in pairwise(seen):
+        if now == again:
+            added, kept = (other_x - x)[:, 1:], (other_out - out)[:, 1:]
+            exact = denoiser.flow(added, now, then)
+            shares.append(float((kept * exact).sum() / (exact * exact).sum()))
+    return shares
+
+
+NOISY = ("EulerAncestralSampler", "DPMPP2SAncestralSampler", "VideoDDPMSampler", "RestartSampler")
+
+
+@pytest.mark.parametrize("name, params", [("SASolverSampler", {"tau": 0.0}), *(
+    (name, {}) for name in SAMPLERS if sampler_of(name).convergence_order is not None and name not in NOISY)])
+def test_a_step_made_again_goes_on_from_the_new_noise(name, params):
+    """What samplers keep of earlier steps must not take it away: a step without the noise would count for nothing."""
+    shares = carried_on(name, params)
+    assert len(shares) == 11 and min(shares) > 0.8, shares

@@ -318,6 +318,7 @@ def test_percentiles_are_each_rows_own():
     (PAG, {"layers": []}, "list of 1 or more whole numbers, 0 or more"),
     (PAG, {"layers": [-1]}, "list of 1 or more whole numbers, 0 or more"),
     ("CFGPlusPlus", {}, "scale"), ("CFGPlusPlus", {"scale": 0.5, "schedule": "increasing"}, "scales above 1"),
+    ("CFGPlusPlus", {"scale": 0.5, "schedule": "interval"}, "scales above 1"),
     ("SkipLayerGuidance", {"layers": [0], "start": 0.5, "stop": 0.5}, "needs start < stop"),
     ("SpatioTemporalSkipGuidance", {"layers": [0], "skip": "text"}, "skip"),
     ("VanillaCFG", {"dyn_thresh_config": {**PERCENTILE, "params": {"percentile": 0.0}}},

@@ -5,9 +5,9 @@ import os
 import numpy as np
 import pytest
 
-from cogvideo.studio import library
 from cogvideo.studio.library import record_of, thumbnail, video_named, videos_of
 from common.errors import DataError
+from media import records
 from media.videos import write_video
 
 RECORD = {"prompt": "a red circle", "seed": 3, "config": {
@@ -33,9 +33,11 @@ def test_a_video_has_what_its_record_says(tmp_path):
 
 @pytest.mark.parametrize("record, says", [
     (None, "no metadata.json beside it"),
-    ("{", "metadata.json is damaged"),
-    ("[" * 100_000, "metadata.json is damaged"),
-    ("[1]", "metadata.json holds no names with values"),
+    ("{", "metadata.json is damaged (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))"),
+    ("[" * 100_000, "metadata.json is damaged (maximum recursion depth exceeded while decoding a JSON array from a "
+                    "unicode string)"),
+    ("[1]", "metadata.json is damaged (it holds no names with values)"),
+    ({"prompt": "a", "files": {"latents.safetensors": {}}}, "metadata.json is that of another file"),
     ({"prompt": {"a": 1}}, "metadata.json has no prompt"),
     ({"prompt": "a", "seed": [1], "config": {"args": 3, "model": ["x"]}}, ""),
     ({"prompt": "a", "config": {"model": {"sampler_config": {"target": {}, "params": 3}}}}, ""),
@@ -55,7 +57,7 @@ def test_a_record_without_its_video_and_a_file_that_is_no_video_are_shown_as_suc
 
 
 def test_a_record_that_is_too_large_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(library, "LARGEST_RECORD", 10)
+    monkeypatch.setattr(records, "LARGEST_RECORD", 10)
     write(tmp_path)
     assert "more than a record has" in videos_of(tmp_path)[0].problem
 

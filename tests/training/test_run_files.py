@@ -4,6 +4,7 @@ import os
 import resource
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -179,6 +180,13 @@ def test_what_changed_since_is_named(tmp_path):
     with pytest.raises(ConfigError, match="changed configuration: a from None to 0, args.seed from 1 to 2, b from None "
                                           "to 0, c from None to 0, d from None to 0 and 2 more; change it back"):
         run_files.read_latest(tmp_path, {"args.seed": 2} | dict.fromkeys("abcdef", 0))
+
+
+def test_a_key_that_an_earlier_version_did_not_save_had_its_default_and_one_that_nothing_reads_counts_not(tmp_path):
+    run_files.save(tmp_path, replace(state(1), settings={"args.ema_decay": 0.5}), keep=1)
+    run_files.read_latest(tmp_path, {"args.last_frame_rate": 0.0})
+    with pytest.raises(ConfigError, match="args.last_frame_rate from 0.0 to 0.9"):
+        run_files.read_latest(tmp_path, {"args.last_frame_rate": 0.9})
 
 
 def test_clips_must_be_those_of_the_stopped_run():

@@ -71,3 +71,17 @@ def test_a_file_saved_without_checksums_loads(tmp_path):
     finally:
         torch.serialization.set_crc32_options(True)
     assert torch.equal(read_state_dict(tmp_path / "a.pt")[NAME], torch.ones(3))
+
+
+def test_without_a_home_folder_it_reads_all_the_same(checkpoint, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(checksums, "cache_folder", lambda: None)
+    assert checksums.cache_file() is None and read_state_dict(checkpoint)
+
+
+def test_an_entry_that_says_it_is_encrypted_is_damaged(checkpoint):
+    content = bytearray(checkpoint.read_bytes())
+    content[content.rindex(b"PK\1\2") + 8] |= 1  # of the last entry in the directory
+    checkpoint.write_bytes(content)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        read_state_dict(checkpoint)

@@ -52,3 +52,13 @@ def test_the_whole_weights_of_a_network_that_processes_divide_fit_it(tmp_path, r
     half = build_network(config(), tmp_path / "whole.safetensors", torch.float32, "cpu")
     name = "transformer.layers.0.attention.dense.weight"
     assert torch.equal(half.state_dict()[name], whole.state_dict()[name].chunk(2, 1)[1])
+
+
+@pytest.mark.parametrize("content", ["model: [unclosed", "- a", "model: ${foo}", "model: {network_config: 3}",
+                                     "model: {network_config: {target: dit_video_concat.Nothing}}", "\xff"])
+def test_a_faulty_preset_is_left_out_of_the_hint(small_model, tmp_path, content):
+    shapes = {k: v.shape for k, v in instantiate_from_config(
+        OmegaConf.load(small_model / "t2v.yaml").model.network_config).state_dict().items()}
+    (tmp_path / "b.yaml").write_text((small_model / "t2v.yaml").read_text())
+    (tmp_path / "a.yaml").write_text(content, encoding="latin-1")
+    assert fitting_presets(shapes, tmp_path) == [f"{tmp_path.name}/b.yaml"]

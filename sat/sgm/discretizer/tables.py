@@ -107,7 +107,8 @@ class ZeroSNRDDPMDiscretization(TableDiscretization):
     def levels(self, n: int) -> np.ndarray:
         chosen, root = self.chosen(n), self.alphas_cumprod**0.5
         first, last = root[chosen[[0, -1]]] if self.spacing == RELEASED else root[[0, -1]]
-        root = np.zeros(1) if n == 1 else (root[chosen] - last) * first / (first - last)
+        alone = n == 1 and self.spacing == RELEASED  # the step is first and last at once
+        root = np.zeros(1) if alone else (root[chosen] - last) * first / (first - last)
         if self.post_shift:
             root = self._shift(root**2) ** 0.5
         return root[::-1]

@@ -161,9 +161,9 @@ class CFGPlusPlus(Guider):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.schedule not in ("constant", "interval"):
+        if self.schedule != "constant":
             raise ConfigError(f"guider_config.params.schedule: {self.schedule} gives scales above 1, which CFGPlusPlus "
-                              "does not take; use constant with sigma_lo and sigma_hi")
+                              "does not take; use constant, if need be with sigma_lo and sigma_hi")
 
     def push(self, estimates, at, memory):
         uncond = estimates["uncond"]

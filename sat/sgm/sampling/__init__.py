@@ -1,7 +1,7 @@
 """Samplers: from unit noise to latents over a schedule of (alpha, sigma), each defined by its step."""
 from sgm.sampling.adams import DEISSampler, DPMPP3MSampler, SASolverSampler, SDEDPMPP3MSampler, UniPCSampler
 from sgm.sampling.base import Sampler, StepInfo
-from sgm.sampling.compatibility import check_compatible, idle_branches
+from sgm.sampling.compatibility import check_compatible, evaluated_branches, idle_branches
 from sgm.sampling.guided import PassPlan, StepState
 from sgm.sampling.inversion import invert, undoes_inversion
 from sgm.sampling.multistep import (
@@ -37,5 +37,5 @@ __all__ = [
     "LinearMultistepSampler", "PassPlan", "RESMultistepSampler", "RestartSampler", "RungeKutta3Sampler",
     "SASolverSampler", "SDEDPMPP2MSampler", "SDEDPMPP3MSampler", "Sampler", "SdeditEDMSampler", "Start", "StepInfo",
     "StepState", "UniPCSampler", "VPODEDPMPP2MSampler", "VPSDEDPMPP2MSampler", "VideoDDIMSampler", "VideoDDPMSampler",
-    "check_compatible", "idle_branches", "invert", "undoes_inversion",
+    "check_compatible", "evaluated_branches", "idle_branches", "invert", "undoes_inversion",
 ]

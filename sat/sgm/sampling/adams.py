@@ -35,9 +35,12 @@ class Node(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """A step that may still be corrected: its (corrected) start, the fresh noise it added, its nodes, newest last."""
+    """A step that may still be corrected: its (corrected) start, the fresh noise it added, its nodes, newest last.
 
-    x: torch.Tensor
+    Without a start (None), its nodes are of use to the next step, but it cannot be corrected.
+    """
+
+    x: torch.Tensor | None
     start: NoiseLevel
     fresh: torch.Tensor | None
     nodes: list[Node]
@@ -72,11 +75,14 @@ class AdamsSampler(Sampler):
         """Return the unit noise that a step adds, or None."""
         return None
 
+    def history_again(self, history: Taken | None) -> Taken | None:
+        return None if history is None else history._replace(x=None)  # a correction would undo the new noise
+
     def step(self, x, now, then, run, state):
         denoised, state = run.predict(x, now, state)
         node, history, nodes = Node(now, x, denoised), state.history, []
         if history is not None:
-            if self.always_corrects or len(history.nodes) < self.order - 1:
+            if history.x is not None and (self.always_corrects or len(history.nodes) < self.order - 1):
                 x = self.move(history.x, history.start, now, [*history.nodes, node], history.fresh)
             nodes = [old for old in history.nodes if not math.isinf(old.level.ratio)]  # lambda is infinite at zero SNR
         nodes = [*nodes, node][-self.order:]
@@ -175,6 +181,9 @@ class DEISSampler(AdamsSampler):
     @property
     def convergence_order(self) -> int:  # type: ignore[override]  # depends on the order
         return self.order
+
+    def history_again(self, history):
+        return None  # its estimates are of other noise
 
     def move(self, x, now, then, nodes, fresh):
         if then.clean:

@@ -3,7 +3,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -139,8 +139,15 @@ class Sampler:
         raise NotImplementedError
 
     def again(self, before: StepState, after: StepState) -> StepState:
-        """Return the state in which a step is made again: that before it, but all passes so far count."""
-        return replace(before, passes=after.passes, cached=after.cached)
+        """Return the state in which a step is made again from newly noised latents.
+
+        It is that before the step, but all passes so far count, and of the history what holds for other noise.
+        """
+        return replace(before, passes=after.passes, cached=after.cached, history=self.history_again(before.history))
+
+    def history_again(self, history: Any) -> Any:
+        """Return what of a history holds for latents that were noised anew: all of it, if it has estimates of x0."""
+        return history
 
     def schedule(self, num_steps: int | None = None, device: torch.device | str = "cpu") -> NoiseSchedule:
         """Return the schedule of a run; `num_steps` replaces the configured count. Raises ConfigError if not valid."""

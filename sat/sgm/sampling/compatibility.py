@@ -35,12 +35,18 @@ def idle_branches(sampler: Sampler, denoiser: Denoiser, first: int = 0) -> list[
     guider = sampler.guider
     if is_unguided(getattr(guider, "scale", 1.0)):
         return []
-    evaluated = {COND.name}
+    evaluated = evaluated_branches(sampler, denoiser, first)
+    return [one.name for one in guider.passes if one.name not in evaluated]
+
+
+def evaluated_branches(sampler: Sampler, denoiser: Denoiser, first: int = 0) -> set[str]:
+    """Return the names of the guider's branches that the steps from `first` on evaluate."""
+    guider, evaluated = sampler.guider, {COND.name}
     for level in sampler.schedule().levels()[first:-1]:
         timed = _timed(level, denoiser)
         if not is_unguided(guider.scale_at(timed)):
             evaluated |= {one.name for one in guider.passes_at(timed)}
-    return [one.name for one in guider.passes if one.name not in evaluated]
+    return evaluated
 
 
 def _timed(level: NoiseLevel, denoiser: Denoiser) -> NoiseLevel:

@@ -88,6 +88,9 @@ class NoiseMultistepSampler(Sampler):
     def weights(self, ratios: Sequence[float], end: float) -> Sequence[float]:
         """Return the weights, which add up to end - ratios[-1], of noise estimates at these sigma / alpha."""
 
+    def history_again(self, history):
+        return None  # its estimates are of other noise
+
     def step(self, x, now, then, run, state):
         denoised, state = run.predict(x, now, state)
         if math.isinf(now.ratio):

@@ -151,7 +151,8 @@ class Image2VideoDDIMSampler(VideoDDIMSampler):
     """VideoDDIMSampler with the released call signature, whose leading `image` is not used and may be left out."""
 
     def __call__(self, *args, **kwargs) -> torch.Tensor:
-        if not callable(args[0]):  # the image stands before the denoiser
+        kwargs.pop("image", None)
+        if args and not callable(args[0]):  # the image stands before the denoiser
             args = args[1:]
         return super().__call__(*args, **kwargs)
 

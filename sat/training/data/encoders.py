@@ -10,6 +10,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from common.tensors import dtype_name
 from configuration.settings import Arguments
 from configuration.targets import instantiate_from_config
 from configuration.yaml_files import plain
@@ -84,7 +85,7 @@ class Encoders:
         return replace(self.args, config=config)
 
     def _precision(self) -> dict:
-        return {} if self.dtype == torch.float32 else {"precision": str(self.dtype).removeprefix("torch.")}
+        return {} if self.dtype == torch.float32 else {"precision": dtype_name(self.dtype)}
 
 
 def weights_digest(weights: Mapping[str, Tensor], dtype: torch.dtype) -> str:
