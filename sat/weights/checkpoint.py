@@ -76,7 +76,7 @@ def find_checkpoint(path: str | Path) -> Path:
 def check_there(path: str | Path | None) -> None:
     """Raise CheckpointError if `args.load` names nothing that is there, before what else may be missing with it."""
     if path is not None and not Path(path).is_file() and not Path(path).is_dir():
-        raise CheckpointError(f"args.load: {path} {_absent(Path(path))}; give the folder or file of the transformer's "
+        raise CheckpointError(f"args.load: checkpoint {path} {_absent(Path(path))}; give the folder or file of the "
                               "weights, or a whole diffusers folder")
 
 

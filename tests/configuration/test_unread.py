@@ -7,14 +7,16 @@ from collections.abc import Iterator
 from functools import cache
 
 import pytest
+from omegaconf import OmegaConf
 
 from common.errors import ConfigError
 from common.unread import Unread, warn_unread
 from configuration import unread
 from configuration.model import UNREAD as MODEL
 from configuration.model import ModelConfig
-from configuration.settings import GROUPS, KEYS
+from configuration.settings import GROUPS, KEYS, Arguments
 from configuration.targets import check_config
+from configuration.unread import warn_precision, warn_typed
 from network import stack
 from tests.source_tree import COMMANDS, ROOT, modules, parse
 
@@ -145,7 +147,8 @@ def test_a_value_that_asks_for_something_is_named_with_its_place_and_the_reason(
 
 
 def test_one_process_alone_warns(caplog, monkeypatch):
-    monkeypatch.setenv("RANK", "1")
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "here", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
     warn_unread({"log_keys": ["fps"]}, MODEL, "model")
     assert caplog.records == []
     monkeypatch.setenv("RANK", "0")
@@ -164,3 +167,18 @@ def test_a_key_beside_params_that_would_change_an_embedding_is_refused(key):
 def test_a_key_of_embedders_is_refused_beside_other_targets():
     with pytest.raises(ConfigError, match="model.ucg_rate: unknown key beside target and params"):
         check_config({"target": "torch.nn.Identity", "ucg_rate": 0.1})
+
+
+def test_what_is_typed_for_another_command_is_told(caplog):
+    args = Arguments(typed=["train_iters", "seed"], composed={"args": {"train_iters": 5, "seed": 3, "ema_decay": 0.5}})
+    warn_typed(args, "sample_video.py")
+    assert caplog.messages == ["args.train_iters: 5 has no effect: sample_video.py does not read it"]
+
+
+@pytest.mark.parametrize("section, told", [({}, True), ({"bf16": {"enabled": False}}, True),
+                                           ({"bf16": {"enabled": True}}, False)])
+def test_a_precision_that_training_does_not_take_is_told(caplog, section, told):
+    args = Arguments(config=OmegaConf.create({"deepspeed": section}))
+    args.run.bf16 = True
+    warn_precision(args)
+    assert ("training takes its precision from deepspeed.bf16.enabled" in caplog.text) == told

@@ -221,7 +221,7 @@ def test_a_run_makes_the_same_files_and_resumes_after_an_error(small_model, tmp_
 def full_after(count, monkeypatch):
     """Context manager in which the disk is full after that many videos."""
     import sample_video
-    write, written = sample_video.write_record, []
+    write, written = sample_video.write_last, []
 
     def limited(*given, **named):
         if len(written) == count:
@@ -229,5 +229,5 @@ def full_after(count, monkeypatch):
         written.append(given)
         return write(*given, **named)
     with monkeypatch.context() as patched:
-        patched.setattr(sample_video, "write_record", limited)
+        patched.setattr(sample_video, "write_last", limited)
         yield
