@@ -51,7 +51,7 @@ function Invoke-Sampling($words) {
 $python = Get-Python
 $shared = Join-Path $root "configs\inference.yaml"
 $configs = @()
-$at = 0
+$at = if ($given.Count -gt 0 -and $given[0] -eq "--base") { 1 } else { 0 }  # as sample_video.py is called
 while ($at -lt $given.Count -and $given[$at] -notlike "-*" -and $given[$at] -notlike "*=*") {
     if ((Split-Path $given[$at] -Leaf) -eq "inference.yaml") { $shared = $null }
     $configs += $given[$at]
@@ -61,7 +61,8 @@ $options = @($given | Select-Object -Skip $at)
 
 if ($configs.Count -gt 0) {
     if ($shared) { $configs += $shared }
-    Invoke-Sampling (@("--base") + $configs + $options)
+    $output = if ($env:OUTPUT_DIR) { @("--output-dir", $env:OUTPUT_DIR) } else { @() }
+    Invoke-Sampling (@("--base") + $configs + $output + $options)
     exit 0
 }
 

@@ -6,8 +6,8 @@
 #   bash inference.sh --from-metadata RECORD…    the videos of records, again
 #
 # Any option of sample_video.py may follow the configurations. Options without a configuration (bash inference.sh
-# --seed 3) apply to the small models. Their videos go to folders in outputs/, or in the folder that --output-dir or the
-# variable OUTPUT_DIR names. The first run sets up .venv (see tools/setup_env.sh).
+# --seed 3) apply to the small models. Videos go to outputs/, or to the folder that --output-dir or the variable OUTPUT_DIR
+# names, those of the small models to a folder of each there. The first run sets up .venv (see tools/setup_env.sh).
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/tools/setup_env.sh"
 
@@ -15,18 +15,20 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/tools/setup_env.sh"
 export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-1073741824} MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-1073741824}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)} TOKENIZERS_PARALLELISM=${TOKENIZERS_PARALLELISM:-false}
 
-if [[ " $* " == *" --from-metadata "* ]]; then exec "$python" "$root/sample_video.py" "$@"; fi
+if [[ " $* " == *" --from-metadata"[\ =]* ]]; then exec "$python" "$root/sample_video.py" "$@"; fi
 
 configs=()
 shared=$root/configs/inference.yaml
-while [[ $# -gt 0 && $1 != -* && $1 != *=* ]]; do
+if [[ ${1-} == --base ]]; then shift; fi  # as sample_video.py is called
+while [[ $# -gt 0 && $1 != -* && ( $1 != *=* || -f $1 ) ]]; do
     if [[ ${1##*/} == inference.yaml ]]; then shared=; fi
     configs+=("$1")
     shift
 done
 
 if [[ ${#configs[@]} -gt 0 ]]; then
-    exec "$python" "$root/sample_video.py" --base "${configs[@]}" ${shared:+"$shared"} "$@"
+    exec "$python" "$root/sample_video.py" --base "${configs[@]}" ${shared:+"$shared"} \
+        ${OUTPUT_DIR:+--output-dir "$OUTPUT_DIR"} "$@"
 fi
 
 videos=${OUTPUT_DIR:-$root/outputs}
@@ -35,6 +37,10 @@ while [[ $# -gt 0 ]]; do  # each model has a folder of its own in the folder tha
     case $1 in
         --output-dir | --output_dir) videos=${2-}; shift ;;
         --output-dir=* | --output_dir=* | args.output_dir=*) videos=${1#*=} ;;
+        --base | --save-text-embeddings* | --input-type* | args.save_text_embeddings=* | args.input_type=*)
+            echo "error: ${1%%=*} is for one model, and without a configuration there are two; name one first, such as" \
+                "bash inference.sh configs/tiny_t2v.yaml" >&2
+            exit 2 ;;
         *) words+=("$1") ;;
     esac
     if [[ -z $videos ]]; then echo "error: --output-dir: no folder is named" >&2; exit 2; fi
@@ -61,5 +67,7 @@ wait "$second" || status=$?
 cat -- "$said" >&2
 if [[ $status -ne 0 ]]; then exit "$status"; fi
 
-if [[ " $* " =~ " --plan " || " $* " =~ " --help " || " $* " =~ " -h " ]]; then exit; fi  # nothing was made
+if [[ " $* " =~ " --plan " || " $* " =~ " args.plan=true " || " $* " =~ " --help " || " $* " =~ " -h " ]]; then
+    exit  # nothing was made
+fi
 echo "The videos are in $videos/tiny_t2v and $videos/tiny_i2v: 000000.mp4 in each folder, frames.png shows its frames."

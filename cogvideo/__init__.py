@@ -15,6 +15,11 @@ from pathlib import Path
 SOURCE = str(Path(__file__).resolve().parents[1] / "sat")
 if SOURCE not in sys.path:
     sys.path.insert(0, SOURCE)
+for _path in sorted(Path(SOURCE).iterdir()):  # modules of general names, which a program may have too
+    _other = getattr(sys.modules.get(_path.stem), "__file__", None)
+    if _other is not None and not Path(_other).resolve().is_relative_to(SOURCE):
+        raise ImportError(f"cogvideo has a module {_path.stem}, and {_other} is imported under that name already; "
+                          "rename that one, or import cogvideo in a process of its own")
 
 from cogvideo.loading import load
 from cogvideo.pipeline import Pipeline

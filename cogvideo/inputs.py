@@ -1,4 +1,5 @@
 """The inputs of a call: texts, pictures, clips and seeds as Python has them, made into prompts with files."""
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from arguments import MODEL_FLAGS
@@ -25,6 +26,9 @@ from media.videos import write_lossless
 
 Picture = str | Path | Image.Image | np.ndarray
 Clip = str | Path | np.ndarray | Result
+PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+TIFF_MODES = ("CMYK", "LAB", "I", "F")
+PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 PICTURE = "a path, a PIL image, or an array (H, W, 3) uint8"
 IN_A_CALL = ("num_samples", "num_frames", "strength", "invert", "continue_from", "continue_rounds", "segments",
              "batch_size", "sampling_image_size", "sampling_fps")
@@ -120,7 +124,7 @@ def check_sources(prompts: Sequence[Prompt], source: Source | None) -> None:
         has = {name: getattr(prompt, name) is not None for name in wants}
         for name, article, what in (("image", "an", "image"), ("control", "a", "control clip"), ("clip", "a", "clip")):
             if has[name] and not wants[name]:
-                hint = "; give strength, invert or continue_from to start from one" if name == "clip" else ""
+                hint = "; give strength, invert or continue_from to start from one, and no latents" * (name == "clip")
                 raise DataError(f"prompt {prompt.index}: this {'run' if hint else 'model'} takes no {what}{hint}")
             if source == name and not has[name]:
                 raise DataError(f"prompt {prompt.index}: this {'run' if name == 'clip' else 'model'} needs {article} "
@@ -176,7 +180,20 @@ def _picture(picture: Any, path: Path, name: str) -> str | None:
         picture = Image.fromarray(picture)
     if not isinstance(picture, Image.Image):
         raise DataError(f"{name} is of type {type(picture).__name__}; it must be {PICTURE}")
-    picture.save(path)
+    try:
+        upright = ImageOps.exif_transpose(picture)
+        if upright.mode in PREMULTIPLIED:
+            upright = upright.convert(PREMULTIPLIED[upright.mode])
+        if upright.mode in PNG_MODES:
+            upright.save(path)
+        elif upright.mode in TIFF_MODES:  # whose values PNG cannot hold
+            path = path.with_suffix(".tiff")
+            upright.save(path)
+        else:
+            upright.convert("RGBA" if upright.has_transparency_data else "RGB").save(path)
+    except (OSError, ValueError, SyntaxError, KeyError, struct.error) as error:
+        raise DataError(f"{name}: the picture cannot be read ({' '.join(str(error).split())[:120]}); open it again, "
+                        "or give its path") from error
     return str(path)
 
 
@@ -230,7 +247,7 @@ def encodable(clip: Any, limits: ModelLimits) -> Tensor:
         raise DataError(f"the clip is {frames} frames of {height} x {width}; this model takes "
                         f"{', '.join(map(str, limits.frame_counts[:4]))} … frames, and sides that are multiples of "
                         f"{limits.side_multiple}")
-    return torch.from_numpy(clip).permute(3, 0, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(np.array(clip)).permute(3, 0, 1, 2).float() / 127.5 - 1
 
 
 def _described(value: Any) -> str:

@@ -26,6 +26,7 @@ SWITCHES = {"use_dynamic_cfg": ("--no-dynamic-cfg", "--use-dynamic-cfg")}
 # What only sample_video.py reads.
 OF_A_COMMAND = {"plan", "input_type", "input_file", "output_dir", "resume", "save_denoised_every", "only_save_latents",
                 "save_text_embeddings", *OF_COMMANDS["sample_video.py"]}
+YAMLS_LINE_ENDS = "\x85\u2028\u2029"  # beside those of JSON: a text would be folded there
 LISTS = {"allow_targets": "--allow-targets", "allow_env": "--allow-env"}
 
 
@@ -75,6 +76,8 @@ def _loras(loras: Mapping[str | Path, float] | Iterable[str | Path], settings: M
             raise ConfigError(f"load: loras and {key} are both given; give one of them")
     if isinstance(loras, str | Path):
         loras = [loras]
+    if not isinstance(loras, Iterable):
+        raise ConfigError(f"load: loras is {shown(loras)}; give files, or a mapping of files to their scales")
     scales = list(loras.values()) if isinstance(loras, Mapping) else None
     return {} if not loras else {"load_lora": [str(file) for file in loras]} | (
         {} if scales is None else {"lora_scale": scales})
@@ -89,7 +92,7 @@ def words_of(settings: Mapping[str, Any]) -> list[str]:
         elif key in SWITCHES:
             words += [SWITCHES[key][checked(bool, value, key)]]
         elif key in LISTS:
-            words += [LISTS[key], *([value] if isinstance(value, str) else value)]
+            words += [LISTS[key], *checked(list[str], [value] if isinstance(value, str) else plain(value), key)]
         else:
             words += [f"{key if '.' in key else f'args.{key}'}={_text(key, value)}"]
     return words
@@ -104,4 +107,5 @@ def _text(key: str, value: Any) -> str:
             raise ConfigError(f"load: {key} is {shown(part)}, which no configuration can hold")
         return plain(part)
 
-    return json.dumps(value, default=plain_text, ensure_ascii=False)
+    text = json.dumps(value, default=plain_text, ensure_ascii=False)
+    return text.translate({ord(end): f"\\u{ord(end):04x}" for end in YAMLS_LINE_ENDS})

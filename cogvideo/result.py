@@ -1,4 +1,5 @@
 """The result of one video: its frames, latents, and the course of its sampling."""
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from common.errors import DataError
+from common.files import expanded_path
+from common.typed import shown
 from media.videos import tiled, write_video
 
 SHOWN, COLUMNS = 24, 6  # frames in a picture, and in one of its lines
@@ -36,10 +39,13 @@ class Result:
 
         Raises DataError if it cannot be written.
         """
-        if Path(path).suffix.lower() != ".mp4":
+        if not isinstance(path, str | os.PathLike) or isinstance(os.fspath(path), bytes):
+            raise DataError(f"{shown(path)} is no path; give the name of a file that ends with .mp4")
+        target = expanded_path(os.fspath(path), "save")
+        if target.suffix.lower() != ".mp4":
             raise DataError(f"{path}: videos are written as mp4; give a name that ends with .mp4")
-        write_video(Path(path), [self.video], self.fps)
-        return Path(path)
+        write_video(target, [self.video], self.fps)
+        return target
 
     def show(self) -> Image.Image:
         """Return a picture of at most 24 frames, evenly spread; a notebook displays it."""

@@ -145,7 +145,8 @@ def _read_command_line(argv: Sequence[str] | None, description: str) -> tuple[di
     certain = [w for w in words if OVERRIDE.match(w)]  # removed first: a flag that takes a list would take them
     known, rest = parser.parse_known_args([w for w in words if w not in certain])
     options = vars(known)
-    possible = [w for w in [*(options["base"] or []), *rest] if "=" in w and not w.startswith("-")]
+    possible = [w for w in [*(options["base"] or []), *rest]
+                if "=" in w and not w.startswith("-") and not Path(w).is_file()]
     options["base"] = [w for w in options["base"] or [] if w not in possible]
     overrides = [w for w in words if w in certain or w in possible]
     unknown = [w for w in rest if w not in overrides]

@@ -165,7 +165,7 @@ class DiffusionEngine(LatentCodec):
                 raise ConfigError(f"the noise is {list(given.shape)}, and the videos' latents are {list(shape)}: "
                                   "(videos, latent frames, channels, height, width)")
             return given.to(self.device, torch.float32)
-        noise = draw_noise(torch.empty(shape, device=self.device), generator)
+        noise = draw_noise(torch.empty(shape, dtype=torch.float32, device=self.device), generator)
         return noise if self.windows is None else self.windows.rescheduled(noise, generator)
 
     @torch.no_grad()

@@ -1,8 +1,10 @@
-"""The door for Python: the videos of the command line, other parts over the same weights, refusals in one line."""
+"""The interface for Python: the videos of the command line, other parts over the same weights, refusals in one line."""
 import copy
 import json
+import os
 import pickle
 import re
+import subprocess
 import sys
 import types
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +16,11 @@ import torch
 from PIL import Image
 
 from cogvideo import load
+from cogvideo.inputs import _picture
 from common.errors import ConfigError, DataError
 from common.files import REPOSITORY
 from common.seeds import generator_for
+from media.pictures import load_image
 from sample_video import main
 from sgm.guiders import Autoguidance, CFGPlusPlus, ControlCFG, PerturbedAttentionGuidance
 from sgm.sampling import UniPCSampler
@@ -86,6 +90,35 @@ def test_pictures_in_memory_are_those_of_files(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "LAB", "HSV", "F", "La", "I", "I;16", "LA", "P", "1", "RGBX", "PA"])
+def test_a_picture_of_any_mode_is_that_of_a_file(tmp_path, mode):
+    values = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    wide = {"I": np.int32, "F": np.float32, "I;16": np.uint16}
+    picture = (Image.fromarray(values[..., 0].astype(wide[mode]) * (1 if mode != "F" else 1 / 256)) if mode in wide
+               else Image.new("LA", (8, 8), (90, 200)).convert(mode) if mode in ("La", "PA", "LA")
+               else Image.fromarray(values).convert(mode) if mode != "LAB"
+               else Image.frombytes("LAB", (8, 8), values.tobytes()))
+    found = load_image(_picture(picture, tmp_path / "a.png", "image"))
+    assert found.shape == (3, 8, 8) and torch.isfinite(found).all()
+    if mode in ("YCbCr", "HSV", "RGBX", "CMYK"):
+        assert (found - load_image(_picture(values, tmp_path / "b.png", "image"))).abs().mean() < 0.1
+
+
+def test_a_photograph_in_memory_is_turned_upright(tmp_path):
+    values = np.zeros((4, 8, 3), np.uint8)
+    values[:, :4] = 255
+    exif = Image.Exif()
+    exif[274] = 6  # to be turned by a quarter
+    Image.fromarray(values).save(tmp_path / "a.png", exif=exif)
+    by_path = load_image(tmp_path / "a.png")
+    assert by_path.shape == (3, 8, 4)
+    assert torch.equal(load_image(_picture(Image.open(tmp_path / "a.png"), tmp_path / "b.png", "image")), by_path)
+    cut = tmp_path / "cut.png"
+    cut.write_bytes((tmp_path / "a.png").read_bytes()[:60])
+    with pytest.raises(DataError, match="image: the picture cannot be read"):
+        _picture(Image.open(cut), tmp_path / "c.png", "image")
+
+
 def test_a_call_counts_as_the_command_lines_options(pipe, tmp_path):
     clip = pipe(PROMPTS[1], seed=5, progress=False)
     (tmp_path / "p.txt").write_text(f"{PROMPTS[0]}@@{clip.save(tmp_path / 'clip.mp4')}\n")
@@ -218,6 +251,9 @@ def test_wrong_loading_is_one_line():
         (lambda: load("tiny_t2"), "did you mean tiny_t2v"),
         (lambda: load("configs/tiny_t2.yaml"), "did you mean configs/tiny_t2v.yaml"),
         (lambda: load(3), "3 is no configuration"),
+        (lambda: load(CONFIG, loras=3), "loras is 3; give files"),
+        (lambda: load(CONFIG, allow_targets=3), "allow_targets is 3"),
+        (lambda: load(CONFIG, device="cpu:x"), "which is no device"),
         (lambda: load(CONFIG, plan=True), "load: plan is for the command line"),
         (lambda: load(CONFIG, use_dynamic_cfg="false"), "use_dynamic_cfg is 'false'; it must be true or false"),
         (lambda: load(CONFIG, seed=object()), "seed is <object.*which no configuration can hold"),
@@ -269,7 +305,27 @@ def test_wrong_latents_and_clips_are_one_line(pipe):
         (lambda: pipe.decode("a"), "latents are str"),
         (lambda: pipe.encode_clip(np.zeros((16, 64, 64, 3), np.uint8)), "the clip is 16 frames of 64 x 64"),
         (lambda: pipe.encode_clip(np.zeros((17, 64, 64, 3))), "uint8, not .* float64"),
-        (lambda: pipe(PROMPTS[0], num_frames=1, progress=False).save("a.gif"), "ends with .mp4")))
+        (lambda: pipe(PROMPTS[0], num_frames=1, progress=False).save("a.gif"), "ends with .mp4"),
+        (lambda: pipe(PROMPTS[0], num_frames=1, progress=False).save(b"a.mp4"), "is no path"),
+        (lambda: pipe(PROMPTS[0], num_frames=1, progress=False).save(f"{'a' * 300}.mp4"), "too long for a path")))
+
+
+def test_views_of_clips_are_encoded(pipe):
+    clip = np.random.default_rng(0).integers(0, 256, (17, 64, 64, 3), np.uint8)
+    assert torch.equal(pipe.encode_clip(clip[::-1, :, :, ::-1]), pipe.encode_clip(clip[::-1, :, :, ::-1].copy()))
+
+
+def test_a_video_is_saved_in_the_home_folder(pipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    saved = pipe(PROMPTS[0], num_frames=1, num_inference_steps=1, progress=False).save("~/a.mp4")
+    assert saved == tmp_path / "a.mp4" and saved.is_file()
+
+
+def test_a_module_of_the_same_name_is_named(tmp_path):
+    (tmp_path / "common.py").write_text("")
+    done = subprocess.run([sys.executable, "-c", "import common, cogvideo"], capture_output=True, text=True,
+                          check=False, env={**os.environ, "PYTHONPATH": f"{tmp_path}:{REPOSITORY}"})
+    assert f"ImportError: cogvideo has a module common, and {tmp_path}/common.py is imported under" in done.stderr
 
 
 def test_wrong_parts_are_one_line(pipe):

@@ -23,7 +23,7 @@ import torch
 from arguments import get_args
 from common.console import run
 from common.errors import CheckpointError, ConfigError
-from common.files import check_empty, whole_folder
+from common.files import check_empty, expanded_path, whole_folder
 from configuration.settings import RunSettings
 from configuration.targets import check_config, instantiate_from_config
 from configuration.yaml_files import require
@@ -41,13 +41,15 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="the model's configuration, such as configs/cogvideox_5b.yaml")
     parser.add_argument("sources", metavar="source", nargs="+", help="the LoRA, or several: folders or files")
-    parser.add_argument("target", type=Path, help="the folder to write")
+    parser.add_argument("named_target", metavar="target", help="the folder to write")
     parser.add_argument("--to", choices=LAYOUTS, required=True, help="what to write")
     parser.add_argument("--alpha", type=float, nargs="+", help="alpha of each source, in place of the one that it has")
     parser.add_argument("--lora-scale", type=float, nargs="+", help="factor of each source's strength (default: 1)")
     parser.add_argument("--load", help="weights to merge into, in place of the configuration's args.load")
     options = parser.parse_args(argv)
-    target = options.target
+    if options.load is not None and options.to != "merged":
+        raise ConfigError(f"--load names weights to merge into, which --to {options.to} does not; leave it out")
+    target = options.target = expanded_path(options.named_target, "target")
     if target.resolve() in [Path(source).resolve() for source in options.sources]:
         raise ConfigError(f"source and target are both {target}; write to another folder")
     check_empty(target)

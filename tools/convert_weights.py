@@ -26,7 +26,7 @@ from torch import Tensor
 from arguments import get_args
 from common.console import run
 from common.errors import CheckpointError, ConfigError
-from common.files import check_empty, whole_folder
+from common.files import check_empty, expanded_path, whole_folder
 from common.typed import typed
 from configuration.model import ModelConfig
 from configuration.targets import check_config, instantiate_from_config
@@ -160,12 +160,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="the model's configuration, such as configs/cogvideox_5b.yaml")
     parser.add_argument("source", type=Path, help="the folder to read, with transformer/ and vae/, or a file")
-    parser.add_argument("target", type=Path, help="the folder to write")
+    parser.add_argument("named_target", metavar="target", help="the folder to write")
     parser.add_argument("--to", choices=("diffusers", "sat"), required=True, help="the layout to write")
     parser.add_argument("--only", choices=PARTS, help="convert this part only")
     parser.add_argument("--shard-bytes", type=_shard_bytes, default=SHARD_BYTES,
                         help="maximum file size (default: %(default)s)")
     options = parser.parse_args(argv)
+    options.target = expanded_path(options.named_target, "target")
     if options.source.resolve() == options.target.resolve():
         raise ConfigError(f"source and target are both {options.source}; write to another folder")
     model = plain(get_args(["--base", options.config]).model_config)

@@ -27,6 +27,8 @@ KINDS = [kind for kind in CONTROLS if kind != FROM_FILES]
 
 def make_control(kind: str, source: Path, target: Path) -> None:
     """Write the control clip of a clip. Raises DataError if that cannot be read, or its rate is no whole number."""
+    if target.suffix.lower() != ".mp4":
+        raise DataError(f"{target}: control clips are written as mp4; give a name that ends with .mp4")
     if target.exists():
         raise DataError(f"{target} exists already; choose another --out, or delete it")
     frames, rate = read_all(source)

@@ -15,6 +15,7 @@ from cogvideo.studio.studio import Studio
 from common.errors import ConfigError, DataError
 from common.files import whole_files
 from common.kinds import Seed, Size, Steps
+from common.text import lines
 from common.typed import checked
 from configuration.settings import Arguments
 from configuration.yaml_files import plain
@@ -105,6 +106,8 @@ def settings(studio: Studio, asked: Asked, output: Path) -> Arguments:
     words = [f"--seed={checked(Seed, asked.seed, 'seed')}", f"--num-samples={checked(Steps, asked.samples, 'videos')}"]
     if asked.frames is not None:
         words.append(f"--num-frames={checked(Size, asked.frames, 'frames')}")
+    if bool(asked.height) != bool(asked.width):
+        raise ConfigError("height and width go together; give both, or neither")
     if asked.height and asked.width:
         sides = [checked(Size, side, name) for side, name in ((asked.height, "height"), (asked.width, "width"))]
         words += ["--sampling-image-size", *map(str, sides)]
@@ -163,9 +166,11 @@ def _lora_words(studio: Studio, asked: Asked) -> list[str]:
 def _prompts(studio: Studio, asked: Asked, source: Source | None) -> list[Prompt]:
     """Return the prompts, one a line, with the files that a user gave. `source` is what each needs. Raises DataError.
 
+    Blank lines and those starting with `#` are skipped.
     What a prompt says is text alone: the mark with which a prompt file names a picture means nothing here.
     """
-    texts = [line for line in (_line(part, "prompt") for part in str(asked.prompts or "").splitlines()) if line]
+    texts = [_line(part, "prompt") for part in lines(str(asked.prompts or ""))]
+    texts = [text for text in texts if text and not text.startswith("#")]
     if not texts:
         raise DataError("the prompt is empty; write what the video shows")
     if len(texts) > MOST_PROMPTS:

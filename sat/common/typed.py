@@ -97,7 +97,7 @@ def shown(value: Any) -> str:
         text = repr(value)
     except (ValueError, RecursionError):  # a number of thousands of digits, or a very deep tree
         return "too large to show"
-    text = text.encode(errors="backslashreplace").decode()
+    text = " ".join(text.encode(errors="backslashreplace").decode().split())
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 

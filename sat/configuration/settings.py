@@ -256,7 +256,10 @@ def resolve_device(name: str | None = None) -> torch.device:
     there = ["cpu"] if accelerator is None else ["cpu", accelerator.type]
     if str(name).split(":")[0] not in there:
         raise ConfigError(f"args.device is {name!r}; on this machine it must be {' or '.join(there)}, or left out")
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"args.device is {name!r}, which is no device; a number may follow the colon") from error
 
 
 def resolve_dtype(fp16: bool, bf16: bool) -> torch.dtype:

@@ -3,7 +3,14 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from common.unread import Unread, warn_unread
-from configuration.settings import KEYS, Arguments, MemorySettings, SamplingSettings, TrainingSettings
+from configuration.settings import (
+    KEYS,
+    Arguments,
+    AutoencoderSettings,
+    MemorySettings,
+    SamplingSettings,
+    TrainingSettings,
+)
 
 SETTINGS = {
     "mode": Unread("the command decides: sample_video.py or train_video.py", ("inference", "pretrain", "finetune")),
@@ -12,11 +19,14 @@ SETTINGS = {
 
 _SAMPLING = {key.name for group in (SamplingSettings, MemorySettings) for key in fields(group)}
 _TRAINING = {key.name for key in fields(TrainingSettings)}
+_OF_DECODING = {"input_type", "input_file", "output_dir", "latent_channels", "plan", "resume", "device", "fp16", "bf16",
+                *(key.name for key in fields(AutoencoderSettings))}
 _OF_VAE = {"device", "plan", "seed", "load", "eval_interval", "experiment_name", "log_interval", "resume", "save",
            "save_interval", "split", "train_data", "valid_data", "wandb", "wandb_project_name"}
 # What a command does not read, though a file for several commands may have it.
 OF_COMMANDS: Mapping[str, set[str]] = {
     "sample_video.py": _TRAINING - _SAMPLING,
+    "decoding latents": KEYS.keys() - _OF_DECODING - _TRAINING,
     "train_video.py": _SAMPLING - _TRAINING - {"latent_channels"},
     "train_vae.py": KEYS.keys() - _OF_VAE - {"fp16", "bf16"},
 }

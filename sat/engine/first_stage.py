@@ -1,6 +1,7 @@
 """The latent codec: conversion between videos and the scaled latents of a diffusion model, by the autoencoder."""
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,10 @@ CKPT_PATH = "model.first_stage_config.params.ckpt_path"
 def make_tiling(settings: AutoencoderSettings) -> Tiling | None:
     """Return the tiles that the settings ask for, or None. Raises ConfigError for an impossible size or overlap."""
     if not settings.vae_tiling:
+        usual = {key.name: key.default for key in fields(settings)}
+        for key in ("vae_tile_size", "vae_tile_overlap"):
+            if getattr(settings, key) != usual[key]:
+                raise ConfigError(f"args.{key} has an effect only with args.vae_tiling; set that, or leave it out")
         return None
     return Tiling(settings.vae_tile_size or TILE_SIZE, settings.vae_tile_overlap)
 

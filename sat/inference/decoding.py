@@ -10,6 +10,7 @@ from common import console
 from common.errors import ConfigError, DataError
 from common.files import WholeFiles, whole_files
 from configuration.settings import Arguments
+from configuration.unread import warn_typed
 from diffusion_video import build_codec
 from engine.checks import check_device, check_model
 from inference.circumstances import batch_entry, circumstances
@@ -21,9 +22,11 @@ from inference.sizes import model_limits
 from media.records import (
     LATENTS,
     NOISE,
+    NOISE_KIND,
     RECORD,
     RECORD_VERSION,
     VIDEO,
+    check_decodable,
     find_latents,
     load_latents,
     save_latents,
@@ -44,7 +47,7 @@ def save(frames: Iterator[Tensor], job: Job, sampled: Sampled, row: int, latents
     clip was inverted to.
     """
     if sampled.inverted is not None and groups.leads_copy():
-        save_latents(job.folder / NOISE, sampled.inverted[row], job.plan.fps, files)
+        save_latents(job.folder / NOISE, sampled.inverted[row], job.plan.fps, files, NOISE_KIND)
     if not latents_only:
         write_frames(frames, job.folder, job.plan.fps, files)
         return VIDEO
@@ -103,6 +106,8 @@ def check_decoding(args: Arguments) -> None:
     if args.sampling.input_type == "latents" and given:
         raise ConfigError(f"args.{given[0]} does not work with args.input_type latents, which decodes all of "
                           "them; leave it out")
+    if args.sampling.input_type == "latents":
+        warn_typed(args, "decoding latents")
 
 
 def decode_saved_latents(args: Arguments, device: torch.device) -> None:
@@ -140,6 +145,7 @@ def _decode_all(found: list[tuple[Path, Path]], channels: int, args: Arguments, 
 def _read(path: Path, channels: int) -> tuple[Tensor, int]:
     """Return the latents and frame rate of a file. Raises DataError if the model cannot decode them."""
     latents, fps = load_latents(path)
+    check_decodable(path)
     if latents.shape[1] != channels:
         raise DataError(f"{path} holds latents of shape {tuple(latents.shape)}; this model decodes "
                         f"(odd frames, {channels}, height, width)")

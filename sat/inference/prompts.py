@@ -91,12 +91,15 @@ def _check_file(path: str) -> None:
 def ask_prompts(source: Source | None) -> Iterator[Prompt]:
     """Yield prompts typed at the terminal, until an empty line or the end of input.
 
-    A line that is not text, or whose source is wrong, is reported and does not end the run.
+    Lines starting with `#` are skipped. A line that is not text, or whose source is wrong, is reported and does not end
+    the run.
     """
     index = 0
     for line in _typed(f"prompt{SOURCE_MARK}{source}" if source else "prompt"):
         if not line.strip():
             return
+        if line.strip().startswith("#"):
+            continue
         try:
             prompt = parse_prompt(line, index, source, "input", Path.cwd())
         except DataError as error:
@@ -107,7 +110,12 @@ def ask_prompts(source: Source | None) -> Iterator[Prompt]:
 
 
 def _typed(form: str) -> Iterator[str]:
-    """Yield the lines of the keyboard, and an empty one at its end; reports those that are not text."""
+    """Yield the lines of the keyboard, and an empty one at its end; reports those that are not text.
+
+    Raises DataError if standard input is closed.
+    """
+    if sys.stdin is None:
+        raise DataError("prompts cannot be typed, since standard input is closed; give a file (--input-file)")
     while True:
         sys.stderr.write(f"{form} (empty line to stop): ")
         sys.stderr.flush()
@@ -134,7 +142,7 @@ def parse_prompt(line: str, index: int, source: Source | None, where: str, folde
                             "to start from a clip")
         return Prompt(index, text)
     need, example = NEEDED_BY[source]
-    if not path:
+    if not path.strip("".join({*QUOTES, *QUOTES.values()})):
         raise DataError(f"{where}: {need}; write prompt{SOURCE_MARK}path/to/{example}")
     if not text:
         raise DataError(f"{where}: the text before {SOURCE_MARK} is missing; write prompt{SOURCE_MARK}path/to/"

@@ -68,6 +68,9 @@ def warn_idle(settings: SamplingSettings, model: ModelConfig) -> None:
         logger.warning("%s evaluates its branch %s in none of the %d step(s), so that it does not guide by it; give "
                        "more steps, or other bounds in guider_config.params (start and stop, or sigma_lo and sigma_hi)",
                        type(sampler.guider).__name__, " and ".join(idle), schedule.num_steps - first)
+    if settings.invert and settings.num_samples > 1:
+        logger.warning("args.num_samples is %d, but an inverted clip leads to one video: all samples are the same",
+                       settings.num_samples)
     if settings.negative_prompt is not None and (settings.invert or not _sees_negative(sampler, denoiser, first)):
         logger.warning("args.negative_prompt has no effect: no step of this run evaluates an unconditional branch%s",
                        ", since an inverted clip is not guided" if settings.invert else

@@ -38,8 +38,11 @@ def load_image(path: str | Path, remarks: Remarks | None = None) -> Tensor:
     gathered = remarks if remarks is not None else Remarks("picture")
     picture, samples = _decoded(Path(path), gathered)
     if picture.mode in WIDE_MODES:
-        gray = gray_in_range(np.asarray(picture), samples, path, gathered)
+        values = np.asarray(picture)
+        gray = gray_in_range(values, samples, path, gathered)
         unit = gray_to_srgb(gray, picture.info.get("icc_profile"), path, gathered)
+        if isinstance(transparent := picture.info.get("transparency"), int):
+            unit[values == transparent] = 1
     else:
         unit = to_srgb(picture, path, gathered)
     if remarks is None:

@@ -26,20 +26,22 @@ RECORD, LATENTS = "metadata.json", "latents.safetensors"
 RECORD_VERSION = 2  # of the entries; records before numbers count as 1
 LARGEST_RECORD = 1 << 25  # bytes
 NOISE = "noise.safetensors"  # the result of inverting a clip
+LATENTS_KIND, NOISE_KIND = "latents", "noise"  # what such a file holds
 LIBRARIES = ("torch", "SwissArmyTransformer", "transformers", "deepspeed", "omegaconf", "safetensors", "av",
              "sageattention")
 DEFAULT_FPS = 8  # of latents without a frame rate
 MAX_FPS = 2**31 - 1  # that an mp4 can hold
 
 
-def save_latents(path: Path, latents: Tensor, fps: int, files: WholeFiles | None = None) -> None:
-    """Save latents (T, C, h, w) as sampled, without padding, and the frame rate of their video.
+def save_latents(path: Path, latents: Tensor, fps: int, files: WholeFiles | None = None, holds: str = LATENTS_KIND
+                 ) -> None:
+    """Save latents (T, C, h, w) as sampled, without padding, and the frame rate of their video; `holds` says of what.
 
     They appear at once, or with the others of `files`. Raises DataError if the system cannot write the file.
     """
     from safetensors.torch import save_file
     with nullcontext(files) if files is not None else whole_files() as written, written.writing(path) as partial:
-        save_file({"latents": latents.float().cpu().contiguous()}, partial, metadata={"fps": str(fps)})
+        save_file({"latents": latents.float().cpu().contiguous()}, partial, metadata={"fps": str(fps), "holds": holds})
 
 
 def load_latents(path: Path) -> tuple[Tensor, int]:
@@ -50,7 +52,7 @@ def load_latents(path: Path) -> tuple[Tensor, int]:
     from safetensors import SafetensorError, safe_open
     try:
         with safe_open(path, framework="pt") as opened:
-            latents, noted = opened.get_tensor("latents"), (opened.metadata() or {}).get("fps", str(DEFAULT_FPS))
+            latents, said = opened.get_tensor("latents"), opened.metadata() or {}
     except (SafetensorError, OSError, ValueError, MemoryError) as error:
         raise DataError(f"{path} has no readable latents ({' '.join(str(error).split())[:120]}); sample it again"
                         ) from error
@@ -62,7 +64,16 @@ def load_latents(path: Path) -> tuple[Tensor, int]:
     latents = latents.float()
     if not torch.isfinite(latents).all():
         raise DataError(f"{path} holds latents that are not finite; sample it again")
-    return latents, _frame_rate(noted, path)
+    return latents, _frame_rate(said.get("fps", str(DEFAULT_FPS)), path)
+
+
+def check_decodable(path: Path) -> None:
+    """Raise DataError for a file of noise, which no decoder makes a video of."""
+    from safetensors import safe_open
+    with safe_open(path, framework="pt") as opened:
+        if (opened.metadata() or {}).get("holds") == NOISE_KIND:
+            raise DataError(f"{path} holds the noise that a clip was inverted to, not a video's latents; give "
+                            f"{LATENTS}, or sample from the clip")
 
 
 def _frame_rate(noted: str, path: Path) -> int:

@@ -160,6 +160,9 @@ def read_state_dict(path: str | Path, names: Container[str] | None = None, verif
     state = {k: v for k, v in content.items() if isinstance(v, Tensor) and (names is None or k in names)}
     if not state and names is None:
         raise CheckpointError(f"checkpoint {find_checkpoint(path)} holds no tensors")
+    if without := [name for name, value in state.items() if value.is_meta or value.layout != torch.strided]:
+        raise CheckpointError(f"checkpoint {find_checkpoint(path)}: {listed(without)} are sparse, or have no values; "
+                              "save plain tensors")
     return state
 
 

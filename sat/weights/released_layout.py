@@ -38,5 +38,5 @@ def modernize(state_dict: MutableMapping[str, torch.Tensor], prefix: str = "") -
                 *(f"mixins.pos_embed.{table}" for table in RELEASED_TABLES)):
         state_dict.pop(prefix + key, None)
     key = prefix + "mixins.patch_embed.proj.weight"
-    if key in state_dict:
+    if key in state_dict and state_dict[key].ndim > 1:
         state_dict[key] = state_dict[key].flatten(1)

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from common.files import LOCK, REPOSITORY
 from media import videos
-from media.records import LATENTS, RECORD, VIDEO, load_latents, verified_record
+from media.records import LATENTS, NOISE_KIND, RECORD, VIDEO, load_latents, save_latents, verified_record
 from sample_video import main
 
 pytestmark = pytest.mark.slow
@@ -151,3 +151,12 @@ def test_files_of_an_earlier_run_go_with_its_record(run, tmp_path):
 def test_saved_latents_have_no_plan_and_are_all_decoded(run, latents, key):
     code, err = run("--input-type", "latents", f"--{key}", source="latents", folder="later")
     assert code == 2 and f"args.{key} does not work with args.input_type latents" in err
+
+
+def test_noise_is_no_video_and_other_keys_have_no_effect(run, latents, tmp_path, caplog):
+    save_latents(tmp_path / "noise.safetensors", load_latents(latents / LATENTS)[0], 8, holds=NOISE_KIND)
+    code, err = run("--input-type", "latents", source="noise.safetensors", folder="later")
+    assert code == 2 and "holds the noise that a clip was inverted to" in err
+    assert run("--input-type", "latents", "--num-samples", "3", source="latents", folder="later")[0] == 0
+    assert "args.num_samples: 3 has no effect: decoding latents does not read it" in caplog.text
+    assert "args.seed" in caplog.text and "args.input_type" not in caplog.text

@@ -138,6 +138,13 @@ def test_no_videos_are_told_of_that_were_not_made(checkout, word):
     assert (done.returncode, len(calls)) == (0, 2) and "The videos are in" not in done.stdout
 
 
+@pytest.mark.parametrize("words", [("--save-text-embeddings", "e"), ("--input-type=cli",), ("args.input_type=latents",),
+                                   ("--seed", "3", "--base", "a.yaml")])
+def test_what_is_for_one_model_is_refused_for_both(checkout, words):
+    done, calls = checkout.run("inference.sh", *words, SAT_PYTHON="python")
+    assert done.returncode == 2 and not calls and "is for one model, and without" in done.stderr
+
+
 @pytest.mark.parametrize("words", [("--output-dir",), ("--output-dir=",)])
 def test_a_folder_without_a_name_is_one_line(checkout, words):
     done, calls = checkout.run("inference.sh", *words, SAT_PYTHON="python")
@@ -148,6 +155,13 @@ def test_configurations_come_with_what_they_share_and_overrides(checkout):
     script, shared = f"{checkout.root}/sample_video.py", f"{checkout.root}/configs/inference.yaml"
     _, calls = checkout.run("inference.sh", "a.yaml", "b.yaml", "args.seed=3", "--num-frames", "9", SAT_PYTHON="python")
     assert calls == [f"{script} --base a.yaml b.yaml {shared} args.seed=3 --num-frames 9"]
+    _, calls = checkout.run("inference.sh", "--base", "a.yaml", "args.seed=3", SAT_PYTHON="python", OUTPUT_DIR="/v")
+    assert calls == [f"{script} --base a.yaml {shared} --output-dir /v args.seed=3"]
+    (checkout.root / "a=b.yaml").touch()
+    _, calls = checkout.run("inference.sh", f"{checkout.root}/a=b.yaml", SAT_PYTHON="python")
+    assert calls == [f"{script} --base {checkout.root}/a=b.yaml {shared}"]
+    for words in (("--from-metadata", "r"), ("--from-metadata=r",)):
+        assert checkout.run("inference.sh", *words, SAT_PYTHON="python")[1] == [f"{script} {' '.join(words)}"]
     _, calls = checkout.run("inference.sh", "a.yaml", "own/inference.yaml", SAT_PYTHON="python")
     assert calls == [f"{script} --base a.yaml own/inference.yaml"]
     _, calls = checkout.run("inference.sh", "--seed", "3", SAT_PYTHON="python")

@@ -3,6 +3,8 @@ import pytest
 import torch
 
 from common.errors import ConfigError
+from configuration.settings import AutoencoderSettings
+from engine.first_stage import make_tiling
 from tests.vae_modules.small_vae import PARAMS, build, video
 from vae_modules.autoencoder import encode_schedule
 from vae_modules.norms import PlainNorm
@@ -32,6 +34,14 @@ def test_tiles_are_as_few_as_can_be_and_cover_the_video(tiling, rows, columns):
 def test_tiles_that_cannot_be_are_refused(size, overlap):
     with pytest.raises(ConfigError, match="args.vae_tile_size"):
         Tiling(size, overlap)
+
+
+@pytest.mark.parametrize("changes", [{"vae_tile_size": [8, 8]}, {"vae_tile_overlap": 1}])
+def test_tiles_of_a_video_that_is_not_tiled_are_refused(changes):
+    with pytest.raises(ConfigError, match="has an effect only with args.vae_tiling"):
+        make_tiling(AutoencoderSettings(**changes))
+    assert make_tiling(AutoencoderSettings()) is None
+    assert make_tiling(AutoencoderSettings(vae_tiling=True, **changes)) is not None
 
 
 @pytest.mark.parametrize("overlap", [0, 1, 3, 4])
