@@ -36,6 +36,7 @@ from training.adversary import check_adversary
 from training.autoencoder import AutoencoderTrainer, convert_earlier_state
 from training.autoencoder_model import build_model, check_model, check_stages
 from training.continuation import has_ended
+from training.data.folders import check_apart
 from training.data.memory_clips import MemoryClips, batches_of, read_stages
 from training.data.sources import check_clip_data
 from training.deepspeed_section import check_optimizer_alone
@@ -76,6 +77,7 @@ def check_settings(args: Arguments) -> None:
     check_adversary(args, stages, files=not args.run.plan)
     if args.training.wandb:
         check_wandb()
+    check_apart(args.training)
     if not args.run.plan:
         check_writable(args.training.folder, "args.save")
 

@@ -23,12 +23,12 @@ from common.console import faults_beside, run
 from common.errors import ConfigError
 from common.files import check_writable, from_repository, sole_use
 from common.ranks import is_main_process, report_once, world_size
-from configuration.model import MAX
+from configuration.model import MAX, ModelConfig
 from configuration.settings import Arguments
-from configuration.targets import check_data_section
+from configuration.targets import check_data_section, instantiate_from_config
 from configuration.unread import warn_precision, warn_typed
 from data_video import clip_forms_of
-from diffusion_video import DiffusionEngine
+from diffusion_video import DiffusionEngine, check_prefixes
 from dry_run.training_report import show_training_plan
 from engine.checks import check_device, check_model, check_structure, typed_model
 from engine.first_stage import CKPT_PATH, is_random, samples_need_autoencoder
@@ -37,6 +37,7 @@ from parallel import launch
 from training import run_files, run_state
 from training.continuation import has_ended
 from training.data.encoders import Encoders
+from training.data.folders import check_apart
 from training.data.sources import check_data, read_sources, sample_request
 from training.deepspeed_section import check_deepspeed
 from training.metrics import check_wandb
@@ -123,8 +124,10 @@ def check_settings(args: Arguments) -> None:
     check_device(model, args.run.device, args.run.dtype)
     if is_random(model.first_stage_config) and is_main_process():
         logger.warning("%s is null: the autoencoder has random weights", CKPT_PATH)
+    _check_loss(model)
     check_data(args)
     check_training(args.run)
+    _check_lora(args, model)
     _check_warm_up(args.training.warmup_iters, args.training.train_iters)
     configure_lora(args.model_config, args.run)
     partly = args.training.grow_input or args.training.force_train
@@ -138,7 +141,36 @@ def check_settings(args: Arguments) -> None:
     args.training.save = args.training.save or str(from_repository("runs") / args.training.experiment_name)
     if args.training.wandb:
         check_wandb()
+    check_apart(args.training)
     check_writable(args.training.save, "args.save")
+    if args.training.latent_cache is not None:
+        check_writable(args.training.latent_cache, "args.latent_cache")
+
+
+def _check_loss(model: ModelConfig) -> None:
+    """Raise ConfigError if there is no loss, or if it draws its levels from another table than the denoiser's."""
+    if model.loss_fn_config is None:
+        raise ConfigError("model.loss_fn_config is missing; give the loss's target and params")
+    loss, denoiser = instantiate_from_config(model.loss_fn_config), instantiate_from_config(model.denoiser_config)
+    drawn, known = getattr(loss.sigma_sampler, "sigmas", None), getattr(denoiser, "sigmas", None)
+    if drawn is None or known is None:
+        return
+    drawn, known = drawn.sort().values, known.sort().values
+    if drawn.shape != known.shape or not torch.allclose(drawn, known):
+        raise ConfigError("model.loss_fn_config.params.sigma_sampler_config draws from another table of levels than "
+                          "model.denoiser_config has; make num_idx and discretization_config of both equal")
+
+
+def _check_lora(args: Arguments, model: ModelConfig) -> None:
+    """Raise ConfigError for a LoRA that is not trained alone, or over random weights."""
+    modules = args.model_config.network_config.params.modules
+    if modules.get("lora_config") is None:
+        return
+    if "all" not in model.not_trainable_prefixes:
+        raise ConfigError("model.network_config has a lora_config, and a LoRA is trained alone; set "
+                          "model.not_trainable_prefixes=[all], or leave lora_config out")
+    if args.run.load is None:
+        raise ConfigError("args.load is missing, and a LoRA is trained over a model's weights; give them")
 
 
 def configure(args: Arguments) -> None:
@@ -211,6 +243,7 @@ def build_engine(args: Arguments, fresh: bool, text: Mapping | None = None) -> D
         engine.configure_memory(args.autoencoder)
     else:
         engine = without_encoders(args, text, network)
+    check_prefixes(engine)
     engine.disable_untrainable_params()
     engine.last_frame_rate = args.training.last_frame_rate
     if args.run.load is not None and partly and (fresh or trains_only_lora(engine.network)):

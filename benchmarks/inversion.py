@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from arguments import get_args
+from benchmarks.options import count
 from common.console import run
 from diffusion_video import DiffusionEngine
 from inference.pipeline import load_engine
@@ -41,7 +42,7 @@ def round_trip(engine: DiffusionEngine, combination: Combination, num_steps: int
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, default=16, help="number of clips (default: %(default)s)")
+    parser.add_argument("--clips", type=count, default=16, help="number of clips (default: %(default)s)")
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="numbers of steps to try")
     parser.add_argument("--rounds", type=int, nargs="+", default=ROUNDS,
                         help="numbers of fixed-point rounds per step to try")

@@ -25,7 +25,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__fil
 
 from arguments import get_args
 from benchmarks.vbench_evaluation import check_vbench, evaluate
-from benchmarks.vbench_submission import GROUPS, SAMPLED, publish
+from benchmarks.vbench_submission import GROUPS, SAMPLED, check_folder, publish
 from benchmarks.vbench_suite import Suite, read_suite
 from common.console import Steps, run
 from common.errors import ConfigError
@@ -39,17 +39,19 @@ from inference.sizes import VideoPlan, model_limits, plan_video
 logger = logging.getLogger("vbench")
 
 LONG_SECONDS = 5.0  # from which the leaderboard judges with VBench-Long
-OWN_KEYS = ("args.output_dir", "args.input_file", "args.num_samples", "args.input_type", "args.resume")
+OWN_KEYS = ("output_dir", "input_file", "num_samples", "input_type", "resume", "only_save_latents",
+            "save_text_embeddings")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     options, words = _parser().parse_known_args(argv)
     words = ["--base", *options.base, *words]
-    for word in words:
-        if word.partition("=")[0] in OWN_KEYS:
-            raise ConfigError(f"{word}: VBench's suite decides this; leave it out")
     suite = read_suite(options.prompts, options.names or options.prompts, options.flickering)
-    args = get_args(words).changed(output_dir=str(options.out / SAMPLED))
+    args = get_args(words)
+    if given := [key for key in OWN_KEYS if key in args.typed]:
+        raise ConfigError(f"args.{given[0]}: VBench's suite decides this; leave it out")
+    check_folder(suite, options.out)
+    args = args.changed(output_dir=str(options.out / SAMPLED))
     plan = plan_video(model_limits(args.model_config), args.sampling)
     if args.model_config.get("noised_image_input", False) or args.model_config.get("control_input", False):
         raise ConfigError("VBench's standard suite is for models that need text alone")

@@ -9,6 +9,7 @@ from pathlib import Path
 from benchmarks.vbench_suite import Entry, Suite
 from common.errors import DataError
 from common.files import REPOSITORY, whole_file
+from common.listing import listed as listed_names
 from common.seeds import generator_for
 from configuration.settings import Arguments
 from configuration.yaml_files import plain
@@ -16,7 +17,7 @@ from inference.prompts import Prompt
 from inference.sizes import VideoPlan
 from media.records import VIDEO, read_record
 
-SAMPLED = "sampled"  # folder of the videos as sampling writes them
+VIDEOS, SAMPLED = "videos", "sampled"  # folders of the videos by name, and as sampling writes them
 GROUPS = {"standard": 5, "flickering": 25}  # videos of a prompt
 
 
@@ -25,15 +26,44 @@ def publish(suite: Suite, args: Arguments, plan: VideoPlan, folder: Path) -> Non
 
     Raises DataError if a video is missing.
     """
-    videos = folder / "videos"
+    videos, before = folder / VIDEOS, _listed_before(folder)
     videos.mkdir(parents=True, exist_ok=True)
     listed = [_published(path, entry, sample, videos) for path, entry, sample in sampled(suite, folder)]
-    wanted = {one["video"] for one in listed}
-    for other in videos.glob("*.mp4"):  # of prompts that are no longer in the suite
-        if other.name not in wanted:
-            other.unlink()
+    for name in before - {one["video"] for one in listed}:  # of prompts that are no longer in the suite
+        (videos / name).unlink(missing_ok=True)
     _write(folder / "videos.json", listed)
-    _write(folder / "model_info.json", model_info(args, plan))
+    own, filled_in = model_info(args, plan), _read(folder / "model_info.json")
+    filled_in = filled_in if isinstance(filled_in, dict) else {}
+    _write(folder / "model_info.json", {key: filled_in.get(key) if value is None else value
+                                        for key, value in own.items()})
+
+
+def check_folder(suite: Suite, folder: Path) -> None:
+    """Raise DataError if the folder of the named videos holds others, which are not of an earlier submission."""
+    known = _listed_before(folder) | {_name(entry, sample) for _, entry, sample in sampled(suite, folder)}
+    others = sorted(path.name for path in (folder / VIDEOS).glob("*.mp4") if path.name not in known)
+    if others:
+        raise DataError(f"{folder / VIDEOS} holds {len(others)} video(s) that are not of a submission "
+                        f"({listed_names(others)}); choose another --out")
+
+
+def _listed_before(folder: Path) -> set[str]:
+    """Return the names of the videos of an earlier submission."""
+    before = _read(folder / "videos.json")
+    names = [one.get("video") for one in before if isinstance(one, dict)] if isinstance(before, list) else []
+    return {name for name in names if isinstance(name, str) and Path(name).name == name}
+
+
+def _read(path: Path) -> object:
+    """Return what a file of an earlier submission holds, None if there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _name(entry: Entry, sample: int) -> str:
+    return f"{entry.name}-{sample}.mp4"
 
 
 def sampled(suite: Suite, folder: Path) -> Iterator[tuple[Path, Entry, int]]:
@@ -45,7 +75,7 @@ def sampled(suite: Suite, folder: Path) -> Iterator[tuple[Path, Entry, int]]:
 
 def _published(place: Path, entry: Entry, sample: int, videos: Path) -> dict:
     """Link or copy a video to its name; return what videos.json says of it."""
-    record, target = read_record(place), videos / f"{entry.name}-{sample}.mp4"
+    record, target = read_record(place), videos / _name(entry, sample)
     if record is None or not (place / VIDEO).is_file():
         raise DataError(f"{place} has no finished video; start the run again, which makes what is missing")
     if not target.is_file() or not target.samefile(place / VIDEO):

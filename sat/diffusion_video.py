@@ -33,6 +33,7 @@ from weights.lora_names import MATRICES
 logger = logging.getLogger(__name__)
 
 IN_NETWORKS_DTYPE = ("crossattn", "concat")  # of the conditioning: labels and times would lose digits
+TRANSFORMER_PREFIX = "model.diffusion_model."
 OFS = 2.0  # the only value that models with an `ofs` embedding are trained and sampled with
 FRAME_NOISE = (-3.0, 0.5)  # mean and deviation of log(sigma) of the conditioning image's noise in training
 
@@ -51,6 +52,19 @@ def freeze(parameters: Iterable[tuple[str, nn.Parameter]], prefixes: Sequence[st
         frozen = any(prefix == "all" or name.startswith(prefix) for prefix in prefixes)
         if frozen and not any(part in name for part in MATRICES):
             parameter.requires_grad_(False)
+
+
+def check_prefixes(engine: "DiffusionEngine") -> None:
+    """Raise ConfigError for a prefix of `not_trainable_prefixes` that is the beginning of no parameter's name.
+
+    The parts that an engine may lack, since training has their output in a cache, are not looked for.
+    """
+    names = [name for name, _ in engine.named_parameters()]
+    for prefix in engine.config.not_trainable_prefixes:
+        absent = prefix == "all" or prefix.startswith(("first_stage_model", "conditioner"))
+        if not absent and not any(name.startswith(prefix) for name in names):
+            raise ConfigError(f"model.not_trainable_prefixes: no parameter's name begins with {prefix!r}; the "
+                              f"transformer's begin with {TRANSFORMER_PREFIX}, such as {names[0]}")
 
 
 class DiffusionEngine(LatentCodec):

@@ -186,6 +186,14 @@ def test_a_misspelt_key_of_the_model_is_named(clips, tmp_path):
         train_vae.main(recipe(clips, tmp_path, **{"model.fresh_prefixs": ["decoder"]}))
 
 
+@pytest.mark.parametrize("key, prefix", [("not_trainable_prefixes", "encoder"), ("not_trainable_prefixes",
+                                                                                 "first_stage_model.encodr"),
+                                         ("fresh_prefixes", "decoder")])
+def test_a_prefix_that_begins_no_name_is_refused(clips, tmp_path, key, prefix):
+    with pytest.raises(ConfigError, match=f"model.{key}: no parameter's name begins with '{prefix}'"):
+        train_vae.main([*recipe(clips, tmp_path), f"model.{key}=[{prefix}]"])
+
+
 def test_a_foreign_state_is_named_and_stays(clips, tmp_path):
     torch.save({"mine": torch.ones(2)}, tmp_path / "state.pt")
     with pytest.raises(CheckpointError, match="state.pt is no state of the autoencoder's training, it lacks average"):

@@ -1,6 +1,7 @@
 """Tests of training from a folder of clips to a checkpoint: it learns, resumes exactly, and reports errors."""
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -233,6 +234,44 @@ def test_a_loss_that_is_not_finite_stops_with_the_step(small_model, recipe, tmp_
     with pytest.raises(NumericalError, match=r"the loss is (nan|inf) at step \d"):
         train_video.train_video(recipe(small_model / "t2v.yaml", tmp_path, "deepspeed.optimizer.params.lr=1e30",
                                        "deepspeed.gradient_clipping=0"))
+
+
+LORA = "model.network_config.params.modules.lora_config={target: network.lora.LoraMixin, params: {r: 2}}"
+LEVELS = "model.loss_fn_config.params.sigma_sampler_config.params"
+
+
+@pytest.mark.parametrize("words, says", [
+    (["model.not_trainable_prefixes=[mixins]"], "no parameter's name begins with 'mixins'; the"),
+    ([LORA], "a LoRA is trained alone; set"),
+    ([LORA, "model.not_trainable_prefixes=[all]"], "args.load is missing, and a LoRA is trained"),
+    (["model.loss_fn_config=null"], "model.loss_fn_config is missing"),
+    ([f"{LEVELS}.num_idx=500"], "draws from another table of levels than model.denoiser_config"),
+    ([f"{LEVELS}.discretization_config.params.shift_scale=2.0"], "draws from another table of levels")])
+def test_what_would_train_something_else_is_refused(small_model, recipe, tmp_path, words, says):
+    with pytest.raises(ConfigError, match=says):
+        train_video.train_video(recipe(small_model / "t2v.yaml", tmp_path, *words))
+
+
+def test_a_run_does_not_write_among_its_clips(small_model, recipe, clips):
+    with pytest.raises(ConfigError, match="inside .* of args.train_data, so that samples would be taken for clips"):
+        train_video.train_video(recipe(small_model / "t2v.yaml", clips / "train" / "videos" / "run"))
+
+
+@pytest.mark.slow
+def test_other_weights_of_an_encoder_are_another_configuration(small_model, recipe, tmp_path):
+    argv = recipe(small_model / "t2v.yaml", tmp_path / "run", "args.latent_cache=null", "args.train_iters=1",
+                  "args.warmup_iters=0")
+    train_video.train_video(argv)
+    key = "model.first_stage_config.params.ckpt_path"
+    moved = shutil.copy(OmegaConf.select(OmegaConf.load(small_model / "t2v.yaml"), key), tmp_path / "moved.pt")
+    train_video.train_video([*argv, "--resume", f"{key}={moved}", "args.train_iters=2"])
+    content = torch.load(moved, weights_only=True)
+    weights = content.get("state_dict", content)
+    name = next(name for name in weights if name.startswith("encoder"))
+    weights[name] = weights[name] * 0.7
+    torch.save(content, moved)
+    with pytest.raises(ConfigError, match="weights of the autoencoder from .* to"):
+        train_video.train_video([*argv, "--resume", f"{key}={moved}", "args.train_iters=3"])
 
 
 def test_mistakes_are_one_line(small_model, recipe, tmp_path, capsys):

@@ -112,7 +112,13 @@ def _json_rows(path: Path) -> Iterator[tuple[str, dict]]:
             raise DataError(f"{where}: not JSON ({problem}); write one object a line") from problem
         if not isinstance(row, dict):
             raise DataError(f'{where}: not an object; write {{"file_name": …, "text": …}}')
+        if any(isinstance(value, str) and not _is_text(value) for value in row.values()):
+            raise DataError(f"{where}: half a character of two, as of a cut emoji; correct the text")
         yield where, row
+
+
+def _is_text(value: str) -> bool:
+    return value.encode(errors="replace").decode() == value
 
 
 def _column(columns: Sequence[str], wanted: Sequence[str], path: Path) -> str:

@@ -21,6 +21,8 @@ from vae_modules.autoencoder import VideoAutoencodingEngine
 from weights.checkpoint import load_module
 from weights.sources import autoencoder_weights
 
+PREFIX = "first_stage_model."  # of the autoencoder's tensors, as an engine names them
+
 
 @dataclass
 class OwnKeys:
@@ -76,9 +78,20 @@ def build_model(args: Arguments) -> VideoAutoencodingEngine:
         ignored = (args.model_config.first_stage_config.get("params") or {}).get("ignore_keys", ())
         load_module(model, _initial_weights(model, args.run.load, fresh_prefixes, ignored), args.run.load)
     frozen = args.model_config.get("not_trainable_prefixes", ())
+    for key in ("not_trainable_prefixes", "fresh_prefixes"):
+        _check_prefixes(model, key, args.model_config.get(key, ()))
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not _named(name, frozen))
     return model
+
+
+def _check_prefixes(model: VideoAutoencodingEngine, key: str, prefixes: Sequence[str]) -> None:
+    """Raise ConfigError for a prefix that is the beginning of no parameter's name."""
+    names = [name for name, _ in model.named_parameters()]
+    for prefix in prefixes:
+        if not any(_named(name, (prefix,)) for name in names):
+            raise ConfigError(f"model.{key}: no parameter's name begins with {prefix!r}; write {PREFIX}encoder, or a "
+                              "longer beginning")
 
 
 def _initial_weights(model: VideoAutoencodingEngine, path: str, fresh_prefixes: Sequence[str],
@@ -94,4 +107,4 @@ def _initial_weights(model: VideoAutoencodingEngine, path: str, fresh_prefixes: 
 
 def _named(name: str, prefixes: Sequence[str]) -> bool:
     """Return True if a tensor's name starts with one of the prefixes, which begin with `first_stage_model.`."""
-    return f"first_stage_model.{name}".startswith(tuple(prefixes))
+    return f"{PREFIX}{name}".startswith(tuple(prefixes))

@@ -11,6 +11,7 @@ logger = logging.getLogger(__name__)
 
 DIFFERENCES_SHOWN = 5
 ARGS = "args."
+WEIGHTS_OF = "weights of the "  # keys of encoders' digests
 SHOWN_AS = {"model.latent_input": "args.latent_cache being set"}  # by the key that it follows from
 STEPS, STAGES, PROCESSES = "args.train_iters", "data.stages", "processes"
 # Keys that may change together with the number of processes, so that a step takes as many clips as before.
@@ -32,6 +33,7 @@ def check_unchanged(folder: Path, step: int, saved: Mapping, given: Mapping) -> 
     free = {PROCESSES} if saved.get(PROCESSES) == given.get(PROCESSES) else {PROCESSES, *BATCH}
     free |= {key for key, same in ((STEPS, True), (STAGES, _same_stages(step, saved, given))) if same}
     free |= {key for key in saved if key.startswith(ARGS) and key not in given}  # of no effect on this run
+    free |= {key for key in given if key.startswith(WEIGHTS_OF) and key not in saved}  # by an earlier version
     saved = {**_defaults(given), **saved}
     changed = [key for key in sorted({*given, *saved} - free) if given.get(key) != saved.get(key)]
     if changed:

@@ -18,8 +18,11 @@ from common.listing import listed
 from common.typed import check_names, missing, typed
 from configuration.settings import Arguments
 from configuration.yaml_files import MODEL_PATHS, plain
+from engine.t5_files import check_t5_folder
+from training.continuation import WEIGHTS_OF
 from training.data.marks import Marked, changed
 from weights.checkpoint import describe_mismatches, load_module
+from weights.identity import identity
 from weights.lora import header_of, lora_of, trains_only_lora
 from weights.lora_names import is_matrix
 from weights.sources import transformer_weights
@@ -69,9 +72,23 @@ def settings_of(args: Arguments, processes: int, fixed: Sequence[str] = FIXED_FO
     """Return the settings that must not change when a run is resumed, as flat `key: value`; `fixed` are of `args`."""
     given = vars(args.run) | vars(args.autoencoder) | vars(args.training)
     flat = {f"args.{key}": given[key] for key in fixed} | {"processes": processes}
+    if args.training.latent_cache is None and fixed is FIXED_FOR_TRANSFORMER:  # with a cache, the cache compares them
+        flat |= encoders_of(plain(args.model_config))
     for section in ("model", "data", "deepspeed"):
         _flatten(json.loads(json.dumps(plain(args.config[section]))), section, flat)
     return {key: value for key, value in flat.items() if not key.startswith(CHANGEABLE_KEYS)}
+
+
+def encoders_of(model: Mapping) -> dict[str, str]:
+    """Return digests of the weights of autoencoder and text encoders, whose paths may change, but not they."""
+    params = model["first_stage_config"].get("params") or {}
+    given = {} if params.get("ckpt_path") is None else {"autoencoder": identity(params["ckpt_path"])}
+    for number, embedder in enumerate((model["conditioner_config"].get("params") or {}).get("emb_models") or ()):
+        own = embedder.get("params") or {}
+        if own.get("model_dir") is not None:
+            files = check_t5_folder(own["model_dir"], own.get("cache_dir")).weight_files
+            given[f"text encoder {number}"] = identity(*files)
+    return {f"{WEIGHTS_OF}{name}": digest for name, digest in given.items()}
 
 
 def weights_of(network: nn.Module) -> tuple[dict[str, Tensor], dict | None]:

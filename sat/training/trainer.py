@@ -120,7 +120,7 @@ class Trainer(ABC):
         """Raise NumericalError, naming the step, if the loss is not finite."""
         if not torch.isfinite(loss):
             wider = ", or train in a wider dtype" if self.args.run.fp16 or self.args.run.bf16 else ""
-            raise NumericalError(f"the loss is {loss.item()} at step {self.step}; lower "
+            raise NumericalError(f"the loss is {loss.item()} at step {self.step + 1}; lower "
                                  f"deepspeed.optimizer.params.lr{wider}")
 
     def _open_log(self) -> Log:

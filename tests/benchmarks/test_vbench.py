@@ -49,7 +49,12 @@ def test_a_suite_is_sampled_named_recorded_and_resumed(suite, small_model, tmp_p
     (tmp_path / "out/sampled/0_a_red_circle_moves_left_on_black_background/1/000000.mp4").unlink()
     (videos / names[4]).unlink()
     (videos / "of another suite-0.mp4").write_bytes(b"")
+    assert suite(small_model / "t2v.yaml", *words) == 2, "somebody's video stays"
+    assert (videos / "of another suite-0.mp4").is_file()
+    (tmp_path / "out/videos.json").write_text(json.dumps([*listed, {"video": "of another suite-0.mp4"}]))
+    (tmp_path / "out/model_info.json").write_text(json.dumps(info | {"Model": "mine"}))
     assert suite(small_model / "t2v.yaml", *words) == 0
+    assert json.loads((tmp_path / "out/model_info.json").read_text())["Model"] == "mine"
     assert sorted(path.name for path in videos.iterdir()) == names
     assert (videos / names[0]).stat().st_mtime_ns == kept
     again = json.loads((tmp_path / "out/videos.json").read_text())
@@ -93,7 +98,8 @@ def test_what_stands_there_again_counts_once(suite, small_model, caplog):
 
 
 @pytest.mark.parametrize("words, says", [
-    (["args.num_samples=3"], "VBench's suite decides this"),
+    (["args.num_samples=3"], "VBench's suite decides this"), (["--num-samples", "3"], "VBench's suite decides this"),
+    (["--only-save-latents"], "args.only_save_latents: VBench's suite decides this"),
     (["--evaluate", "/no/python"], "is no Python that can be run"),
     (["--evaluate", sys.executable], "has no vbench"),
 ])

@@ -129,6 +129,7 @@ def test_a_list_goes_before_caption_files_and_says_so(tmp_path):
     ({"metadata.csv": "file_name,text\na.mp4,ein Käfer".encode("latin-1")}, "metadata.csv, line 2: not UTF-8"),
     ({"metadata.csv": ""}, "its columns are missing"),
     ({"metadata.jsonl": '{"file_name": "a.mp4", "text": "one"}\n{"file_name": '}, "metadata.jsonl, line 2: not JSON"),
+    ({"metadata.jsonl": '{"file_name": "a.mp4", "text": "\\ud83d x"}'}, "line 1: half a character of two"),
     ({"metadata.jsonl": '["a.mp4", "one"]'}, "metadata.jsonl, line 1: not an object"),
     ({"metadata.jsonl": "[" * 100_000}, "metadata.jsonl, line 1: not JSON"),
     ({"metadata.jsonl": '{"file_name": "a.mp4", "text": ["one", "two"]}'}, r'text is \["one", "two"\] \(a list\)'),
