@@ -94,7 +94,7 @@ def test_no_clip_left_is_an_error(tmp_path):
         (tmp_path / "videos" / f"{name}.mp4").write_bytes(b"junk" * 100)
     with pytest.raises(DataError, match="none of the 2 clips"):
         SFTDataset(str(tmp_path), **FORM)[0]
-    with pytest.raises(DataError, match="not a folder"):
+    with pytest.raises(DataError, match="does not exist, or is a file"):
         SFTDataset(str(tmp_path / "missing"), **FORM)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="contains no clip: put clips into .*videos, as .mp4"):

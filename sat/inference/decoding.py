@@ -20,9 +20,9 @@ from inference.output_folder import FILES, own_output
 from inference.segments import Sampled, frames_of
 from inference.sizes import model_limits
 from media.records import (
+    FPS_OF_NOISE,
     LATENTS,
     NOISE,
-    NOISE_KIND,
     RECORD,
     RECORD_VERSION,
     VIDEO,
@@ -47,7 +47,7 @@ def save(frames: Iterator[Tensor], job: Job, sampled: Sampled, row: int, latents
     clip was inverted to.
     """
     if sampled.inverted is not None and groups.leads_copy():
-        save_latents(job.folder / NOISE, sampled.inverted[row], job.plan.fps, files, NOISE_KIND)
+        save_latents(job.folder / NOISE, sampled.inverted[row], job.plan.fps, files, FPS_OF_NOISE)
     if not latents_only:
         write_frames(frames, job.folder, job.plan.fps, files)
         return VIDEO

@@ -26,22 +26,23 @@ RECORD, LATENTS = "metadata.json", "latents.safetensors"
 RECORD_VERSION = 2  # of the entries; records before numbers count as 1
 LARGEST_RECORD = 1 << 25  # bytes
 NOISE = "noise.safetensors"  # the result of inverting a clip
-LATENTS_KIND, NOISE_KIND = "latents", "noise"  # what such a file holds
+FPS, FPS_OF_NOISE = "fps", "fps_of_noise"  # the entry of a file of latents, and of one of noise
 LIBRARIES = ("torch", "SwissArmyTransformer", "transformers", "deepspeed", "omegaconf", "safetensors", "av",
              "sageattention")
 DEFAULT_FPS = 8  # of latents without a frame rate
 MAX_FPS = 2**31 - 1  # that an mp4 can hold
 
 
-def save_latents(path: Path, latents: Tensor, fps: int, files: WholeFiles | None = None, holds: str = LATENTS_KIND
-                 ) -> None:
-    """Save latents (T, C, h, w) as sampled, without padding, and the frame rate of their video; `holds` says of what.
+def save_latents(path: Path, latents: Tensor, fps: int, files: WholeFiles | None = None, rate: str = FPS) -> None:
+    """Save latents (T, C, h, w) as sampled, without padding, and the frame rate of their video under the name `rate`.
+
+    For noise that name is FPS_OF_NOISE. There is one name alone, since the library writes several in any order.
 
     They appear at once, or with the others of `files`. Raises DataError if the system cannot write the file.
     """
     from safetensors.torch import save_file
     with nullcontext(files) if files is not None else whole_files() as written, written.writing(path) as partial:
-        save_file({"latents": latents.float().cpu().contiguous()}, partial, metadata={"fps": str(fps), "holds": holds})
+        save_file({"latents": latents.float().cpu().contiguous()}, partial, metadata={rate: str(fps)})
 
 
 def load_latents(path: Path) -> tuple[Tensor, int]:
@@ -64,14 +65,14 @@ def load_latents(path: Path) -> tuple[Tensor, int]:
     latents = latents.float()
     if not torch.isfinite(latents).all():
         raise DataError(f"{path} holds latents that are not finite; sample it again")
-    return latents, _frame_rate(said.get("fps", str(DEFAULT_FPS)), path)
+    return latents, _frame_rate(said.get(FPS, said.get(FPS_OF_NOISE, str(DEFAULT_FPS))), path)
 
 
 def check_decodable(path: Path) -> None:
     """Raise DataError for a file of noise, which no decoder makes a video of."""
     from safetensors import safe_open
     with safe_open(path, framework="pt") as opened:
-        if (opened.metadata() or {}).get("holds") == NOISE_KIND:
+        if FPS_OF_NOISE in (opened.metadata() or {}):
             raise DataError(f"{path} holds the noise that a clip was inverted to, not a video's latents; give "
                             f"{LATENTS}, or sample from the clip")
 

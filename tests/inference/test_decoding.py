@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from common.files import LOCK, REPOSITORY
 from media import videos
-from media.records import LATENTS, NOISE_KIND, RECORD, VIDEO, load_latents, save_latents, verified_record
+from media.records import FPS_OF_NOISE, LATENTS, RECORD, VIDEO, load_latents, save_latents, verified_record
 from sample_video import main
 
 pytestmark = pytest.mark.slow
@@ -154,7 +154,7 @@ def test_saved_latents_have_no_plan_and_are_all_decoded(run, latents, key):
 
 
 def test_noise_is_no_video_and_other_keys_have_no_effect(run, latents, tmp_path, caplog):
-    save_latents(tmp_path / "noise.safetensors", load_latents(latents / LATENTS)[0], 8, holds=NOISE_KIND)
+    save_latents(tmp_path / "noise.safetensors", load_latents(latents / LATENTS)[0], 8, rate=FPS_OF_NOISE)
     code, err = run("--input-type", "latents", source="noise.safetensors", folder="later")
     assert code == 2 and "holds the noise that a clip was inverted to" in err
     assert run("--input-type", "latents", "--num-samples", "3", source="latents", folder="later")[0] == 0

@@ -71,6 +71,7 @@ import os, sys, torch
 sys.path[:0] = sys.argv[1:3]
 rank, folder = int(sys.argv[3]), sys.argv[4]
 os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
 from parallel import groups, launch
 import torch.distributed as dist
 begin = dist.init_process_group

@@ -19,6 +19,7 @@ import os, sys, torch
 sys.path[:0] = sys.argv[1:3]
 rank, size, folder = int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
 os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
+os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
 from parallel import groups, launch
 import torch.distributed as dist
 begin = dist.init_process_group
