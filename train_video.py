@@ -143,8 +143,9 @@ def check_settings(args: Arguments) -> None:
         check_wandb()
     check_apart(args.training)
     check_writable(args.training.save, "args.save")
-    if args.training.latent_cache is not None:
-        check_writable(args.training.latent_cache, "args.latent_cache")
+    cache = args.training.latent_cache
+    if cache is not None and Path(cache).exists() and not Path(cache).is_dir():
+        raise ConfigError(f"args.latent_cache is {cache}, which is a file; give a folder")
 
 
 def _check_loss(model: ModelConfig) -> None:
@@ -162,15 +163,15 @@ def _check_loss(model: ModelConfig) -> None:
 
 
 def _check_lora(args: Arguments, model: ModelConfig) -> None:
-    """Raise ConfigError for a LoRA that is not trained alone, or over random weights."""
+    """Raise ConfigError for a LoRA that is not trained alone; log a warning if it is trained over random weights."""
     modules = args.model_config.network_config.params.modules
     if modules.get("lora_config") is None:
         return
     if "all" not in model.not_trainable_prefixes:
         raise ConfigError("model.network_config has a lora_config, and a LoRA is trained alone; set "
                           "model.not_trainable_prefixes=[all], or leave lora_config out")
-    if args.run.load is None:
-        raise ConfigError("args.load is missing, and a LoRA is trained over a model's weights; give them")
+    if args.run.load is None and is_main_process():
+        logger.warning("args.load is missing: the LoRA is trained over random weights, and is of no use elsewhere")
 
 
 def configure(args: Arguments) -> None:

@@ -243,7 +243,6 @@ LEVELS = "model.loss_fn_config.params.sigma_sampler_config.params"
 @pytest.mark.parametrize("words, says", [
     (["model.not_trainable_prefixes=[mixins]"], "no parameter's name begins with 'mixins'; the"),
     ([LORA], "a LoRA is trained alone; set"),
-    ([LORA, "model.not_trainable_prefixes=[all]"], "args.load is missing, and a LoRA is trained"),
     (["model.loss_fn_config=null"], "model.loss_fn_config is missing"),
     ([f"{LEVELS}.num_idx=500"], "draws from another table of levels than model.denoiser_config"),
     ([f"{LEVELS}.discretization_config.params.shift_scale=2.0"], "draws from another table of levels")])
