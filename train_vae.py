@@ -84,7 +84,7 @@ def check_settings(args: Arguments) -> None:
 
 def train(args: Arguments) -> None:
     """Train from the beginning or, with `args.resume`, from the step saved last, unless the run has ended."""
-    folder, settings = args.training.folder, run_state.settings_of(args, world_size(), run_state.FIXED_KEYS)
+    folder, settings = args.training.folder, run_state.settings_of(args, world_size())
     if args.training.resume:
         convert_earlier_state(folder, settings)
     state = run_files.begin(folder, args.training.resume, settings)

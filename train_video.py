@@ -83,7 +83,7 @@ def train(args: Arguments) -> None:
     """Train from the beginning or, with `args.resume`, from the step saved last, unless the run has ended."""
     folder, steps = args.training.folder, args.training.train_iters
     assert steps is not None  # checked with the settings
-    state = run_files.begin(folder, args.training.resume, run_state.settings_of(args, world_size()))
+    state = run_files.begin(folder, args.training.resume, run_state.transformer_settings(args, world_size()))
     if state is None or not has_ended(folder, state.step, steps, "args.train_iters"):
         build_trainer(args, state).run()
 

@@ -181,20 +181,23 @@ def _picture(picture: Any, path: Path, name: str) -> str | None:
     if not isinstance(picture, Image.Image):
         raise DataError(f"{name} is of type {type(picture).__name__}; it must be {PICTURE}")
     try:
-        upright = ImageOps.exif_transpose(picture)
-        if upright.mode in PREMULTIPLIED:
-            upright = upright.convert(PREMULTIPLIED[upright.mode])
-        if upright.mode in PNG_MODES:
-            upright.save(path)
-        elif upright.mode in TIFF_MODES:  # whose values PNG cannot hold
-            path = path.with_suffix(".tiff")
-            upright.save(path)
-        else:
-            upright.convert("RGBA" if upright.has_transparency_data else "RGB").save(path)
+        return str(_written(picture, path))
     except (OSError, ValueError, SyntaxError, KeyError, struct.error) as error:
         raise DataError(f"{name}: the picture cannot be read ({' '.join(str(error).split())[:120]}); open it again, "
                         "or give its path") from error
-    return str(path)
+
+
+def _written(picture: Image.Image, path: Path) -> Path:
+    """Write a picture of any mode upright, as PNG, or as TIFF if PNG cannot hold its values; return its path."""
+    upright = ImageOps.exif_transpose(picture)
+    if upright.mode in PREMULTIPLIED:
+        upright = upright.convert(PREMULTIPLIED[upright.mode])
+    if upright.mode in TIFF_MODES:
+        path = path.with_suffix(".tiff")
+    elif upright.mode not in PNG_MODES:
+        upright = upright.convert("RGBA" if upright.has_transparency_data else "RGB")
+    upright.save(path)
+    return path
 
 
 def _clip(clip: Any, path: Path, name: str, fps: int) -> str | None:

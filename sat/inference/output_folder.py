@@ -18,6 +18,8 @@ from media.videos import SHEET
 logger = logging.getLogger(__name__)
 
 FILES = (VIDEO, SHEET, RECORD, LATENTS, NOISE, FILMSTRIP)
+# A video's files are in a folder of its prompt and sample, and those of several models in a folder of each.
+BELOW = ("*/", "*/*/", "*/*/*/")
 ROOM = 64  # bytes that the name of a file takes while it is written
 
 
@@ -37,7 +39,7 @@ def own_output(folder: str) -> Iterator[None]:
 
 def remove_partial_files(folder: Path) -> None:
     """Remove the partial files of sampling runs that no living process owns, and log their names."""
-    found = [path for inner in [folder, *(inner for inner in folder.rglob("*/"))]
+    found = [path for inner in [folder, *(inner for below in BELOW for inner in folder.glob(below))]
              for path in left_by_dead(inner, set(FILES))]
     for path in found:
         path.unlink(missing_ok=True)

@@ -87,7 +87,7 @@ class AutoencoderTrainer(Trainer):
     def save(self) -> None:
         """Write `3d-vae.pt` and the state to resume from."""
         network, _ = run_state.weights_of(self.model)
-        settings = run_state.settings_of(self.args, world_size(), run_state.FIXED_KEYS)
+        settings = run_state.settings_of(self.args, world_size())
         state = RunState(self.step, network, self.average.whole(), self.optimizer.state_dict(), settings,
                          clips=(len(self.train),), marks=(tuple(self.train.marks),),
                          generator=self.generator.get_state(),

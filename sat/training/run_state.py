@@ -68,12 +68,20 @@ def state_of(content: Mapping, file: Path) -> RunState:
                               "new run with args.load and another args.save") from error
 
 
-def settings_of(args: Arguments, processes: int, fixed: Sequence[str] = FIXED_FOR_TRANSFORMER) -> dict:
+def transformer_settings(args: Arguments, processes: int) -> dict:
+    """Return `settings_of` a run that trains a transformer, and digests of its encoders' weights.
+
+    With a cache of latents and text embeddings there are none, since the cache compares them. The encoders' files are
+    read: call it once, before the training during which they may go.
+    """
+    digests = encoders_of(plain(args.model_config)) if args.training.latent_cache is None else {}
+    return settings_of(args, processes, FIXED_FOR_TRANSFORMER) | digests
+
+
+def settings_of(args: Arguments, processes: int, fixed: Sequence[str] = FIXED_KEYS) -> dict:
     """Return the settings that must not change when a run is resumed, as flat `key: value`; `fixed` are of `args`."""
     given = vars(args.run) | vars(args.autoencoder) | vars(args.training)
     flat = {f"args.{key}": given[key] for key in fixed} | {"processes": processes}
-    if args.training.latent_cache is None and fixed is FIXED_FOR_TRANSFORMER:  # with a cache, the cache compares them
-        flat |= encoders_of(plain(args.model_config))
     for section in ("model", "data", "deepspeed"):
         _flatten(json.loads(json.dumps(plain(args.config[section]))), section, flat)
     return {key: value for key, value in flat.items() if not key.startswith(CHANGEABLE_KEYS)}

@@ -37,6 +37,7 @@ class TransformerTrainer(Trainer):
 
     def __init__(self, args: Arguments, engine: DiffusionEngine, data: Data, state: RunState | None = None):
         self.engine, self.data = engine, data
+        self.settings = run_state.transformer_settings(args, ranks.world_size())
         self.rank, self.size = groups.data_rank_and_size()
         self.draws: tuple = ("train",)
         if state is not None:
@@ -106,7 +107,7 @@ class TransformerTrainer(Trainer):
             network, lora = run_state.weights_of(self.engine.network) if ranks.is_main_process() else ({}, None)
         run_files.save(self.folder, RunState(
             self.step, network, self.average.whole(), optimizer_state(self.deepspeed),
-            run_state.settings_of(self.args, ranks.world_size()), lora, tuple(map(len, self.data.train)),
+            self.settings, lora, tuple(map(len, self.data.train)),
             marks=tuple(tuple(bucket.marks) for bucket in self.data.train)),
             self.args.training.keep_checkpoints)
 

@@ -24,7 +24,7 @@ def train_all(runs: list[tuple[int | None, list[str]]]) -> None:
         for steps, command in runs:
             args = get_args(command)
             train_video.check_settings(args)
-            settings = run_state.settings_of(args, world_size())
+            settings = run_state.transformer_settings(args, world_size())
             state = run_files.begin(args.training.folder, args.training.resume, settings)
             trainer = train_video.build_trainer(args, state)
             if steps is None:
