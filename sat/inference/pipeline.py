@@ -51,7 +51,7 @@ def encode_prompts(engine: DiffusionEngine, jobs: Iterable[Job], negative_prompt
     unconditional halves are kept once.
     """
     known = {} if known is None else known
-    texts = {(job.prompt.index, texts_of(job, negative_prompt)): None for job in jobs}
+    texts = {(job.prompt.index, text_pair(job, negative_prompt)): None for job in jobs}
     new = {pair: None for _, pair in texts if pair not in known}
     if groups.leads_copy():
         _report(engine, [(index, pair) for index, pair in texts if pair in new])
@@ -62,7 +62,7 @@ def encode_prompts(engine: DiffusionEngine, jobs: Iterable[Job], negative_prompt
     return {pair: known[pair] for _, pair in texts}
 
 
-def texts_of(job: Job, negative_prompt: str | None) -> Texts:
+def text_pair(job: Job, negative_prompt: str | None) -> Texts:
     """Return a job's prompt and negative prompt: its own if it has one, or else the run's."""
     return job.prompt.text, negative_prompt if job.prompt.negative is None else job.prompt.negative
 
@@ -122,7 +122,7 @@ def sample_latents(engine: DiffusionEngine, batch: Sequence[Job], conditions: Co
     plan, seed = batch[0].plan, args.run.seed
     for job in batch:
         job.check_unchanged()
-    own = [conditions[texts_of(job, args.sampling.negative_prompt)] for job in batch]
+    own = [conditions[text_pair(job, args.sampling.negative_prompt)] for job in batch]
     conditioning = _with_clips(engine, batch, Conditioning.stacked(own).to(engine.device), seed, segment)
     start = _start(engine, batch, conditioning, args.sampling, segment)
     trace = Trace()
