@@ -23,7 +23,7 @@ from common.machine import physical_memory
 from configuration.model import ModelConfig
 from configuration.settings import DECODING, Arguments, MemorySettings, RunSettings
 from configuration.targets import instantiate_from_config
-from dry_run.meter import measure
+from dry_run.meter import measure, measure_parts
 from dry_run.work import Work
 from engine.first_stage import LatentCodec
 from engine.t5_files import check_t5_folder, t5_config, t5_parameters
@@ -212,12 +212,9 @@ def decoding(vae: VideoAutoencodingEngine, latents: Tensor, device: torch.device
         rows, columns = vae.tiling.spans(*latents.shape[-2:])
     tile, chunks = latents[..., rows[0], columns[0]], decode_schedule(latents.shape[2])
 
-    def measured(count: int) -> tuple[int, Work]:
-        return measure(lambda: [None for _ in vae.decode_chunks(tile[:, :, :sum(chunks[:count])])], device)
-
-    peak, work = measured(2)
-    if len(chunks) > 2:
-        work += (work + measured(1)[1] * -1) * (len(chunks) - 2)
+    peak, (work, *later) = measure_parts(lambda: vae.decode_chunks(tile[:, :, :sum(chunks[:2])]), device)
+    for each in later:
+        work += each * (len(chunks) - 1)
     if len(rows) * len(columns) > 1:  # the whole video, one tile, and what computes or blends it
         whole, one = (_frames(shown, vae.decoder.compression) for shown in (latents, tile))
         peak = whole + one + max(peak, 2 * one)

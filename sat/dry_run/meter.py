@@ -5,9 +5,11 @@ as in a real run.
 """
 import sys
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
 from math import prod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +18,6 @@ from torch._ops import OpOverloadPacket
 from torch.autograd.graph import _engine_run_backward
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import conv_flop_count, flop_registry, sdpa_flop_count, shape_wrapper
 
 from common.cpu_operations import FUSED_LINEAR
@@ -46,9 +47,16 @@ def measure(call: Callable[[], object], device: torch.device) -> tuple[int, Work
 
     Bytes are the most that its new tensors take at a time, without those that existed before.
     """
+    peak, works = measure_parts(lambda: iter((call(),)), device)
+    return peak, works[0]
+
+
+@torch.no_grad()
+def measure_parts(call: Callable[[], Iterator], device: torch.device) -> tuple[int, list[Work]]:
+    """Return the bytes that making all parts needs, as `measure` does, and the work of each part."""
     with Meter(device) as meter, FusedAttention(meter), _taken_for(device):
-        call()
-    return meter.peak, meter.work
+        done = [Work(), *(meter.work for _ in call())]
+    return meter.peak, [after + before * -1 for before, after in pairwise(done)]
 
 
 def measure_training(loss: Callable[[], Tensor], module: nn.Module, device: torch.device) -> tuple[int, int]:
@@ -97,16 +105,18 @@ class Meter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        for tensor in _tensors((args, kwargs)):  # weights and inputs existed before
+        given = _tensors((*args, *kwargs.values()))
+        for tensor in given:  # weights and inputs existed before
             self._follow(tensor, 0)
         out = func(*args, **kwargs)
-        for tensor in _tensors(out):
+        made = _tensors((out,))
+        for tensor in made:
             self._follow(tensor, tensor.untyped_storage().nbytes())
         packet = func.overloadpacket
         rearranged = rearranged_bytes(packet, args, out, self._on_cpu)
         self.peak = max(self.peak, self.live + rearranged)
         if not func.is_view:
-            self.work += _work(packet, args, kwargs, out)
+            self.work += _of_formula(packet, args, kwargs, out) or _of_traffic(packet, (*given, *made))
         return out
 
     def _follow(self, tensor: Tensor, size: int) -> None:
@@ -149,13 +159,13 @@ class TakenFor(TorchFunctionMode):
         self._device = device
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        args, kwargs = tree_map_only(torch.device, self._on_meta, (args, kwargs or {}))
-        found = STAND_INS.get(func, func)(*args, **kwargs)
+        kwargs = {name: self._on_meta(value) for name, value in (kwargs or {}).items()}
+        found = STAND_INS.get(func, func)(*map(self._on_meta, args), **kwargs)
         asked = func == DEVICE and not sys._getframe(1).f_globals.get("__name__", "").startswith("torch.")
         return self._device if asked and found == META else found
 
-    def _on_meta(self, given: torch.device) -> torch.device:
-        return META if given == self._device else given
+    def _on_meta(self, given: Any) -> Any:
+        return META if isinstance(given, torch.device) and given == self._device else given
 
 
 def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, padding: Sequence[int], stride: Sequence[int],
@@ -191,18 +201,30 @@ class Attention(torch.autograd.Function):
         return tuple(torch.empty_like(tensor) for tensor in ctx.saved_tensors[:3])
 
 
-def _work(packet: OpOverloadPacket, args: tuple, kwargs: dict, out: object) -> Work:
-    """Return the work of one kernel. The traffic of products and convolutions is part of their rates."""
-    if packet in _BY_TENSORS:
-        flops = float(_BY_TENSORS[packet](*args, **kwargs, out_val=out))
-        name = str(packet)
-        kind = "convolutions" if "convolution" in name else "attention" if "attention" in name else "products"
-        return Work(**{kind: flops}, calls=1)
+def _of_formula(packet: OpOverloadPacket, args: tuple, kwargs: dict, out: object) -> Work | None:
+    """Return the work of a product, convolution or attention, None for others. Their traffic is part of their rates."""
+    if packet not in _BY_TENSORS:
+        return None
+    flops = float(_BY_TENSORS[packet](*args, **kwargs, out_val=out))
+    name = str(packet)
+    kind = "convolutions" if "convolution" in name else "attention" if "attention" in name else "products"
+    return Work(**{kind: flops}, calls=1)
+
+
+def _of_traffic(packet: OpOverloadPacket, tensors: Sequence[Tensor]) -> Work:
+    """Return the work of another kernel, which reads and writes these tensors."""
     if packet in ALLOCATIONS:
         return Work()
-    touched = sum(x.nbytes for x in _tensors((args, kwargs, out)))
+    touched = sum(x.nbytes for x in tensors)
     return Work(cached=touched, calls=1) if touched <= CACHED else Work(bytes=touched, calls=1)
 
 
-def _tensors(tree) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+def _tensors(values: Iterable[object]) -> list[Tensor]:
+    """Return the tensors among the arguments or results of a kernel, which are values or lists of them."""
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found += _tensors(value)
+    return found

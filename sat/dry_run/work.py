@@ -1,7 +1,7 @@
 """Arithmetic and memory traffic of code, and the seconds that they take on a device whose rates were measured."""
 import time
 from collections.abc import Callable
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 
 import torch
@@ -30,10 +30,13 @@ class Work:
     calls: float = 0.0
 
     def __add__(self, other: "Work") -> "Work":
-        return Work(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+        return Work(*(a + b for a, b in zip(self._all(), other._all(), strict=True)))
 
     def __mul__(self, times: float) -> "Work":
-        return Work(*(times * a for a in astuple(self)))
+        return Work(*(times * a for a in self._all()))
+
+    def _all(self) -> tuple[float, ...]:
+        return self.products, self.attention, self.convolutions, self.cached, self.bytes, self.calls
 
     @property
     def flops(self) -> float:
