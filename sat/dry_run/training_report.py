@@ -7,9 +7,10 @@ from omegaconf import OmegaConf
 
 from configuration.model import ModelConfig
 from configuration.settings import Arguments
+from dry_run.between_steps import SAMPLING, VALIDATION
 from dry_run.memory import free_memory
 from dry_run.report import ROOM, shown_size
-from dry_run.training import TrainingEstimate, estimate_training
+from dry_run.training import BACKWARD, ENCODING, FILLING, TrainingEstimate, estimate_training
 from media.clips import ClipFormat
 
 logger = logging.getLogger(__name__)
@@ -17,8 +18,13 @@ logger = logging.getLogger(__name__)
 RECOMPUTE = "model.network_config.params.transformer_args.checkpoint_activations"
 ONE_CLIP, ZERO = "deepspeed.train_micro_batch_size_per_gpu", "deepspeed.zero_optimization"
 # Changes of keys, tried in this order, one added to the other, until the run fits.
-CHANGES = ((RECOMPUTE, True), (ONE_CLIP, 1), ("deepspeed.optimizer.type", "AdamW8bit"), (f"{ZERO}.stage", 2),
+CHANGES = (("args.vae_tiling", True), ("args.vae_encode_in_chunks", True), ("args.eval_batch_size", 1),
+           (RECOMPUTE, True), (ONE_CLIP, 1), ("deepspeed.optimizer.type", "AdamW8bit"), (f"{ZERO}.stage", 2),
            (f"{ZERO}.offload_optimizer", {"device": "cpu"}))
+# The phases that a change makes smaller; the other changes make all phases smaller.
+PHASES = {"args.vae_tiling": (ENCODING, FILLING, VALIDATION, SAMPLING), "args.eval_batch_size": (VALIDATION,),
+          "args.vae_encode_in_chunks": (ENCODING, FILLING, VALIDATION), RECOMPUTE: (BACKWARD,),
+          ONE_CLIP: (BACKWARD, ENCODING, VALIDATION)}
 
 
 def show_training_plan(args: Arguments, forms: Sequence[ClipFormat]) -> None:
@@ -54,16 +60,32 @@ def _run(args: Arguments, needed: TrainingEstimate, form: ClipFormat) -> Iterato
 
 
 def _remedy(args: Arguments, form: ClipFormat, room: float) -> str:
-    changed, words = copy.deepcopy(args), []
-    for key, value in CHANGES:
-        if OmegaConf.select(changed.config, key) == value:
-            continue
-        OmegaConf.update(changed.config, key, value, force_add=True)
-        words.append(f"{key}={str(value).lower() if isinstance(value, bool) else value}".replace("'", ""))
-        _, peak = estimate_training(changed, ModelConfig.read(changed.model_config), form).peak
-        if peak <= room:
-            return f"with {' '.join(words)} it needs {shown_size(peak)}"
-    return "take smaller or shorter clips (data.params), or divide the weights among more processes with ZeRO stage 3"
+    """Return the changes with which the run fits, of which each makes the phase smaller that was the largest."""
+    words, waiting = [], list(CHANGES)
+    needed = estimate_training(args, ModelConfig.read(args.model_config), form)
+    while needed.peak[1] > room:
+        phase, size = needed.peak
+        change = next((each for each in waiting if phase in PHASES.get(each[0], (phase,))), None)
+        if change is None:
+            return ("take smaller or shorter clips (data.params), or divide the weights among more processes with ZeRO "
+                    "stage 3")
+        waiting.remove(change)
+        changed = _with(args, *change)
+        less = estimate_training(changed, ModelConfig.read(changed.model_config), form)
+        if less.phases.get(phase, 0) < size:
+            args, needed = changed, less
+            words.append("{}={}".format(*change).replace("True", "true").replace("'", ""))
+    return f"with {' '.join(words)} it needs {shown_size(needed.peak[1])}"
+
+
+def _with(args: Arguments, key: str, value) -> Arguments:
+    """Return a copy of the arguments in which a key has this value."""
+    section, name = key.split(".", 1)
+    if section == "args":
+        return args.changed(**{name: value})
+    changed = copy.deepcopy(args)
+    OmegaConf.update(changed.config, key, value, force_add=True)
+    return changed
 
 
 def _pixels(form: ClipFormat) -> int:

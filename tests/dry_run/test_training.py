@@ -1,5 +1,6 @@
 """Tests of the plan of a training run: exact where it counts, and checked against the memory that runs take."""
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,9 +11,10 @@ from arguments import get_args
 from common.console import run
 from configuration.model import ModelConfig
 from data_video import clip_forms_of
+from dry_run import training_report
 from dry_run.between_steps import SAMPLING, VALIDATION
 from dry_run.meter import measure_training
-from dry_run.training import AVERAGE, FILLING, GRADIENTS, OPTIMIZER, TRANSFORMER, estimate_training
+from dry_run.training import AVERAGE, BACKWARD, ENCODING, FILLING, GRADIENTS, OPTIMIZER, TRANSFORMER, estimate_training
 from tests.test_train_video import make_clips
 
 pytestmark = pytest.mark.slow
@@ -128,6 +130,25 @@ def test_the_plan_loads_and_writes_nothing(command, tmp_path, caplog):
     train_video.train_video([*words, "args.valid_data=[missing]", "args.eval_interval=2", "args.sample_interval=2"])
     assert ", validation " in caplog.text and ", sampling " in caplog.text and ", VAE " in caplog.text
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("room, told", [
+    (80, "with args.vae_tiling=true it needs 8.0 GB"),
+    (45, "with args.vae_tiling=true deepspeed.train_micro_batch_size_per_gpu=1 it needs 4.0 GB"),
+    (20, "take smaller or shorter clips")])
+def test_only_changes_that_make_the_largest_phase_smaller_are_advised(room, told, command, monkeypatch):
+    def estimated_as(args, model, form):
+        clips = args.deepspeed_config.train_micro_batch_size_per_gpu
+        phases = {ENCODING: 4 if args.autoencoder.vae_tiling else 10, BACKWARD: 2 * clips}
+        phases = {name: int(size * 1e9) for name, size in phases.items()}
+        return SimpleNamespace(phases=phases, peak=max(phases.items(), key=lambda phase: phase[1]))
+
+    monkeypatch.setattr(training_report, "estimate_training", estimated_as)
+    args = get_args(command(cache=False))
+    train_video.configure(args)
+    advised = training_report._remedy(args, clip_forms_of(args.data_config.params)[0], room * 1e8)
+    assert advised.startswith(told)
+    assert args.deepspeed_config.train_micro_batch_size_per_gpu == 4, "the run's own settings stay"
 
 
 @pytest.mark.parametrize("words, told", [
