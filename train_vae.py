@@ -33,11 +33,11 @@ from dry_run.autoencoder_training import show_autoencoder_plan
 from parallel import launch
 from training import run_files, run_state
 from training.adversary import check_adversary
-from training.autoencoder import AutoencoderTrainer, convert_earlier_state
+from training.autoencoder import AutoencoderTrainer, convert_earlier_state, warn_short
 from training.autoencoder_model import build_model, check_model, check_stages
 from training.continuation import has_ended
-from training.data.folders import check_apart
-from training.data.memory_clips import MemoryClips, batches_of, read_stages
+from training.data.folders import check_apart, report_shared
+from training.data.memory_clips import MemoryClips, batches_of, read_buckets, read_stages
 from training.data.sources import check_clip_data
 from training.deepspeed_section import check_optimizer_alone
 from training.metrics import check_wandb
@@ -75,6 +75,7 @@ def check_settings(args: Arguments) -> None:
     warn_precision(args)
     args.run.bf16 = bool((args.deepspeed_config.get("bf16") or {}).get("enabled"))
     check_adversary(args, stages, files=not args.run.plan)
+    warn_short(stages)
     if args.training.wandb:
         check_wandb()
     check_apart(args.training)
@@ -95,10 +96,13 @@ def train(args: Arguments) -> None:
 
 def build_trainer(args: Arguments, state: RunState | None) -> AutoencoderTrainer:
     """Build the trainer at the run's beginning, or at a saved state."""
-    train = MemoryClips.read(args.data_config, args.training.train_data or [])
+    folders, held_out = (read_buckets(args.data_config, given)
+                         for given in (args.training.train_data, args.training.valid_data))
+    report_shared(folders, held_out)
+    train = MemoryClips.read(folders)
     if state is not None:
         run_state.check_same_clips(state, [train])
-    valid = MemoryClips.read(args.data_config, args.training.valid_data) if args.training.valid_data else None
+    valid = MemoryClips.read(held_out) if held_out else None
     trainer = AutoencoderTrainer(args, build_model(args), read_stages(args.data_config), train, valid, state)
     logger.info("%d clips; %.2f M parameters; %d iterations", len(train),
                 sum(p.numel() for p in trainer.model.parameters()) / 1e6, trainer.course.steps)

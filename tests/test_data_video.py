@@ -210,6 +210,15 @@ def test_what_is_not_used_is_counted_and_named_before_training(odd, caplog, shor
     assert "1 of 5 clips skipped, they cannot be read: d.mp4 (" in caplog.text
 
 
+def test_clips_with_fewer_frames_a_second_than_asked_are_counted_and_named(tmp_path, caplog):
+    write_video(tmp_path / "slow.mp4", ramp(5), fps=4)
+    write_video(tmp_path / "even.mp4", ramp(9), fps=8)
+    write_video(tmp_path / "fast.mp4", ramp(20), fps=17)
+    SFTDataset.buckets(str(tmp_path), **FORM, allow_no_captions=True)
+    assert ("1 of 3 clips have fewer frames a second than data.params.fps, 8, so that frames are repeated (those that "
+            "are new, of all): slow.mp4 (5 of 9)") in caplog.text
+
+
 def test_a_folder_that_teaches_nothing_is_refused(odd, tmp_path, caplog):
     with pytest.raises(DataError, match="none of the 1 clips can be read, the first is .*d.mp4"):
         (tmp_path / "only").mkdir()

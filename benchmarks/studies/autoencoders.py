@@ -60,10 +60,11 @@ def reconstructions(words: Sequence[str]) -> Iterator[tuple[Quality, float]]:
     """Yield the quality of each held-out clip's reconstruction, and the numbers of its latent for each pixel."""
     from arguments import get_args
     from training.autoencoder_model import build_model
-    from training.data.memory_clips import MemoryClips
+    from training.data.memory_clips import MemoryClips, read_buckets
 
     args = get_args(words)
-    model, clips = build_model(args).eval(), MemoryClips.read(args.data_config, args.training.valid_data)
+    clips = MemoryClips.read(read_buckets(args.data_config, args.training.valid_data))
+    model = build_model(args).eval()
     for number in range(len(clips)):
         video = clips.batch(torch.tensor([number]), 0, clips.frames)
         latent = model.encode(video, sample_posterior=False)

@@ -10,12 +10,13 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from common.console import progress
 from common.files import whole_file
 from common.ranks import is_main_process, wait_for_all
-from media.clips import ClipFormat, UnreadableClip, probe_clip
+from media.clips import ClipFormat, Probe, UnreadableClip, probe_clip
 
 MANY = 200  # clips from which on a progress bar is shown
 
@@ -24,12 +25,14 @@ MANY = 200  # clips from which on a progress bar is shown
 class Facts:
     """A clip's height and width in pixels, how many `frames` are found in it, and the `digest` of its bytes, if asked.
 
-    `problem` says why it cannot be read; the numbers are then 0.
+    Of the frames, `repeated` are again the one before, as where a clip has fewer frames a second than asked. `problem`
+    says why it cannot be read; the numbers are then 0.
     """
 
     height: int = 0
     width: int = 0
     frames: int = 0
+    repeated: int = 0
     digest: str = ""
     problem: str = ""
 
@@ -70,6 +73,24 @@ def copies(videos: Sequence[Path], facts: Sequence[Facts]) -> list[Path]:
     return found
 
 
+def shared(clips: Mapping[Path, str], others: Mapping[Path, str]) -> list[Path]:
+    """Return the clips whose bytes are those of one of `others`; both map files to their digests, empty if not known.
+    """
+    of_size = defaultdict(list)
+    for path, digest in others.items():
+        of_size[path.stat().st_size].append((path, digest))
+
+    @cache
+    def digests(size: int) -> set[str]:
+        return {digest or digest_of(path) for path, digest in of_size[size]}
+
+    def is_there(path: Path, digest: str) -> bool:
+        size = path.stat().st_size
+        return path in others or size in of_size and (digest or digest_of(path)) in digests(size)
+
+    return [path for path, digest in clips.items() if is_there(path, digest)]
+
+
 def digest_of(path: str | Path) -> str:
     """Return the SHA-256 of a file's bytes."""
     with open(path, "rb") as stream:
@@ -94,8 +115,11 @@ def _remembered(video: Path, form: ClipFormat, entry) -> Facts:
     """Return the facts that an entry of the memory holds, if the file is still the same, or find them anew."""
     if not isinstance(entry, Mapping) or entry.get("stamp") != _stamp(video):
         entry = {}
-    height, width, frames = entry.get(_name(form)) or probe_clip(str(video), form)
-    return Facts(height, width, frames, entry.get("digest") or digest_of(video))
+    known = entry.get(_name(form))
+    if not isinstance(known, list) or len(known) != len(Probe._fields):  # such as of an earlier version
+        known = probe_clip(str(video), form)
+    height, width, frames, repeated = known
+    return Facts(height, width, frames, repeated, entry.get("digest") or digest_of(video))
 
 
 def _write(memory: Path, known: dict, found: Mapping[Path, Facts], form: ClipFormat) -> None:
@@ -105,7 +129,8 @@ def _write(memory: Path, known: dict, found: Mapping[Path, Facts], form: ClipFor
         if before.get("stamp") != stamp:
             before = {}
         new[str(video.absolute())] = before | {
-            "stamp": stamp, "digest": facts.digest, _name(form): [facts.height, facts.width, facts.frames]}
+            "stamp": stamp, "digest": facts.digest,
+            _name(form): [facts.height, facts.width, facts.frames, facts.repeated]}
     if any(known.get(name) != entry for name, entry in new.items()):
         with whole_file(memory) as unfinished:
             unfinished.write_text(json.dumps(known | new), encoding="utf-8")

@@ -14,7 +14,7 @@ from typing import Literal
 from common.errors import DataError
 from common.listing import listed
 from common.text import lines, read_text
-from media.clip_lists import PROMPTS, VIDEOS, find_list, read_list
+from media.clip_lists import CAPTION_KEY, PROMPTS, VIDEOS, find_list, read_list
 from media.containers import VIDEO_SUFFIXES
 
 CaptionLines = Literal["all", "first"]
@@ -50,7 +50,7 @@ def read_clip_folder(folder: Path, caption_lines: CaptionLines = "all", caption_
     files = sorted(_files(folder))
     chosen = find_list(folder)
     if chosen is None:
-        return _of_caption_files(folder, files, caption_lines)
+        return _of_caption_files(folder, files, caption_lines, caption_column)
     return _of_list(folder, chosen, files, caption_lines, caption_column)
 
 
@@ -85,7 +85,8 @@ def _raise(problem: OSError) -> None:
     raise problem  # a folder that cannot be entered would else be left out without a word
 
 
-def _of_caption_files(folder: Path, files: Sequence[Path], caption_lines: CaptionLines) -> ClipFolder:
+def _of_caption_files(folder: Path, files: Sequence[Path], caption_lines: CaptionLines, column: str | None
+                      ) -> ClipFolder:
     videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
     if not videos:
         raise DataError(f"training data {folder} contains no clip: put clips into {folder / 'videos'}, as "
@@ -98,7 +99,9 @@ def _of_caption_files(folder: Path, files: Sequence[Path], caption_lines: Captio
              for video, path in zip(videos, owned, strict=True)]
     used = Counter(path for path in owned if path is not None)
     shared = [video.name for video, path in zip(videos, owned, strict=True) if path is not None and used[path] > 1]
-    odd = _sentences([
+    odd = [] if column is None else [f"{CAPTION_KEY} is {column}, which is not used: the folder has no list, and "
+                                     "captions are in files"]
+    odd += _sentences([
         ("clips share a caption file with another clip of the same name", shared),
         ("caption files are empty", [path.name for path in used if not texts[path]]),
         ("caption files belong to no clip", [path.name for path in known.values() if path not in used]),
@@ -166,8 +169,12 @@ def _of_list(folder: Path, path: Path, files: Sequence[Path], caption_lines: Cap
 
 
 def _place(name: str, beside: Path, folder: Path) -> Path | None:
-    """Return the file that a list means: relative to the list, or below `videos`; with backslashes as slashes."""
-    for spelling in dict.fromkeys((name.strip(), name.strip().replace("\\", "/"))):
+    """Return the file that a list means: relative to the list, or below `videos`.
+
+    Its backslashes may be slashes, and its accents composed in another way.
+    """
+    given = (name.strip(), name.strip().replace("\\", "/"))
+    for spelling in dict.fromkeys((*given, *(unicodedata.normalize(form, given[1]) for form in ("NFC", "NFD")))):
         for base in (beside, folder, folder / "videos"):
             path = base / os.path.expanduser(spelling)
             if os.path.isfile(path):

@@ -2,6 +2,7 @@
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,12 +44,16 @@ def read_list(path: Path, caption_column: str | None = None) -> list[Entry]:
     cannot be read.
     """
     if path.name == VIDEOS:
+        if caption_column is not None:
+            raise DataError(f"{CAPTION_KEY} is {caption_column}, and {path} has no columns; leave {CAPTION_KEY} out")
         return _paired(path, path.with_name(PROMPTS))
     rows = list(_csv_rows(path) if path.suffix == ".csv" else _json_rows(path))
+    if not rows:
+        raise DataError(f"list {path} names no clip; write a line for each")
     columns = list(dict.fromkeys(name for _, row in rows for name in row))
     file = _column(columns, FILE_COLUMNS, path)
     captions = (caption_column,) if caption_column is not None else CAPTION_COLUMNS
-    caption = _column(columns, captions, path) if rows else ""
+    caption = _column(columns, captions, path)
     entries = [Entry(_text(row, file, where), _text(row, caption, where), where) for where, row in rows]
     unnamed = next((entry for entry in entries if not entry.file.strip()), None)
     if unnamed is not None:
@@ -83,13 +88,15 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict]]:
     text = read_text(path)
     header = lines(text)[:1]
     separator = max(SEPARATORS, key=lambda mark: sum(line.count(mark) for line in header))
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=True)
     columns: list[str] | None = None
     try:
         for row in reader:
             where = f"{path}, line {reader.line_num}"
             if columns is None:
                 columns = [name.strip() for name in row]
+                if twice := [name for name, count in Counter(columns).items() if name and count > 1]:
+                    raise DataError(f"{where}: two columns are named {twice[0]}; rename one of them")
                 continue
             if not any(cell.strip() for cell in row):
                 continue

@@ -10,6 +10,7 @@ from media.clip_facts import Facts, copies, gather
 from media.clip_folders import Clip, ClipFolder
 from media.clips import ClipFormat, fitting_form
 
+LEAST_MOVING = 0.9  # of a clip's frames are other than the one before; cameras leave out a few
 ShortClips = Literal["mask", "skip", "repeat"]
 # What becomes of clips that are shorter than asked, by data.params.short_clips.
 SHORT = {"mask": "their last frame is repeated, and what is repeated does not count in the loss",
@@ -48,7 +49,7 @@ class Survey:
 
     def oddities(self) -> list[str]:
         """Return what is not used or odd, a sentence each with a count and the first names."""
-        return [*self._unreadable(), *self._copies(), *self._short()]
+        return [*self._unreadable(), *self._copies(), *self._short(), *self._slow()]
 
     def _named(self) -> list[tuple[str, Facts]]:
         return [(clip.video.name, known) for clip, known in zip(self.folder.clips, self.facts, strict=True)]
@@ -70,6 +71,13 @@ class Survey:
         return [f"{len(short)} of {len(self.facts)} clips have less than {least} frames at {forms[0].fps} fps; "
                 f"{SHORT[self.short_clips]} (data.params.short_clips: {self.short_clips}): {listed(short)}"
                 ] if short else []
+
+    def _slow(self) -> list[str]:
+        slow = [f"{name} ({known.frames - known.repeated} of {known.frames})" for name, known in self._named()
+                if known.frames - known.repeated < LEAST_MOVING * known.frames]
+        fps = next(iter(self.usable)).fps
+        return [f"{len(slow)} of {len(self.facts)} clips have fewer frames a second than data.params.fps, {fps}, so "
+                f"that frames are repeated (those that are new, of all): {listed(slow)}"] if slow else []
 
 
 def require_captions(folder: ClipFolder) -> None:

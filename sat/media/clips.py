@@ -8,7 +8,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -32,12 +32,23 @@ class _Disagreement(Exception):
     """An error of a file whose decoded frames are not those that its packets announce."""
 
 
-def probe_clip(source: str | BinaryIO, form: ClipFormat) -> tuple[int, int, int]:
-    """Return height and width as shown, and how many frames `read_clip` would find. Raises UnreadableClip."""
+class Probe(NamedTuple):
+    """A clip's height and width as shown, how many frames `read_clip` finds, and how many are again the one before."""
+
+    height: int
+    width: int
+    frames: int
+    repeated: int
+
+
+def probe_clip(source: str | BinaryIO, form: ClipFormat) -> Probe:
+    """Return what there is to know of a clip without decoding it, where that can be. Raises UnreadableClip."""
     with _opened(source) as clip:
         account = clip.account()
         times = clip.decoded_times(form) if account.times is None else account.times
-        return *displayed_size(account.first, account.aspect), len(wanted_frames(times, form, clip.clock_error))
+        wanted = wanted_frames(times, form, clip.clock_error)
+        repeated = len(wanted) - len(set(wanted))
+        return Probe(*displayed_size(account.first, account.aspect), len(wanted), repeated)
 
 
 def read_clip(source: str | BinaryIO, form: ClipFormat) -> tuple[Tensor, int]:

@@ -1,4 +1,5 @@
 """Training of the autoencoder, in one process, on clips held in memory."""
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,8 @@ from training.trainer import Trainer
 from vae_modules.autoencoder import VideoAutoencodingEngine
 from vae_modules.losses import reconstruction_loss
 from weights.checkpoint import load_module, read_checkpoint
+
+logger = logging.getLogger(__name__)
 
 WARMUP = 50  # steps
 FINAL_SHARE = 0.01  # of the peak learning rate
@@ -99,6 +102,13 @@ def course_of(peak: float, stages: list[Stage]) -> Course:
     """Return the course of all stages."""
     return Course(sum(stage.iters for stage in stages), peak, EMA_DECAY, WARMUP,
                   final_share=FINAL_SHARE)
+
+
+def warn_short(stages: list[Stage]) -> None:
+    """Log a warning for a run that ends before its learning rate has risen to the peak."""
+    if (steps := sum(stage.iters for stage in stages)) <= WARMUP:
+        logger.warning("data.stages have %d iterations, and the learning rate rises over %d: it never reaches its peak",
+                       steps, WARMUP)
 
 
 @torch.no_grad()

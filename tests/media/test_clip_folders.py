@@ -127,7 +127,9 @@ def test_a_list_goes_before_caption_files_and_says_so(tmp_path):
     ({"metadata.csv": 'file_name,text\na.mp4,"a dog\n'}, "metadata.csv, line 2: not a CSV table"),
     ({"metadata.csv": "file_name,text\na.mp4," + "x" * 200_000}, "metadata.csv, line 2: not a CSV table"),
     ({"metadata.csv": "file_name,text\na.mp4,ein Käfer".encode("latin-1")}, "metadata.csv, line 2: not UTF-8"),
-    ({"metadata.csv": ""}, "its columns are missing"),
+    ({"metadata.csv": ""}, "metadata.csv names no clip; write a line for each"),
+    ({"metadata.csv": "file_name,text\n"}, "metadata.csv names no clip; write a line for each"),
+    ({"metadata.csv": "file_name,text,text\na.mp4,1,2\n"}, "line 1: two columns are named text; rename one"),
     ({"metadata.jsonl": '{"file_name": "a.mp4", "text": "one"}\n{"file_name": '}, "metadata.jsonl, line 2: not JSON"),
     ({"metadata.jsonl": '{"file_name": "a.mp4", "text": "\\ud83d x"}'}, "line 1: half a character of two"),
     ({"metadata.jsonl": '["a.mp4", "one"]'}, "metadata.jsonl, line 1: not an object"),
@@ -143,9 +145,23 @@ def test_what_cannot_be_read_is_one_line(tmp_path, files, says):
     assert "\n" not in str(raised.value)
 
 
+def test_a_blank_after_a_comma_does_not_make_quotation_marks_part_of_a_caption(tmp_path):
+    make(tmp_path, **{"a.mp4": "", "metadata.csv": 'file_name, text\na.mp4, "a dog, running"\n'})
+    assert read(tmp_path) == {"a.mp4": "a dog, running"}
+
+
+def test_a_list_may_compose_accents_otherwise_than_the_file(tmp_path):
+    make(tmp_path, **{"Ka\u0308fer.mp4": "", "metadata.csv": "file_name,text\nK\u00e4fer.mp4,a beetle\n"})
+    assert list(read(tmp_path).values()) == ["a beetle"]
+
+
 def test_the_column_of_the_caption_can_be_named(tmp_path):
     make(tmp_path, **{"a.mp4": "", "metadata.csv": "file_name,text,caption\na.mp4,short,long\n"})
     assert read(tmp_path, caption_column="caption") == {"a.mp4": "long"}
+    (tmp_path / "metadata.csv").rename(tmp_path / "else.csv")
+    assert read_clip_folder(tmp_path, caption_column="caption").oddities[0].startswith(
+        "data.params.txt_key is caption, which is not used: the folder has no list")
+    (tmp_path / "else.csv").rename(tmp_path / "metadata.csv")
     with pytest.raises(DataError, match="has no story; its columns are file_name, text, caption"):
         read(tmp_path, caption_column="story")
 

@@ -103,7 +103,7 @@ def test_a_clip_is_turned_as_players_turn_it(turn, folder):
         make(upright, "-c:v", "libx264", "-crf", "4", "-pix_fmt", "yuv444p", frames=np.stack([QUARTERS] * 3))
     path = folder / "turned.mp4"
     ffmpeg(*turn, "-i", upright, "-c", "copy", path)
-    height, width, _ = clips.probe_clip(str(path), FORM)
+    height, width, *_ = clips.probe_clip(str(path), FORM)
     shown = ffmpeg("-i", path, "-frames:v", "1", "-f", "rawvideo", "-pix_fmt", "rgb24", "-")
     expected = np.frombuffer(shown, np.uint8).reshape(height, width, 3).astype(int)
     clip, _ = clips.read_clip(str(path), ClipFormat((height, width), RATE, 1))

@@ -95,7 +95,7 @@ def test_a_state_without_its_discriminator_is_refused(whole, clips, tmp_path):  
     ((f"{LOSS}.params.disc_in_channels=4",), "disc_in_channels is 4; it must be 3"),
     ((f"{LOSS}.params.l1_weight=0",), "l2_weight and edge_weight are 0 and there is no LPIPS")])
 def test_mistakes_are_found_before_clips_are_read(words, told, clips, tmp_path, monkeypatch):  # noqa: F811
-    monkeypatch.delattr(train_vae, "MemoryClips")
+    monkeypatch.delattr(train_vae, "read_buckets")
     with pytest.raises((ConfigError, CheckpointError), match=told):
         train_vae.main([*recipe(clips, tmp_path, **ADVERSARIAL), *words])
 

@@ -1,5 +1,6 @@
 """Clips held in memory as bytes, and the stages in which the autoencoder's training takes batches of them."""
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,8 @@ from common.kinds import Positive, Size, Steps
 from common.typed import Fields, checked
 from configuration.targets import get_obj_from_str
 from configuration.yaml_files import plain
-from data_video import clip_forms_of
+from data_video import SFTDataset, clip_forms_of
+from dry_run.memory import free_memory
 from training.data.marks import mark
 
 
@@ -26,15 +28,21 @@ class MemoryClips:
     videos: Tensor
 
     @classmethod
-    def read(cls, data_config: DictConfig, folders: Sequence[str]) -> "MemoryClips":
-        """Return all clips of the folders; captions play no part, and what is repeated in short clips counts."""
-        kind: Any = get_obj_from_str(data_config.target, "data")
-        params = {**data_config.params, "allow_no_captions": True}
-        if params.get("short_clips") != "skip":
-            params["short_clips"] = "repeat"  # the loss of a reconstruction has no mask
-        found = [bucket for folder in folders for bucket in kind.buckets(folder, **params)]
-        clips = (bucket[number]["mp4"] for bucket in found for number in range(len(bucket)))
-        return cls(torch.stack([((v + 1) * 127.5).round().byte() for v in clips]).transpose(1, 2).contiguous())
+    def read(cls, folders: Sequence[Sequence[SFTDataset]]) -> "MemoryClips":
+        """Return all clips of folders, each given by its buckets. Raises ConfigError if they do not fit in memory."""
+        buckets = [bucket for folder in folders for bucket in folder]
+        form, count = buckets[0].form, sum(map(len, buckets))
+        shape = (count, 3, form.max_num_frames, *form.video_size)
+        needed, free = math.prod(shape), free_memory(torch.device("cpu"))
+        if needed > free:
+            raise ConfigError(f"{count} clips of {form.max_num_frames} frames take {needed / 1e9:.1f} GB, and the "
+                              f"machine has {free / 1e9:.1f} GB of memory free; train_vae.py holds all clips there, so "
+                              "give fewer, shorter or smaller ones")
+        videos = torch.empty(shape, dtype=torch.uint8)
+        clips = (bucket[number]["mp4"] for bucket in buckets for number in range(len(bucket)))
+        for number, clip in enumerate(clips):
+            videos[number] = ((clip.transpose(0, 1) + 1) * 127.5).round()
+        return cls(videos)
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -66,6 +74,15 @@ class Stage:
     iters: Positive
     frames: Size
     batch_size: Steps
+
+
+def read_buckets(data_config: DictConfig, folders: Sequence[str] | None) -> list[list[SFTDataset]]:
+    """Return the buckets of each folder; captions play no part, and what is repeated in short clips counts."""
+    kind: Any = get_obj_from_str(data_config.target, "data")
+    params = {**data_config.params, "allow_no_captions": True}
+    if params.get("short_clips") != "skip":
+        params["short_clips"] = "repeat"  # the loss of a reconstruction has no mask
+    return [kind.buckets(folder, **params) for folder in folders or ()]
 
 
 def read_stages(data_config: DictConfig) -> list[Stage]:

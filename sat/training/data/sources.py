@@ -1,6 +1,7 @@
 """The training data of a run: folders of clips, sorted into buckets, read from their files or from a cache."""
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from media.videos import check_encoder
 from network.context import VideoContext
 from training.data.batches import Batches, CachedClips, LiveClips
 from training.data.encoders import Encoders
+from training.data.folders import report_shared
 from training.data.latent_cache import FrameNoise, cached_latents
 from training.data.marks import mark
 from training.data.text_cache import cached_text
@@ -108,8 +110,10 @@ def read_sources(args: Arguments) -> Sources:
     if cache is not None:
         _refuse_earlier(cache)
     memory = None if cache is None else cache / MEMORY
-    train = _folders(args.data_config, args.training.train_data or [], memory)
-    valid = _folders(args.data_config, args.training.valid_data or [], memory)
+    folders = [[_buckets(args.data_config, folder, memory) for folder in given or ()]
+               for given in (args.training.train_data, args.training.valid_data)]
+    report_shared(*folders)
+    train, valid = (list(chain.from_iterable(buckets)) for buckets in folders)
     captions = [(video.name, caption) for dataset in train + valid
                 for video, caption in zip(dataset.videos, dataset.captions, strict=True)]
     if is_main_process():
@@ -131,10 +135,9 @@ def _refuse_earlier(cache: Path) -> None:
                         "delete the folder, or set args.latent_cache to another one")
 
 
-def _folders(data: DictConfig, folders: Sequence[str], memory: Path | None) -> list[SFTDataset]:
-    """Return the buckets of all folders."""
+def _buckets(data: DictConfig, folder: str, memory: Path | None) -> list[SFTDataset]:
     kind: Any = get_obj_from_str(data.target, "data")
-    return [bucket for folder in folders for bucket in kind.buckets(folder, memory, **data.params)]
+    return kind.buckets(folder, memory, **data.params)
 
 
 def _live(args: Arguments, found: Sequence[SFTDataset]) -> list[Batches]:

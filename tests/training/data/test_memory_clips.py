@@ -5,7 +5,8 @@ from omegaconf import OmegaConf
 
 from common.errors import ConfigError
 from tests.test_data_video import ramp, write_video
-from training.data.memory_clips import MemoryClips, Stage, read_stages, stage_at
+from training.data import memory_clips
+from training.data.memory_clips import MemoryClips, Stage, read_buckets, read_stages, stage_at
 
 PARAMS = {"video_size": [16, 16], "fps": 8, "max_num_frames": 9}
 
@@ -28,12 +29,20 @@ def test_clips_are_read_without_captions_and_only_those_that_can_be(tmp_path, ca
         write_video(tmp_path / f"{name}.mp4", ramp(count), size=(16, 16))
     (tmp_path / "c.mp4").write_bytes(b"no video")
     config = OmegaConf.merge(section(short_clips="mask"), {"target": "data_video.SFTDataset"})
-    assert len(MemoryClips.read(config, [str(tmp_path)])) == 2
+    assert len(MemoryClips.read(read_buckets(config, [str(tmp_path)]))) == 2
     assert "1 of 3 clips skipped" in caplog.text
     assert "(data.params.short_clips: repeat): b.mp4 (6)" in caplog.text
     config.params.short_clips = "skip"
-    clips = MemoryClips.read(config, [str(tmp_path)])
+    clips = MemoryClips.read(read_buckets(config, [str(tmp_path)]))
     assert len(clips) == 1 and clips.videos.shape == (1, 3, 9, 16, 16)
+
+
+def test_clips_that_do_not_fit_in_memory_are_refused_before_any_is_read(tmp_path, monkeypatch):
+    write_video(tmp_path / "a.mp4", ramp(9), size=(16, 16))
+    found = read_buckets(OmegaConf.merge(section(), {"target": "data_video.SFTDataset"}), [str(tmp_path)])
+    monkeypatch.setattr(memory_clips, "free_memory", lambda device: 3 * 9 * 16 * 16 - 1)
+    with pytest.raises(ConfigError, match="1 clips of 9 frames take .* GB of memory free"):
+        MemoryClips.read(found)
 
 
 def test_stages_follow_one_another_and_the_last_goes_on():
