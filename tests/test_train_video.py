@@ -130,6 +130,15 @@ def test_the_loss_falls_and_the_checkpoint_samples(small_model, recipe, clips, t
     assert same(dict(engine.network.state_dict()), latest["network"])  # with decay 0 the average is the last weights
 
 
+def test_the_norm_of_gradients_is_logged_with_zero_and_without(small_model, recipe, tmp_path):
+    for stage in (0, 1):
+        train_video.train_video(recipe(small_model / "t2v.yaml", tmp_path / str(stage), "args.train_iters=2",
+                                       "args.log_interval=1", "deepspeed.gradient_accumulation_steps=2",
+                                       f"deepspeed.zero_optimization.stage={stage}"))
+    without, reduced = ([line["grad_norm"] for line in records(tmp_path / str(stage))] for stage in (0, 1))
+    assert without == pytest.approx(reduced, rel=1e-4) and min(without) > 0
+
+
 def test_two_processes_equal_one_with_twice_the_accumulation(small_model, recipe, tmp_path):
     uniform = "model.loss_fn_config.params.sigma_sampler_config.params.uniform_sampling=false"
 

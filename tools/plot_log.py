@@ -40,9 +40,9 @@ def read_log(log: Path) -> list[Mapping]:
 def read_series(log: Path, key: str) -> tuple[list[int], list[float]]:
     """Return steps and values of the lines with `key`; the last line counts if a resumed run logged a step again.
 
-    Raises DataError for a value that is no number.
+    A value that was not finite, which the log has as null, is left out. Raises DataError for a value that is no number.
     """
-    series = {line["step"]: line[key] for line in read_log(log) if key in line}
+    series = {line["step"]: line[key] for line in read_log(log) if line.get(key) is not None}
     for step, value in series.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise DataError(f"{log}: {key} of step {step} is {value!r}, not a number; give another key")

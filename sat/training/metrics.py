@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import json
 import logging
+import math
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -116,13 +117,15 @@ class Log:
 
 
 class JsonLines:
-    """A file of one JSON object per line, of which each is whole or absent."""
+    """A file of one JSON object per line, of which each is whole or absent; what is not finite is null."""
 
     def __init__(self, path: Path):
         self.stream = open(path, "ab", buffering=0)
 
     def write(self, step: int, record: Mapping[str, float]) -> None:
-        line, end = (json.dumps({"step": step, **record}) + "\n").encode(), self.stream.seek(0, os.SEEK_END)
+        # JSON has no infinity, as the norm of gradients is where float16 overflows, and no NaN.
+        values = {name: value if math.isfinite(value) else None for name, value in record.items()}
+        line, end = (json.dumps({"step": step, **values}) + "\n").encode(), self.stream.seek(0, os.SEEK_END)
         written = 0
         try:
             written = self.stream.write(line)

@@ -59,17 +59,16 @@ class Trainer(ABC):
 
     def run(self) -> None:
         """Train to the end of the course, or until a signal asks to stop: then save, and raise SystemExit."""
-        log = self._open_log()
-        since, steps = time.perf_counter(), 0
+        log, times = self._open_log(), []
         try:
             with StopRequest() as request:
                 while self.step < self.course.steps:
+                    since = time.perf_counter()
                     rate = self.train_step()
-                    steps += 1
+                    times.append(time.perf_counter() - since)  # of the step alone, not of validation, samples and saves
                     if self.due(self.args.training.log_interval):
-                        seconds = (time.perf_counter() - since) / steps
-                        log.write(self.step, self.report() | {"lr": rate, "seconds_per_step": seconds})
-                        since, steps = time.perf_counter(), 0
+                        log.write(self.step, self.report() | {"lr": rate, "seconds_per_step": sum(times) / len(times)})
+                        times.clear()
                     if self.step < self.course.steps and (signal := request.of_any_rank()):
                         self._stop(signal)
                     self.after_step(log)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
 
 from common import ranks
 from common.errors import UserError
@@ -46,6 +47,8 @@ class TransformerTrainer(Trainer):
         self.deepspeed = start_deepspeed(TrainingStep(engine).train(), args.deepspeed_config)
         course = course_of(args.training, args.deepspeed_config.optimizer.params.lr)
         super().__init__(args, course, engine.network, self.deepspeed.optimizer, state)
+        # DeepSpeed's own optimizers know the norm; torch's, which it leaves alone in float32 without ZeRO, do not.
+        self.norm: Tensor | None = None if hasattr(self.deepspeed.optimizer, "_global_grad_norm") else torch.tensor(0.0)
         if state is not None:
             load_optimizer_state(self.deepspeed, state.optimizer)
         clips = list(map(len, data.train))
@@ -65,13 +68,15 @@ class TransformerTrainer(Trainer):
             self.check_finite(info["loss"])
             self.losses.add(info["loss_per_sample"], info["timesteps"])
             self.deepspeed.backward(loss)
+            if part == parts - 1 and self.norm is not None:
+                self.norm = gradient_norm(self.engine.network)
             self.deepspeed.step()
 
     def report(self) -> dict[str, float]:
         """Return the mean loss since the last report, by range of timesteps too, and the norm of the gradient."""
         record = self.losses.report()
-        norm = self.deepspeed.get_global_grad_norm()  # None if DeepSpeed does not report it
-        return record if norm is None else record | {"grad_norm": float(norm)}
+        norm = self.deepspeed.get_global_grad_norm() if self.norm is None else self.norm
+        return record if norm is None else record | {"grad_norm": float(norm)}  # DeepSpeed may have none
 
     def _batch(self, number: int) -> dict:
         """Return batch `number`; sets the random state from which it, its noise and its timesteps are drawn."""
@@ -127,6 +132,11 @@ class TransformerTrainer(Trainer):
                            " ".join(str(error).split())[:160])
         self.deepspeed.train()
         ranks.wait_for_all()
+
+
+def gradient_norm(network: nn.Module) -> Tensor:
+    """Return the norm of the gradients of all weights, as one vector; zero without any."""
+    return torch.nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
 
 
 def course_of(settings: TrainingSettings, peak: float) -> Course:

@@ -27,6 +27,13 @@ def test_a_full_disk_is_reported_once_and_the_log_goes_on_later(tmp_path, caplog
     assert threading.excepthook is hook
 
 
+def test_a_line_has_null_for_what_is_not_finite_since_json_knows_no_infinity(tmp_path):
+    log = JsonLines(tmp_path / "log.jsonl")
+    log.write(3, {"loss": 0.5, "grad_norm": float("inf"), "other": float("nan")})
+    log.close()
+    assert (tmp_path / "log.jsonl").read_text() == '{"step": 3, "loss": 0.5, "grad_norm": null, "other": null}\n'
+
+
 @pytest.mark.parametrize("fits", [0, 5])
 def test_a_line_of_which_a_part_fits_is_taken_back(fits, tmp_path):
     lines = JsonLines(tmp_path / "log.jsonl")
