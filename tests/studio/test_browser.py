@@ -1,9 +1,6 @@
 """Tests of the page in a real browser without a window, which may reach this machine alone."""
 import re
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
@@ -11,7 +8,7 @@ import pytest
 pytest.importorskip("gradio", reason="the page needs requirements-studio.txt")
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright (requirements-test.txt)")
 
-from common.files import REPOSITORY
+from tests.studio.running import running_studio
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here")]
@@ -22,17 +19,8 @@ PROMPT = "a red circle moves right on a black background"
 @pytest.fixture(scope="module")
 def address(tmp_path_factory) -> Iterator[str]:
     """The address of a studio in a process of its own, which Ctrl-C ends at once."""
-    outputs = tmp_path_factory.mktemp("outputs")
-    process = subprocess.Popen([sys.executable, "studio.py", "--no-browser", "--port", "7900", "--output-dir",
-                                str(outputs)], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
-    for line in process.stderr:
-        if found := re.search(r"the studio is at (\S+);", line):
-            break
-    else:
-        pytest.fail("the studio did not start")
-    yield found.group(1)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=20) == 130
+    with running_studio("--port", "7900", "--output-dir", str(tmp_path_factory.mktemp("outputs"))) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

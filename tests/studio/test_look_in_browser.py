@@ -1,9 +1,6 @@
 """The pages on which one looks, in a real browser: compare, gallery and studies, at two widths."""
 import re
 import shutil
-import signal
-import subprocess
-import sys
 
 import pytest
 
@@ -12,7 +9,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright (
 
 from benchmarks.studies.filters import filter_bar, filtered_by
 from benchmarks.studies.page import page as report_page
-from common.files import REPOSITORY
+from tests.studio.running import running_studio
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here")]
@@ -38,17 +35,9 @@ def studies(tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(tmp_path_factory, studies):
     """The address of a studio over empty outputs."""
-    outputs = tmp_path_factory.mktemp("outputs")
-    words = ["--base", "configs/tiny_t2v.yaml", "--output-dir", str(outputs), "--studies", str(studies), "--no-browser",
-             "--port", "7990"]
-    server = subprocess.Popen([sys.executable, "studio.py", *words], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
-    for line in server.stderr:
-        if found := re.search(r"the studio is at (\S+);", line):
-            break
-    yield found.group(1)
-    server.send_signal(signal.SIGINT)
-    server.wait(30)
-    server.stderr.close()
+    with running_studio("--base", "configs/tiny_t2v.yaml", "--output-dir", str(tmp_path_factory.mktemp("outputs")),
+                        "--studies", str(studies), "--port", "7990") as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
