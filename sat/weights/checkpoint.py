@@ -68,8 +68,10 @@ def find_checkpoint(path: str | Path) -> Path:
                               f"{_saved(path)}")
     states = path / iteration / STATES
     if not states.is_file():
+        beside = [file for file in sorted(path.iterdir()) if file.suffix in SUFFIXES and file.is_file()]
+        hint = f"; the folder holds {listed(beside)}" if beside else ""  # as the run of an autoencoder does
         raise CheckpointError(f"{latest} names iteration {iteration[:100]!r}, but {iteration[:100]}/{STATES} beside it "
-                              f"is missing{_saved(path)}")
+                              f"is missing{_saved(path)}{hint}")
     return _undivided(states)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from common.errors import ConfigError
 from common.patches import parse_patch_size
 from configuration.yaml_files import require
-from weights.diffusers_layout import _positions
+from weights.diffusers_layout import position_params
 
 
 def transformer_config(network: Mapping) -> dict:
@@ -12,7 +12,7 @@ def transformer_config(network: Mapping) -> dict:
 
     Raises ConfigError for a structure that diffusers lacks.
     """
-    positions = require(_positions(network), "pos_embed_config.params", "text_length")
+    positions = require(position_params(network), "pos_embed_config.params", "text_length")
     text = require(network["modules"]["patch_embed_config"].get("params"), "patch_embed_config.params",
                    "text_hidden_size")
     target = network["modules"]["pos_embed_config"]["target"].rpartition(".")[2]

@@ -46,7 +46,7 @@ def transformer_links(names: Iterable[str], network: Mapping) -> list[Link]:
     Raises ConfigError for a tensor that diffusers' transformer lacks.
     """
     patch_t, *patch = parse_patch_size(network["patch_size"])
-    learned = bool(_positions(network).get("learnable_pos_embed"))
+    learned = bool(position_params(network).get("learnable_pos_embed"))
     return [_transformer_link(name, patch if patch_t == 1 else None, learned) for name in names]
 
 
@@ -132,5 +132,5 @@ def to_diffusers(links: Iterable[Link], state: Mapping[str, Tensor]) -> Iterator
             yield from zip(link.theirs, link.split(state[link.name]), strict=True)
 
 
-def _positions(network: Mapping) -> Mapping:
+def position_params(network: Mapping) -> Mapping:
     return network["modules"]["pos_embed_config"].get("params") or {}

@@ -9,11 +9,11 @@ from weights.diffusers_layout import PATCH
 from weights.links import Link
 
 
-def _itself(name: str) -> Link:
+def same_link(name: str) -> Link:
     return Link(name, (name,))
 
 
-def _released_links(state: Mapping[str, Tensor]) -> list[Link]:
+def links_from_release(state: Mapping[str, Tensor]) -> list[Link]:
     """Return links for a transformer in this project's or the release's layout, alone or in a whole model."""
     theirs = {name.removeprefix(NETWORK_PREFIX): name for name in state if name.startswith(NETWORK_PREFIX)}
     theirs = theirs or {name: name for name in state}

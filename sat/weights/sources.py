@@ -21,9 +21,9 @@ from weights.fp8 import Widened
 from weights.links import Link
 from weights.lora_names import without_lora
 from weights.names import AUTOENCODER, TEXT_ENCODER, TRANSFORMER, Named, Vocabulary, named
-from weights.released_layout import _itself, _released_links
+from weights.released_layout import links_from_release, same_link
 from weights.shards import read_shards
-from weights.weight_files import DIFFUSERS, find_weights
+from weights.weight_files import DIFFUSERS, TRANSFORMERS, find_weights, has_shards
 
 COPY_PORTIONS = 16  # portions of a copy; more of them need less memory beside the model, but each maps the files again
 LEAST_PORTION = 4_000_000  # bytes: a small model is not worth many mappings
@@ -160,12 +160,12 @@ def transformer_weights(path: str | Path) -> Weights:
     source, files = _found(path, "transformer")
     open_, state = _opened(files)
     if any("lora_" in name for name in state):
-        unchanged = {name: _itself(name) for name in state}
+        unchanged = {name: same_link(name) for name in state}
         return Weights(source, files, open_, state, Named({name: name for name in state}), unchanged)
     found, said = _named(state, TRANSFORMER, source)
     own = {name: state[found.theirs[name]] for name in fp8.without_scales(found.theirs)}
     theirs = is_diffusers_transformer(own)
-    links = links_from_diffusers(own) if theirs else _released_links(own)
+    links = links_from_diffusers(own) if theirs else links_from_release(own)
     return Weights(source, files, open_, state, found, {link.name: link for link in links},
                    [*(["diffusers' layout"] if theirs else []), *said])
 
@@ -184,7 +184,7 @@ def autoencoder_weights(path: str | Path, names: Iterable[str], levels: int, ign
              if link.theirs[0] in own and link.name not in own}
     moved = {link.theirs[0] for link in links.values()}
     said = [*(["diffusers' layout"] if links else []), *said]
-    links |= {name: _itself(name) for name in own if name not in moved}
+    links |= {name: same_link(name) for name in own if name not in moved}
     return Weights(source, files, open_, state, found, links, said)
 
 
@@ -195,7 +195,7 @@ def text_encoder_weights(source: Path, files: Sequence[Path], ignore: Iterable[s
     """
     open_, state = _opened(files)
     found, said = _named(state, TEXT_ENCODER, source)
-    links = {name: _itself(name) for name in fp8.without_scales(found.theirs) if not name.startswith(tuple(ignore))}
+    links = {name: same_link(name) for name in fp8.without_scales(found.theirs) if not name.startswith(tuple(ignore))}
     for name, other in (SHARED, SHARED[::-1]):  # one matrix with two names; files hold one or both
         if name in links:
             links.setdefault(other, Link(other, (name,)))
@@ -220,8 +220,11 @@ def _made(links: Iterable[Link], state: Mapping[str, Tensor]) -> dict[str, Tenso
 
 
 def _found(path: str | Path, part: str) -> tuple[Path, list[Path]]:
-    """Return the diffusers folder of a part and its files, or else the checkpoint file that the path names."""
+    """Return the diffusers folder of a part and its files, or else what the path names: a checkpoint's file, or shards.
+    """
     folder = part_folder(path, part)
+    if folder is None and has_shards(Path(path), TRANSFORMERS):
+        return Path(path), find_weights(Path(path), TRANSFORMERS)
     if folder is None:
         file = find_checkpoint(path)
         return file, [file]

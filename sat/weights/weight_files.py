@@ -65,6 +65,11 @@ def has_weights(folder: Path, stems: Sequence[str]) -> bool:
     return bool(_sets(folder, stems))
 
 
+def has_shards(folder: Path, stems: Sequence[str]) -> bool:
+    """Return True if a folder has files whose names are those of shards, or of their index."""
+    return any(found.shards or found.index for found in _sets(folder, stems).values())
+
+
 def _rank(variant: str, kind: str) -> tuple:
     known = VARIANTS.index(variant) if variant in VARIANTS else len(VARIANTS)
     return bool(variant), KINDS.index(kind), known, variant

@@ -73,6 +73,9 @@ def test_missing_files_and_folders(tmp_path, layer):
     (tmp_path / "latest").write_text("12")
     with pytest.raises(CheckpointError, match="names iteration '12'"):
         find_checkpoint(tmp_path)
+    (tmp_path / "3d-vae.pt").write_bytes(b"of an autoencoder's run")
+    with pytest.raises(CheckpointError, match="is missing; the folder holds .*3d-vae.pt"):
+        find_checkpoint(tmp_path)
 
 
 def test_a_save_that_dies_leaves_the_previous_checkpoint(tmp_path, layer, monkeypatch):

@@ -58,6 +58,11 @@ def test_diffusers_own_folder_computes_the_same_here(structure, diffusers, tmp_p
     mine, theirs = both_predictions(model, other, structure)
     assert mine.abs().mean() > 0.1
     assert_same(mine, theirs)
+    (tmp_path / "alone").mkdir()
+    for shard in (tmp_path / "transformer").glob("*.safetensors"):
+        shard.rename(tmp_path / "alone" / shard.name.replace("diffusion_pytorch_model", "model"))
+    alone = build_network(config, tmp_path / "alone", F32, "cpu").state_dict()
+    assert all(torch.equal(alone[name], value) for name, value in model.state_dict().items()), "by their numbers alone"
 
 
 @pytest.mark.slow
