@@ -51,9 +51,11 @@ def bits(engine: DiffusionEngine, clips: Sequence[Combination], options: argpars
 def row(label: str, found: np.ndarray) -> list[str]:
     """Return a table's row: mean over clips with its interval, and the deviation between probes."""
     each = found.mean(axis=0)
-    low, high = middle(resampled(len(each), lambda clips: each[clips].mean()))
+    interval = ""
+    if len(each) > 1:
+        interval = " ({:.4f} to {:.4f})".format(*middle(resampled(len(each), lambda clips: each[clips].mean())))
     probes = f"{found.mean(axis=1).std(ddof=1):.4f}" if len(found) > 1 else ""
-    return [label, str(len(each)), f"{each.mean():.4f} ({low:.4f} to {high:.4f})", probes]
+    return [label, str(len(each)), f"{each.mean():.4f}{interval}", probes]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -63,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--probes", type=int, default=2, help="of Hutchinson's estimator (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1000, help="of clips, noise and probes (default: %(default)s)")
     options = parser.parse_args(argv)
-    for name, least, most in (("clips", 1, 108), ("levels", 2, 1000), ("probes", 1, 100)):
+    for name, least, most in (("clips", 1, 108), ("levels", 2, 1000), ("probes", 1, 100), ("seed", 0, 2**31)):
         if not least <= getattr(options, name) <= most:
             raise ConfigError(f"--{name}: {getattr(options, name)} is not from {least} to {most}")
     from benchmarks.small_model import chosen, configured, load_engine

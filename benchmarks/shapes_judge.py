@@ -92,7 +92,7 @@ def judge_frames(frames: np.ndarray) -> Verdict:
         "background_noise": noise,
         "contrast": track.contrast,
         "seen": float(track.seen.mean()),
-        "border_coverage": float(_border(track.coverage[..., None]).max()),
+        "border_coverage": float(border(track.coverage[..., None]).max()),
     }
     if track.seen.mean() < MIN_SEEN_FRAMES:
         return Verdict(None, None, None, background, measures)
@@ -104,7 +104,7 @@ def judge_frames(frames: np.ndarray) -> Verdict:
 
 def background_level(frames: np.ndarray) -> np.ndarray:
     """Return the background's colour (3,) in 8-bit RGB: the median of the border over all frames."""
-    return np.median(_border(frames).reshape(-1, 3), axis=0)
+    return np.median(border(frames).reshape(-1, 3), axis=0)
 
 
 def follow_object(frames: np.ndarray, level: np.ndarray) -> Track:
@@ -247,7 +247,7 @@ def dilate(mask: np.ndarray) -> np.ndarray:
     return mask | wide[:, 2:, 1:-1] | wide[:, :-2, 1:-1] | wide[:, 1:-1, 2:] | wide[:, 1:-1, :-2]
 
 
-def _border(frames: np.ndarray) -> np.ndarray:
+def border(frames: np.ndarray) -> np.ndarray:
     """Return the outermost pixels of every frame, (T, 4 * 64, channels)."""
     return np.concatenate([frames[:, 0], frames[:, -1], frames[:, :, 0], frames[:, :, -1]], axis=1)
 

@@ -30,6 +30,7 @@ from benchmarks.command_runs import PROMPT, completed
 from benchmarks.options import count
 from benchmarks.speed_measure import show, table
 from common.console import run
+from common.errors import ConfigError
 from common.machine import processor
 
 COLUMNS = ("batch", "processes", "threads of each", "videos a minute", "whole command")
@@ -86,23 +87,28 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=count, default=3, help="rounds over all ways (default: %(default)s)")
     parser.add_argument("--save", action="store_true", help="keep the table as a dated note")
     options = parser.parse_args(argv)
+    if min(options.batches) * min(options.processes) > options.videos:
+        raise ConfigError(f"--videos: {options.videos} do not fill a batch of {min(options.batches)} on each of "
+                          f"{min(options.processes)} process(es); give more, or smaller --batches")
     options.words = sys.argv[1:] if argv is None else list(argv)
     return options
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = read_options(argv)
-    ways = [Way(batch, processes) for processes in options.processes for batch in options.batches
-            if batch * processes <= options.videos]
+    every = [Way(batch, processes) for processes in options.processes for batch in options.batches]
+    ways = [way for way in every if way.batch * way.processes <= options.videos]
+    left_out = [f"{way.batch} by {way.processes}" for way in every if way not in ways]
     with tempfile.TemporaryDirectory() as work:
         (Path(work) / "prompts.txt").write_text(f"{PROMPT}\n" * options.videos, encoding="utf-8")
         for turn in range(options.repeats):
             for way in ways if turn % 2 == 0 else ways[::-1]:
                 way.make(options, Path(work))
+    note = f"\nToo few videos to fill batch by processes: {', '.join(left_out)}.\n" if left_out else ""
     text = (f"# Videos a minute, {date.today()}\n\n`python -m benchmarks.throughput {' '.join(options.words)}`\n\n"
             f"{options.videos} videos; {processor(torch.device('cpu'))}, {os.cpu_count()} cores, "
             f"{torch.backends.cpu.get_cpu_capability()}; Python {platform.python_version()}, torch {torch.__version__}."
-            f"\n\n{table(COLUMNS, [way.row(options.videos) for way in ways])}\n")
+            f"\n\n{table(COLUMNS, [way.row(options.videos) for way in ways])}\n{note}")
     show(text, "throughput", options.save)
 
 

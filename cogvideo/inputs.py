@@ -1,6 +1,8 @@
 """The inputs of a call: texts, pictures, clips and seeds as Python has them, made into prompts with files."""
+import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from arguments import MODEL_FLAGS
 from cogvideo.result import Result
-from common.errors import ConfigError, DataError
+from common.errors import ConfigError, DataError, UserError
 from common.files import REPOSITORY
 from common.kinds import Seed
 from common.suggestions import nearest
@@ -64,6 +66,17 @@ class Given:
             clips = {name: _clip(row[name], folder / f"{name}{i}.mkv", name, fps) for name in ("clip", "control")}
             found.append(Prompt(i, text_of(text, "prompt"), negative=negative, **pictures, **clips))
         return found
+
+
+@contextmanager
+def named_as_given(folder: Path) -> Iterator[None]:
+    """Context manager in which errors name pictures and clips of memory by their parameter, not by file in `folder`."""
+    try:
+        yield
+    except UserError as error:
+        file = rf"(?:\b(?:image|picture|(?:control )?clip) )?{re.escape(str(folder))}/([a-z]+)(\d+)\.\w+"
+        told = re.sub(file, r"\1 of prompt \2", str(error))
+        raise type(error)(told) from error
 
 
 def texts_of(prompt: Any) -> list[str]:

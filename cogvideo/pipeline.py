@@ -102,7 +102,7 @@ class Pipeline:
         given = Given(negative_prompt, image, last, clip, control)
         pipe = self.with_(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
         args = pipe._changed(settings if num_samples is None else {"num_samples": num_samples, **settings})
-        with tempfile.TemporaryDirectory(prefix="cogvideo_") as folder:
+        with tempfile.TemporaryDirectory(prefix="cogvideo_") as folder, inputs.named_as_given(Path(folder)):
             prompts = given.prompts(texts, Path(folder), args.sampling.sampling_fps)
             jobs = pipe._jobs(prompts, seeds, latents, args)
             check_estimates(estimates, jobs, pipe.engine.sampler.num_steps)  # type: ignore[union-attr, arg-type]

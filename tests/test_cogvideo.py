@@ -304,6 +304,8 @@ def test_wrong_latents_and_clips_are_one_line(pipe):
         (lambda: pipe.decode(torch.zeros(5, 4, 8, 8)), "this model's have 16 channels"),
         (lambda: pipe.decode(torch.zeros(4, 16, 8, 8)), "an odd number of them"),
         (lambda: pipe.decode("a"), "latents are str"),
+        (lambda: pipe(PROMPTS, strength=0.5, clip=[np.zeros((3, 64, 64, 3), np.uint8)] * 2),
+         "^clip of prompt 0 is too short: 3 frames"),
         (lambda: pipe.encode_clip(np.zeros((16, 64, 64, 3), np.uint8)), "the clip is 16 frames of 64 x 64"),
         (lambda: pipe.encode_clip(np.zeros((17, 64, 64, 3))), "uint8, not .* float64"),
         (lambda: pipe(PROMPTS[0], num_frames=1, progress=False).save("a.gif"), "ends with .mp4"),

@@ -9,6 +9,7 @@ from inference.filmstrip import FILMSTRIP
 from inference.jobs import Job
 from inference.made_from import difference, made_from
 from media.records import LATENTS, RECORD, VIDEO, verified_record
+from media.videos import SHEET
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ def _reason(job: Job, settings: SamplingSettings) -> str | None:
     record, output = verified_record(job.folder), _output(job.folder, settings)
     if record is None or output.name not in record["files"]:
         return f"{output.name} or its record is missing, or they do not belong together"
+    if output.name == VIDEO and not (job.folder / SHEET).is_file():
+        return f"{SHEET} is missing"
     changed = difference(record.get("made_from"), made_from(job))
     if changed is None and settings.save_denoised_every is not None:
         before = ((record.get("config") or {}).get("args") or {}).get("save_denoised_every")

@@ -3,6 +3,7 @@ import pytest
 
 from benchmarks import throughput
 from benchmarks.throughput import making
+from common.errors import ConfigError
 
 TOLD = "4 video(s) in x; seconds: {'configuration': 1.0, 'model load': 2.0, 'prompt encoding': 0.5, 'sampling': 5.5}"
 
@@ -13,7 +14,9 @@ def test_every_way_makes_the_same_videos_with_all_cores_in_turns(monkeypatch, ca
     monkeypatch.setattr(throughput.os, "cpu_count", lambda: 4)
     throughput.main(["--batches", "2", "4", "--processes", "1", "2", "--videos", "4", "--repeats", "2", "--",
                      "args.num_inference_steps=2"])
-    lines = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    told = capsys.readouterr().out
+    assert told.endswith("\nToo few videos to fill batch by processes: 4 by 2.\n")
+    lines = [line.strip("| ").split(" | ") for line in told.splitlines() if line.startswith("| ")]
     rows = [dict(zip(throughput.COLUMNS, row, strict=True)) for row in lines[2:]]
     assert [(row["batch"], row["processes"], row["threads of each"]) for row in rows] == [
         ("2", "1", "4"), ("4", "1", "4"), ("2", "2", "2")], "no process is left without a batch"
@@ -24,6 +27,11 @@ def test_every_way_makes_the_same_videos_with_all_cores_in_turns(monkeypatch, ca
     assert all(words[-1] == "args.num_inference_steps=2" for words, _ in runs)
     folders = [words[words.index("--output-dir") + 1] for words, _ in runs]
     assert len(set(folders)) == len(runs), "nothing that was made before is taken for finished"
+
+
+def test_fewer_videos_than_a_batch_are_one_line():
+    with pytest.raises(ConfigError, match="--videos: 3 do not fill a batch of 4 on each of 1 process"):
+        throughput.read_options(["--videos", "3", "--batches", "8", "4"])
 
 
 @pytest.mark.parametrize("told, seconds", [(TOLD, 6.0), (f"a process: {TOLD}\n{TOLD.replace('5.5', '2.5')}", 3.0)])

@@ -114,6 +114,16 @@ def test_the_contents_of_images_and_clips_count(run, tmp_path):
     assert "strength was 0.7, is 1.0" in run("--strength", "1", prompts="a t2v@@a.mp4")[0]
 
 
+def test_a_video_without_its_contact_sheet_is_made_again(tmp_path, small_model):
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    words = ["--base", str(small_model / "t2v.yaml"), str(REPOSITORY / "configs" / "inference.yaml"), "--resume",
+             "--input-file", str(tmp_path / "prompts.txt"), "--output-dir", str(tmp_path / "out")]
+    assert main(words) == 0
+    sheet = tmp_path / "out" / "0_a_red_circle" / "0" / "frames.png"
+    sheet.unlink()
+    assert main(words) == 0 and sheet.is_file()
+
+
 def test_what_was_not_finished_is_made_again(run, tmp_path):
     run()
     folder = tmp_path / "out" / "0_a_red_circle" / "0"
