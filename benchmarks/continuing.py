@@ -1,7 +1,7 @@
 """Videos in segments, each of which continues the one before: what happens at the seams, on the small model.
 
     python -m benchmarks.continuing --videos 6                 # a few minutes
-    python -m benchmarks.continuing --videos 18 --save         # the table and the picture of docs/sampling.md
+    python -m benchmarks.continuing --videos 12 --save         # the table and the picture of docs/sampling.md
 
 Each way makes a video of 17 frames and continues it, for each of the same prompts from the same seeds. `jump` is the
 object's step at a seam, relative to the usual (median) one of the first 17 frames, which counts at least half a pixel:
@@ -21,10 +21,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.command_line import count
 from benchmarks.faster_by_choice import spread
 from benchmarks.shapes_judge import border, follow_object, judge_frames
 from benchmarks.small_model import configured, markdown
 from common.console import run
+from common.errors import ConfigError
 from common.files import REPOSITORY, whole_file
 from inference import pipeline
 from inference.jobs import in_batches, plan_jobs
@@ -96,10 +98,12 @@ def row(name: str, videos: Sequence[np.ndarray], combinations: Sequence[Combinat
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=int, default=6, help="videos made in each way (default: %(default)s)")
-    parser.add_argument("--segments", type=int, default=3, help="segments of each, at least 2 (default: %(default)s)")
+    parser.add_argument("--segments", type=count, default=3, help="segments of each, at least 2 (default: %(default)s)")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="default: all")
     parser.add_argument("--save", action="store_true", help=f"write videos of the last way into {PICTURE}")
     options, overrides = parser.parse_known_args(argv)
+    if options.segments < 2:
+        raise ConfigError(f"--segments is {options.segments}; one segment continues nothing, so give 2 or more")
     combinations, rows, videos = spread(options.videos), [], []
     for name in options.ways:
         videos = make(WAYS[name], options.segments, combinations, overrides)

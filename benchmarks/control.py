@@ -6,7 +6,8 @@
 The control clip is the mask of a rendered clip that training never shows. `overlap` is the intersection over union of
 that mask with the mask of the video, over all frames. The text-to-video model gets the same captions and noise, so its
 overlap is that of a video which obeys the caption alone; what the autoencoder alone loses of the rendered clips is the
-least. Any `key=value` after the options overrides the configuration.
+least. Any `key=value` after the options overrides the
+configuration of both models.
 """
 import argparse
 import sys
@@ -20,6 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from benchmarks.command_line import count
 from benchmarks.shapes_judge import judge_frames
 from benchmarks.small_model import BATCH, chosen, configured, control_of, markdown, rendered, sample_batch, score
 from common.console import run
@@ -84,13 +86,13 @@ def picture(videos: Sequence[Tensor], combinations: Sequence[Combination]) -> np
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--every", type=int, default=3, help="of the combinations, judge every n-th (default: 3)")
+    parser.add_argument("--every", type=count, default=3, help="of the combinations, judge every n-th (default: 3)")
     parser.add_argument("--save", action="store_true", help="write the picture into docs/")
     options, overrides = parser.parse_known_args(argv)
     combinations, rows = chosen(options.every), []
     rows.append(row("the autoencoder alone", reconstructed(combinations), combinations))
     for name, model in MODELS.items():
-        videos = make(model, combinations, overrides if model == "control" else [])
+        videos = make(model, combinations, overrides)
         rows.append(row(name, videos, combinations))
         if options.save and model == "control":
             with whole_file(REPOSITORY / "docs" / "control.png") as partial:

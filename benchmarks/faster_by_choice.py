@@ -98,7 +98,9 @@ def row(name: str, made: Made, lossless: Made, results: Sequence) -> dict[str, s
     """Return a row of the table; `results` are pairs of a combination and the judge's verdict."""
     pairs = list(zip(made.videos, lossless.videos, strict=True))
     quality = [psnr(one, other) for one, other in pairs if not torch.equal(one, other)]
+    equal = len(pairs) - len(quality)
     told = f"{sum(quality) / len(quality):.1f} dB (worst {min(quality):.1f})" if quality else "equal"
+    told += f", {equal} equal" if quality and equal else ""
     return {"": name, "passes": f"{made.passes:.0f}", "skipped": f"{100 * (1 - made.computed / made.passes):.0f} %",
             "work": f"{made.computed / lossless.computed:.2f}", "time": f"{made.seconds / lossless.seconds:.2f}",
             "decoding": f"{made.decoding / lossless.decoding:.2f}", "PSNR against lossless": told,

@@ -32,6 +32,7 @@ from inference.sizes import model_limits, plan_video
 from media.videos import tiled, to_pixels
 from tools.shapes_world import Combination, render
 
+WEIGHTS = "checkpoints/tiny/first_last"
 BATCH = 6
 SHOWN = 6  # videos in the picture, each with its given pictures at both ends
 
@@ -91,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options, overrides = parser.parse_known_args(argv)
     combinations = spread(options.videos)
     clips = rendered(combinations, options.seed)
-    videos = make(configured("i2v", overrides), combinations, clips, options.seed)
+    videos = make(configured("i2v", [f"args.load={WEIGHTS}", *overrides]), combinations, clips, options.seed)
     if options.picture is not None:
         with whole_file(options.picture) as partial:
             Image.fromarray(picture(clips, videos)).save(partial)

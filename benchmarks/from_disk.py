@@ -23,8 +23,8 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__fil
 
 import torch
 
+from benchmarks.command_line import count
 from benchmarks.command_runs import PROMPT, peak_of
-from benchmarks.options import count
 from benchmarks.random_folder import write_pipeline
 from benchmarks.speed_measure import DTYPES, hardware, show, table
 from common.console import run

@@ -35,6 +35,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__fil
 import torch
 from torch import Tensor
 
+from benchmarks.command_line import refuse_given
 from benchmarks.memory_measure import peak_memory
 from benchmarks.options import add_model, add_speed, resolve
 from benchmarks.random_models import SIZES, Size, our_engine
@@ -64,6 +65,11 @@ class Way:
     steps: int | None = None
     quantize: str | None = None
     offload: str | None = None  # as `args.offload`
+
+    @property
+    def compiles(self) -> bool:
+        """False where weights are offloaded, which the compiler takes for new ones each time they arrive."""
+        return self.offload is None
 
     def configure(self, model: Mapping) -> dict:
         """Return the `model` section with this way's changes."""
@@ -95,11 +101,11 @@ WAYS: Mapping[str, Way] = {
     "fp8 products": Way(quantize=DYNAMIC),
     "fp8 weights": Way(quantize="fp8"),
     "int8 weights": Way(quantize="int8"),
-    "parts wait on the CPU": Way(offload="model"),
-    "layers wait on the CPU": Way(offload="sequential"),
-    "passes one by one": Way({"guidance_one_by_one": True}),
+    "parts offloaded": Way(offload="model"),
+    "layers offloaded": Way(offload="sequential"),
+    "branches one by one": Way({"guidance_one_by_one": True}),
 }
-USUAL = ("TeaCache, 0.2", "first-block cache, 0.1", "UniPC, 12 steps", "fp8 products", "layers wait on the CPU")
+USUAL = ("TeaCache, 0.2", "first-block cache, 0.1", "UniPC, 12 steps", "fp8 products", "layers offloaded")
 
 
 @dataclass(frozen=True)
@@ -123,7 +129,7 @@ class Made:
 @torch.no_grad()
 def make(way: Way, size: Size, device: torch.device, dtype: torch.dtype, faster: Mapping) -> Made:
     """Make a video in one way and measure it; `faster` are lossless changes of the `model` section."""
-    if way.offload:  # the compiler takes offloaded weights for new ones each time they arrive
+    if not way.compiles:
         faster = {key: value for key, value in faster.items() if not key.startswith("compile")}
     engine = our_engine(way.configure(size.model() | faster), device, dtype)
     way.prepare(engine, device)
@@ -213,6 +219,11 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="ways to compare with the lossless one, which always runs")
     options = parser.parse_args(argv)
     options.words = sys.argv[1:] if argv is None else list(argv)
+    if options.size is None and resolve_device(options.device).type == "cpu":
+        refuse_given(parser, options, ("ways", "compile", "compile_decoder", "attention"),
+                     "on a CPU without --size, where a video is made from disk")
+    else:
+        refuse_given(parser, options, ("folder",), "where the weights are not read from disk")
     return options
 
 
@@ -270,7 +281,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             sys.stdout.write(f"{name}: skipped, {error}\n")
             continue
         lossless = lossless or made
-        rows.append(row(name, made, lossless))
+        compiled = any(value for key, value in faster.items() if key.startswith("compile"))
+        rows.append(row(name if WAYS[name].compiles or not compiled else f"{name}, not compiled", made, lossless))
         sys.stdout.write(" | ".join(rows[-1]) + "\n")
         gc.collect()
     text = f"{heading(options, size, device, dtype)}\n{table(COLUMNS, rows)}\n"

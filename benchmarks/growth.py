@@ -21,6 +21,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__fil
 import numpy as np
 import torch
 
+from benchmarks.command_line import count
 from benchmarks.small_model import configured, markdown
 from benchmarks.speed_measure import CLOCKS, hardware, timed
 from common.compression import COGVIDEOX
@@ -174,7 +175,7 @@ def plot(results: Sequence[Measured], path: Path) -> None:
 @torch.no_grad()
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each point (default: %(default)s)")
+    parser.add_argument("--repeats", type=count, default=3, help="runs of each point (default: %(default)s)")
     parser.add_argument("--clock", choices=CLOCKS, default="cpu",
                         help="cpu: CPU time of this process, for a machine that others use (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=from_repository("docs"), help="folder of growth.md and growth.png")

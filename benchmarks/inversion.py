@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from arguments import get_args
-from benchmarks.options import count
+from benchmarks.command_line import count
 from common.console import run
 from diffusion_video import DiffusionEngine
 from inference.pipeline import load_engine

@@ -12,6 +12,7 @@ what training never showed has a row. Videos and tables are written below `--out
 """
 import argparse
 import json
+import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -22,17 +23,21 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__fil
 
 import numpy as np
 
+from benchmarks.command_line import count, refuse_given
 from benchmarks.scenes_judge import ATTRIBUTES, NUMBERS, Judged, judge_scene
-from benchmarks.shapes_judge import wilson_interval
+from benchmarks.shapes_judge import asked_below, wilson_interval
 from benchmarks.speed_measure import table
 from common.console import run
 from common.errors import ConfigError, DataError
 from common.files import whole_file
+from common.listing import listed
 from media.clips import UnreadableClip, read_frames
 from media.videos import VIDEO, write_video
 from tools.grammars import GRAMMARS, Scene, parse_scene, render_scene, scenes_of
 from tools.numbers_world import NumberedShape
 from tools.shapes_world import FPS
+
+logger = logging.getLogger(__name__)
 
 OVERLAY = "configs/tiny_numbers.yaml"
 SCENES_SEED = 77  # of the captions that are judged: no seed of training clips
@@ -178,23 +183,21 @@ def judge_folders(folders: Sequence[str]) -> Iterator[str]:
     if not folders:
         raise ConfigError("videos: give an output folder of sampling")
     for folder in folders:
-        found = []
-        for metadata in sorted(Path(folder).rglob("metadata.json")):
-            try:
-                scene = parse_scene(json.loads(metadata.read_text(encoding="utf-8"))["prompt"])
-            except ValueError:
-                continue
-            found += [(scene, judge_file(video, scene)) for video in sorted(metadata.parent.glob("*.mp4"))]
+        asked, left_out = asked_below(folder, parse_scene)
+        found = [(scene, judge_file(video, scene)) for video, scene in asked]
         if not found:
             raise DataError(f"no video below {folder} has a prompt with numbers or a relation: give an output folder "
                             "of sampling")
+        if left_out:
+            logger.warning("%s: %d video(s) left out, whose prompt has no numbers and no relation: %s", folder,
+                           len(left_out), listed(left_out))
         yield tables(folder, found)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=list(FILES))
-    parser.add_argument("--videos", type=int, default=96, metavar="N",
+    parser.add_argument("--videos", type=count, default=96, metavar="N",
                         help="videos of each grammar of what training shows, and as many of what it never shows "
                         "(default: %(default)s)")
     parser.add_argument("--grammars", nargs="+", choices=list(GRAMMARS), default=list(GRAMMARS))
@@ -202,8 +205,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", default="runs/numbers_judged",
                         help="folder of videos and tables (default: %(default)s)")
     options, others = parser.parse_known_args(argv)
-    if options.videos < 1:
-        raise ConfigError(f"--videos is {options.videos}; it must be 1 or more")
+    idle = {"videos": ("videos", "grammars", "seed"), "floors": ("seed",)}
+    refuse_given(parser, options, idle.get(options.what, ()), f"on {options.what}")
     started = time.time()
     if options.what == "videos":
         made = judge_folders(others)

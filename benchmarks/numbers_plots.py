@@ -94,6 +94,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise ConfigError(f"{folder}: the name of the folder must be the number of steps")
     found = {int(folder.name): {name: read_results(folder / name / RESULTS) for name in judged_in(folder)}
              for folder in options.folders}
+    if options.scatter and "numbers" not in found[max(found)]:
+        raise ConfigError(f"--scatter: the folder of {max(found)} steps has no judged captions with numbers")
     draw_curve(found, options.out)
     if options.scatter:
         draw_scatter(found[max(found)]["numbers"], options.scatter)

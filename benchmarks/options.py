@@ -9,13 +9,6 @@ from configuration.model import FASTEST, KERNELS
 from configuration.settings import resolve_device
 
 
-def count(text: str) -> int:
-    """Return the whole number above 0 that a word of the command line is."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
 def add_model(parser: argparse.ArgumentParser, size: str | None) -> None:
     """Add the options for the model's size, dtype and device; `size` is the default size."""
     parser.add_argument("--size", choices=SIZES, default=size,

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import yaml
 
+from benchmarks.command_line import refuse_given
 from benchmarks.schedule_costs import (
     HIGHEST,
     LOWEST,
@@ -33,6 +34,7 @@ from common.console import run
 from common.errors import ConfigError
 from common.files import whole_file
 from configuration.targets import instantiate_from_config
+from configuration.yaml_files import plain, read_mapping
 from sgm.sampling import Sampler, StepInfo
 
 PLAIN = {"target": "sgm.guiders.VanillaCFG", "params": {"scale": 3.0}}
@@ -177,7 +179,7 @@ def compare(options: argparse.Namespace) -> str:
         path = options.compare / f"sigmas_{steps}.yaml"
         if not path.is_file():
             raise ConfigError(f"--compare {options.compare}: no {path.name} there; search for it first")
-        schedules = {"found": yaml.safe_load(path.read_text()), **BY_HAND}
+        schedules = {"found": plain(read_mapping(path)), **BY_HAND}
         rows += compared(solve, end, schedules, SOLVER, steps)
     shown = table(["steps", "schedule", "error", "found less this (95 %)", "p, corrected"], corrected(rows))
     return f"{shown}\n\nThe converged runs agree with RungeKutta3Sampler to {agreed:.4f}."
@@ -202,6 +204,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         values = getattr(options, name)
         if min(values if isinstance(values, list) else [values]) < least:
             raise ConfigError(f"--{name}: {values} must be at least {least}")
+    if options.compare is not None:
+        refuse_given(parser, options, ("trials", "powers", "out"), "with --compare")
     if max(options.steps) > options.levels:
         raise ConfigError(f"--steps: {max(options.steps)} needs as many --levels, not {options.levels}")
     sys.stdout.write((search if options.compare is None else compare)(options) + "\n")

@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from benchmarks.command_line import count
 from benchmarks.options import add_model, resolve
 from benchmarks.random_models import SIZES, our_network, our_vae
 from benchmarks.setting import Setting
@@ -57,7 +58,7 @@ def step(setting: Setting) -> Ways:
 
     return {ALONE: lambda: with_layers_by(AllLayers()),
             "tokens divided": lambda: with_layers_by(DividedLayers(*group)),
-            "passes divided": divided_passes}
+            "branches divided": divided_passes}
 
 
 def decode(setting: Setting) -> Ways:
@@ -109,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="parts to time (default: all)")
     add_model(parser, size="small")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds over all ways (default: %(default)s)")
+    parser.add_argument("--repeats", type=count, default=3, help="rounds over all ways (default: %(default)s)")
     options = parser.parse_args(argv)
     processes = int(os.environ.get("WORLD_SIZE", 1))
     if processes == 1:

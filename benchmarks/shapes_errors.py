@@ -16,6 +16,7 @@ fit. For a clip that the world could have drawn they are 0, and the overlap is 1
 A clip in which no object can be followed has none of them, and counts as lost.
 """
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,11 +26,13 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__fil
 
 import numpy as np
 
+from benchmarks.command_line import count, refuse_given
 from benchmarks.shapes_fit import Fit, fitted
 from benchmarks.shapes_judge import MIN_SEEN_FRAMES, Track, background_level, follow_object, judge_folder
 from benchmarks.speed_measure import table
 from common.console import run
 from common.errors import ConfigError
+from common.listing import listed
 from common.seeds import generator_for
 from media.clips import read_frames
 from media.videos import VIDEO, write_video
@@ -43,6 +46,8 @@ from tools.shapes_world import (
     all_combinations,
     render,
 )
+
+logger = logging.getLogger(__name__)
 
 UNITS = {"place_error": "px", "speed_error": "px a frame", "size_error": "px", "color_error": "delta E",
          "edge_overlap": "IoU"}
@@ -149,18 +154,26 @@ def floors(clips: int) -> dict[str, list[dict[str, float]]]:
     return found
 
 
+def errors_below(folder: Path) -> list[dict[str, float]]:
+    """Return the errors of the videos below a folder; those that are left out are counted."""
+    judged, left_out = judge_folder(folder)
+    if left_out:
+        logger.warning("%s: %d video(s) left out, whose prompt is none of the shapes world: %s", folder, len(left_out),
+                       listed(left_out))
+    return [errors_of(read_frames(str(one.path)), one.expected) for one in judged]
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="output folders of sampling")
     parser.add_argument("--floors", action="store_true", help="measure what no model can be expected to be below")
-    parser.add_argument("--clips", type=int, default=216, help="rendered clips for the floors (default: %(default)s)")
+    parser.add_argument("--clips", type=count, default=216, help="rendered clips for the floors (default: %(default)s)")
     options = parser.parse_args(argv)
     if not options.folders and not options.floors:
         raise ConfigError("give output folders of sampling, or --floors")
-    if options.clips < 1:
-        raise ConfigError(f"--clips is {options.clips}; it must be 1 or more")
-    found = {str(folder): [errors_of(read_frames(str(one.path)), one.expected) for one in judge_folder(folder)[0]]
-             for folder in options.folders}
+    if not options.floors:
+        refuse_given(parser, options, ("clips",), "without --floors")
+    found = {str(folder): errors_below(folder) for folder in options.folders}
     found |= floors(options.clips) if options.floors else {}
     rows = [{"": name, **summary(errors)} for name, errors in found.items()]
     sys.stdout.write(f"{table(list(rows[0]), [list(row.values()) for row in rows])}\n")

@@ -11,23 +11,27 @@ is `unclear`, which counts as wrong.
 """
 
 import argparse
-import json
 import math
 import sys
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__file__).resolve().parents[1])]
 
-from common.errors import DataError, UserError
+from common.console import run
+from common.errors import ConfigError, DataError
 from media.clips import UnreadableClip, read_frames
+from media.records import RECORD, parsed_record
 from tools.shapes_world import BACKGROUNDS, PALETTE, SIZE, Combination, parse_caption
 
 ATTRIBUTES = ("color", "shape", "motion", "background")
 MIN_FRAMES = 9
+Asked = TypeVar("Asked")
 
 # Distances are Euclidean in 8-bit RGB. Half the distance is 61 between the closest colours of the world (blue and
 # purple), 41 between yellow and orange, a colour outside the world, and 78 between the backgrounds.
@@ -297,22 +301,29 @@ class Judged:
         return {**matches, "all": all(matches.values())}
 
 
+def asked_below(folder: str | Path, parse: Callable[[str], Asked]) -> tuple[list[tuple[Path, Asked]], list[Path]]:
+    """Return the videos below a folder with what `parse` makes of their prompts, and those without such a prompt.
+
+    The prompt is that of the metadata.json beside a video, before `@@`. `parse` raises ValueError for other prompts.
+    """
+    found, left_out = [], []
+    for path in sorted(Path(folder).rglob(RECORD)):
+        videos = sorted(path.parent.glob("*.mp4"))
+        try:
+            found += [(video, parse(str(parsed_record(path).get("prompt")).split("@@")[0])) for video in videos]
+        except (ValueError, DataError):
+            left_out += videos
+    return found, left_out
+
+
 def judge_folder(output_dir: str | Path) -> tuple[list[Judged], list[Path]]:
     """Judge every video below `output_dir` against the "prompt" of the metadata.json beside it.
 
-    Only the part of an image-to-video prompt before `@@` is used. Returns the judged videos, and those skipped because
-    their prompt does not follow the world's grammar. Raises DataError if none is judged.
+    Returns the judged videos, and those skipped because their record is damaged or its prompt does not follow the
+    world's grammar. Raises DataError if none is judged.
     """
-    judged, left_out = [], []
-    for metadata in sorted(Path(output_dir).rglob("metadata.json")):
-        prompt = json.loads(metadata.read_text(encoding="utf-8"))["prompt"].split("@@")[0]
-        for video in sorted(metadata.parent.glob("*.mp4")):
-            try:
-                expected = parse_caption(prompt)
-            except ValueError:
-                left_out.append(video)
-                continue
-            judged.append(Judged(video, expected, judge_file(video)))
+    found, left_out = asked_below(output_dir, parse_caption)
+    judged = [Judged(video, expected, judge_file(video)) for video, expected in found]
     if not judged:
         raise DataError(f"no video with a prompt of the shapes world below {output_dir}: give a sampling output folder")
     return judged, left_out
@@ -362,7 +373,7 @@ def report_folder(folder: Path) -> list[Judged]:
     return judged
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="+", type=Path, metavar="VIDEO_OR_FOLDER",
                         help="mp4 files, or output folders of sampling")
@@ -370,24 +381,26 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--require", type=float, default=0.0, metavar="SHARE",
                         help="exit with 1 if a smaller share of the videos in folders has all attributes right")
     args = parser.parse_args(argv)
+    folders = [path for path in args.paths if path.is_dir()]
+    if not 0 <= args.require <= 1:
+        raise ConfigError(f"--require is {args.require}; it must be a share from 0 to 1")
+    if args.require and len(folders) < len(args.paths) or args.expect and folders:
+        raise ConfigError("--require is of the videos in folders, and --expect of single videos; give one kind alone")
     wrong, judged = 0, []
-    try:
-        for path in args.paths:
-            if path.is_dir():
-                judged += report_folder(path)
-                continue
-            verdict = judge_file(path)
-            wrong += args.expect is not None and not all(verdict.matches(args.expect).values())
-            print(f"{path}: {verdict}  {({key: round(value, 2) for key, value in verdict.measures.items()})}")
-    except UserError as problem:
-        sys.stderr.write(f"error: {problem}\n")
-        return 2
+    for path in args.paths:
+        if path.is_dir():
+            judged += report_folder(path)
+            continue
+        verdict = judge_file(path)
+        wrong += args.expect is not None and not all(verdict.matches(args.expect).values())
+        print(f"{path}: {verdict}  {({key: round(value, 2) for key, value in verdict.measures.items()})}")
     right = sum(one.right["all"] for one in judged)
     if right < args.require * len(judged):
         print(f"{right} of {len(judged)} videos have all attributes right; {args.require:.0%} are required")
         wrong += 1
-    return 1 if wrong else 0
+    if wrong:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

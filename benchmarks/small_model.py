@@ -28,10 +28,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from arguments import get_args
+from benchmarks.command_line import count, refuse_given
 from benchmarks.shapes_errors import errors_of, summary
 from benchmarks.shapes_judge import Verdict, judge_file, judge_frames, wilson_interval
 from benchmarks.speed_measure import table
 from common.console import run
+from common.files import whole_file
 from common.seeds import generator_for
 from configuration.settings import Arguments
 from configuration.targets import instantiate_from_config
@@ -234,13 +236,17 @@ def psnr(one: Tensor, other: Tensor) -> float:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["vae", "t2v", "i2v", "table"], help="model to judge, or table")
-    parser.add_argument("--seeds", type=int, default=1, help="videos per combination")
+    parser.add_argument("--seeds", type=count, default=1, help="videos per combination")
     parser.add_argument("--first-seed", type=int, default=0, help="lowest seed (default: %(default)s)")
-    parser.add_argument("--every", type=int, default=1, help="judge only every n-th combination")
+    parser.add_argument("--every", type=count, default=1, help="judge only every n-th combination")
     parser.add_argument("--colors", nargs="+", choices=PALETTE, default=list(COLORS),
                         help="colours to sample with t2v and i2v (default: those of the training data)")
     parser.add_argument("--out", default="runs/small_model", help="folder of videos and tables (default: %(default)s)")
     options, overrides = parser.parse_known_args(argv)
+    if options.what == "vae":
+        refuse_given(parser, options, ("seeds", "first_seed", "every", "colors"), "on an autoencoder")
+    if options.what == "table":
+        refuse_given(parser, options, ("colors",), "on the table")
     started = time.time()
     args = configured("i2v" if options.what == "i2v" else "t2v", overrides)
     if options.what == "vae":
@@ -252,7 +258,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     text = markdown(rows)
     folder = Path(options.out)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{options.what}.md").write_text(text + "\n")
+    with whole_file(folder / f"{options.what}.md") as path:
+        path.write_text(text + "\n", encoding="utf-8")
     sys.stdout.write(f"{text}\n{time.time() - started:.0f} s\n")
 
 

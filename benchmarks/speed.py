@@ -9,9 +9,9 @@ Needs requirements-test.txt beside requirements.txt, and downloads nothing. The 
 are compared. Seconds are medians, with the minimum and maximum; the ratio is the median over pairs of consecutive runs.
 Memory is what a call of each side after its first takes beside the weights, with the gaps that malloc leaves; of it,
 tensors is what torch's allocator was asked for at a time. FLOPs are counted for each side, and the share of peak
-relates their rate to that of a matrix product, measured in the same run. With --compile the last columns are the
-seconds of each side's first compiled run. diffusers' attention runs by the kernel that torch chooses, whatever
---attention is. --save keeps the table under docs/benchmarks/.
+relates their rate to that of a matrix product, measured in the same run. With --compile both transformers are compiled,
+and the last columns are the seconds of each side's first compiled run. diffusers' attention runs by the kernel that
+torch chooses, whatever --attention is. --save keeps the table under docs/benchmarks/.
 """
 import argparse
 import platform
@@ -25,7 +25,8 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__fil
 
 import torch
 
-from benchmarks.options import add_model, add_speed, count, resolve
+from benchmarks.command_line import count, refuse_given
+from benchmarks.options import add_model, add_speed, resolve
 from benchmarks.random_models import SIZES
 from benchmarks.speed_measure import (
     CLOCKS,
@@ -44,7 +45,7 @@ try:
     import diffusers
 
     from benchmarks.setting import Setting
-    from benchmarks.speed_parts import PARTS
+    from benchmarks.speed_parts import COMPILED, PARTS
 except ImportError as error:
     sys.stderr.write(f"error: {error}; run: pip install -r requirements-test.txt\n")
     raise SystemExit(2) from error
@@ -78,7 +79,8 @@ def row(name: str, timing: Timing, peak: float) -> list[str]:
 def measure(name: str, setting: Setting, options: argparse.Namespace, peak: float) -> list[str]:
     """Measure one part; return its row. Raises OutputsDiffer, so that nothing is reported, if the outputs differ."""
     pair = PARTS[name](setting)
-    return row(name, time_pair(pair, options.repeats, setting.device, options.clock, options.compile is not None), peak)
+    compiles = options.compile is not None and name in COMPILED
+    return row(name, time_pair(pair, options.repeats, setting.device, options.clock, compiles), peak)
 
 
 def heading(options: argparse.Namespace, device: torch.device, peak: float) -> str:
@@ -97,10 +99,13 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tokens", type=count, help="about as many tokens of a video, in place of the size's; the "
                         "whole run is of the size's own")
     add_speed(parser, compiled="whole")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds, each running both sides (default: %(default)s)")
+    parser.add_argument("--repeats", type=count, default=3,
+                        help="rounds, each running both sides (default: %(default)s)")
     parser.add_argument("--clock", choices=CLOCKS, default="wall",
                         help="cpu: CPU time of this process, for a machine that others use (default: %(default)s)")
     options = parser.parse_args(argv)
+    if options.part not in (*COMPILED, "all"):
+        refuse_given(parser, options, ("compile", "attention"), f"on {options.part}, which has no transformer")
     options.words = sys.argv[1:] if argv is None else list(argv)
     return options
 

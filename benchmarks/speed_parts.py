@@ -134,5 +134,6 @@ def t5(setting: Setting) -> Pair:
         max_sequence_length=setting.size.text_length)[0])
 
 
+COMPILED = ("transformer", "step", "whole")  # the parts that have a transformer, which --compile compiles
 PARTS: dict[str, Callable[[Setting], Pair]] = {
     "transformer": transformer, "step": step, "decode": decode, "encode": encode, "t5": t5, "whole": whole}

@@ -26,8 +26,8 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__fil
 
 import torch
 
+from benchmarks.command_line import count
 from benchmarks.command_runs import PROMPT, completed
-from benchmarks.options import count
 from benchmarks.speed_measure import show, table
 from common.console import run
 from common.errors import ConfigError

@@ -17,7 +17,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__fil
 
 import torch
 
-from benchmarks.options import count
+from benchmarks.command_line import count
 from benchmarks.random_models import SIZES
 from benchmarks.setting import Setting
 from benchmarks.speed_measure import hardware, table

@@ -26,8 +26,8 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__fil
 import torch
 from torch import Tensor, nn
 
+from benchmarks.command_line import count
 from benchmarks.memory_measure import peak_memory, tensor_peak
-from benchmarks.options import count
 from benchmarks.random_models import SIZES, Size, our_network
 from benchmarks.setting import Setting
 from benchmarks.speed_measure import CLOCKS, hardware, show, table, timed

@@ -59,7 +59,7 @@ WAYS: Mapping[str, Way] = {
     "a part at a time": Way("i2v", ("--offload", "model")),
     "a layer at a time": Way("i2v", ("--offload", "sequential")),
     "tiles": Way("t2v", TILES, TILES),
-    "passes one by one": Way("t2v", ("model.guidance_one_by_one=true",)),
+    "branches one by one": Way("t2v", ("model.guidance_one_by_one=true",)),
     "a schedule without timesteps": Way("t2v", UNTIMED, UNTIMED),
     "a step cache": Way("i2v", CACHE, CACHE),
     "the fastest attention": Way("t2v", ("model.attention_kernel=fastest",)),

@@ -10,10 +10,10 @@ The first two commands make the videos, the third the animated picture of README
     python tools/make_picture.py outputs/tiny_t2v outputs/tiny_i2v --out docs/samples.png
 """
 import argparse
-import json
 import re
 import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__file__).resolve().parents[1])]
 
+from common.console import run
+from common.errors import DataError
+from common.files import whole_file
 from media.clips import read_frames
+from media.records import RECORD, foreign_record
 
 # A still row of frames.
 FRAMES, SCALE, MARGIN, CAPTION = 9, 1.5, 6, 22
@@ -32,13 +36,13 @@ PAUSE = 900  # milliseconds for which the last frame stays
 
 def read_video(folder: Path) -> tuple[np.ndarray, float]:
     """Return the frames (N, H, W, 3) of a finished video and its frames per second."""
-    record = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
+    record = foreign_record(folder / RECORD)
     return read_frames(str(folder / "000000.mp4")), record["fps"]
 
 
 def caption(folder: Path) -> str:
     """Return the prompt of a video; one that starts from an image says so."""
-    record = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
+    record = foreign_record(folder / RECORD)
     return ("image + " if record.get("image") else "") + record["prompt"]
 
 
@@ -95,21 +99,21 @@ def number_of(folder: Path) -> tuple:
     return tuple([int(word) if word.isdigit() else word for word in re.split(r"(\d+)", str(folder))])
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("outputs", nargs="+", type=Path, help="folders that sample_video.py wrote, in this order")
     parser.add_argument("--out", type=Path, required=True, help="a .webp file plays, a .png file stands still")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
+    if options.out.suffix not in (".webp", ".png"):
+        raise DataError(f"{options.out}: give a name that ends with .webp, which plays, or .png, which stands still")
     folders = []
     for outputs in options.outputs:
-        folders += sorted((record.parent for record in outputs.rglob("metadata.json")), key=number_of)
+        folders += sorted((record.parent for record in outputs.rglob(RECORD)), key=number_of)
     if not folders:
-        sys.stderr.write(f"error: no finished videos below {', '.join(map(str, options.outputs))}\n")
-        return 2
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    (write_animation if options.out.suffix == ".webp" else write_rows)(folders, options.out)
-    return 0
+        raise DataError(f"no finished videos below {', '.join(map(str, options.outputs))}")
+    with whole_file(options.out) as path:
+        (write_animation if options.out.suffix == ".webp" else write_rows)(folders, path)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -35,13 +35,13 @@ from common.text import read_text
 from configuration.yaml_files import plain, read_mapping
 from tools.small_model_recipe import (
     ALSO,
-    CONFIG_OF,
     JUDGED,
     NUMBERS,
     OUT,
     Choices,
     Job,
     jobs_of,
+    own_configs,
     parts_config,
     record_of,
 )
@@ -138,8 +138,7 @@ def write_configs(choices: Choices) -> None:
     """Write the configurations that sample with what is made in FOLDER/tiny."""
     folder = choices.folder
     for part in choices.transformers:
-        files = CONFIG_OF.get(part, (part,))
-        base: Any = OmegaConf.merge(*(read_mapping(REPOSITORY / f"configs/tiny_{file}.yaml") for file in files))
+        base: Any = OmegaConf.merge(*(read_mapping(REPOSITORY / name) for name in own_configs(part)))
         made = {"args": {"load": str(folder / "tiny" / part)}, "model": parts_config(base.model, folder)}
         write_config(folder / f"{part}.yaml", plain(OmegaConf.merge(base, made)))
 

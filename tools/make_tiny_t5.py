@@ -11,6 +11,7 @@ import io
 import logging
 import string
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import sentencepiece.sentencepiece_model_pb2 as formats
 import torch
 from transformers import T5Config, T5EncoderModel
 
+from common.console import run
 from tools.shapes_world import all_combinations
 
 logger = logging.getLogger("make_tiny_t5")
@@ -68,11 +70,11 @@ def make_encoder(folder: Path, pieces: int, seed: int) -> None:
     T5EncoderModel(config).save_pretrained(folder)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("checkpoints/tiny/t5"))
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     pieces = write_pieces(args.out)
     make_encoder(args.out, pieces, args.seed)
@@ -81,5 +83,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    main()
+    sys.exit(run(main))

@@ -70,6 +70,7 @@ class Job:
     steps: Count = 0
     config: Mapping = field(default_factory=dict)
     extra: tuple[str, ...] = ()  # words that may change when the job is continued
+    base: tuple[str, ...] = ()  # configurations of the repository that the result depends on
     autoencoder: str | None = None  # of the last stage of an autoencoder, its file in FOLDER/tiny/vae
 
 
@@ -180,12 +181,13 @@ def _training_job(part: str, base: Sequence[str], name: str, config: Mapping, ba
     if part in AUTOENCODERS:
         whole = OmegaConf.merge(*(read_mapping(REPOSITORY / path) for path in base), config)
         steps = sum(stage.iters for stage in whole.data.stages)
-        return Job(name, result, ("train_vae.py", *files), steps, config)
+        return Job(name, result, ("train_vae.py", *files), steps, config, base=tuple(base))
     launch: tuple[str, ...] = ()
     if choices.processes > 1:
         launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(choices.processes))
     share = f"deepspeed.train_micro_batch_size_per_gpu={batch // choices.processes}"
-    return Job(name, result, (*launch, "train_video.py", *files), config["args"]["train_iters"], config, (share,))
+    return Job(name, result, (*launch, "train_video.py", *files), config["args"]["train_iters"], config, (share,),
+               base=tuple(base))
 
 
 def _judging(part: str, choices: Choices) -> Job:
@@ -195,7 +197,8 @@ def _judging(part: str, choices: Choices) -> Job:
              str(folder / f"{model}.yaml")]
     if choices.quick:
         words.append("model.sampler_config.params.num_steps=2")
-    return Job(f"judge_{part}", folder / "judged" / f"{part}.md", ("-m", "benchmarks.small_model", part, *words))
+    return Job(f"judge_{part}", folder / "judged" / f"{part}.md", ("-m", "benchmarks.small_model", part, *words),
+               base=own_configs(model))
 
 
 def _judging_numbers(choices: Choices) -> Job:
@@ -203,10 +206,17 @@ def _judging_numbers(choices: Choices) -> Job:
     words = ["--out", str(out), str(folder / f"{NUMBERS}.yaml")]
     if choices.quick:
         words = ["--videos", "4", *words, "model.sampler_config.params.num_steps=2"]
-    return Job(f"judge_{NUMBERS}", out / f"{NUMBERS}.md", ("-m", "benchmarks.numbers_judge", "model", *words))
+    return Job(f"judge_{NUMBERS}", out / f"{NUMBERS}.md", ("-m", "benchmarks.numbers_judge", "model", *words),
+               base=own_configs(NUMBERS))
+
+
+def own_configs(part: str) -> tuple[str, ...]:
+    """Return the configurations that a part's own one is made of."""
+    return tuple(f"configs/tiny_{name}.yaml" for name in CONFIG_OF.get(part, (part,)))
 
 
 def record_of(job: Job, folder: Path) -> str:
     """Return what a job's result depends on as text without the folder's own path."""
     command = [word for word in job.command if word.endswith((".py", ".yaml")) or not job.config]
-    return json.dumps([command, job.config], sort_keys=True).replace(str(folder), ".")
+    base = [plain(read_mapping(REPOSITORY / name)) for name in job.base]
+    return json.dumps([command, job.config, base], sort_keys=True).replace(str(folder), ".")

@@ -107,7 +107,8 @@ def compared(comparison: Comparison, rows: Mapping[Cell, Row], clips_of, budgets
     found = [_difference(key, pairs, rows, clips_of, comparison.measures) | {"cost": _cost(pairs[0], budgets)}
              for key, pairs in groups.items()]
     for name in comparison.tests.values():
-        for row, corrected in zip(found, holm([row[name] for row in found if name in row]), strict=False):
+        tested = [row for row in found if name in row]
+        for row, corrected in zip(tested, holm([row[name] for row in tested]), strict=True):
             row[f"{name}_holm"] = corrected
     return found
 
@@ -119,7 +120,8 @@ def _cost(pair: tuple[Cell, Cell], budgets: Mapping[Cell, set[int]]) -> str:
 
 
 def told_apart(comparison: Comparison, found: Sequence[Row], level: float = 0.05) -> list[Row]:
-    """Return for each cost how many pairs differ by each measure that is tested, corrected for all rows (Holm)."""
+    """Return for each cost how many pairs differ by each measure that is tested, corrected for all of that cost (Holm).
+    """
     groups = defaultdict(list)
     for row in found:
         groups[row["cost"]].append(row)

@@ -10,6 +10,7 @@ from benchmarks.studies.figures import LIMIT
 from benchmarks.studies.grid import Study, check_values
 from benchmarks.studies.measures import ENDS
 from benchmarks.studies.results import Row
+from benchmarks.studies.statistics import mean_and_interval
 from common.errors import ConfigError
 
 
@@ -83,7 +84,8 @@ def chosen_rows(rows: Sequence[Row], plot: Plot) -> list[Row]:
 def curve(rows: Sequence[Row], x: str, y: str, interval: Sequence[str] = ()) -> list[tuple]:
     """Return points (x, mean of y, distance down and distance up to the ends of its 95 % interval).
 
-    Points are sorted by x; if x has names, they keep the order of the rows.
+    `interval` names the columns with the ends of each row's own; rows are independent, so that their distances to the
+    ends add up in squares. Points are sorted by x; if x has names, they keep the order of the rows.
     """
     groups = defaultdict(list)
     for row in rows:
@@ -91,18 +93,12 @@ def curve(rows: Sequence[Row], x: str, y: str, interval: Sequence[str] = ()) -> 
     places = list(groups) if any(isinstance(place, str) for place in groups) else sorted(groups)
     points = []
     for place in places:
-        mean, half = mean_and_interval([row[y] for row in groups[place]])
-        low, high = mean - half, mean + half
-        if interval:
-            low, high = (np.mean([row[name] for row in groups[place]]) for name in interval)
-        points.append((place, mean, mean - low, high - mean))
+        values = [row[y] for row in groups[place]]
+        mean, half = mean_and_interval(values)
+        down, up = (half, half) if not interval else (
+            math.dist(values, [row[name] for row in groups[place]]) / len(values) for name in interval)
+        points.append((place, mean, down, up))
     return points
-
-
-def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean and half the width of its normal 95 % interval, which is 0 for one value."""
-    spread = np.std(values, ddof=1) if len(values) > 1 else 0.0
-    return float(np.mean(values)), float(1.96 * spread / math.sqrt(len(values)))
 
 
 def slopes(study: Study, rows: Sequence[Row]) -> list[Row]:

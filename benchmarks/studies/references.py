@@ -88,7 +88,8 @@ def reference(model, combinations: Sequence[Combination], seeds: Sequence[int], 
     """
     parts = [{"sampler": method, "schedule": RAMP, "guidance": guidance} for method in (METHOD, SECOND)]
     key = {"parts": parts, "captions": [one.caption for one in combinations], "seeds": list(seeds), "steps": steps,
-           "model": content(model.config), **key_of_parts((METHOD, SECOND, RAMP, guidance, model.config), (__name__,))}
+           "model": content(model.config),  # and the code that makes its videos
+           **key_of_parts((METHOD, SECOND, RAMP, guidance, model.config), (__name__, type(model).__module__))}
     place = folder / digest(key)[:16]
     folder.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(folder / f".{place.name}.lock"):  # another process may be at the same one

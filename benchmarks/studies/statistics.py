@@ -5,6 +5,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 RESAMPLES = 1000
+# 0.975 quantiles of Student's distribution (1908) by degrees of freedom from 1 on, after which the last is a bound.
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+           2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042)
 
 
 def frechet_distance(one: np.ndarray, other: np.ndarray) -> float:
@@ -38,6 +41,14 @@ def resampled(groups: int, statistic: Callable[[np.ndarray], np.ndarray | float]
     """Return `RESAMPLES` values of a statistic of group indices drawn with replacement (bootstrap, Efron 1979)."""
     rng = np.random.default_rng(seed)
     return np.array([statistic(rng.integers(groups, size=groups)) for _ in range(RESAMPLES)])
+
+
+def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean and half the width of its 95 % interval by Student's distribution, which is 0 for one value."""
+    if len(values) < 2:
+        return float(np.mean(values)), 0.0
+    factor = STUDENT[min(len(values) - 1, len(STUDENT)) - 1]
+    return float(np.mean(values)), float(factor * np.std(values, ddof=1) / math.sqrt(len(values)))
 
 
 def around(value: float, drawn: np.ndarray) -> tuple[float, float]:

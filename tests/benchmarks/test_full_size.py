@@ -15,14 +15,14 @@ CPU = torch.device("cpu")
 def test_the_small_size_is_measured_as_the_full_ones_are(capsys, monkeypatch):
     monkeypatch.setattr(speed_measure, "PRODUCT_SIZE", {"cpu": 64})
     full_size.main(["--size", "tiny", "--device", "cpu", "--attention", "fastest", "--ways", "UniPC, 12 steps",
-                    "layers wait on the CPU"])
+                    "layers offloaded"])
     out = capsys.readouterr().out
     rows = [line.strip("| ").split(" | ") for line in out.splitlines() if line.startswith("| ")]
     table = {row[0]: dict(zip(COLUMNS[1:], row[1:], strict=True)) for row in rows if row[0] in WAYS}
     assert list(table) == [LOSSLESS, "UniPC, 12 steps"]
     assert table[LOSSLESS]["PSNR against lossless"] == "equal" and table[LOSSLESS]["passes"] == "4"
     assert table["UniPC, 12 steps"]["passes"] == "24" and "dB" in table["UniPC, 12 steps"]["PSNR against lossless"]
-    assert "layers wait on the CPU: skipped" in out and "--ways 'UniPC, 12 steps'" in out
+    assert "layers offloaded: skipped" in out and "--ways 'UniPC, 12 steps'" in out
     assert "attention by flash, the fastest" in out
 
 
@@ -41,7 +41,7 @@ def test_every_way_is_a_configuration_that_can_be_built(size):
 
 def test_what_cannot_be_measured_is_left_out_with_a_reason(monkeypatch):
     assert left_out(WAYS[LOSSLESS], CPU) is None
-    assert "nothing to offload" in left_out(WAYS["layers wait on the CPU"], CPU)
+    assert "nothing to offload" in left_out(WAYS["layers offloaded"], CPU)
     monkeypatch.setattr(full_size, "find_spec", lambda name: None)
     assert "torchao" in left_out(WAYS["fp8 weights"], CPU)
 

@@ -46,7 +46,7 @@ def test_lost_clips_are_counted_and_wrong():
     assert row["lost"] == "1" and row["color"].startswith("75.0") and row["all"].startswith("75.0")
 
 
-def test_a_folder_of_videos_is_judged_by_its_prompts(tmp_path, capsys):
+def test_a_folder_of_videos_is_judged_by_its_prompts(tmp_path, capsys, caplog):
     prompts = ["a red square of radius 9 at (40, 20) moves left at speed 12 on a black background",
                "a red circle of radius 8 at (40, 20) moves left at speed 12 on a black background",
                "a red circle left of a blue square on a black background", "a cat"]
@@ -60,8 +60,9 @@ def test_a_folder_of_videos_is_judged_by_its_prompts(tmp_path, capsys):
     told = capsys.readouterr().out
     for group in ("seen", "several never seen", "combination never seen"):
         assert f"| {group} | 1 | 0 |" in told
+    assert "1 video(s) left out, whose prompt has no numbers and no relation" in caplog.text
     assert (tmp_path / "numbers_videos.md").read_text().strip() in told
     for words, says in ((["videos", str(tmp_path / "nothing")], "no video below"),
-                        (["videos"], "give an output folder"), (["model", "--videos", "0"], "--videos is 0")):
+                        (["videos"], "give an output folder"), (["videos", "--seed", "1"], "--seed has no effect on videos")):
         assert run(numbers.main, [*words, "--out", str(tmp_path)]) == 2
         assert says in capsys.readouterr().err

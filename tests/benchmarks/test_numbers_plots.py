@@ -50,6 +50,10 @@ def test_both_pictures_are_drawn(results, tmp_path, capsys):
     folders = [str(tmp_path / step) for step in ("100", "150", "200")]
     assert run(numbers_plots.main, [*folders, "--out", str(out), "--scatter", str(scatter)]) == 0
     assert out.stat().st_size > 5000 and scatter.stat().st_size > 5000
+    (tmp_path / "400" / "relations").mkdir(parents=True)
+    write_results(tmp_path / "400" / "relations" / RESULTS, results["relations"])
+    assert run(numbers_plots.main, [str(tmp_path / "400"), "--out", str(out), "--scatter", str(scatter)]) == 2
+    assert "400 steps has no judged captions with numbers" in capsys.readouterr().err
     assert run(numbers_plots.main, [str(tmp_path), "--out", str(out)]) == 2
     assert "must be the number of steps" in capsys.readouterr().err
     assert run(numbers_plots.main, [str(tmp_path / "300"), "--out", str(out)]) == 2

@@ -9,7 +9,7 @@ from benchmarks import several_processes
 from common.errors import ConfigError
 from common.files import REPOSITORY
 
-ROWS = ["step, one process", "step, tokens divided", "step, passes divided", "decode, one process",
+ROWS = ["step, one process", "step, tokens divided", "step, branches divided", "decode, one process",
         "decode, time divided"]
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from benchmarks import shapes_judge
 from benchmarks.shapes_judge import judge_file, judge_folder, judge_frames, summarize, wilson_interval
+from common.console import run
 from common.errors import DataError
 from media.videos import write_video
 from tools.shapes_world import Combination, all_combinations, parse_caption, render
@@ -84,19 +85,26 @@ def test_files_and_folders(tmp_path):
         (folder / "metadata.json").write_text(json.dumps({"prompt": prompt}))
     judged, left_out = judge_folder(tmp_path)
     assert len(judged) == 3 and len(left_out) == 1
+    (tmp_path / "3_x" / "0" / "metadata.json").write_text('{"prompt": ')
+    assert judge_folder(tmp_path)[1] == left_out, "a damaged record is left out, and counted"
     summary = summarize(judged)
     assert (summary["seen"]["videos"], summary["seen"]["all"]["right"]) == (2, 2)
     assert (summary["unseen"]["videos"], summary["unseen"]["motion"]["right"]) == (1, 0)
     assert summary["unseen"]["color"]["right"] == summary["unseen"]["background"]["right"] == 1
     assert shapes_judge.format_summary(summary).count("\n") == 4
     wrong = tmp_path / "1_x" / "0" / "000000.mp4"
-    assert shapes_judge.main([str(wrong), "--expect", "a red circle moves left on a black background"]) == 1
-    assert shapes_judge.main([str(tmp_path), "--require", "0.6"]) == 0, "two of three are right"
-    assert shapes_judge.main([str(tmp_path), "--require", "0.7"]) == 1
+    asked = "a red circle moves left on a black background"
+    shapes_judge.main([str(tmp_path), "--require", "0.6"])  # two of three are right
+    for words in ([str(wrong), "--expect", asked], [str(tmp_path), "--require", "0.7"]):
+        with pytest.raises(SystemExit) as ended:
+            shapes_judge.main(words)
+        assert ended.value.code == 1
+    for words in ([str(tmp_path), "--expect", asked], [str(wrong), "--require=0.5"], [str(tmp_path), "--require=nan"]):
+        assert run(shapes_judge.main, words) == 2
     (tmp_path / "junk.mp4").write_bytes(b"junk")
     with pytest.raises(DataError, match="junk.mp4"):
         judge_file(tmp_path / "junk.mp4")
-    assert shapes_judge.main([str(tmp_path / "junk.mp4")]) == 2
+    assert run(shapes_judge.main, [str(tmp_path / "junk.mp4")]) == 2
     with pytest.raises(DataError, match="no video"):
         judge_folder(tmp_path / "nothing")
 

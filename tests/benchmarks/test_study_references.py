@@ -42,7 +42,7 @@ def noise_of(seed):
     return torch.randn(len(PAIR), 2, 3, 2, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def test_the_reference_is_the_end_of_the_guided_flow_and_solved_once(tmp_path):
+def test_the_reference_is_the_end_of_the_guided_flow_and_solved_once(tmp_path, monkeypatch):
     model = Exact()
     found = reference(model, PAIR, [0, 1], None, 40, tmp_path)
     assert found.latents == pytest.approx(1 + 0.5 * torch.cat([noise_of(0), noise_of(1)]), abs=2e-3)
@@ -54,6 +54,12 @@ def test_the_reference_is_the_end_of_the_guided_flow_and_solved_once(tmp_path):
     model.config = {"model": {"d": 0.25}}
     reference(model, PAIR, [0, 1], None, 40, tmp_path)
     assert model.runs == 6
+    monkeypatch.setattr(references, "key_of_parts", lambda trees, modules: {"sources": modules})
+    reference(model, PAIR, [0, 1], None, 40, tmp_path)
+    assert model.runs == 8
+    monkeypatch.setattr(Exact, "__module__", "another.module")
+    reference(model, PAIR, [0, 1], None, 40, tmp_path)
+    assert model.runs == 10, "the code that makes the videos counts"
     for kept in tmp_path.glob("*/flow.safetensors"):
         kept.write_bytes(b"damaged")
     with pytest.raises(DataError, match="is no reference .*: remove its folder"):

@@ -7,6 +7,7 @@ from benchmarks.studies.statistics import (
     frechet_distance,
     holm,
     mcnemar_p,
+    mean_and_interval,
     middle,
     resampled,
     signed_rank_p,
@@ -45,6 +46,15 @@ def test_spread_is_relative_to_the_data_within_groups():
     assert spread_ratio(data, data) == pytest.approx(1)
     halved = data.mean(1, keepdims=True) + (data - data.mean(1, keepdims=True)) / 2
     assert spread_ratio(halved, data) == pytest.approx(0.5)
+
+
+def test_the_interval_of_few_values_is_students():
+    assert mean_and_interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 4.303 / 3**0.5), rel=1e-3)
+    assert mean_and_interval([1.0, 2.0]) == pytest.approx((1.5, 12.706 * 0.5), rel=1e-3)
+    assert mean_and_interval([5.0]) == (5.0, 0.0)
+    rng = np.random.default_rng(0)
+    held = [abs(mean) <= half for mean, half in (mean_and_interval(rng.normal(size=3)) for _ in range(4000))]
+    assert np.mean(held) == pytest.approx(0.95, abs=0.01), "the mean of normal draws lies in it as often as it says"
 
 
 def test_mcnemar_is_the_binomial_tail():

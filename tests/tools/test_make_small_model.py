@@ -165,11 +165,22 @@ def test_a_folder_that_is_made_in_part_is_not_taken_for_a_result(folder, calls, 
     assert not (folder / "data/train/half").exists() and (folder / "data/train/file").exists()
 
 
-def test_a_folder_of_another_recipe_is_refused(folder, calls):
+def test_a_folder_of_another_recipe_or_model_is_refused(folder, calls, monkeypatch):
     make_small_model.make(Choices(folder, quick=True))
     with pytest.raises(ConfigError, match="clips_train of another recipe .*--quick"):
         make_small_model.make(Choices(folder))
     make_small_model.check_same(jobs_of(Choices(folder, quick=True, processes=2)), folder)
+    read = small_model_recipe.read_mapping
+
+    def with_more_steps(path):
+        found = read(path)
+        if Path(path).name == "tiny_i2v.yaml":
+            found.model.sampler_config.params.num_steps = 7
+        return found
+
+    monkeypatch.setattr(small_model_recipe, "read_mapping", with_more_steps)
+    with pytest.raises(ConfigError, match="has (i2v_.*|judge_i2v) of another recipe"):
+        make_small_model.check_same(jobs_of(Choices(folder, quick=True)), folder)
 
 
 def test_a_mistake_in_a_recipe_is_named(folder, tmp_path, monkeypatch):
