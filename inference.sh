@@ -15,7 +15,9 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/tools/setup_env.sh"
 export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-1073741824} MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-1073741824}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)} TOKENIZERS_PARALLELISM=${TOKENIZERS_PARALLELISM:-false}
 
-if [[ " $* " == *" --from-metadata"[\ =]* ]]; then exec "$python" "$root/sample_video.py" "$@"; fi
+if [[ " $* " == *" --from-metadata"[\ =]* ]]; then
+    exec "$python" "$root/sample_video.py" ${OUTPUT_DIR:+--output-dir "$OUTPUT_DIR"} "$@"
+fi
 
 configs=()
 shared=$root/configs/inference.yaml

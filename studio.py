@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "sat"))
 
 from common import console
 from common.errors import ConfigError
-from common.files import REPOSITORY
+from common.files import REPOSITORY, expanded_path
 
 PORT = 7860
 ADD_GRADIO = f"{sys.executable} -m pip install -r {REPOSITORY / 'requirements-studio.txt'}"
@@ -40,7 +40,7 @@ def open_studio(argv: Sequence[str] | None = None) -> None:
 def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", nargs="+", default=[], metavar="YAML",
+    parser.add_argument("--base", nargs="+", action="extend", default=[], metavar="YAML",
                         help="YAML files of a model beside those of configs/, merged left to right, and key=value")
     parser.add_argument("--output-dir", default="outputs", help="folder for the videos; the page shows all in it")
     parser.add_argument("--loras", default="checkpoints/loras", help="folder of the LoRAs that can be chosen")
@@ -49,6 +49,8 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-browser", dest="browser", action="store_false", help="do not open a browser")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of that model, as of sample_video.py")
     options = parser.parse_args(argv)
+    for name in ("output_dir", "loras", "studies"):
+        setattr(options, name, str(expanded_path(getattr(options, name), f"--{name.replace('_', '-')}")))
     options.overrides += [word for word in options.base if "=" in word]
     options.base = [word for word in options.base if "=" not in word]
     if options.overrides and not options.base:

@@ -22,6 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent / "sat"))
 
 from arguments import get_args
+from common.compression import Compression
 from common.console import faults_beside, run
 from common.errors import ConfigError
 from common.files import check_writable, sole_use
@@ -29,6 +30,7 @@ from common.ranks import report_once, world_size
 from configuration.settings import Arguments
 from configuration.targets import check_data_section
 from configuration.unread import warn_precision, warn_typed
+from data_video import clip_forms_of
 from dry_run.autoencoder_training import show_autoencoder_plan
 from parallel import launch
 from training import run_files, run_state
@@ -38,7 +40,7 @@ from training.autoencoder_model import build_model, check_model, check_stages
 from training.continuation import has_ended
 from training.data.folders import check_apart, report_shared
 from training.data.memory_clips import MemoryClips, batches_of, read_buckets, read_stages
-from training.data.sources import check_clip_data
+from training.data.sources import check_clip_data, check_decodable
 from training.deepspeed_section import check_optimizer_alone
 from training.metrics import check_wandb
 from training.run_state import RunState
@@ -70,6 +72,9 @@ def check_settings(args: Arguments) -> None:
         raise ConfigError("training needs data.stages, args.train_data, args.save and section deepspeed; "
                           "see configs/tiny_vae.yaml")
     check_stages(args.model_config, stages, batches_of(args.data_config)[0][3:])
+    if settings.valid_data:
+        for form in clip_forms_of(args.data_config.params):
+            check_decodable(form, Compression.of_first_stage(args.model_config.first_stage_config), "args.valid_data")
     check_optimizer_alone(args.deepspeed_config)
     warn_typed(args, "train_vae.py")
     warn_precision(args)

@@ -22,13 +22,14 @@ from arguments import get_args
 from common.console import faults_beside, run
 from common.errors import ConfigError
 from common.files import check_writable, from_repository, sole_use
+from common.listing import listed
 from common.ranks import is_main_process, report_once, world_size
 from configuration.model import MAX, ModelConfig
-from configuration.settings import Arguments
+from configuration.settings import Arguments, TrainingSettings
 from configuration.targets import check_data_section, instantiate_from_config
 from configuration.unread import warn_precision, warn_typed
 from data_video import clip_forms_of
-from diffusion_video import DiffusionEngine, check_prefixes
+from diffusion_video import TRANSFORMER_PREFIX, DiffusionEngine, check_prefixes
 from dry_run.training_report import show_training_plan
 from engine.checks import check_device, check_model, check_structure, typed_model
 from engine.first_stage import CKPT_PATH, is_random, samples_need_autoencoder
@@ -45,7 +46,7 @@ from training.run_state import RunState
 from training.samples import write_samples
 from training.transformer import Data, TransformerTrainer
 from weights.checkpoint import check_there
-from weights.lora import check_training, configure_lora, load_lora, trains_only_lora
+from weights.lora import check_training, configure_lora, load_lora, trains_only_lora, without_gradient
 from weights.network import build_network, check_network
 from weights.sources import transformer_weights
 
@@ -129,6 +130,7 @@ def check_settings(args: Arguments) -> None:
     check_training(args.run)
     _check_lora(args, model)
     _check_warm_up(args.training.warmup_iters, args.training.train_iters)
+    _warn_no_validation(args.training)
     configure_lora(args.model_config, args.run)
     partly = args.training.grow_input or args.training.force_train
     if args.run.load is None and args.training.grow_input:
@@ -218,6 +220,12 @@ def _check_warm_up(warm_up: int, steps: int | None) -> None:
         logger.warning("args.warmup_iters is %d: in %d steps the learning rate never reaches its peak", warm_up, steps)
 
 
+def _warn_no_validation(settings: TrainingSettings) -> None:
+    if bool(settings.valid_data) != bool(settings.eval_interval) and is_main_process():
+        given, lacking = ("valid_data", "eval_interval")[::1 if settings.valid_data else -1]
+        logger.warning("args.%s has no effect without args.%s: there is no validation", given, lacking)
+
+
 def _check_last_frames(args: Arguments) -> None:
     if args.training.last_frame_rate and not args.model_config.get("noised_image_input"):
         raise ConfigError("args.last_frame_rate: only an image-to-video model is given frames; set it to 0")
@@ -246,12 +254,25 @@ def build_engine(args: Arguments, fresh: bool, text: Mapping | None = None) -> D
         engine = without_encoders(args, text, network)
     check_prefixes(engine)
     engine.disable_untrainable_params()
+    check_trained(engine)
     engine.last_frame_rate = args.training.last_frame_rate
     if args.run.load is not None and partly and (fresh or trains_only_lora(engine.network)):
         run_state.load_partial(engine.network, args.run.load, args.training.grow_input, args.training.force_train)
     if fresh:
         load_lora(engine.network, args.run)
+        if still := without_gradient(engine.network):
+            logger.warning("args.load_lora has nothing for %d matrices of its layers, which stay zero in training: %s",
+                           len(still), listed(still))
     return engine
+
+
+def check_trained(engine: DiffusionEngine) -> None:
+    """Raise ConfigError for trained weights outside of the transformer, which no checkpoint of the run would have."""
+    others = [name for name, parameter in engine.named_parameters()
+              if parameter.requires_grad and not name.startswith(TRANSFORMER_PREFIX)]
+    if others:
+        raise ConfigError(f"{others[0]} and {len(others) - 1} others would be trained, but checkpoints have the "
+                          f"transformer alone; add {others[0].partition('.')[0]} to model.not_trainable_prefixes")
 
 
 def without_encoders(args: Arguments, text: Mapping, network: nn.Module | None) -> DiffusionEngine:

@@ -30,6 +30,7 @@ Picture = str | Path | Image.Image | np.ndarray
 Clip = str | Path | np.ndarray | Result
 PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 TIFF_MODES = ("CMYK", "LAB", "I", "F")
+PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # an entry of TIFF
 PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 PICTURE = "a path, a PIL image, or an array (H, W, 3) uint8"
 IN_A_CALL = ("num_samples", "num_frames", "strength", "invert", "continue_from", "continue_rounds", "segments",
@@ -205,9 +206,15 @@ def _written(picture: Image.Image, path: Path) -> Path:
     upright = ImageOps.exif_transpose(picture)
     if upright.mode in PREMULTIPLIED:
         upright = upright.convert(PREMULTIPLIED[upright.mode])
+    inverted = dict(getattr(picture, "tag_v2", {})).get(PHOTOMETRIC) == WHITE_IS_ZERO
+    if upright.mode.startswith("I;16"):  # in any order of bytes, and as TIFF may have it, white as 0
+        values = np.asarray(upright).astype(np.uint16)
+        upright = Image.fromarray(65535 - values if inverted else values)
     if upright.mode in TIFF_MODES:
         path = path.with_suffix(".tiff")
-    elif upright.mode not in PNG_MODES:
+        upright.save(path, tiffinfo={PHOTOMETRIC: WHITE_IS_ZERO} if inverted else None)
+        return path
+    if upright.mode not in PNG_MODES:
         upright = upright.convert("RGBA" if upright.has_transparency_data else "RGB")
     upright.save(path)
     return path

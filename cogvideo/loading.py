@@ -40,9 +40,7 @@ def load(config: str | Path, *overrides: str, loras: Mapping[str | Path, float] 
     are LoRAs, files or folders, with their strengths (1 as trained). Raises ConfigError, CheckpointError or DataError,
     with one line on what is wrong, before weights are read.
     """
-    for key in settings:
-        if key in OF_A_COMMAND:
-            raise ConfigError(f"load: {key} is for the command line, and has no effect here; leave it out")
+    check_settings("load", settings, overrides)
     if loras is not None:
         settings |= _loras(loras, settings)
     files = [_file(file) for file in (config, *(word for word in overrides if "=" not in str(word)))]
@@ -51,6 +49,14 @@ def load(config: str | Path, *overrides: str, loras: Mapping[str | Path, float] 
         args = get_args(["--base", *files, str(SHARED), *words, *words_of(settings)])
         prepare_text_embeddings(args)
         return Pipeline.load(args, check_run(args))
+
+
+def check_settings(call: str, settings: Iterable[str], words: Iterable[Any] = ()) -> None:
+    """Raise ConfigError for a key that only the command line reads, given to a `call` by name or as `key=value`."""
+    names = [*settings, *(str(word).partition("=")[0].lstrip("-").replace("-", "_") for word in words)]
+    for key in (name.removeprefix("args.") for name in names):
+        if key in OF_A_COMMAND:
+            raise ConfigError(f"{call}: {key} is for the command line, and has no effect here; leave it out")
 
 
 def _file(name: str | Path) -> str:

@@ -26,11 +26,12 @@ from diffusion_video import DiffusionEngine
 from inference.checks import check_prompts, source_of_prompts
 from inference.continuing import check_segments
 from inference.jobs import Job, in_batches, plan_jobs
+from inference.lengths import way_of
 from inference.overlap import Overlapped
 from inference.pipeline import Conditions, Texts, Watch, encode_prompts, load_engine
 from inference.segments import Sampled, sample_batch
 from inference.sizes import ModelLimits, check_holdable, plan_video
-from inference.starting_clips import check_start
+from inference.starting_clips import check_start, warn_idle
 from inference.text_embeddings import check_stored
 from sgm.conditioning import Conditioning
 from sgm.sampling import StepInfo
@@ -189,19 +190,34 @@ class Pipeline:
             source = "image" if image_input else None
         inputs.check_sources(prompts, source)
         check_prompts(model, prompts)
-        check_start(settings, ModelConfig.read(model), self.engine.sampler)
+        frames = plan_video(self.limits, settings).latent_frames
+        check_start(settings, ModelConfig.read(model), frames, self.engine.sampler)
         check_segments(settings, self.limits, {}, self.engine.sampler)
+        negatives = [prompt.negative for prompt in prompts if prompt.negative is not None]
+        if negatives or settings.invert:
+            called = replace(settings, negative_prompt=negatives[0]) if negatives else settings
+            warn_idle(called, ModelConfig.read(model), self.engine.sampler)
         planned = plan_jobs(prompts, self.limits, settings, image_input)
         loaded = self.args.sampling.num_frames or 0
         for job in planned:
             if job.plan.frames > max(loaded, self.limits.trained_frames):
                 raise ConfigError(f"{job.plan.frames} frames are longer than this model was trained with; give "
                                   f"num_frames={job.plan.frames} to load")
+            if job.plan.frames > self.limits.trained_frames and self._way(loaded) != self._way(job.plan.frames):
+                raise ConfigError(f"{job.plan.frames} frames are made by {self._way(job.plan.frames)}, and this model "
+                                  f"was loaded for {loaded}, by {self._way(loaded)}; give num_frames="
+                                  f"{job.plan.frames} to load")
         jobs = [replace(job, seed=seed) for job in planned for seed in seeds[job.prompt.index]]
         check_holdable(jobs[0].plan, min(settings.batch_size, len(jobs)))
         given = inputs.latents_of(latents, len(jobs), jobs[0].plan.latent_shape)
         check_stored(jobs, args)
         return [replace(job, latents=own) for job, own in zip(jobs, given, strict=True)]
+
+    def _way(self, frames: int) -> str | None:
+        """Return the way in which a video longer than trained is made; None for one that is not longer."""
+        if frames <= self.limits.trained_frames:
+            return None
+        return way_of(self.limits, self.args.sampling, frames)
 
     def _overlapped(self, jobs: Sequence[Job], conditions: Conditions, args: Arguments,
                     watching: Callable[[], Estimates], progress: bool) -> Iterator[Result]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cogvideo.loading import words_of
+from cogvideo.loading import check_settings, words_of
 from cogvideo.pipeline import Pipeline
 from cogvideo.result import Result
 from common.console import quiet_libraries
@@ -31,6 +31,7 @@ def again(record: Name | Sequence[Name], *overrides: str, progress: bool = True,
     from the record is a warning. Raises ConfigError, CheckpointError or DataError, with one line on what is wrong,
     before weights are read.
     """
+    check_settings("again", settings, overrides)
     given = record if isinstance(record, list | tuple) else [record]
     names = [_path(name) for name in given]
     words = [*map(_override, overrides), *words_of(settings)]

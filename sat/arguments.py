@@ -127,12 +127,13 @@ def _read_command_line(argv: Sequence[str] | None, description: str) -> tuple[di
     """Return the flags that were given, by name, and the `key=value` words."""
     parser = _Parser(description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS,
                      epilog="Any configuration key can be set as key=value, such as args.sampling_fps=16.")
-    parser.add_argument("--base", nargs="+", default=None, metavar="YAML", help="YAML files, merged left to right")
-    parser.add_argument(_flag(RECORDS), nargs="+", metavar="RECORD",
+    parser.add_argument("--base", nargs="+", action="extend", default=None, metavar="YAML",
+                        help="YAML files, merged left to right")
+    parser.add_argument(_flag(RECORDS), nargs="+", action="extend", metavar="RECORD",
                         help="sample_video.py: make the videos of these records (or videos, or folders of them) again")
-    parser.add_argument("--allow-targets", nargs="+", metavar="MODULE",
+    parser.add_argument("--allow-targets", nargs="+", action="extend", metavar="MODULE",
                         help="modules outside this project whose classes may be named as targets")
-    parser.add_argument("--allow-env", nargs="+", metavar="NAME",
+    parser.add_argument("--allow-env", nargs="+", action="extend", metavar="NAME",
                         help="environment variables that the files may read as ${oc.env:NAME}")
     parser.add_argument("--use-dynamic-cfg", action="store_true",
                         help="guidance scale that changes from step to step (presets: on)")

@@ -29,7 +29,7 @@ from configuration.targets import check_config, instantiate_from_config
 from configuration.yaml_files import require
 from weights.checkpoint import NETWORK_PREFIX, check_shapes, save_checkpoint
 from weights.lora import checkpoint_of, merge, read_loras
-from weights.lora_names import Lora, without_lora
+from weights.lora_names import Lora, is_matrix, without_lora
 from weights.lora_peft import write_peft
 from weights.sources import transformer_weights
 
@@ -60,7 +60,10 @@ def merged_state(lora: Lora, weights: str | None) -> dict[str, torch.Tensor]:
     """Return the model's weights with the LoRA merged in. Raises CheckpointError if they are missing or do not fit."""
     if weights is None:
         raise CheckpointError("merging needs the model's weights: set args.load in the configuration, or give --load")
-    state = without_lora(transformer_weights(weights).read())
+    state = transformer_weights(weights).read()
+    if own := [name for name in state if is_matrix(name)]:
+        raise CheckpointError(f"{weights} has a LoRA of its own beside the weights ({len(own)} matrices), which would "
+                              "be lost; merge into weights without one")
     assert lora.base is not None  # the configuration's
     check_shapes(lora.base, state, weights)
     merge(lora, state)

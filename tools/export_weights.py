@@ -19,6 +19,7 @@ from common.errors import CheckpointError
 from common.files import check_empty, whole_folder
 from weights.checkpoint import NETWORK_PREFIX, STATES, read_checkpoint, save_checkpoint
 from weights.lora_files import HEADER
+from weights.lora_names import is_matrix
 from weights.sources import transformer_weights
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -38,6 +39,10 @@ def export_weights(source: Path, target: Path, dtype: torch.dtype) -> Path:
         raise CheckpointError(f"checkpoint {weights.source}: {overflown[0]} does not fit {dtype}; export in a wider "
                               "--dtype")
     file = weights.source if weights.source.is_file() else None
+    if any("lora_" in name or is_matrix(name) for name in converted) and not (
+            file and HEADER in read_checkpoint(file)):
+        raise CheckpointError(f"{weights.source} is a LoRA of another program, whose strength is kept elsewhere; "
+                              "convert it with tools/convert_lora.py")
     header = {key: value for key, value in read_checkpoint(file).items() if key == HEADER} if file else {}
     with whole_folder(target) as folder:
         written = save_checkpoint(folder, file.parent.name if file and file.name == STATES else "release",

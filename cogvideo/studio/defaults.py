@@ -40,7 +40,7 @@ class Defaults:
 
     @property
     def takes_clips(self) -> bool:
-        return "control" in self.source or not self.source
+        return "control" in self.source or "clip" in self.source or not self.source
 
     @property
     def lengths(self) -> list[tuple[str, int]]:

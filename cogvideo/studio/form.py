@@ -64,8 +64,8 @@ class Form:
         with gr.Row(equal_height=True):
             seed = gr.Number(0, label="Seed", precision=0, elem_id="make-seed", min_width=90)
             dice = gr.Button("Random seed", elem_id="make-dice", min_width=90, size="sm")
-            samples = gr.Number(1, label="Videos each", precision=0, minimum=1, elem_id="make-samples", min_width=90)
-            steps = gr.Number(own.steps, label="Steps", precision=0, minimum=1, elem_id="make-steps", min_width=90)
+            samples = gr.Number(1, label="Videos each", precision=0, elem_id="make-samples", min_width=90)
+            steps = gr.Number(own.steps, label="Steps", precision=0, elem_id="make-steps", min_width=90)
         fields |= {"seed": seed, "samples": samples, "steps": steps}
         roles = {role: _role(role, *own.parts[role]) for role in ROLES}
         with gr.Accordion("LoRAs", open=False):
@@ -132,7 +132,7 @@ def _what(own: Defaults) -> dict[str, Any]:
         fields["use"] = gr.Radio([EDIT, CONTINUE], value=EDIT, label="The video is to")
         fields["strength"] = gr.Slider(0.05, 1, 0.6, step=0.05, label="Strength",
                                        info="share of the steps that are left")
-        fields["kept"] = gr.Number(2, label="Latent frames kept", info="of the clip's end", precision=0, minimum=1)
+        fields["kept"] = gr.Number(2, label="Latent frames kept", info="of the clip's end", precision=0)
     with gr.Row():
         fields["frames"] = gr.Dropdown(own.lengths, value=own.frames, label="Frames", info="of the video",
                                        elem_id="make-frames", min_width=90)
@@ -178,7 +178,7 @@ def _component(field: Field, value: Any) -> Any:
         return gr.Dropdown(list(field.choices), **settings)
     if field.kind in (WHOLE, NUMBER):
         digits = 0 if field.kind == WHOLE else None
-        return gr.Number(minimum=field.low, maximum=field.high, precision=digits, **settings)
+        return gr.Number(precision=digits, **settings)  # without bounds, outside of which Gradio would send nothing
     return gr.Textbox(max_lines=1, **settings)
 
 

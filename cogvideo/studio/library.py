@@ -12,6 +12,7 @@ import av
 from PIL import Image
 
 from common.errors import DataError
+from common.text import printable
 from media.records import RECORD, VIDEO, parsed_record
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class Video:
     @property
     def name(self) -> str:
         """The path below the root, by which the page names the video."""
-        return self.path.relative_to(self.root).as_posix()
+        return printable(self.path.relative_to(self.root).as_posix())
 
     @property
     def setting(self) -> str:
@@ -139,7 +140,7 @@ def _text(value: object) -> str:
     """Return a plain entry as one short line, "" for any other."""
     if not isinstance(value, str | int | float) or isinstance(value, bool):
         return ""
-    return " ".join(str(value).split())[:LONGEST_TEXT]
+    return " ".join(printable(str(value)).split())[:LONGEST_TEXT]
 
 
 def _class_name(target: object) -> str:

@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arguments import get_args
+from cogvideo.loading import check_settings
 from common.console import told
 from common.errors import UserError
 from common.files import REPOSITORY
+from common.text import lines, read_text
 from configuration.settings import Arguments
-from configuration.yaml_files import read_file
+from configuration.yaml_files import existing_path, read_file
 from inference.checks import check_run, source_of_prompts
 from inference.prompts import Source
 from inference.sizes import ModelLimits, model_limits
@@ -52,9 +54,9 @@ class Model:
 
     def header(self) -> str:
         """Return the comment at the head of its file, which says where its weights go."""
-        lines = self.file.read_text(encoding="utf-8").splitlines()
-        count = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
-        return "\n".join(line.removeprefix("#").removeprefix(" ") for line in lines[:count])
+        found = lines(read_text(Path(existing_path(str(self.file), Path.cwd(), REPOSITORY))))
+        count = next((i for i, line in enumerate(found) if not line.startswith("#")), len(found))
+        return "\n".join(line.removeprefix("#").removeprefix(" ") for line in found[:count])
 
 
 def offered(base: Sequence[str], overrides: Sequence[str]) -> dict[str, Model]:
@@ -63,6 +65,7 @@ def offered(base: Sequence[str], overrides: Sequence[str]) -> dict[str, Model]:
     Raises ConfigError for files and overrides that are wrong.
     """
     found = list(_presets())
+    check_settings("the studio", (), overrides)
     if base:
         name = " ".join([*(Path(file).stem for file in base), *overrides])
         given = Model(name, ("--base", *map(str, base), str(SHARED), *overrides))

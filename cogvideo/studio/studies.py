@@ -11,6 +11,7 @@ from starlette.staticfiles import StaticFiles
 
 from benchmarks.studies.filters import POLICY
 from cogvideo.studio.studio import Listener, Studio, note, problem
+from common.text import printable
 
 REPORT = "report.html"
 ADDRESS = "/studies"
@@ -61,7 +62,7 @@ def build(studio: Studio) -> Listener:
 
 def reports(folder: Path) -> list[tuple[str, str]]:
     """Return (label, name) of each study with a report, the newest first."""
-    found = [(path.stat().st_mtime, path.parent.name) for path in folder.glob(f"*/{REPORT}")
+    found = [(path.stat().st_mtime, printable(path.parent.name)) for path in folder.glob(f"*/{REPORT}")
              if path.resolve().is_relative_to(folder)]
     return [(f"{name.replace('_', ' ')} ({datetime.fromtimestamp(time):%Y-%m-%d %H:%M})", name)
             for time, name in sorted(found, reverse=True)]

@@ -2,6 +2,7 @@
 import copy
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 import threading
@@ -19,10 +20,12 @@ from cogvideo.pipeline import Pipeline
 from cogvideo.studio.models import Model, offered
 from common.errors import DataError
 from common.files import check_writable, whole_file
+from common.text import printable
 from configuration.model import ModelConfig
 from configuration.settings import Arguments
 from configuration.targets import instantiate_from_config
 from configuration.yaml_files import plain
+from inference.made_from import contents_of_weights
 from inference.output_folder import remove_partial_files
 from inference.sizes import ModelLimits
 
@@ -116,7 +119,7 @@ class Studio:
         if not self.loras.is_dir():
             return {}
         found = sorted(path for path in self.loras.iterdir() if not path.name.startswith("."))
-        return {path.name: path for path in found if path.is_dir() or path.suffix in (".safetensors", ".pt")}
+        return {printable(path.name): path for path in found if path.is_dir() or path.suffix in (".safetensors", ".pt")}
 
     def new_folder(self) -> Path:
         """Return a new folder for the videos of a run, `outputs/studio/DATE_TIME`."""
@@ -132,7 +135,7 @@ class Studio:
 
     def url(self, path: Path) -> str:
         """Return the address at which the page serves a file of `outputs`, in which the uploads are too."""
-        return "/outputs/" + quote(str(path.resolve().relative_to(self.outputs)))
+        return "/outputs/" + quote(os.fsencode(path.resolve().relative_to(self.outputs)))
 
 
 def problem(line: str) -> str:
@@ -146,9 +149,11 @@ def note(line: str) -> str:
 
 
 def _weights_key(args: Arguments) -> str:
-    """Return a text that is the same for settings which need the same weights, whatever their sampler."""
+    """Return a text that is the same for settings which need the same weights, in the same files, whatever their
+    sampler."""
     model = dict(plain(args.model_config))
     sampler = model.pop("sampler_config", None)
     weak = instantiate_from_config(sampler).guider.weak if sampler else None
     run = {"load": args.run.load, "loras": args.run.loras, "dtype": args.run.dtype, "device": args.run.device}
-    return json.dumps([model, weak, run, args.memory, args.autoencoder], default=str)
+    contents = contents_of_weights(args, ModelConfig.read(args.model_config))
+    return json.dumps([model, weak, run, args.memory, args.autoencoder, contents], default=str)

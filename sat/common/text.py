@@ -28,6 +28,11 @@ def decoded(content: bytes, source: str | Path) -> str:
     return text
 
 
+def printable(text: str) -> str:
+    r"""Return a text in which what is no character, as half an emoji or a byte of a file's name, stands as \udcNN."""
+    return text.encode("utf-8", errors="backslashreplace").decode()
+
+
 def _line_of_end(text: str) -> int:
     """Return the number of the line, counted from 1, in which what follows a text begins."""
     return len(LINE_END.split(text))

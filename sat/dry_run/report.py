@@ -15,6 +15,7 @@ from engine.stored_text import stored_file
 from engine.text_encoder import t5_configs
 from inference.continuing import Segments, check_segments, segments_of
 from inference.lengths import prepare_length
+from inference.overlap import check_overlap
 from inference.sizes import ModelLimits, VideoPlan, model_limits, plan_video, warn_sizes
 from inference.starting_clips import check_start, warn_idle
 from inference.text_embeddings import lacking_texts
@@ -46,8 +47,10 @@ def planned_model(args: Arguments) -> ModelConfig:
         logger.warning("%s", told)
     configure_lora(args.model_config, args.run)
     model = ModelConfig.read(args.model_config)
-    check_start(args.sampling, model)
-    check_segments(args.sampling, model_limits(args.model_config), model.sampler)
+    limits = model_limits(args.model_config)
+    check_start(args.sampling, model, plan_video(limits, args.sampling).latent_frames)
+    check_segments(args.sampling, limits, model.sampler)
+    check_overlap(args)
     warn_idle(args.sampling, model)
     return model
 

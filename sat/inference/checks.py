@@ -57,7 +57,7 @@ def check_run(args: Arguments) -> ModelLimits:
     check_network(args.model_config.network_config, weights)
     for doubt in schedule_doubts(weights, args.model_config):
         logger.warning("%s; set it as the folder has it, unless another is meant", doubt)
-    check_start(args.sampling, model)
+    check_start(args.sampling, model, plan_video(limits, args.sampling).latent_frames)
     check_segments(args.sampling, limits, model.sampler)
     warn_idle(args.sampling, model)
     check_quantization(args.memory, args.run.device)

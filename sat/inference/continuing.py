@@ -145,18 +145,21 @@ def check_segments(settings: SamplingSettings, limits: ModelLimits, sampler_conf
                           "have no common latents; leave one of them out")
     if (instantiate_from_config(sampler_config) if sampler is None else sampler).fixed_frames:
         raise ConfigError(f"{asked} chooses the frames that are kept; leave sampler_config.params.fixed_frames out")
-    _check_memory(segments, plan_video(limits, settings))
+    if segments.count == 1 and settings.continue_from is None and settings.continue_rounds is not None:
+        raise ConfigError("args.continue_rounds has no effect on a single segment, which continues nothing; give more "
+                          "args.segments, or leave it out")
+    _check_memory(segments, plan_video(limits, settings), settings.batch_size)
     return segments
 
 
-def _check_memory(segments: Segments, plan: VideoPlan) -> None:
-    """Raise ConfigError for a video whose frames, in half precision and in 8 bits, would not fit into this machine."""
+def _check_memory(segments: Segments, plan: VideoPlan, videos: int) -> None:
+    """Raise ConfigError for videos whose frames, in half precision and in 8 bits, would not fit into this machine."""
     frames = segments.frames(plan.frames)
-    needed, there = frames * plan.height * plan.width * 3 * (2 + 1), physical_memory()
+    needed, there = videos * frames * plan.height * plan.width * 3 * (2 + 1), physical_memory()
     if needed > there:
-        raise ConfigError(f"args.segments {segments.count} makes a video of {frames} frames of {plan.height} x "
-                          f"{plan.width}, which take {needed / 1e9:.0f} GB, and this machine has {there / 1e9:.0f} GB; "
-                          "give fewer segments, and continue from the video")
+        raise ConfigError(f"args.segments {segments.count} makes {videos} video(s) of {frames} frames of {plan.height} "
+                          f"x {plan.width}, which take {needed / 1e9:.0f} GB, and this machine has {there / 1e9:.0f} "
+                          "GB; give fewer segments, and continue from the video, or a smaller args.batch_size")
 
 
 def start_of(latents: Tensor, settings: SamplingSettings) -> Continuing:

@@ -9,10 +9,13 @@ from torch import Tensor
 from common import console
 from common.errors import ConfigError, DataError
 from common.files import WholeFiles, whole_files
+from common.listing import listed
+from configuration.model import ModelConfig
 from configuration.settings import Arguments
 from configuration.unread import warn_typed
 from diffusion_video import build_codec
 from engine.checks import check_device, check_model
+from engine.first_stage import first_stage_weights, require_weights
 from inference.circumstances import batch_entry, circumstances
 from inference.jobs import Job
 from inference.made_from import made_from
@@ -29,13 +32,14 @@ from media.records import (
     check_decodable,
     find_latents,
     load_latents,
+    record_describing,
     save_latents,
-    verified_record,
     versions,
     write_record,
 )
 from media.videos import check_encoder, write_outputs
 from parallel import groups
+from weights.identity import identity
 
 logger = logging.getLogger(__name__)
 
@@ -115,11 +119,14 @@ def decode_saved_latents(args: Arguments, device: torch.device) -> None:
 
     All are checked before any weights are read.
     """
-    check_device(check_model(args.model_config), args.run.device, args.run.dtype)
+    model = check_model(args.model_config)
+    check_device(model, args.run.device, args.run.dtype)
+    require_weights(model.first_stage_config)
     channels = model_limits(args.model_config).channels
     found = find_latents(args.sampling.input_file)
     for path, _ in found:
         _read(path, channels)
+    check_codec([path for path, _ in found], model)
     check_encoder()
     with own_output(args.sampling.output_dir):
         _decode_all(found, channels, args, device)
@@ -132,12 +139,15 @@ def _decode_all(found: list[tuple[Path, Path]], channels: int, args: Arguments, 
     for path, relative in console.progress(groups.own_share(found), "videos"):
         latents, fps = _read(path, channels)
         folder = Path(args.sampling.output_dir) / relative
-        record = _record_of_latents(path.parent)
-        kept = [path.name] if folder.resolve() == path.parent.resolve() and path.name in record["files"] else []
+        in_place = folder.resolve() == path.parent.resolve()
+        record = _record_of_latents(path)
+        kept = [path.name] if in_place and path.name in record["files"] else []
+        if not kept:
+            record.pop("made_from", None)  # of the latents alone: the decoding may be another
         with whole_files() as files:
             write_frames(shown(frames_of(codec, latents.to(device))), folder, fps, files)
             if groups.leads_copy():
-                if not kept:
+                if not in_place:
                     files.leave_others(folder / name for name in FILES)
                 write_record(folder, record | {"decoded_from": str(path)}, VIDEO, *kept, files=files)
 
@@ -152,13 +162,27 @@ def _read(path: Path, channels: int) -> tuple[Tensor, int]:
     return latents, fps
 
 
-def _record_of_latents(folder: Path) -> dict:
-    """Return the record that was written with a folder's latents; without one, an empty record."""
-    record = verified_record(folder)
-    if record is not None:
-        record.pop("made_from", None)  # the decoding may be another
-    if record is None or LATENTS not in record["files"]:
-        if (folder / RECORD).is_file():
-            logger.warning("%s does not describe the latents beside it and is not copied", folder / RECORD)
-        return {"files": {}}
-    return record
+def check_codec(paths: Sequence[Path], model: ModelConfig) -> None:
+    """Raise ConfigError for latents of another scale; log a warning for those of another autoencoder, with a count."""
+    weights = first_stage_weights(model.first_stage_config)
+    now = {"scale": model.scale_factor, "autoencoder": None if weights is None else identity(weights.source)}
+    others = []
+    for path in paths:
+        made = (record_describing(path) or {}).get("made_from") or {}
+        scale = made.get("model.scale_factor", now["scale"])
+        if scale != now["scale"]:
+            raise ConfigError(f"{path} was sampled with model.scale_factor {scale}, and this configuration has "
+                              f"{now['scale']}; give the configuration of the model that sampled it")
+        if made.get("contents.autoencoder", now["autoencoder"]) != now["autoencoder"]:
+            others.append(path)
+    if others:
+        logger.warning("%d of %d latents were sampled for another autoencoder than the one that decodes them: %s",
+                       len(others), len(paths), listed(others))
+
+
+def _record_of_latents(path: Path) -> dict:
+    """Return the record that was written with a file of latents; without one, an empty record."""
+    record = record_describing(path)
+    if record is None and (path.parent / RECORD).is_file():
+        logger.warning("%s does not describe the latents beside it and is not copied", path.parent / RECORD)
+    return {"files": {}} if record is None else record

@@ -23,17 +23,24 @@ def prepare_length(model: MutableMapping[str, Any], limits: ModelLimits, setting
     frames = choose_frames(limits, settings.num_frames, settings.sampling_num_frames)
     trained = limits.trained_frames
     if frames <= trained:
+        if settings.long_video is not None:
+            logger.warning("args.long_video has no effect on %d frames, which this model was trained with", frames)
         extend_positions(model, frames)
         return None
     keys = [key for key in ("time_windows", "windows_below") if model.get(key) is not None]
     if settings.long_video == RIFLEX and keys:
         raise ConfigError(f"args.long_video is riflex, but model.{keys[0]} asks for windows; leave one of them out")
-    way = settings.long_video or next(way for way, longest in limits.longer.items() if frames <= longest)
+    way = way_of(limits, settings, frames)
     if way not in limits.longer or frames > limits.longer[way]:
         possible = ", ".join(f"{name} up to {longest} frames" for name, longest in limits.longer.items())
         raise ConfigError(f"args.long_video {way}: not possible for {frames} frames of this model, only {possible}")
     told = _with_riflex(model, limits, frames) if way == RIFLEX else _in_windows(model, limits, frames)
     return f"{frames} frames are longer than the {trained} that this model was trained with: {told}"
+
+
+def way_of(limits: ModelLimits, settings: SamplingSettings, frames: int) -> str:
+    """Return the way in which a video of more frames than trained is made: the one asked for, or the first that can."""
+    return settings.long_video or next(way for way, longest in limits.longer.items() if frames <= longest)
 
 
 def _with_riflex(model: MutableMapping[str, Any], limits: ModelLimits, frames: int) -> str:

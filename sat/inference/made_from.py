@@ -4,6 +4,7 @@ Settings count unless they are listed here as without effect, so that a new one 
 Entries are flat: dotted keys with values as JSON has them.
 """
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
@@ -44,7 +45,7 @@ def run_made_from(args: Arguments) -> Entries:
     settings = {field.name: getattr(group, field.name)
                 for group in (args.run, args.sampling, args.autoencoder, args.memory) for field in fields(group)
                 if field.name not in NO_EFFECT}
-    encoder, contents = _text_encoder(args, model), _weights(args, model)
+    encoder, contents = _text_encoder(args, model), contents_of_weights(args, model)
     if "contents" in encoder:
         contents["text encoder"] = encoder.pop("contents")
     return _flat(settings | {"dtype": args.run.dtype, "text_encoder": encoder, "contents": contents,
@@ -76,8 +77,10 @@ def differences(before: Mapping, now: Mapping) -> Iterator[str]:
                 yield f"{key} was {_short(before.get(key))}, is {_short(now.get(key))}"
 
 
-def _weights(args: Arguments, model: ModelConfig) -> Entries:
-    found = {"transformer": identity(transformer_weights(args.run.weights).source)}
+def contents_of_weights(args: Arguments, model: ModelConfig) -> Entries:
+    """Return digests of the weights that a run reads, and of the classes that the command line opened, by part."""
+    found = {f"classes of {name}": identity(*files) for name in args.allow_targets if (files := _sources(name))}
+    found |= {"transformer": identity(transformer_weights(args.run.weights).source)}
     found |= {f"LoRA {n}": identity(*files_of(chosen.file)) for n, chosen in enumerate(args.run.loras, 1)}
     codec = first_stage_weights(model.first_stage_config)
     if codec is not None:
@@ -86,6 +89,13 @@ def _weights(args: Arguments, model: ModelConfig) -> Entries:
     if guider.weak is not None:
         found["weaker transformer"] = identity(transformer_weights(guider.weak.ckpt_path).source)
     return found
+
+
+def _sources(opened: str) -> list[str]:
+    """Return the source files of a module that the command line opened, with those below it, as far as it is in use."""
+    files = (getattr(module, "__file__", None) for name, module in sys.modules.items()
+             if name == opened or name.startswith(f"{opened}.") or opened.startswith(f"{name}."))
+    return [file for file in files if file is not None]
 
 
 def _text_encoder(args: Arguments, model: ModelConfig) -> Entries:

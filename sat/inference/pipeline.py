@@ -124,7 +124,7 @@ def sample_latents(engine: DiffusionEngine, batch: Sequence[Job], conditions: Co
         job.check_unchanged()
     own = [conditions[text_pair(job, args.sampling.negative_prompt)] for job in batch]
     conditioning = _with_clips(engine, batch, Conditioning.stacked(own).to(engine.device), seed, segment)
-    start = _start(engine, batch, conditioning, args.sampling, segment)
+    start = _start(engine, batch, conditioning, args.sampling, segment, show)
     trace = Trace()
     with console.progress(desc=", ".join(str(job.prompt.index) for job in batch), unit="step", disable=not show) as bar:
 
@@ -161,9 +161,9 @@ def _encoded_control(engine: DiffusionEngine, job: Job) -> Tensor:
 
 
 def _start(engine: DiffusionEngine, batch: Sequence[Job], conditioning: Conditioning, settings: SamplingSettings,
-           segment: Segment) -> Start | None:
+           segment: Segment, show: bool) -> Start | None:
     if segment.kept is None:
-        return find_start(engine, batch, conditioning, settings)
+        return find_start(engine, batch, conditioning, settings, show)
     tails = segment.kept.to(engine.device)
     return start_of(kept_latents(engine.encode_first_stage, tails, batch[0].plan.pad_latents), settings)
 

@@ -8,7 +8,7 @@ from configuration.settings import SamplingSettings
 from inference.filmstrip import FILMSTRIP
 from inference.jobs import Job
 from inference.made_from import difference, made_from
-from media.records import LATENTS, RECORD, VIDEO, verified_record
+from media.records import LATENTS, NOISE, RECORD, VIDEO, verified_record
 from media.videos import SHEET
 
 logger = logging.getLogger(__name__)
@@ -44,6 +44,10 @@ def _reason(job: Job, settings: SamplingSettings) -> str | None:
         return f"{output.name} or its record is missing, or they do not belong together"
     if output.name == VIDEO and not (job.folder / SHEET).is_file():
         return f"{SHEET} is missing"
+    if settings.invert and not (job.folder / NOISE).is_file():
+        return f"{NOISE} is missing"
+    if output.name == VIDEO and "decoded_from" in record:
+        return "it was decoded from latents by a run of its own"
     changed = difference(record.get("made_from"), made_from(job))
     if changed is None and settings.save_denoised_every is not None:
         before = ((record.get("config") or {}).get("args") or {}).get("save_denoised_every")

@@ -28,11 +28,11 @@ def starts_from_clips(settings: SamplingSettings) -> bool:
     return settings.strength is not None or settings.invert
 
 
-def check_start(settings: SamplingSettings, model: ModelConfig, sampler: Sampler | None = None) -> None:
+def check_start(settings: SamplingSettings, model: ModelConfig, frames: int, sampler: Sampler | None = None) -> None:
     """Raise ConfigError if no step would be made, and for a sampler that would not undo an inversion.
 
-    Also raises it for a model whose prompts name control clips, and for frames that are kept of noise. `sampler` None
-    is the model's.
+    Also raises it for a model whose prompts name control clips, for a sampler that would add more noise than a clip is
+    given, and for frames that are kept of noise, or all `frames` of the latents. `sampler` None is the model's.
     """
     sampler = instantiate_from_config(model.sampler) if sampler is None else sampler
     schedule = sampler.schedule()
@@ -44,6 +44,9 @@ def check_start(settings: SamplingSettings, model: ModelConfig, sampler: Sampler
         raise ConfigError(f"sampler_config.params.fixed_frames is {sampler.fixed_frames}, but the video starts from "
                           "noise, which these frames would keep; start from a clip (args.strength), or leave "
                           "fixed_frames out")
+    if sampler.fixed_frames >= frames:
+        raise ConfigError(f"sampler_config.params.fixed_frames is {sampler.fixed_frames}, and the video has {frames} "
+                          "latent frames, of which at least one must be new; give less")
     if not starts_from_clips(settings):
         return
     strength = 1.0 if settings.strength is None else settings.strength
@@ -53,14 +56,20 @@ def check_start(settings: SamplingSettings, model: ModelConfig, sampler: Sampler
         least = math.ceil(1000 / schedule.num_steps) / 1000
         raise ConfigError(f"args.strength {strength:g} leaves none of {schedule.num_steps} step(s), so that the clip "
                           f"would not change; give more steps (--num-inference-steps), or at least {least:g}")
+    if not settings.invert:
+        sampler.check_first(first)
     if settings.invert and not undoes_inversion(sampler):
         raise ConfigError(f"args.invert needs a sampler that undoes an inversion, which {type(sampler).__name__} does "
                           "not; set model.sampler_config.target=sgm.modules.diffusionmodules.sampling.VideoDDIMSampler")
 
 
-def warn_idle(settings: SamplingSettings, model: ModelConfig) -> None:
-    """Log a warning if a branch of guidance is evaluated in none of a run's steps, or a negative prompt by none."""
-    sampler, denoiser = instantiate_from_config(model.sampler), instantiate_from_config(model.denoiser_config)
+def warn_idle(settings: SamplingSettings, model: ModelConfig, sampler: Sampler | None = None) -> None:
+    """Log a warning if a branch of guidance is evaluated in none of a run's steps, or a negative prompt by none.
+
+    `sampler` None is the model's.
+    """
+    sampler = instantiate_from_config(model.sampler) if sampler is None else sampler
+    denoiser = instantiate_from_config(model.denoiser_config)
     schedule = sampler.schedule()
     first = schedule.index_with_left(1.0 if settings.strength is None else settings.strength)
     idle = [] if settings.invert else idle_branches(sampler, denoiser, first)
@@ -68,6 +77,11 @@ def warn_idle(settings: SamplingSettings, model: ModelConfig) -> None:
         logger.warning("%s evaluates its branch %s in none of the %d step(s), so that it does not guide by it; give "
                        "more steps, or other bounds in guider_config.params (start and stop, or sigma_lo and sigma_hi)",
                        type(sampler.guider).__name__, " and ".join(idle), schedule.num_steps - first)
+    scale = getattr(sampler.guider, "scale", None)
+    unused = [key for key in ("cfg_scale", "control_scale") if getattr(sampler.guider, key, 1) not in (1, None)]
+    if scale == 1 and unused:
+        logger.warning("guider_config.params.scale is 1, which is no guidance at all, so that %s has no effect; use a "
+                       "guider that has that scale alone", " and ".join(unused))
     if settings.invert and settings.num_samples > 1:
         logger.warning("args.num_samples is %d, but an inverted clip leads to one video: all samples are the same",
                        settings.num_samples)
@@ -82,16 +96,16 @@ def _sees_negative(sampler: Sampler, denoiser: Denoiser, first: int) -> bool:
     return any(one.unconditional and one.name in evaluated for one in sampler.guider.passes)
 
 
-def find_start(engine: DiffusionEngine, jobs: Sequence[Job], conditioning: Conditioning, settings: SamplingSettings
-               ) -> Start | None:
-    """Return the start of sampling for these videos; None if they do not start from clips."""
+def find_start(engine: DiffusionEngine, jobs: Sequence[Job], conditioning: Conditioning, settings: SamplingSettings,
+               show: bool = True) -> Start | None:
+    """Return the start of sampling for these videos; None if they do not start from clips. `show`: a progress bar."""
     if not starts_from_clips(settings):
         return None
     latents = torch.cat([_latents(engine, job) for job in jobs])
     strength = 1.0 if settings.strength is None else settings.strength
     if not settings.invert:
         return FromClip(latents, strength)
-    with console.progress(desc="inversion", unit="step") as bar:
+    with console.progress(desc="inversion", unit="step", disable=not show) as bar:
         return engine.invert(latents, conditioning, strength=strength, callback=lambda step: bar.update())
 
 

@@ -164,6 +164,13 @@ def verified_record(folder: Path) -> dict | None:
     return record if all(_unchanged(folder, name, noted) for name, noted in files.items()) else None
 
 
+def record_describing(path: Path) -> dict | None:
+    """Return the record beside a file if it describes that file as it is; None otherwise."""
+    record = read_record(path.parent)
+    files = None if record is None else record.get("files")
+    return record if isinstance(files, dict) and _unchanged(path.parent, path.name, files.get(path.name)) else None
+
+
 def _unchanged(folder: Path, name: str, noted: object) -> bool:
     path = folder / name
     if Path(name).name != name or not isinstance(noted, dict) or not path.is_file():

@@ -45,6 +45,7 @@ class CacheState:
 
     cache: "StepCache"
     rows: Sequence[Mapping[int, RowState]]
+    first: float = 0.0  # index of the run's first step, above 0 if it starts from a clip
 
     def runner(self, branches: Sequence[int], index: float, num_steps: int) -> "CachedLayers":
         """Return the layer runner of one forward pass over these branches (indices), in step `index` of `num_steps`.
@@ -52,7 +53,7 @@ class CacheState:
         Its batch holds all rows once per branch.
         """
         states = [row.get(branch, RowState()) for branch in branches for row in self.rows]
-        kept = index < self.cache.first_steps or index >= num_steps - self.cache.last_steps
+        kept = index - self.first < self.cache.first_steps or index >= num_steps - self.cache.last_steps
         return CachedLayers(self.cache, branches, kept, states)
 
     def after(self, runner: "CachedLayers") -> "CacheState":
@@ -105,9 +106,9 @@ class StepCache:
     first_steps: Count = 1
     last_steps: Count = 1
 
-    def begin(self, rows: int) -> CacheState:
-        """Return the empty state of a run of that many rows."""
-        return CacheState(self, [{} for _ in range(rows)])
+    def begin(self, rows: int, first: float = 0.0) -> CacheState:
+        """Return the empty state of a run of that many rows, whose first step has the index `first`."""
+        return CacheState(self, [{} for _ in range(rows)], first)
 
     @abstractmethod
     def signal(self, network, x: Tensor, context: VideoContext) -> tuple[Tensor, Tensor, int]:

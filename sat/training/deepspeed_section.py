@@ -158,6 +158,9 @@ def _check_part(key: str, given: Mapping) -> None:
 
 def _check_zero(zero: Mapping) -> None:
     stage = zero.get("stage", 0)
+    for key in ("stage3_param_persistence_threshold", "param_persistence_threshold"):
+        if key in zero:
+            raise ConfigError(f"deepspeed.zero_optimization.{key} has no effect: every weight is divided; leave it out")
     for key, least in (("offload_optimizer", 1), ("offload_param", 3)):
         name = f"deepspeed.zero_optimization.{key}"
         device = "cpu" if zero.get(key.replace("offload_optimizer", "cpu_offload")) is True else (

@@ -79,11 +79,20 @@ def start_deepspeed(module: nn.Module, config: Mapping):
     if isinstance(optimizer, Muon) and stage:
         raise ConfigError("deepspeed.optimizer.type Muon needs whole matrices: set deepspeed.zero_optimization.stage "
                           "to 0")
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0  # a step by which DeepSpeed allocates the optimizer's state then changes no weight
     try:
-        return deepspeed.initialize(model=module, optimizer=optimizer, config=_settings(config),
-                                    dist_init_required=False)[0]
+        started = deepspeed.initialize(model=module, optimizer=optimizer, config=_settings(config),
+                                       dist_init_required=False)[0]
     except (ValidationError, DeepSpeedConfigError, AssertionError, NotImplementedError, ValueError) as error:
         raise ConfigError(f"deepspeed: {' '.join(str(error).split())[:300]}") from error
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    for state in optimizer.state.values():  # of a step with zero gradients, by which DeepSpeed allocates it
+        if isinstance(state.get("step"), torch.Tensor):
+            state["step"].zero_()
+    return started
 
 
 def _settings(config: Mapping) -> dict:

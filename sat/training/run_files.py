@@ -81,11 +81,11 @@ def save(folder: Path, state: RunState, keep: int, kind: CheckpointKind = TRANSF
     _check_finite(folder, state, kind.dtype)
     own = vars(state) if is_main_process() else {"step": state.step, "optimizer": state.optimizer}
     file = state_file(folder, state.step, rank())
-    _written(folder, state.step, lambda: _write(file, own))
     try:
+        _written(folder, state.step, lambda: _write(file, own))
         _written(folder, state.step, lambda: kind.write(folder, state) if is_main_process() else None)
     except CheckpointError:
-        file.unlink()  # it would take room, and there is no checkpoint of its step
+        file.unlink(missing_ok=True)  # it would take room, and there is no checkpoint of its step
         raise
     if is_main_process():
         _remove_old(folder, state.step, keep, kind.folders)
@@ -178,13 +178,14 @@ def clear_unfinished(folder: Path) -> None:
 def _remove_old(folder: Path, current: int, keep: int, folders: bool) -> None:
     """Remove the files of all but the last `keep` steps that this run saved, and nothing else in its folder.
 
-    Only a step whose state is in `training/` was saved by a run here; a number for a name makes no folder a checkpoint.
+    Steps above the current one, to which the run was set back, neither count nor go: it comes to them again. Only a
+    step whose state is in `training/` was saved by a run here; a number for a name makes no folder a checkpoint.
     `folders`: each step also has a checkpoint in a folder of its own.
     """
     if keep <= 0:
         return
     states = state_files(folder)
-    others = sorted(states.keys() - {current})
+    others = sorted(step for step in states if step < current)
     for step in others[:max(len(others) - (keep - 1), 0)]:
         if folders:
             _remove_checkpoint(folder / str(step))

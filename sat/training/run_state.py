@@ -7,24 +7,26 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from common.errors import CheckpointError, ConfigError
+from common.errors import CheckpointError, ConfigError, UserError
 from common.kinds import Count
 from common.listing import listed
 from common.typed import check_names, missing, typed
 from configuration.settings import Arguments
 from configuration.yaml_files import MODEL_PATHS, plain
+from engine.first_stage import first_stage_weights
 from engine.t5_files import check_t5_folder
 from training.continuation import WEIGHTS_OF
 from training.data.marks import Marked, changed
 from weights.checkpoint import describe_mismatches, load_module
 from weights.identity import identity
 from weights.lora import header_of, lora_of, trains_only_lora
-from weights.lora_names import is_matrix
+from weights.lora_names import is_matrix, without_lora
 from weights.sources import transformer_weights
 
 logger = logging.getLogger(__name__)
@@ -32,11 +34,14 @@ logger = logging.getLogger(__name__)
 # Keys of `args` that a resumed run must not change: of every run, and of the transformer's.
 FIXED_KEYS = ("seed",)
 FIXED_FOR_TRANSFORMER = (*FIXED_KEYS, "train_iters", "warmup_iters", "lr_decay", "final_lr_share", "ema_decay",
-                         "last_frame_rate", "vae_tiling", "vae_tile_size", "vae_tile_overlap", "vae_encode_in_chunks")
+                         "last_frame_rate", "first_frame_variants", "vae_tiling", "vae_tile_size", "vae_tile_overlap",
+                         "vae_encode_in_chunks")
 # Keys below `model` that may change, since they affect only samples or only memory.
 TRANSFORMER_ARGS = "model.network_config.params.transformer_args"
 CHANGEABLE_KEYS = ("model.sampler_config", f"{TRANSFORMER_ARGS}.checkpoint_activations",
                    f"{TRANSFORMER_ARGS}.offload_activations")
+BASE, MATRICES = "base_digest", "matrices_digest"
+SAMPLED = 256  # values of a matrix that count in a digest
 PATCH_EMBEDDING = "mixins.patch_embed.proj.weight"
 
 
@@ -71,10 +76,10 @@ def state_of(content: Mapping, file: Path) -> RunState:
 def transformer_settings(args: Arguments, processes: int) -> dict:
     """Return `settings_of` a run that trains a transformer, and digests of its encoders' weights.
 
-    With a cache of latents and text embeddings there are none, since the cache compares them. The encoders' files are
-    read: call it once, before the training during which they may go.
+    With a cache of latents and text embeddings, encoders whose files are not there have none: the run does without
+    them. The files are read: call it once, before the training during which they may go.
     """
-    digests = encoders_of(plain(args.model_config)) if args.training.latent_cache is None else {}
+    digests = encoders_of(plain(args.model_config), needed=args.training.latent_cache is None)
     return settings_of(args, processes, FIXED_FOR_TRANSFORMER) | digests
 
 
@@ -87,23 +92,39 @@ def settings_of(args: Arguments, processes: int, fixed: Sequence[str] = FIXED_KE
     return {key: value for key, value in flat.items() if not key.startswith(CHANGEABLE_KEYS)}
 
 
-def encoders_of(model: Mapping) -> dict[str, str]:
-    """Return digests of the weights of autoencoder and text encoders, whose paths may change, but not they."""
-    params = model["first_stage_config"].get("params") or {}
-    given = {} if params.get("ckpt_path") is None else {"autoencoder": identity(params["ckpt_path"])}
-    for number, embedder in enumerate((model["conditioner_config"].get("params") or {}).get("emb_models") or ()):
-        own = embedder.get("params") or {}
-        if own.get("model_dir") is not None:
-            files = check_t5_folder(own["model_dir"], own.get("cache_dir")).weight_files
-            given[f"text encoder {number}"] = identity(*files)
-    return {f"{WEIGHTS_OF}{name}": digest for name, digest in given.items()}
+def encoders_of(model: Mapping, needed: bool = True) -> dict[str, str]:
+    """Return digests of the weights of autoencoder and text encoders, whose paths may change, but not they.
+
+    Those that are not `needed` may be missing.
+    """
+    def of_autoencoder() -> str | None:
+        weights = first_stage_weights(model["first_stage_config"])
+        return None if weights is None else identity(weights.source)
+
+    def of_text(own: Mapping) -> str | None:
+        if own.get("model_dir") is None:
+            return None
+        return identity(*check_t5_folder(own["model_dir"], own.get("cache_dir")).weight_files)
+
+    embedders = (model["conditioner_config"].get("params") or {}).get("emb_models") or ()
+    asked = {"autoencoder": of_autoencoder} | {
+        f"text encoder {number}": partial(of_text, one.get("params") or {}) for number, one in enumerate(embedders)}
+    found = {}
+    for name, digest in asked.items():
+        try:
+            found[f"{WEIGHTS_OF}{name}"] = digest()
+        except UserError:
+            if needed:
+                raise
+    return {name: digest for name, digest in found.items() if digest is not None}
 
 
 def weights_of(network: nn.Module) -> tuple[dict[str, Tensor], dict | None]:
     """Return `network` and `lora` of a RunState."""
     if trains_only_lora(network):
         lora = lora_of(network)
-        return dict(lora.matrices), header_of(lora) | {"base_digest": _digest_under_lora(network)}
+        digests = {BASE: _digest_under_lora(network), MATRICES: _digest_of_matrices(network)}
+        return dict(lora.matrices), header_of(lora) | digests
     # Copied, because DeepSpeed's weights are views of one flat tensor, and torch.save would write all of it for each.
     return {name: value.to("cpu", copy=True) for name, value in network.state_dict().items()}, None
 
@@ -113,7 +134,9 @@ def restore(network: nn.Module, state: RunState) -> None:
 
     Raises CheckpointError if they are another model's, or a LoRA that was trained on another model's weights.
     """
-    if state.lora is not None and _digest_under_lora(network) != state.lora["base_digest"]:
+    if state.lora is not None and (
+            _digest_under_lora(network) != state.lora[BASE]
+            or state.lora.get(MATRICES) not in (None, _digest_of_matrices(network))):  # None: of an earlier version
         raise CheckpointError("the run to be resumed trained a LoRA over other weights than those of args.load; set "
                               "args.load as it was, or start a new run with args.load_lora and another args.save")
     own = {name: value for name, value in network.state_dict().items() if state.lora is None or is_matrix(name)}
@@ -155,6 +178,16 @@ def _digest_under_lora(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def _digest_of_matrices(network: nn.Module) -> str:
+    """Return a digest of evenly spread values of all frozen matrices, which merging a LoRA changes."""
+    digest = hashlib.sha256()
+    for _, parameter in sorted(network.named_parameters()):
+        if not parameter.requires_grad and parameter.ndim > 1:
+            values = parameter.detach().flatten()
+            digest.update(values[::max(1, len(values) // SAMPLED)].float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def load_partial(network: nn.Module, path: str, grow_input: bool, lacking: bool = False) -> None:
     """Load the weights of another model, from which training starts.
 
@@ -162,12 +195,14 @@ def load_partial(network: nn.Module, path: str, grow_input: bool, lacking: bool 
     last and their weights are zero, so that the output is at first the old model's. With `lacking` it may lack tensors,
     which keep their initial values. Raises CheckpointError if the weights do not fit.
     """
-    state, own = transformer_weights(path).read(), network.state_dict()
+    state, own = transformer_weights(path).read(), without_lora(network.state_dict())
     if grow_input:
         _grow(state, own[PATCH_EMBEDDING], path)
     if lacking:
         missing = [name for name in own if name not in state]
-        logger.info("%s lacks %d of %d tensors, which keep their initial values", path, len(missing), len(own))
+        if missing:
+            logger.warning("%s lacks %d of %d tensors, which keep their initial values: %s", path, len(missing),
+                           len(own), listed(missing))
         state |= {name: own[name] for name in missing}
     load_module(network, state, path)
 

@@ -1,13 +1,15 @@
 """The transformer's training. Random draws depend only on the seed and the step, so a run can resume at any step."""
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from common import ranks
-from common.errors import UserError
+from common.errors import NumericalError, UserError
 from common.seeds import seed_everywhere
 from configuration.settings import Arguments, TrainingSettings
 from diffusion_video import DiffusionEngine
@@ -48,7 +50,8 @@ class TransformerTrainer(Trainer):
         course = course_of(args.training, args.deepspeed_config.optimizer.params.lr)
         super().__init__(args, course, engine.network, self.deepspeed.optimizer, state)
         # DeepSpeed's own optimizers know the norm; torch's, which it leaves alone in float32 without ZeRO, do not.
-        self.norm: Tensor | None = None if hasattr(self.deepspeed.optimizer, "_global_grad_norm") else torch.tensor(0.0)
+        own = isinstance(self.deepspeed.optimizer, torch.optim.Optimizer)
+        self.norm: Tensor | None = torch.tensor(0.0) if own else None
         if state is not None:
             load_optimizer_state(self.deepspeed, state.optimizer)
         clips = list(map(len, data.train))
@@ -70,13 +73,20 @@ class TransformerTrainer(Trainer):
             self.deepspeed.backward(loss)
             if part == parts - 1 and self.norm is not None:
                 self.norm = gradient_norm(self.engine.network)
-            self.deepspeed.step()
+            with named_overflow(self.step + 1):
+                self.deepspeed.step()
 
     def report(self) -> dict[str, float]:
         """Return the mean loss since the last report, by range of timesteps too, and the norm of the gradient."""
         record = self.losses.report()
         norm = self.deepspeed.get_global_grad_norm() if self.norm is None else self.norm
-        return record if norm is None else record | {"grad_norm": float(norm)}  # DeepSpeed may have none
+        record |= {} if norm is None else {"grad_norm": float(norm)}  # DeepSpeed may have none
+        if skipped := self.deepspeed.skipped_steps:
+            record["skipped_steps"] = skipped  # of all steps, since their gradients did not fit into float16
+            if skipped == self.step:
+                logger.warning("all %d steps so far are skipped, since their gradients do not fit into float16: "
+                               "nothing is trained; lower deepspeed.fp16.initial_scale_power, or use bf16", skipped)
+        return record
 
     def _batch(self, number: int) -> dict:
         """Return batch `number`; sets the random state from which it, its noise and its timesteps are drawn."""
@@ -95,7 +105,7 @@ class TransformerTrainer(Trainer):
         batch_size = self.args.training.eval_batch_size or self.deepspeed.train_micro_batch_size_per_gpu()
         order = BatchOrder(list(map(len, self.data.valid)), batch_size, self.args.run.seed)
         self.deepspeed.eval()
-        with self.average.applied():
+        with self.average.applied(), of_all_levels(self.engine.loss_fn.sigma_sampler):
             # Weights may be divided, so all ranks run as many forward passes.
             for part in groups.own_share(range(-(-self.args.training.eval_iters // self.size) * self.size)):
                 seed_everywhere(self.args.run.seed, "valid", part)
@@ -132,6 +142,32 @@ class TransformerTrainer(Trainer):
                            " ".join(str(error).split())[:160])
         self.deepspeed.train()
         ranks.wait_for_all()
+
+
+@contextmanager
+def of_all_levels(sampler: Any) -> Iterator[None]:
+    """Context manager in which each process draws from all noise levels, and not from its share of them."""
+    own = getattr(sampler, "uniform_sampling", None)
+    if not own:
+        yield
+        return
+    sampler.uniform_sampling = False
+    try:
+        yield
+    finally:
+        sampler.uniform_sampling = own
+
+
+@contextmanager
+def named_overflow(step: int) -> Iterator[None]:
+    """Context manager that raises NumericalError where DeepSpeed cannot lower float16's scale of the loss any more."""
+    try:
+        yield
+    except Exception as error:  # DeepSpeed raises it bare
+        if "loss scale already at minimum" not in str(error):
+            raise
+        raise NumericalError(f"the gradients do not fit into float16 at step {step}, at the least scale of the loss; "
+                             "lower deepspeed.optimizer.params.lr, or use deepspeed.bf16") from error
 
 
 def gradient_norm(network: nn.Module) -> Tensor:

@@ -139,6 +139,16 @@ def load_lora(network: nn.Module, run: RunSettings) -> None:
     logger.info("loaded a LoRA of rank %d from %s", lora.rank, listed(run.load_lora or ()))
 
 
+def without_gradient(network: nn.Module) -> list[str]:
+    """Return the matrices A of a LoRA that are zero as their B is, such as those of parts that its file lacks.
+
+    Neither has a gradient then, so that training never changes them.
+    """
+    own = dict(network.named_parameters())
+    return [name for name, value in own.items() if ".matrix_A." in name and not value.any()
+            and not own[name.replace(".matrix_A.", ".matrix_B.")].any()]
+
+
 def check_training(run: RunSettings) -> None:
     """Raise ConfigError for LoRAs that training cannot continue from."""
     if len(run.loras) > 1:

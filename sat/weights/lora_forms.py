@@ -37,6 +37,10 @@ def regular(pairs: Pairs) -> tuple[dict[str, Tensor], float]:
 
 def scaled_sum(loras: Sequence[Lora], scales: Sequence[float]) -> Lora:
     """Return one LoRA whose update is the sum of several, each times its scale; its rank is the sum of theirs."""
+    if len(loras) == 1 and scales[0] == 0:  # alpha 0 would say nothing of what the matrices are
+        zero = {name: torch.zeros_like(value) if ".matrix_B." in name else value
+                for name, value in loras[0].matrices.items()}
+        return replace(loras[0], matrices=zero)
     if len(loras) == 1:
         return replace(loras[0], alpha=loras[0].alpha * scales[0])
     stacked: dict[tuple[str, int], list[Pair]] = {}

@@ -63,6 +63,7 @@ def test_a_folder_of_videos_is_judged_by_its_prompts(tmp_path, capsys, caplog):
     assert "1 video(s) left out, whose prompt has no numbers and no relation" in caplog.text
     assert (tmp_path / "numbers_videos.md").read_text().strip() in told
     for words, says in ((["videos", str(tmp_path / "nothing")], "no video below"),
-                        (["videos"], "give an output folder"), (["videos", "--seed", "1"], "--seed has no effect on videos")):
+                        (["videos"], "give an output folder"),
+                        (["videos", "--seed", "1"], "--seed has no effect on videos")):
         assert run(numbers.main, [*words, "--out", str(tmp_path)]) == 2
         assert says in capsys.readouterr().err

@@ -49,6 +49,39 @@ def test_latents_and_their_record_are_verified_and_decoded_in_place(run, latents
     assert decoded["prompt"] == "a red circle" and decoded["decoded_from"] == str(latents / LATENTS)
 
 
+def test_latents_outlive_everything_beside_them(run, latents):
+    before = (latents / LATENTS).read_bytes()
+    (latents / RECORD).unlink()
+    assert run("--input-type", "latents", source="latents", folder="latents")[0] == 0
+    assert (latents / LATENTS).read_bytes() == before
+    (latents / VIDEO).write_bytes(b"another video")
+    assert run("--input-type", "latents", "--vae-tiling", source="latents", folder="latents")[0] == 0
+    assert (latents / LATENTS).read_bytes() == before and verified_record(latents) is not None
+
+
+def test_decoding_in_place_keeps_what_the_latents_are_made_from(run, latents, caplog):
+    caplog.set_level("INFO")
+    assert run("--input-type", "latents", source="latents", folder="latents")[0] == 0
+    assert run("--only-save-latents", "--resume", folder="latents")[0] == 0
+    assert "1 finished video(s) are kept" in caplog.text and (latents / VIDEO).is_file()
+    assert run("--resume", folder="latents")[0] == 0
+    assert "it was decoded from latents by a run of its own" in caplog.text
+
+
+def test_latents_of_another_codec_are_refused_or_named(run, latents, small_model, tmp_path, caplog):
+    for words, says in ((("model.scale_factor=0.3",), "was sampled with model.scale_factor"),
+                        (("model.first_stage_config.params.ckpt_path=null",), "decodes to noise")):
+        code, err = run("--input-type", "latents", *words, source="latents", folder="later")
+        assert code == 2 and err.count("\n") == 1 and says in err and not (tmp_path / "later").exists()
+    weights = torch.load(small_model / "3d-vae.pt", weights_only=True)
+    inner = weights["state_dict"] if "state_dict" in weights else weights
+    inner[next(iter(inner))].mul_(1.01)
+    torch.save(weights, tmp_path / "other.pt")
+    assert run("--input-type", "latents", f"model.first_stage_config.params.ckpt_path={tmp_path / 'other.pt'}",
+               source="latents", folder="later")[0] == 0
+    assert "1 of 1 latents were sampled for another autoencoder" in caplog.text
+
+
 @pytest.mark.parametrize("damage", ["other latents", "no record", "damaged record"])
 def test_a_record_of_other_latents_is_not_copied(run, latents, tmp_path, caplog, damage):
     if damage == "other latents":

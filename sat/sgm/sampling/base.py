@@ -149,6 +149,9 @@ class Sampler:
         """Return what of a history holds for latents that were noised anew: all of it, if it has estimates of x0."""
         return history
 
+    def check_first(self, first: int) -> None:
+        """Raise ConfigError if a run that starts at this level of the schedule, from a clip, would not keep to it."""
+
     def schedule(self, num_steps: int | None = None, device: torch.device | str = "cpu") -> NoiseSchedule:
         """Return the schedule of a run; `num_steps` replaces the configured count. Raises ConfigError if not valid."""
         num_steps = self.num_steps if num_steps is None else num_steps

@@ -84,7 +84,7 @@ class Guided:
                               "run.predict(x, now, state), see docs/samplers.md")
         scale = self.scale_at(noise)
         passes = (COND,) if is_unguided(scale) else tuple(self.guider.passes_at(noise))
-        estimates, cached = self._estimates(passes, x, noise, self._cached(state, len(x)))
+        estimates, cached = self._estimates(passes, x, noise, self._cached(state, len(x), noise))
         state = replace(state, passes=state.passes + len(passes), cached=cached)
         if is_unguided(scale):
             return self._with_known(estimates[0]), state
@@ -127,10 +127,10 @@ class Guided:
     def _with_known(self, estimate: torch.Tensor) -> torch.Tensor:
         return estimate if self.known is None else torch.cat([self.known, estimate[:, self.known.shape[1]:]], dim=1)
 
-    def _cached(self, state: StepState, rows: int) -> Any:
+    def _cached(self, state: StepState, rows: int, noise: NoiseLevel) -> Any:
         """Return the step cache's state, which is empty in a run's first evaluation; None without a step cache."""
         first = state.cached is None and self.plan.step_cache is not None
-        return self.plan.step_cache.begin(rows) if first else state.cached
+        return self.plan.step_cache.begin(rows, noise.index) if first else state.cached
 
     def _estimates(self, passes: Sequence[Pass], x: torch.Tensor, noise: NoiseLevel, cached: Any
                    ) -> tuple[list[torch.Tensor], Any]:

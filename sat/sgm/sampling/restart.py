@@ -83,6 +83,14 @@ class RestartSampler(HeunEDMSampler):
             interval.start(schedule)
         return schedule
 
+    def check_first(self, first):
+        begun = self.schedule().levels()[first].ratio
+        for interval in self._intervals:
+            if interval.repeats and interval.low < begun < interval.high:
+                raise ConfigError(f"sampler_config.params.intervals: a restart up to {interval.high:g} adds more noise "
+                                  f"than the run starts with, sigma / alpha {begun:.3g}, and would change the clip as "
+                                  "much; give a high below that, or a higher args.strength")
+
     def step(self, x, now, then, run, state):
         restarts = self._restarts_before(then, run.schedule)
         lows = [low for _, low, _ in restarts]

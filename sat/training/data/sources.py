@@ -56,8 +56,21 @@ def check_data(args: Arguments) -> None:
         network = instantiate_from_config(args.model_config.network_config)
     check_memory(network, args.run.device, args.run.dtype.itemsize)
     _check_control(args.model_config.get("control_input", False), args.data_config.params.get("control"))
+    compression = Compression.of_first_stage(args.model_config.first_stage_config)
+    decodes = args.training.sample_interval is not None and not args.training.only_log_video_latents
     for form in clip_forms_of(args.data_config.params):
-        _check_fits(network, form, Compression.of_first_stage(args.model_config.first_stage_config))
+        if decodes:
+            check_decodable(form, compression, "args.sample_interval")
+        _check_fits(network, form, compression)
+
+
+def check_decodable(form: ClipFormat, compression: Compression, key: str) -> None:
+    """Raise ConfigError for clips whose latents no decoder takes: after the first it takes latent frames in pairs."""
+    if compression.latent_frames(form.max_num_frames) % 2 == 0:
+        step = 2 * compression.time
+        raise ConfigError(f"data.params.max_num_frames is {form.max_num_frames}; {key} has videos of that length "
+                          f"decoded, which takes {step}k + 1 frames, such as "
+                          f"{step * (form.max_num_frames // step) + 1}; give such a length, or leave {key} out")
 
 
 def check_clip_data(data: DictConfig, split: str) -> None:
