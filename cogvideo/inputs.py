@@ -212,7 +212,7 @@ def _written(picture: Image.Image, path: Path) -> Path:
         upright = Image.fromarray(65535 - values if inverted else values)
     if upright.mode in TIFF_MODES:
         path = path.with_suffix(".tiff")
-        upright.save(path, tiffinfo={PHOTOMETRIC: WHITE_IS_ZERO} if inverted else None)
+        upright.save(path, tiffinfo={PHOTOMETRIC: WHITE_IS_ZERO} if inverted else {})
         return path
     if upright.mode not in PNG_MODES:
         upright = upright.convert("RGBA" if upright.has_transparency_data else "RGB")

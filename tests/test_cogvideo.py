@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cogvideo import load
+from cogvideo import again, load
 from cogvideo.inputs import _picture
 from common.errors import ConfigError, DataError
 from common.files import REPOSITORY
@@ -102,6 +102,16 @@ def test_a_picture_of_any_mode_is_that_of_a_file(tmp_path, mode):
     assert found.shape == (3, 8, 8) and torch.isfinite(found).all()
     if mode in ("YCbCr", "HSV", "RGBX", "CMYK"):
         assert (found - load_image(_picture(values, tmp_path / "b.png", "image"))).abs().mean() < 0.1
+
+
+def test_a_picture_of_16_bits_in_any_order_and_sense_is_that_of_its_file(tmp_path):
+    values = np.random.default_rng(0).integers(0, 65536, (8, 8), np.uint16)
+    Image.frombytes("I;16B", (8, 8), values.astype(">u2").tobytes()).save(tmp_path / "big.tiff")
+    Image.fromarray(values).save(tmp_path / "white_is_zero.tiff", tiffinfo={262: 0})
+    Image.fromarray(values.astype(np.float32) / 65535).save(tmp_path / "float.tiff", tiffinfo={262: 0})
+    for file in sorted(tmp_path.glob("*.tiff")):
+        found = load_image(_picture(Image.open(file), tmp_path / "in_memory.png", "image"))
+        torch.testing.assert_close(found, load_image(file), atol=1e-6, rtol=0, msg=file.name)
 
 
 def test_a_photograph_in_memory_is_turned_upright(tmp_path):
@@ -249,6 +259,9 @@ def test_wrong_loading_is_one_line():
     check_one_line((
         (lambda: load(CONFIG, device="cpu", sampling_fsp=3), "did you mean sampling_fps"),
         (lambda: load("nowhere.yaml"), "nowhere.yaml"),
+        (lambda: load(CONFIG, "args.plan=true"), "plan is for the command line"),
+        (lambda: load(CONFIG, **{"args.only_save_latents": True}), "only_save_latents is for the command line"),
+        (lambda: again("record", train_iters=3), "again: train_iters is for the command line"),
         (lambda: load("tiny_t2"), "did you mean tiny_t2v"),
         (lambda: load("configs/tiny_t2.yaml"), "did you mean configs/tiny_t2v.yaml"),
         (lambda: load(3), "3 is no configuration"),

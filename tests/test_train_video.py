@@ -266,10 +266,13 @@ def test_a_run_does_not_write_among_its_clips(small_model, recipe, clips):
 
 
 @pytest.mark.slow
-def test_other_weights_of_an_encoder_are_another_configuration(small_model, recipe, tmp_path):
-    argv = recipe(small_model / "t2v.yaml", tmp_path / "run", "args.latent_cache=null", "args.train_iters=1",
+@pytest.mark.parametrize("cache", ["null", "another"])
+def test_other_weights_of_an_encoder_are_another_configuration(cache, small_model, recipe, tmp_path):
+    first, later = ("null",) * 2 if cache == "null" else (tmp_path / "cache", tmp_path / "another")
+    argv = recipe(small_model / "t2v.yaml", tmp_path / "run", f"args.latent_cache={first}", "args.train_iters=1",
                   "args.warmup_iters=0")
     train_video.train_video(argv)
+    argv = [*argv, f"args.latent_cache={later}"]
     key = "model.first_stage_config.params.ckpt_path"
     moved = shutil.copy(OmegaConf.select(OmegaConf.load(small_model / "t2v.yaml"), key), tmp_path / "moved.pt")
     train_video.train_video([*argv, "--resume", f"{key}={moved}", "args.train_iters=2"])

@@ -4,7 +4,7 @@ Of its configuration, what names files to write counts for nothing.
 """
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +55,14 @@ class Row:
         paths = [path for name in ("image", "clip", "control", "last") if (path := getattr(self, name)) is not None]
         if (missing := self.missing()) is not None:
             raise DataError(f"{where}: {missing}; put it back there")
-        given = f"{SOURCE_MARK}".join([self.prompt, *paths])
-        prompt = parse_prompt(given, self.prompt_index, source, where, Path.cwd())
+        text = self.prompt.replace(SOURCE_MARK, " ")  # which is no mark in a prompt of the page or of Python
+        prompt = parse_prompt(SOURCE_MARK.join([text, *paths]), self.prompt_index, source, where, Path.cwd())
         wanted = {name: str(Path(path)) for name, path in self.files().items()}
         found = {name: path for name in FILES if (path := getattr(prompt, name)) is not None}
-        if prompt.text != self.prompt.strip() or {n: str(Path(p)) for n, p in found.items()} != wanted:
+        if prompt.text != text.strip() or {n: str(Path(p)) for n, p in found.items()} != wanted:
             raise DataError(f"{where}: its prompt and files ({', '.join(wanted) or 'none'}) are not those of a run "
                             "with these settings; use the record as it was written")
-        return prompt
+        return replace(prompt, text=self.prompt.strip())
 
 
 @dataclass(frozen=True)

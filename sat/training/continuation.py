@@ -34,8 +34,6 @@ def check_unchanged(folder: Path, step: int, saved: Mapping, given: Mapping) -> 
     free |= {key for key, same in ((STEPS, True), (STAGES, _same_stages(step, saved, given))) if same}
     free |= {key for key in saved if key.startswith(ARGS) and key not in given}  # of no effect on this run
     free |= {key for key in given if key.startswith(WEIGHTS_OF) and key not in saved}  # by an earlier version
-    if given.get("model.latent_input"):  # a run from a cache does without encoders that are gone
-        free |= {key for key in saved if key.startswith(WEIGHTS_OF) and key not in given}
     saved = {**_defaults(given), **saved}
     changed = [key for key in sorted({*given, *saved} - free) if given.get(key) != saved.get(key)]
     if changed:

@@ -7,13 +7,12 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from common.errors import CheckpointError, ConfigError, UserError
+from common.errors import CheckpointError, ConfigError
 from common.kinds import Count
 from common.listing import listed
 from common.typed import check_names, missing, typed
@@ -76,10 +75,10 @@ def state_of(content: Mapping, file: Path) -> RunState:
 def transformer_settings(args: Arguments, processes: int) -> dict:
     """Return `settings_of` a run that trains a transformer, and digests of its encoders' weights.
 
-    With a cache of latents and text embeddings, encoders whose files are not there have none: the run does without
-    them. The files are read: call it once, before the training during which they may go.
+    These are of a run from a cache, too, since the cache may be another one when the run is resumed. The files are
+    read: call it once, before the training during which they may go.
     """
-    digests = encoders_of(plain(args.model_config), needed=args.training.latent_cache is None)
+    digests = encoders_of(plain(args.model_config))
     return settings_of(args, processes, FIXED_FOR_TRANSFORMER) | digests
 
 
@@ -92,31 +91,16 @@ def settings_of(args: Arguments, processes: int, fixed: Sequence[str] = FIXED_KE
     return {key: value for key, value in flat.items() if not key.startswith(CHANGEABLE_KEYS)}
 
 
-def encoders_of(model: Mapping, needed: bool = True) -> dict[str, str]:
-    """Return digests of the weights of autoencoder and text encoders, whose paths may change, but not they.
-
-    Those that are not `needed` may be missing.
-    """
-    def of_autoencoder() -> str | None:
-        weights = first_stage_weights(model["first_stage_config"])
-        return None if weights is None else identity(weights.source)
-
-    def of_text(own: Mapping) -> str | None:
-        if own.get("model_dir") is None:
-            return None
-        return identity(*check_t5_folder(own["model_dir"], own.get("cache_dir")).weight_files)
-
-    embedders = (model["conditioner_config"].get("params") or {}).get("emb_models") or ()
-    asked = {"autoencoder": of_autoencoder} | {
-        f"text encoder {number}": partial(of_text, one.get("params") or {}) for number, one in enumerate(embedders)}
-    found = {}
-    for name, digest in asked.items():
-        try:
-            found[f"{WEIGHTS_OF}{name}"] = digest()
-        except UserError:
-            if needed:
-                raise
-    return {name: digest for name, digest in found.items() if digest is not None}
+def encoders_of(model: Mapping) -> dict[str, str]:
+    """Return digests of the weights of autoencoder and text encoders, whose paths may change, but not they."""
+    weights = first_stage_weights(model["first_stage_config"])
+    given = {} if weights is None else {"autoencoder": identity(weights.source)}
+    for number, embedder in enumerate((model["conditioner_config"].get("params") or {}).get("emb_models") or ()):
+        own = embedder.get("params") or {}
+        if own.get("model_dir") is not None:
+            files = check_t5_folder(own["model_dir"], own.get("cache_dir")).weight_files
+            given[f"text encoder {number}"] = identity(*files)
+    return {f"{WEIGHTS_OF}{name}": digest for name, digest in given.items()}
 
 
 def weights_of(network: nn.Module) -> tuple[dict[str, Tensor], dict | None]:

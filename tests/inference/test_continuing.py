@@ -157,3 +157,5 @@ def test_steps_of_a_continuing_segment_are_made_as_often_as_asked(run):
     assert passes["2"] == json.loads((usual / "metadata.json").read_text())["passes"][-1]
     code, said, _ = run("--continue-rounds", "2", lines=("a red circle",), out="alone")
     assert code == 2 and "args.continue_rounds has an effect only with args.segments" in said
+    code, said, _ = run("--segments", "1", "--continue-rounds", "2", lines=("a red circle",), out="single")
+    assert code == 2 and "args.continue_rounds has no effect on a single segment" in said

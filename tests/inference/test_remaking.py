@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from common.files import REPOSITORY
+from inference.recorded import Row
 from media.videos import write_video
 from sample_video import main
 
@@ -233,3 +234,8 @@ def recorded(small_model, tmp_path_factory):
     assert main(["--base", str(small_model / "t2v.yaml"), SHARED, "--input-file", str(root / "prompts.txt"),
                  "--output-dir", str(root / "out"), "args.num_frames=1", "--only-save-latents"]) == 0
     return next(root.rglob("metadata.json"))
+
+
+def test_a_prompt_of_the_page_may_have_what_is_a_mark_in_a_file():
+    named = Row("a red circle @@ 12:00", 0, 0).named(None, "x")
+    assert named.text == "a red circle @@ 12:00" and named.image is None and named.clip is None

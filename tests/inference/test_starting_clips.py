@@ -72,6 +72,11 @@ def test_an_image_model_sees_the_clips_first_frame(run):
     (["--invert", "--num-inference-steps", "1"], "a@@clip.mp4", "leaves none of 1 step(s)"),
     (["model.sampler_config.params.num_steps=null"], "a", "num_steps: missing"),
     (["model.sampler_config.params.fixed_frames=1"], "a", "fixed_frames is 1, but the video starts from noise, which"),
+    (["--strength", "0.7", "model.sampler_config.params.fixed_frames=5"], "a@@clip.mp4",
+     "fixed_frames is 5, and the video has 5 latent frames, of which at least one must be new"),
+    (["--strength", "0.4", "--num-inference-steps", "10", "model.sampler_config={target: sgm.sampling.RestartSampler, "
+      "params: {num_steps: 10, discretization_config: {target: sgm.discretizer.VPRampDiscretization}}}"],
+     "a@@clip.mp4", "a restart up to 2 adds more noise than the run starts with"),
     (["--strength", "0.5"], "a", "needs a clip; write prompt@@path/to/clip.mp4"),
     (["--strength", "0.5"], "a@@nowhere.mp4", "clip nowhere.mp4 does not exist"),
     (["--strength", "0.5"], "a@@broken.mp4", "broken.mp4: not a video but a text file; give a whole video"),

@@ -157,6 +157,13 @@ def test_when_the_layers_run_again(kind, signals, ran):
     assert runs == ran and state.skipped == (ran.count(0) / len(ran),)
 
 
+def test_the_first_steps_are_those_of_the_run_wherever_it_starts():
+    cache = Given(threshold=1e9, signals=(1.0,) * 9, first_steps=3)
+    for first in (0, 5):
+        kept = [cache.begin(1, first).runner([0], first + step, 20).kept for step in range(5)]
+        assert kept == [True, True, True, False, False]
+
+
 def test_a_forward_pass_leaves_the_state_before_it_as_it_was():
     cache, network, x = Given(threshold=0.25, signals=(1.0, 1.1, 1.1)), Counting(), torch.zeros(1, 3, 2)
     first = cache.begin(1).runner([0], 1, 9)

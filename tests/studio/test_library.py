@@ -1,6 +1,7 @@
 """Tests of the videos of a folder and their records, which are foreign files."""
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,13 +40,22 @@ def test_a_video_has_what_its_record_says(tmp_path):
     ("[1]", "metadata.json is damaged (it holds no names with values)"),
     ({"prompt": "a", "files": {"latents.safetensors": {}}}, "metadata.json is that of another file"),
     ({"prompt": {"a": 1}}, "metadata.json has no prompt"),
+    ('{"prompt": "\\ud800 hi"}', ""),
     ({"prompt": "a", "seed": [1], "config": {"args": 3, "model": ["x"]}}, ""),
     ({"prompt": "a", "config": {"model": {"sampler_config": {"target": {}, "params": 3}}}}, ""),
 ])
 def test_a_broken_or_half_record_is_one_line(tmp_path, record, says):
     write(tmp_path, record)
     (video,) = videos_of(tmp_path)
-    assert video.problem == says and "\n" not in video.setting
+    assert video.problem == says and "\n" not in video.setting and video.prompt.encode() is not None
+
+
+def test_a_name_that_is_no_text_is_shown_and_found_no_more(tmp_path):
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xe4r.mp4")).write_bytes(b"a video")
+    (video,) = videos_of(tmp_path)
+    assert video.name == "b\\udce4r.mp4"
+    with pytest.raises(DataError, match="is not in"):
+        video_named(tmp_path, video.name)
 
 
 def test_a_record_without_its_video_and_a_file_that_is_no_video_are_shown_as_such(tmp_path):

@@ -122,6 +122,21 @@ def test_merged_it_is_a_model_as_any_other(tuned, tmp_path):
     torch.testing.assert_close(plain(*inputs()), tuned(*inputs()), atol=2e-5, rtol=0)
 
 
+def test_weights_with_a_lora_of_their_own_are_not_merged_into(tuned, tmp_path):
+    module = {f"model.diffusion_model.{name}": value for name, value in tuned.state_dict().items()}
+    save_checkpoint(tmp_path / "both", 1, {"module": module})
+    with pytest.raises(CheckpointError, match="has a LoRA of its own beside the weights .*, which would be lost"):
+        convert(tmp_path / "model.yaml", tmp_path / "sat", tmp_path / "merged", "--to", "merged", "--load",
+                tmp_path / "both")
+
+
+def test_a_scale_of_zero_leaves_a_lora_without_effect(tuned, tmp_path):
+    convert(tmp_path / "model.yaml", tmp_path / "sat", tmp_path / "none", "--to", "sat", "--lora-scale", "0")
+    found = read_lora(tmp_path / "none")
+    assert (found.rank, found.alpha) == (RANK, ALPHA)
+    assert not any(value.any() for name, value in found.matrices.items() if ".matrix_B." in name)
+
+
 def rewritten(folder, change):
     """Change the tensors and metadata of the exported file; return its folder."""
     tensors, metadata = opened(folder)

@@ -1,6 +1,7 @@
 """Tests of exported weights: same names, half the bytes, and no loss that the dtype can avoid."""
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from common.errors import CheckpointError, DataError
 from tools.export_weights import export_weights
@@ -40,6 +41,14 @@ def test_any_spelling_is_exported_and_a_lora_keeps_its_alpha(tmp_path):
     export_weights(tmp_path / "run", tmp_path / "out", torch.float16)
     exported = read_checkpoint(tmp_path / "out")
     assert exported["lora"] == {"lora_alpha": 4.0} and list(exported["module"]) == [f"model.diffusion_model.{matrix}"]
+
+
+def test_a_lora_whose_strength_is_kept_elsewhere_is_refused(tmp_path):
+    layer = "transformer.transformer_blocks.0.attn1.to_q"
+    save_file({f"{layer}.lora_A.weight": torch.ones(2, 3), f"{layer}.lora_B.weight": torch.ones(3, 2)},
+              tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match="is a LoRA of another program.*tools/convert_lora.py"):
+        export_weights(tmp_path / "a.safetensors", tmp_path / "out", torch.float16)
 
 
 def test_nothing_is_written_over(tmp_path):

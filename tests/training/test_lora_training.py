@@ -1,5 +1,6 @@
 """Tests of training only a LoRA: what is saved, exact resumption, and sampling with the model it is for."""
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -72,6 +73,10 @@ def test_it_goes_on_exactly_and_over_the_same_model_alone(whole, command, small_
     save_checkpoint(tmp_path / "other", 1, {"module": other})
     with pytest.raises(CheckpointError, match="trained a LoRA over other weights than those of args.load"):
         train_video.train_video(command(tmp_path / "parts", "--resume", f"args.load={tmp_path / 'other'}"))
+    merged = {name: value + 0.01 * (value.ndim > 1) for name, value in read_state_dict(small_model / "t2v").items()}
+    save_checkpoint(tmp_path / "merged", 1, {"module": merged})  # as by merging a LoRA, which changes matrices alone
+    with pytest.raises(CheckpointError, match="trained a LoRA over other weights than those of args.load"):
+        train_video.train_video(command(tmp_path / "parts", "--resume", f"args.load={tmp_path / 'merged'}"))
     train_video.train_video(command(tmp_path / "parts", "--resume"))
     assert same(kept(whole, 4), kept(tmp_path / "parts", 4))
     assert same(read_state_dict(whole), read_state_dict(tmp_path / "parts"))
@@ -126,6 +131,25 @@ def test_it_may_be_on_mlp_and_modulations_too(command, tmp_path):
     train_video.check_settings(args)
     with pytest.raises(CheckpointError, match="not all of which are in lora_config; leave its layer_range and targets"):
         train_video.build_engine(args, fresh=True)
+
+
+def test_over_part_of_a_model_and_part_of_a_lora_it_says_what_is_lacking(whole, command, small_model, tmp_path, caplog):
+    content = torch.load(small_model / "t2v" / "7" / "mp_rank_00_model_states.pt")
+    missing = "mixins.final_layer.linear.bias"
+    del content["module"][f"model.diffusion_model.{missing}"]
+    torch.save(content, tmp_path / "part.pt")
+    args = get_args(command(tmp_path / "run", f"args.load={tmp_path / 'part.pt'}", "--force-train"))
+    train_video.check_settings(args)
+    train_video.build_engine(args, fresh=True)
+    assert "lacks 1 of" in caplog.text and missing in caplog.text
+    lora = read_lora(whole)
+    without = {name: torch.zeros_like(value) if name.endswith("query_key_value.matrix_A.1") or name.endswith(
+        "query_key_value.matrix_B.1") else value for name, value in lora.matrices.items()}
+    write_peft(tmp_path / "q_and_v", replace(lora, matrices=without))
+    args = get_args(command(tmp_path / "next", f"args.load_lora={tmp_path / 'q_and_v'}"))
+    train_video.check_settings(args)
+    train_video.build_engine(args, fresh=True)
+    assert f"has nothing for {len(lora.layers)} matrices of its layers, which stay zero in training" in caplog.text
 
 
 @pytest.mark.parametrize("words, says", [

@@ -175,6 +175,16 @@ def test_the_last_checkpoints_stay_however_many_are_kept(tmp_path, keep):
     assert {path.name for path in (tmp_path / "training").iterdir()} == {f"{step}_rank_00.pt" for step in kept}
 
 
+def test_steps_of_a_branch_that_was_left_neither_count_nor_go(tmp_path):
+    for step in (3, 6, 9):
+        run_files.save(tmp_path, state(step), keep=3)
+    (tmp_path / "latest").write_text("3")  # the run is set back
+    for step in (4, 5):
+        run_files.save(tmp_path, state(step), keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["4", "5", "6", "9", "latest", "training"]
+    assert saved_step(tmp_path) == 5
+
+
 def test_what_changed_since_is_named(tmp_path):
     run_files.save(tmp_path, state(1), keep=1)
     with pytest.raises(ConfigError, match="changed configuration: a from None to 0, args.seed from 1 to 2, b from None "
