@@ -42,20 +42,28 @@ def build(studio: Studio) -> None:
     made = gr.State(([], 1))
     stops: dict[str, threading.Event] = {}  # by page
 
+    def wait(request: gr.Request) -> str:
+        stops[str(request.session_hash)] = threading.Event()
+        return note("waiting for other videos")
+
     def compare(request: gr.Request, *given: Any) -> Iterator[tuple]:
-        stopping = stops[str(request.session_hash)] = threading.Event()
+        stopping = stops.get(str(request.session_hash)) or threading.Event()
         try:
             yield from _compared(studio, stopping, *given)
         finally:
             stopping.set()
 
-    def end(request: gr.Request) -> None:
-        if str(request.session_hash) in stops:
-            stops[str(request.session_hash)].set()
+    def end(request: gr.Request) -> str:
+        stopping = stops.get(str(request.session_hash))
+        if stopping is None or stopping.is_set():
+            return note("nothing runs")
+        stopping.set()
+        return note("stopping after this step")
 
     inputs: list = [model, prompt, seed, *sides]
-    start.click(compare, inputs, [message, grid, made, reference], **QUEUED)
-    stop.click(end, queue=False)
+    start.click(wait, None, message, queue=False, show_progress="hidden").then(
+        compare, inputs, [message, grid, made, reference], **QUEUED)
+    stop.click(end, None, message, queue=False, show_progress="hidden")
     reference.input(lambda chosen, state: _again(state, chosen), [reference, made], grid, show_progress="hidden")
 
 

@@ -1,5 +1,6 @@
 """The form of the Make page: what a video is made from, and how."""
 import random
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -96,7 +97,7 @@ class Form:
         """Return what fills in the form; `values` may leave out fields, and has (class, parameters) for roles."""
         filled = [values.get(name, gr.skip()) for name in self.fields]
         for role in self.roles:
-            filled += [values[role][0], values[role][1], values[role][1]] if role in values else [gr.skip()] * 3
+            filled += [values[role][0], begun(values[role][1]), values[role][1]] if role in values else [gr.skip()] * 3
         return filled
 
     def wire(self, studio: Studio) -> None:
@@ -146,11 +147,12 @@ def _what(own: Defaults) -> dict[str, Any]:
 def _role(role: str, own: str, values: dict[str, Any]) -> Role:
     """Build the choice of a class, at first `own` with its `values`, and a form of its parameters that follows it."""
     name = gr.Dropdown(list(classes(role)), value=own, label=role.capitalize(), elem_id=f"make-{role}")
-    first, now = gr.State(values), gr.State(values)
+    first, now = gr.State(begun(values)), gr.State(values)
     with gr.Accordion(f"Parameters of the {role}", open=False):
 
         @gr.render(inputs=[name, first])
-        def parameters(chosen: str | None, values: dict[str, Any]) -> None:
+        def parameters(chosen: str | None, begin: tuple[int, dict[str, Any]]) -> None:
+            values = begin[1]
             if chosen not in classes(role):
                 return
             cls = class_named(role, chosen)
@@ -161,9 +163,20 @@ def _role(role: str, own: str, values: dict[str, Any]) -> Role:
                     shown.change(lambda value, known, name=field.name: {**known, name: value}, [shown, now], now,
                                  queue=False, show_progress="hidden")
 
-    name.input(lambda chosen, known: (carried(role, chosen, known),) * 2, [name, now], [first, now], queue=False,
-               show_progress="hidden")
+    def other(chosen: str | None, known: dict[str, Any]) -> tuple:
+        values = carried(role, chosen, known)
+        return begun(values), values
+
+    name.input(other, [name, now], [first, now], queue=False, show_progress="hidden")
     return Role(name, first, now)
+
+
+def begun(values: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+    """Return what the form of parameters begins with: these values and a number, another each time.
+
+    Gradio draws the form again only if what it begins with has changed, and a user may have changed the form meanwhile.
+    """
+    return time.time_ns(), dict(values)
 
 
 def _component(field: Field, value: Any) -> Any:
@@ -192,6 +205,12 @@ def _about(model: Model) -> str:
     if source is None or source.endswith(" if any"):
         return note("makes videos of prompts")
     return note(f"needs {'an' if source[0] == 'i' else 'a'} {source}")
+
+
+def filled_form(model: Model, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the form's values for a model, of which some are given, and no files."""
+    frames = gr.Dropdown(choices=Defaults.of(model).lengths, value=values["frames"])
+    return {**_settings(model), **values, "frames": frames}
 
 
 def _settings(model: Model) -> dict[str, Any]:

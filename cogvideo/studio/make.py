@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from cogvideo.studio.form import Form
+from cogvideo.studio.form import Form, filled_form
 from cogvideo.studio.making import Asked, Ready, make, ready
 from cogvideo.studio.progress import Progress, curve, picture
 from cogvideo.studio.records import filled
@@ -189,8 +189,9 @@ def _again(studio: Studio, form: Form, name: object) -> list:
     """Return a message, and the form filled in from a video's record."""
     try:
         message, values = filled(studio, name)
-        check_run(studio.model(values["model"]).arguments())
-        return [message, *form.values(values)]
+        model = studio.model(values["model"])
+        check_run(model.arguments())
+        return [message, *form.values(filled_form(model, values))]
     except Exception as error:
         return [problem(told(error)), *(gr.skip() for _ in form.filled)]
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from cogvideo.studio.defaults import parts_of
+from cogvideo.studio.making import CONTINUE, EDIT
 from cogvideo.studio.studio import Studio, note
 from common.errors import DataError
 from media.records import RECORD, verified_record
@@ -20,8 +21,13 @@ def filled(studio: Studio, name: object) -> tuple[str, dict[str, Any]]:
     params = sampler.get("params") or {}
     values = {
         "model": _model(studio, config), "prompts": record["prompt"], "negative": record.get("negative_prompt") or "",
-        "seed": record["seed"], "samples": 1, "frames": record["frames"], "height": record["height"],
-        "width": record["width"], "steps": params.get("num_steps"), **parts_of(sampler)}
+        "seed": record["seed"], "samples": 1, "frames": record.get("segment_frames") or record["frames"],
+        "height": record["height"], "width": record["width"], "steps": params.get("num_steps"),
+        "loras": [], "strengths": "", **parts_of(sampler)}
+    if record.get("strength") is not None:
+        values |= {"use": EDIT, "strength": record["strength"]}
+    if record.get("kept_latents") is not None:
+        values |= {"use": CONTINUE, "kept": record["kept_latents"]}
     return _remark(record), values
 
 

@@ -6,7 +6,7 @@ from common import ranks
 from common.errors import ConfigError
 from configuration.model import MAX, ModelConfig
 from configuration.settings import Arguments, SamplingSettings
-from configuration.targets import check_data_section
+from configuration.targets import check_data_section, instantiate_from_config
 from engine.checks import check_device, check_model
 from engine.first_stage import make_tiling, require_weights
 from engine.process_checks import check_sequence_parallel, check_shared, merge_size_keys
@@ -57,6 +57,7 @@ def check_run(args: Arguments) -> ModelLimits:
     check_network(args.model_config.network_config, weights)
     for doubt in schedule_doubts(weights, args.model_config):
         logger.warning("%s; set it as the folder has it, unless another is meant", doubt)
+    _check_batch(args.sampling, model)
     check_start(args.sampling, model, plan_video(limits, args.sampling).latent_frames)
     check_segments(args.sampling, limits, model.sampler)
     warn_idle(args.sampling, model)
@@ -68,6 +69,15 @@ def check_run(args: Arguments) -> ModelLimits:
         raise ConfigError("args.input_type is cli, but several processes cannot share a keyboard; give the prompts in "
                           "a file, args.input_type=txt")
     return limits
+
+
+def _check_batch(settings: SamplingSettings, model: ModelConfig) -> None:
+    """Raise ConfigError for batches of a guider that would let a video depend on the others of its batch."""
+    thresholding = getattr(instantiate_from_config(model.sampler).guider, "dyn_thresh", None)
+    if settings.batch_size > 1 and getattr(thresholding, "of_batch", False):
+        raise ConfigError(f"args.batch_size is {settings.batch_size}, and {type(thresholding).__name__} takes what it "
+                          "limits from all videos of a batch, so that each would depend on the others; set it to 1, or "
+                          "use PercentileThresholding")
 
 
 def _check_graphs(args: Arguments, model: ModelConfig) -> None:

@@ -63,6 +63,8 @@ class PercentileThresholding:
 class DynamicThresholding:
     """Guidance with mean 0 and the standard deviation of the unconditional estimate, over the whole batch."""
 
+    of_batch = True  # a video depends on the others of its batch
+
     def __call__(self, uncond: torch.Tensor, cond: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:
         guided = guide(uncond, cond, scale)
         return (guided - guided.mean()) / guided.std() * uncond.std()
@@ -74,6 +76,8 @@ class DynamicThresholdingV1:
     The clamped deviations are then scaled up to the largest one of the batch. `scale_factor` is the latent's:
     thresholding acts on unscaled latents.
     """
+
+    of_batch = True
 
     def __init__(self, scale_factor: AboveZero):
         self.scale_factor = scale_factor

@@ -111,3 +111,22 @@ def test_parameters_follow_the_class(page):
     scale.fill("")
     page.click("#make-start")
     assert "scale is missing" in message(page, "error:")
+
+
+def test_a_wrong_number_is_one_line_and_again_restores_what_was_changed_since(page):
+    page.fill("#make-samples input", "0")
+    page.click("#make-start")
+    assert "videos is 0" in message(page, "error:")
+    page.wait_for_selector("#make-start:not([disabled])")
+    page.fill("#make-samples input", "1")
+    page.fill("#make-steps input", "2")
+    page.click("#make-start")
+    message(page, "1 video(s) in studio/")
+    page.click("button:has-text('Parameters of the guider')")
+    scale = page.get_by_label("scale", exact=True)
+    made_with = scale.input_value()
+    scale.fill("4")
+    page.click("#make-again")
+    page.wait_for_function("value => [...document.querySelectorAll('label')].some(label => label.innerText.trim()"
+                           ".startsWith('scale') && label.querySelector('input')?.value == value)", arg=made_with)
+    assert page.get_by_label("scale", exact=True).input_value() == made_with != "4"
