@@ -65,6 +65,9 @@ def _in_windows(model: MutableMapping[str, Any], limits: ModelLimits, frames: in
         overlap = math.ceil(OVERLAP * size / patch) * patch
         model["time_windows"] = [size, overlap]
     size, overlap = model["time_windows"]
+    if size > (most := limits.sampled_latents(limits.trained_frames)):
+        raise ConfigError(f"model.time_windows: a window of {size} latent frames is longer than the {most} that this "
+                          "model was trained with; give at most as many")
     told = f"in windows of {size} latent frames, of which neighbours share at least {overlap}"
     below = model.get("windows_below")
     if below is None:

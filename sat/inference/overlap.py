@@ -3,6 +3,7 @@
 Videos are the same as without it, byte for byte. An error of the thread is raised in the thread that samples. An error
 there waits until what was sampled before is finished; an interrupt does not, and files that are not whole disappear.
 """
+import logging
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +19,8 @@ from configuration.model import MAX
 from configuration.settings import DECODING, Arguments
 from inference.circumstances import group_sizes
 from memory.prefetch import computing, new_stream
+
+logger = logging.getLogger(__name__)
 
 CHUNKS_WAITING = 2  # between the thread that decodes and the one that encodes
 SECONDS = 0.1  # between looks for the end of the other thread
@@ -64,17 +67,25 @@ class Overlapped:
     def __enter__(self) -> "Overlapped":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, raised: BaseException | None, *rest: object) -> None:
         try:
-            if kind is None:
+            if raised is None:
                 self.wait()
         except BaseException as error:
-            kind = type(error)
+            raised = error
             raise
         finally:
-            if kind is not None and not issubclass(kind, Exception):  # an interrupt
+            if raised is not None and not isinstance(raised, Exception):  # an interrupt
                 self._stop.set()
             self._thread.shutdown(wait=True, cancel_futures=self._stop.is_set())
+            self._log_lost(raised)
+
+    def _log_lost(self, raised: BaseException | None) -> None:
+        """Log what kept videos from being finished where another error ends the run, which alone is raised."""
+        for future in self._unfinished if raised is not None else ():
+            error = None if future.cancelled() or not future.done() else future.exception()
+            if isinstance(error, Exception) and not isinstance(error, Stopped) and error is not raised:
+                logger.warning("a video before could not be finished: %s", " ".join(str(error).split())[:200])
 
     def run(self, finish: Finish, frames: Iterable[Tensor]) -> None:
         """Have `finish` called in the thread, with the chunks of frames that decoding yields."""

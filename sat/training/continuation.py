@@ -45,6 +45,12 @@ def check_unchanged(folder: Path, step: int, saved: Mapping, given: Mapping) -> 
                           "args.load and another args.save")
 
 
+def clips_of_step(settings: Mapping) -> int | None:
+    """Return the clips that a step of a run with these settings takes on all processes; None if they do not say."""
+    parts, micro, total = (settings.get(key) for key in BATCH)
+    return total if micro is None else micro * (parts or 1) * settings.get(PROCESSES, 1)
+
+
 def _defaults(given: Mapping) -> dict:
     """Return the defaults of the keys of `args`, which a run of an earlier version did not save."""
     return {key: KEYS[key.removeprefix(ARGS)].default for key in given if key.startswith(ARGS)}

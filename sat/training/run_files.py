@@ -18,7 +18,7 @@ from common.errors import CheckpointError, NumericalError, UserError
 from common.files import whole_file
 from common.ranks import any_of, is_main_process, rank, wait_for_all, world_size
 from common.text import read_text
-from training.continuation import PROCESSES, check_unchanged
+from training.continuation import PROCESSES, check_unchanged, clips_of_step
 from training.run_state import RunState, state_of
 from training.saved_steps import AUTOENCODER, STATE, check_unused, latest_step, state_file, state_files
 from training.soundness import fault_of
@@ -153,6 +153,10 @@ def read_latest(folder: Path, settings: Mapping) -> RunState | None:
     if before == world_size():
         return replace(state, optimizer=_optimizer_state(folder, step, rank()))
     logger.info("a run of %d process(es) goes on with %d", before, world_size())
+    clips = clips_of_step(state.settings), clips_of_step(settings)
+    if clips[0] != clips[1]:
+        logger.warning("a step takes %s clips in place of %s, and goes on at another place of their order; to take as "
+                       "many, change deepspeed.gradient_accumulation_steps", clips[1], clips[0])
     return replace(state, optimizer=tuple(_optimizer_state(folder, step, number) for number in range(before)))
 
 

@@ -95,6 +95,7 @@ def test_what_a_model_cannot_make_is_refused(name, frames, settings, says):
 
 @pytest.mark.parametrize("words, says", [
     (["model.step_cache_config={target: step_cache.TeaCache, params: {threshold: 1}}"], "model.step_cache_config"),
+    (["model.time_windows=[9, 4]"], "a window of 9 latent frames is longer than the 5 that this model was trained"),
     (["model.time_windows=[5, 5]"], "not possible")])
 def test_what_windows_do_not_go_with_is_refused_before_weights_are_read(words, says, capfd, tmp_path):
     (tmp_path / "p.txt").write_text("a red circle\n")

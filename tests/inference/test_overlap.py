@@ -72,6 +72,13 @@ def test_an_error_of_the_thread_is_raised_where_videos_are_sampled(decodes):
         pytest.fail("the error is raised before the next video is finished")
 
 
+def test_an_error_of_the_thread_is_told_where_another_ends_the_run(caplog):
+    with pytest.raises(DataError, match="sampling failed"), Overlapped(CPU, True) as thread:
+        thread.run(full_disk, frames(1))
+        raise DataError("sampling failed")
+    assert "a video before could not be finished: the disk is full" in caplog.text
+
+
 @WAYS
 def test_an_error_in_sampling_waits_for_the_video_before_and_an_interrupt_does_not(decodes):
     finished, begun, go_on = [], threading.Event(), threading.Event()

@@ -12,6 +12,7 @@ import torch
 
 from common.errors import CheckpointError, ConfigError
 from training import run_files, run_state
+from training.continuation import clips_of_step
 from training.data.batches import LiveClips
 from training.data.marks import mark
 from training.run_state import RunState
@@ -183,6 +184,12 @@ def test_steps_of_a_branch_that_was_left_neither_count_nor_go(tmp_path):
         run_files.save(tmp_path, state(step), keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["4", "5", "6", "9", "latest", "training"]
     assert saved_step(tmp_path) == 5
+
+
+def test_clips_of_a_step_are_those_of_all_processes():
+    batch = {"deepspeed.train_micro_batch_size_per_gpu": 2, "deepspeed.gradient_accumulation_steps": 3}
+    assert clips_of_step(batch | {"processes": 4}) == 24 and clips_of_step(batch) == 6
+    assert clips_of_step({"deepspeed.train_batch_size": 8, "processes": 4}) == 8 and clips_of_step({}) is None
 
 
 def test_what_changed_since_is_named(tmp_path):
