@@ -1,5 +1,6 @@
 """Reading of YAML configurations: merging, dotted overrides, and paths independent of the working directory."""
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from common.text import read_text
 from common.typed import shown
 from configuration.yaml_text import UNREADABLE, parse, reason_of
 
+# Numbers that YAML 1.1 reads in base 8 or 60.
+UNMEANT = re.compile(r"[-+]?0[0-7_]+|[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?")
 SECTIONS = ("args", "model", "data", "deepspeed")
 # Parameters anywhere below `model` whose value is the path of a file or folder to read.
 MODEL_PATHS = ("model_dir", "ckpt_path", "cache_dir")
@@ -97,9 +100,16 @@ def set_key(config: DictConfig, key: str, value) -> None:
 def parse_override(text: str) -> tuple[str, object]:
     """Split `key=value` and read the value as YAML: numbers, true/false, null, [lists], {mappings}, else text.
 
-    Raises ConfigError for a value that is not valid YAML.
+    Raises ConfigError for a value that is not valid YAML, and for one that YAML would read as something else than who
+    types it means: 010 as 8, 1:30 as 90, and what follows a blank and # not at all.
     """
     key, _, raw = text.partition("=")
+    if UNMEANT.fullmatch(raw.strip()):
+        raise ConfigError(f"override {shown(text)}: YAML takes a leading 0 for octal and a colon for sixtieths; write "
+                          "the number itself")
+    if " #" in raw and raw[:1] not in ("'", '"', "[", "{"):
+        raise ConfigError(f"override {shown(text)}: in YAML what follows a blank and # is a comment; put the value "
+                          "into quotation marks that the shell leaves")
     if raw[:1] in ("[", "{"):
         parse(raw, f"override {shown(text)}")  # its size is bounded
     try:

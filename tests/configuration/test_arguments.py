@@ -114,6 +114,13 @@ def test_flags_that_name_several_files_add_up(base, tmp_path, monkeypatch):
     assert get_args([*base, "args.load_lora=b", "args.lora_scale=0.5"]).run.loras == [(str(tmp_path / "b"), 0.5, None)]
 
 
+def test_a_flag_that_takes_files_may_be_given_again(base, tmp_path):
+    other = tmp_path / "other.yaml"
+    other.write_text("args: {sampling_fps: 5}\n")
+    assert get_args([*base, "--base", str(other)]).sampling.sampling_fps == 5
+    assert get_args([*base, 'args.negative_prompt="blurry #1"']).sampling.negative_prompt == "blurry #1"
+
+
 @pytest.mark.parametrize("words, says", [
     (["args.load_lora=a", "args.lora_scale=[1,2]"], "args.lora_scale has 2 number(s), args.load_lora 1 LoRA(s)"),
     (["args.load_lora=a", "args.lora_scale=strong"], "args.lora_scale is 'strong'; it must be a list of numbers"),
@@ -132,6 +139,9 @@ def test_flags_that_name_several_files_add_up(base, tmp_path, monkeypatch):
     (["args.fp16=true", "--bf16"], "both true"),
     (["args.device=abacus"], "args.device is 'abacus'"),
     (["args.seed=[1"], "args.seed=[1"),
+    (["args.seed=010"], "YAML takes a leading 0 for octal"),
+    (["args.seed=1:30"], "a colon for sixtieths"),
+    (["args.negative_prompt=blurry #1 defect"], "what follows a blank and # is a comment"),
     (["args.load=${nowhere}"], "nowhere"),
     (["model=3"], "model cannot be set"),
     (["model.parts.7.params=3"], "model.parts.7.params"),
