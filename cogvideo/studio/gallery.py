@@ -112,9 +112,10 @@ def _record(studio: Studio, name: object) -> str:
 
 def _compared(studio: Studio, picked: Sequence[str], name: object) -> tuple[list[str], str, str]:
     """Return the picks with this one added or taken away, and the players of two. Raises DataError as its parts do."""
-    video = video_named(studio.outputs, name)
-    picks = [one for one in picked if one != video.name]
-    if len(picks) == len(picked):
+    video, there = video_named(studio.outputs, name), {one.name for one in videos_of(studio.outputs)}
+    known = [one for one in picked if one in there]  # without those whose files are gone
+    picks = [one for one in known if one != video.name]
+    if len(picks) == len(known):
         picks = [*picks[-1:], video.name]
     if len(picks) < 2:
         return picks, note("choose another one to compare it with" if picks else ""), ""

@@ -32,6 +32,7 @@ from media.videos import VIDEO
 
 EDIT, CONTINUE = "start from it and change it", "continue it"  # what becomes of a clip
 MOST_PROMPTS = 100
+EXACT = 2**53
 # Of each source of a prompt, the files of which one is needed, and those that may be given beside it.
 FILES: Mapping[Source | None, tuple[set[str], set[str]]] = {
     None: (set(), set()), "image": ({"image"}, {"last"}), "image or clip": ({"image", "clip"}, {"last"}),
@@ -103,7 +104,11 @@ def _planned(studio: Studio, asked: Asked, folder: Path) -> Ready:
 def settings(studio: Studio, asked: Asked, output: Path) -> Arguments:
     """Return the settings of the run, whose videos go below `output`. Raises ConfigError."""
     model = studio.model(asked.model)
-    words = [f"--seed={checked(Seed, asked.seed, 'seed')}", f"--num-samples={checked(Steps, asked.samples, 'videos')}"]
+    seed = checked(Seed, asked.seed, "seed")
+    if seed > EXACT:
+        raise ConfigError(f"seed is {seed}, and a browser keeps whole numbers up to {EXACT} alone exactly; choose a "
+                          "lower one, or use sample_video.py")
+    words = [f"--seed={seed}", f"--num-samples={checked(Steps, asked.samples, 'videos')}"]
     if asked.frames is not None:
         words.append(f"--num-frames={checked(Size, asked.frames, 'frames')}")
     if bool(asked.height) != bool(asked.width):

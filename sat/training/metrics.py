@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import secrets
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -17,14 +18,17 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from common.errors import ConfigError
+from common.files import whole_file
 from common.ranks import summed
+from common.text import read_text
 from configuration.settings import TrainingSettings
 from configuration.yaml_files import plain
-from training.saved_steps import LOG
+from training.saved_steps import LOG, latest_step
 
 logger = logging.getLogger(__name__)
 
 RANGES = 4
+RUN_ID = "wandb_run_id"
 
 
 class LossByTimestep:
@@ -72,13 +76,22 @@ def start_wandb(settings: TrainingSettings, config: DictConfig):
     import wandb
 
     try:
-        run_id = hashlib.sha256(str(settings.folder.resolve()).encode()).hexdigest()[:16]
         return wandb.init(project=settings.wandb_project_name, name=settings.experiment_name, dir=str(settings.folder),
-                          resume="allow", id=run_id,
-                          config=plain(config))
+                          resume="allow", id=_run_id(settings.folder), config=plain(config))
     except (wandb.errors.Error, OSError, ValueError) as error:
         raise ConfigError(f"args.wandb: {' '.join(str(error).split())[:160]}; run `wandb login`, or set "
                           "WANDB_MODE=offline") from error
+
+
+def _run_id(folder: Path) -> str:
+    """Return the name by which Weights & Biases knows a run, which the run folder keeps; a new run has a new one."""
+    file = folder / RUN_ID
+    if latest_step(folder) is None:
+        with whole_file(file) as unfinished:
+            unfinished.write_text(secrets.token_hex(8), encoding="utf-8")
+    if file.is_file():
+        return read_text(file).strip()
+    return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]  # of a run that an earlier version began
 
 
 class Log:

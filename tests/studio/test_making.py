@@ -80,7 +80,8 @@ def test_only_uploads_are_read(studio, path):
 @pytest.mark.parametrize("changes, says", [
     ({"prompts": " \n "}, "the prompt is empty"), ({"prompts": "a\n" * 101}, "101 prompts; at most 100"),
     ({"prompts": "a" * 5001}, "5001 characters"), ({"model": "../configs/tiny_t2v"}, "is none of"),
-    ({"model": None}, "is none of"), ({"seed": "x"}, "seed"), ({"seed": None}, "seed"), ({"steps": 0}, "steps"),
+    ({"model": None}, "is none of"), ({"seed": "x"}, "seed"), ({"seed": None}, "seed"),
+    ({"seed": 2**53 + 2}, "up to 9007199254740992"), ({"steps": 0}, "steps"),
     ({"steps": 10 ** 9}, "steps"), ({"samples": -1}, "videos"), ({"frames": 18}, "18"), ({"frames": "9; rm"}, "frames"),
     ({"height": 65, "width": 64}, "65"), ({"loras": ["../../x"]}, "is not in"), ({"loras": [3]}, "is not in"),
     ({"parts": PARTS | {GUIDER: ("APG", {"scale": "a"})}}, "scale"),

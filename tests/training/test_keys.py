@@ -103,6 +103,10 @@ def test_wandb_gets_what_the_log_gets(command, tmp_path, monkeypatch):
     assert Run.logged == records(tmp_path) and Run.logged[-1]["step"] == 4 and Run.finished
     assert (started[0]["project"], started[0]["name"], started[0]["resume"]) == ("shapes", "one", "allow")
     assert started[0]["config"]["data"]["params"]["fps"] == 8
+    train_video.train_video([*argv, "--resume", "args.train_iters=5"])
+    again = command(tmp_path / "other", *argv[len(command(tmp_path)):])
+    train_video.train_video(again)
+    assert started[1]["id"] == started[0]["id"] != started[2]["id"], "a new run is no other's, a resumed one its own"
 
     def refused(**given):
         raise OSError("no API key")
