@@ -23,7 +23,7 @@ from PIL import Image
 
 from benchmarks.command_line import count
 from benchmarks.faster_by_choice import spread
-from benchmarks.shapes_judge import border, follow_object, judge_frames
+from benchmarks.shapes_judge import background_level, follow_object, judge_frames
 from benchmarks.small_model import configured, markdown
 from common.console import run
 from common.errors import ConfigError
@@ -72,7 +72,7 @@ def make(way: Way, segments: int, combinations: Sequence[Combination], overrides
 def at_seams(frames: np.ndarray, segments: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the object's step and the change of the frames at each seam, relative to usual ones before the first."""
     floating = frames.astype(np.float32)
-    track = follow_object(floating, np.median(border(floating).reshape(-1, 3), axis=0))
+    track = follow_object(floating, background_level(floating))
     steps = np.linalg.norm(np.diff(track.centroid, axis=0), axis=1)
     changes = np.abs(np.diff(floating, axis=0)).mean(axis=(1, 2, 3))
     first = NUM_FRAMES - 1  # steps of the first segment

@@ -96,7 +96,7 @@ def judge_frames(frames: np.ndarray) -> Verdict:
         "background_noise": noise,
         "contrast": track.contrast,
         "seen": float(track.seen.mean()),
-        "border_coverage": float(border(track.coverage[..., None]).max()),
+        "border_coverage": float(_border(track.coverage[..., None]).max()),
     }
     if track.seen.mean() < MIN_SEEN_FRAMES:
         return Verdict(None, None, None, background, measures)
@@ -108,7 +108,7 @@ def judge_frames(frames: np.ndarray) -> Verdict:
 
 def background_level(frames: np.ndarray) -> np.ndarray:
     """Return the background's colour (3,) in 8-bit RGB: the median of the border over all frames."""
-    return np.median(border(frames).reshape(-1, 3), axis=0)
+    return np.median(_border(frames).reshape(-1, 3), axis=0)
 
 
 def follow_object(frames: np.ndarray, level: np.ndarray) -> Track:
@@ -251,7 +251,7 @@ def dilate(mask: np.ndarray) -> np.ndarray:
     return mask | wide[:, 2:, 1:-1] | wide[:, :-2, 1:-1] | wide[:, 1:-1, 2:] | wide[:, 1:-1, :-2]
 
 
-def border(frames: np.ndarray) -> np.ndarray:
+def _border(frames: np.ndarray) -> np.ndarray:
     """Return the outermost pixels of every frame, (T, 4 * 64, channels)."""
     return np.concatenate([frames[:, 0], frames[:, -1], frames[:, :, 0], frames[:, :, -1]], axis=1)
 

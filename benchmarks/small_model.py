@@ -30,7 +30,7 @@ from tqdm import tqdm
 from arguments import get_args
 from benchmarks.command_line import count, refuse_given
 from benchmarks.shapes_errors import errors_of, summary
-from benchmarks.shapes_judge import Verdict, judge_file, judge_frames, wilson_interval
+from benchmarks.shapes_judge import ATTRIBUTES, Verdict, judge_file, judge_frames, wilson_interval
 from benchmarks.speed_measure import table
 from common.console import run
 from common.files import whole_file
@@ -48,7 +48,6 @@ from tools.shapes_world import COLORS, PALETTE, Combination, all_combinations, r
 from weights.lora import configure_lora
 
 BATCH = 36
-ATTRIBUTES = ("color", "shape", "motion", "background")
 SAMPLERS = ("EulerEDMSampler", "VPSDEDPMPP2MSampler")
 SCHEDULES = ("release", "decreasing", "increasing")
 

@@ -9,6 +9,8 @@ from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline
 from torch import Tensor
 from transformers import T5Config, T5EncoderModel
 
+from benchmarks.command_runs import PROMPT
+from benchmarks.random_folder import T5_XXL, VOCABULARY
 from benchmarks.random_models import SCALE, our_engine, our_network, our_vae
 from benchmarks.setting import Setting
 from benchmarks.speed_measure import Pair
@@ -19,12 +21,6 @@ from diffusion_video import DiffusionEngine
 from engine.text_encoder import FrozenT5Embedder
 from network.attention_kernels import attention_shape
 from sgm.sampling.start import FromLevel
-
-T5_XXL = {"d_model": 4096, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "d_kv": 64, "vocab_size": 32128,
-          "feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu_new", "is_encoder_decoder": False,
-          "use_cache": False, "tie_word_embeddings": False}
-TOKENIZER = "checkpoints/tiny/t5/spiece.model"  # any tokenizer will do: the encoder always computes max_length tokens
-PROMPT = "a red circle moves right on a black background"
 
 
 def transformer(setting: Setting) -> Pair:
@@ -124,7 +120,7 @@ def _codecs(setting: Setting):
 def t5(setting: Setting) -> Pair:
     """Compare the text embedding of a prompt; both sides run the encoder of transformers."""
     with tempfile.TemporaryDirectory() as folder:
-        copy(from_repository(TOKENIZER), folder)
+        copy(from_repository(VOCABULARY), folder)
         with torch.device(setting.device):
             T5EncoderModel(T5Config(**T5_XXL | dict(setting.size.text))).to(setting.dtype).save_pretrained(folder)
         ours = FrozenT5Embedder(folder, str(setting.device), max_length=setting.size.text_length).to(setting.dtype)
