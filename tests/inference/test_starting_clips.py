@@ -77,6 +77,8 @@ def test_an_image_model_sees_the_clips_first_frame(run):
     (["--strength", "0.4", "--num-inference-steps", "10", "model.sampler_config={target: sgm.sampling.RestartSampler, "
       "params: {num_steps: 10, discretization_config: {target: sgm.discretizer.VPRampDiscretization}}}"],
      "a@@clip.mp4", "a restart up to 2 adds more noise than the run starts with"),
+    (["--batch-size", "2", "model.sampler_config.params.guider_config.params.dyn_thresh_config="
+      "{target: sgm.sampling_utils.DynamicThresholding}"], "a", "takes what it limits from all videos of a batch"),
     (["--strength", "0.5"], "a", "needs a clip; write prompt@@path/to/clip.mp4"),
     (["--strength", "0.5"], "a@@nowhere.mp4", "clip nowhere.mp4 does not exist"),
     (["--strength", "0.5"], "a@@broken.mp4", "broken.mp4: not a video but a text file; give a whole video"),
