@@ -12,17 +12,13 @@ from cogvideo.studio.choices import COLUMNS, KINDS, ROWS, STEPS, Axis
 from cogvideo.studio.forms import SAMPLER
 from cogvideo.studio.making import make
 from cogvideo.studio.players import Shown
+from cogvideo.studio.stopping import WAIT, Stopped, Stops, check_going
 from cogvideo.studio.studio import QUEUED, Studio, note, problem
 from common.console import told
 from sgm.sampling import StepInfo
 
 PROMPT = "a red circle moves right on a black background"
-WAIT = 0.3  # seconds between two looks at a running video
 FIRST_ROWS, FIRST_COLUMNS = ["EulerEDMSampler", "UniPCSampler"], ["6", "12"]
-
-
-class Stopped(Exception):
-    """The user ends a comparison."""
 
 
 def build(studio: Studio) -> None:
@@ -40,30 +36,16 @@ def build(studio: Studio) -> None:
     message = gr.HTML(elem_id="compare-message")
     grid = players.component("compare-grid")
     made = gr.State(([], 1))
-    stops: dict[str, threading.Event] = {}  # by page
-
-    def wait(request: gr.Request) -> str:
-        stops[str(request.session_hash)] = threading.Event()
-        return note("waiting for other videos")
+    stops = Stops()
 
     def compare(request: gr.Request, *given: Any) -> Iterator[tuple]:
-        stopping = stops.get(str(request.session_hash)) or threading.Event()
-        try:
+        with stops.running(request) as stopping:
             yield from _compared(studio, stopping, *given)
-        finally:
-            stopping.set()
-
-    def end(request: gr.Request) -> str:
-        stopping = stops.get(str(request.session_hash))
-        if stopping is None or stopping.is_set():
-            return note("nothing runs")
-        stopping.set()
-        return note("stopping after this step")
 
     inputs: list = [model, prompt, seed, *sides]
-    start.click(wait, None, message, queue=False, show_progress="hidden").then(
+    start.click(stops.begin, None, message, queue=False, show_progress="hidden").then(
         compare, inputs, [message, grid, made, reference], **QUEUED)
-    stop.click(end, None, message, queue=False, show_progress="hidden")
+    stop.click(stops.stop, None, message, queue=False, show_progress="hidden")
     reference.input(lambda chosen, state: _again(state, chosen), [reference, made], grid, show_progress="hidden")
 
 
@@ -109,8 +91,7 @@ def _made(studio: Studio, stopping: threading.Event, cell: Cell, shown: list[Sho
     last: list[StepInfo] = []
 
     def watch(step: StepInfo) -> None:
-        if stopping.is_set() or studio.closing.is_set():
-            raise Stopped
+        check_going(studio, stopping)
         last[:] = [step]
 
     if stopping.is_set():

@@ -14,6 +14,7 @@ from cogvideo.studio.form import Form, filled_form
 from cogvideo.studio.making import Asked, Ready, make, ready
 from cogvideo.studio.progress import Progress, curve, picture
 from cogvideo.studio.records import filled
+from cogvideo.studio.stopping import WAIT, Stopped, Stops, check_going
 from cogvideo.studio.studio import QUEUED, Studio, note, problem
 from common.console import told
 from common.files import REPOSITORY
@@ -23,12 +24,7 @@ from media.records import RECORD
 from media.videos import SHEET
 from sgm.sampling import StepInfo
 
-WAIT = 0.3  # seconds between two looks at a running video
 Page = tuple[str, str, str, str, Any, Any]  # message, plan, course, videos, choice of a record, button beside it
-
-
-class Stopped(Exception):
-    """The user ends a run."""
 
 
 @dataclass(frozen=True)
@@ -58,30 +54,19 @@ def build(studio: Studio) -> None:
         with gr.Column(scale=6, min_width=320):
             parts = _parts()
     form.wire(studio)
-    runs: dict[str, threading.Event] = {}  # what stops a page's run, from its click on
+    stops = Stops()
 
     def wait(request: gr.Request) -> tuple[str, gr.Button]:
-        runs[str(request.session_hash)] = threading.Event()
-        return note("waiting for other videos"), gr.Button(interactive=False)
+        return stops.begin(request), gr.Button(interactive=False)
 
     def start(request: gr.Request, *given: Any) -> Iterator[Page]:
-        stopping = runs.get(str(request.session_hash)) or threading.Event()
-        try:
+        with stops.running(request) as stopping:
             yield from _run(studio, stopping, form.asked(given))
-        finally:  # also if the browser is gone
-            stopping.set()
-
-    def stop(request: gr.Request) -> str:
-        stopping = runs.get(str(request.session_hash))
-        if stopping is None or stopping.is_set():
-            return note("nothing runs")
-        stopping.set()
-        return note("stopping after this step")
 
     parts.start.click(wait, None, [parts.message, parts.start], queue=False, show_progress="hidden").then(
         start, form.inputs, parts.shown, show_progress="hidden", **QUEUED).then(
         lambda: gr.Button(interactive=True), None, parts.start, queue=False, show_progress="hidden")
-    parts.stop.click(stop, None, parts.message, queue=False, show_progress="hidden")
+    parts.stop.click(stops.stop, None, parts.message, queue=False, show_progress="hidden")
     parts.plan.click(lambda *given: _planned(studio, form.asked(given)), form.inputs, [parts.message, parts.planned],
                      show_progress="minimal")
     parts.again.click(lambda name: _again(studio, form, name), parts.record, [parts.message, *form.filled],
@@ -156,16 +141,14 @@ def _made(studio: Studio, given: Ready, stopping: threading.Event, progress: Pro
     """Make the videos in the studio's thread, until the user or the studio's end stops it."""
 
     def watch(step: StepInfo) -> None:
-        if stopping.is_set() or studio.closing.is_set():
-            raise Stopped
+        check_going(studio, stopping)
         progress.watch(step)
 
     def finished(path: Path) -> None:
         made.append(path)
         progress.made += 1
 
-    if stopping.is_set():
-        raise Stopped
+    check_going(studio, stopping)
     progress.engine = studio.pipeline(given.args, given.limits).engine
     make(studio, given, watch, finished)
 
