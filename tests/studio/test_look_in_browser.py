@@ -153,6 +153,18 @@ def test_the_gallery_has_all_videos_filters_them_and_compares_two(compared):
     expect(compared.locator("#gallery-record")).to_contain_text('"prompt"')
 
 
+def test_a_comparison_is_stopped(compared):
+    opened(compared, "Compare")
+    message = compared.locator("#compare-message")
+    compared.click("#compare-start")
+    expect(message).to_contain_text(re.compile(r"waiting|video \d of 4:"))
+    compared.click("#compare-stop")
+    expect(message).to_contain_text("stopped; what was finished is kept", timeout=LONG)
+    expect(compared.locator("#compare-grid")).to_contain_text("stopped")
+    compared.click("#compare-stop")
+    expect(message).to_contain_text("nothing runs")
+
+
 def test_a_report_is_filtered_and_its_foreign_script_does_not_run(tab):
     opened(tab, "Studies")
     report = tab.locator("#studies-report iframe")
