@@ -6,7 +6,8 @@ from typing import Any
 from cogvideo.studio.forms import GUIDER, SAMPLER, SCHEDULE, configured
 from cogvideo.studio.models import Model
 from configuration.yaml_files import plain
-from inference.sizes import ModelLimits, choose_frames
+from inference.checks import source_of_prompts
+from inference.sizes import ModelLimits, choose_frames, model_limits
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,11 @@ class Defaults:
     @classmethod
     def of(cls, model: Model) -> "Defaults":
         """Return the settings of a model. Raises ConfigError for a sampler or guider that is not offered."""
-        args, limits = model.arguments(), model.limits()
+        args = model.arguments()
+        limits, source = model_limits(args.model_config), source_of_prompts(args.sampling, args.model_config)
         sampler = plain(args.model_config.sampler_config)
         height, width = args.sampling.sampling_image_size or limits.default_size
-        return cls(model.source() or "", limits, choose_frames(limits, args.sampling.num_frames,
+        return cls(source or "", limits, choose_frames(limits, args.sampling.num_frames,
                    args.sampling.sampling_num_frames), height, width,
                    (sampler.get("params") or {}).get("num_steps") or 50, parts_of(sampler))
 

@@ -1,6 +1,5 @@
 """The form of the Make page: what a video is made from, and how."""
 import random
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -38,18 +37,35 @@ PICTURES, CLIPS = [".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tiff"], [".mp4", 
 
 @dataclass(frozen=True)
 class Role:
-    """The choice of a sampler, schedule or guider: its class, the parameters it begins with, and those of now."""
+    """The choice of a sampler, schedule or guider: its class, what its form begins with, and the parameters of now."""
 
     name: gr.Dropdown
     first: gr.State
     now: gr.State
 
 
+@dataclass(frozen=True, eq=False)
+class Begun:
+    """What the form of a class's parameters begins with.
+
+    Gradio draws a form again only if what it begins with has changed, so no two are equal, even with equal values: a
+    user may have changed the form meanwhile.
+    """
+
+    cls: str
+    values: Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class Form:
-    """The form's components by the names of `Asked`, and one `Role` for sampler, schedule and guider each."""
+    """The form's components by the names of `Asked`, and one `Role` for sampler, schedule and guider each.
+
+    `settled` is the model whose own settings the form was given, empty for those of a record. Gradio tells of a choice
+    twice, and the second time must not undo what was filled in since the first.
+    """
 
     fields: Mapping[str, Any]
+    settled: gr.State
     roles: Mapping[str, Role]
     about: gr.HTML
     dice: gr.Button
@@ -60,7 +76,7 @@ class Form:
         names = list(studio.models)
         own = Defaults.of(studio.models[names[0]])
         fields: dict[str, Any] = {"model": gr.Dropdown(names, value=names[0], label="Model", elem_id="make-model")}
-        about = gr.HTML(_about(studio.models[names[0]]), elem_id="make-about")
+        about = gr.HTML(_about(studio, names[0]), elem_id="make-about")
         fields |= _what(own)
         with gr.Row(equal_height=True):
             seed = gr.Number(0, label="Seed", precision=0, elem_id="make-seed", min_width=90)
@@ -73,7 +89,7 @@ class Form:
             fields["loras"] = gr.Dropdown(list(studio.known_loras()), value=[], multiselect=True, label="LoRAs",
                                           info=f"files and folders in {studio.loras.name}/")
             fields["strengths"] = gr.Textbox("", label="Strengths", info="one for each, such as 1, 0.5; empty: 1")
-        return cls(fields, roles, about, dice)
+        return cls(fields, gr.State(names[0]), roles, about, dice)
 
     @property
     def inputs(self) -> list:
@@ -90,31 +106,34 @@ class Form:
     @property
     def filled(self) -> list:
         """The components that `values` fills in."""
-        return [*self.fields.values(), *(part for role in self.roles.values() for part in (
+        return [*self.fields.values(), self.settled, *(part for role in self.roles.values() for part in (
             role.name, role.first, role.now))]
 
-    def values(self, values: Mapping[str, Any]) -> list:
+    def values(self, values: Mapping[str, Any], settled: str = "") -> list:
         """Return what fills in the form; `values` may leave out fields, and has (class, parameters) for roles."""
-        filled = [values.get(name, gr.skip()) for name in self.fields]
+        filled = [*(values.get(name, gr.skip()) for name in self.fields), settled]
         for role in self.roles:
-            filled += [values[role][0], begun(values[role][1]), values[role][1]] if role in values else [gr.skip()] * 3
+            filled += [values[role][0], Begun(*values[role]), values[role][1]] if role in values else [gr.skip()] * 3
         return filled
 
     def wire(self, studio: Studio) -> None:
         """Connect the form's events."""
         self.dice.click(lambda: random.SystemRandom().randrange(SEEDS), None, self.fields["seed"], queue=False,
                         show_progress="hidden")
-        self.fields["model"].input(lambda name: self._of_model(studio, name), self.fields["model"],
-                                   [self.about, *self.filled], show_progress="hidden")
-        gr.on(None, lambda name: _about(studio.model(name)), self.fields["model"], self.about, show_progress="hidden")
+        chosen = self.fields["model"]
+        chosen.input(lambda name, settled: self._of_model(studio, name, settled), [chosen, self.settled], self.filled,
+                     show_progress="hidden")
+        gr.on(None, lambda name: _about(studio, name), chosen, self.about, show_progress="hidden")
 
-    def _of_model(self, studio: Studio, name: object) -> list:
-        """Return the remark on a model, and the form with its own settings."""
+    def _of_model(self, studio: Studio, name: object, settled: str) -> list:
+        """Return the form with a model's own settings, or as it is if it has them already."""
         try:
-            model = studio.model(name)
-            return [_about(model), *self.values(_settings(model))]
-        except UserError as error:
-            return [problem(told(error)), *(gr.skip() for _ in self.filled)]
+            if name != settled:
+                model = studio.model(name)
+                return self.values(_settings(model), model.name)
+        except UserError:
+            pass  # what is wrong with it is told beside the choice
+        return [gr.skip() for _ in self.filled]
 
 
 def _what(own: Defaults) -> dict[str, Any]:
@@ -147,36 +166,29 @@ def _what(own: Defaults) -> dict[str, Any]:
 def _role(role: str, own: str, values: dict[str, Any]) -> Role:
     """Build the choice of a class, at first `own` with its `values`, and a form of its parameters that follows it."""
     name = gr.Dropdown(list(classes(role)), value=own, label=role.capitalize(), elem_id=f"make-{role}")
-    first, now = gr.State(begun(values)), gr.State(values)
+    first, now = gr.State(Begun(own, values)), gr.State(values)
     with gr.Accordion(f"Parameters of the {role}", open=False):
 
-        @gr.render(inputs=[name, first])
-        def parameters(chosen: str | None, begin: tuple[int, dict[str, Any]]) -> None:
-            values = begin[1]
-            if chosen not in classes(role):
+        @gr.render(inputs=first)
+        def parameters(begin: Begun) -> None:
+            if begin.cls not in classes(role):
                 return
-            cls = class_named(role, chosen)
+            cls = class_named(role, begin.cls)
             gr.Markdown(help_of(cls), elem_classes="help")
             with gr.Row(elem_classes="parameters"):
                 for field in fields_of(cls):
-                    shown = _component(field, values.get(field.name, field.default))
+                    shown = _component(field, begin.values.get(field.name, field.default))
                     shown.change(lambda value, known, name=field.name: {**known, name: value}, [shown, now], now,
                                  queue=False, show_progress="hidden")
 
-    def other(chosen: str | None, known: dict[str, Any]) -> tuple:
+    def other(chosen: str | None, begin: Begun, known: dict[str, Any]) -> tuple:
+        if chosen == begin.cls:
+            return gr.skip(), gr.skip()
         values = carried(role, chosen, known)
-        return begun(values), values
+        return Begun(chosen or "", values), values
 
-    name.input(other, [name, now], [first, now], queue=False, show_progress="hidden")
+    name.input(other, [name, first, now], [first, now], show_progress="hidden")  # queued: the second after the first
     return Role(name, first, now)
-
-
-def begun(values: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
-    """Return what the form of parameters begins with: these values and a number, another each time.
-
-    Gradio draws the form again only if what it begins with has changed, and a user may have changed the form meanwhile.
-    """
-    return time.time_ns(), dict(values)
 
 
 def _component(field: Field, value: Any) -> Any:
@@ -195,8 +207,12 @@ def _component(field: Field, value: Any) -> Any:
     return gr.Textbox(max_lines=1, **settings)
 
 
-def _about(model: Model) -> str:
+def _about(studio: Studio, name: object) -> str:
     """Return what the page says of a model: what it needs, or why it cannot be used."""
+    try:
+        model = studio.model(name)
+    except UserError as error:
+        return problem(told(error))
     missing = model.missing()
     if missing is not None:
         return (f'{problem(missing)}<details class="help"><summary>Where its weights go</summary>'
