@@ -14,6 +14,7 @@ from cogvideo.studio.making import make
 from cogvideo.studio.players import Shown
 from cogvideo.studio.stopping import WAIT, Stopped, Stops, check_going
 from cogvideo.studio.studio import QUEUED, Studio, note, problem
+from cogvideo.studio.warned import Warned
 from common.console import told
 from sgm.sampling import StepInfo
 
@@ -66,39 +67,45 @@ def _axis(side: str, most: int, kind: str, values: Sequence[str]) -> tuple[gr.Dr
 def _compared(studio: Studio, stopping: threading.Event, name: object, prompt: object, seed: object, *axes: Any
               ) -> Iterator[tuple]:
     """Yield a message, the players, what they show, and the choice of a reference, as the videos are made."""
-    hidden = gr.Dropdown(visible=False)
+    hidden, warned = gr.Dropdown(visible=False), Warned()
     try:
         rows = Axis.of(axes[0], axes[1], ROWS, "rows")
         columns = Axis.of(axes[2], axes[3], COLUMNS, "columns")
-        cells = cells_of(studio, name, prompt, seed, choices.grid_of(rows, columns))
+        with warned.heard():
+            cells = cells_of(studio, name, prompt, seed, choices.grid_of(rows, columns))
     except Exception as error:  # a fault is one line, too, as on the command line
         yield problem(told(error)), "", ([], 1), hidden
         return
     shown = [Shown(cell.title, problem="waits") for cell in cells]
     width = len(columns.values)
     for i, cell in enumerate(cells):
-        for line in _made(studio, stopping, cell, shown, i):
-            yield note(f"video {i + 1} of {len(cells)}: {cell.title}{line}"), gr.skip(), gr.skip(), hidden
+        for line in _made(studio, stopping, cell, shown, i, warned):
+            message = note(f"video {i + 1} of {len(cells)}: {cell.title}{line}")
+            yield message + warned.html(), gr.skip(), gr.skip(), hidden
         yield gr.skip(), players.players(shown, width, _first(shown)), (shown, width), hidden
     there = [one.title for one in shown if one.path is not None]
     line = "stopped; what was finished is kept" if stopping.is_set() else f"{len(there)} of {len(cells)} videos made"
-    yield note(line), gr.skip(), gr.skip(), gr.Dropdown(choices=there, value=there[0] if there else None,
-                                                        visible=len(there) > 1)
+    yield note(line) + warned.html(), gr.skip(), gr.skip(), gr.Dropdown(
+        choices=there, value=there[0] if there else None, visible=len(there) > 1)
 
 
-def _made(studio: Studio, stopping: threading.Event, cell: Cell, shown: list[Shown], i: int) -> Iterator[str]:
+def _made(studio: Studio, stopping: threading.Event, cell: Cell, shown: list[Shown], i: int, warned: Warned
+          ) -> Iterator[str]:
     """Make the video of a cell, put it or the reason why there is none in its place, and yield how far it is."""
-    last: list[StepInfo] = []
+    last, made = list[StepInfo](), list[Path]()
 
     def watch(step: StepInfo) -> None:
         check_going(studio, stopping)
         last[:] = [step]
 
+    def run() -> None:
+        with warned.heard():
+            make(studio, cell.given, watch, made.append)
+
     if stopping.is_set():
         shown[i] = Shown(cell.title, problem="stopped")
         return
-    made: list[Path] = []
-    future = studio.worker.submit(make, studio, cell.given, watch, made.append)
+    future = studio.worker.submit(run)
     while not future.done():
         yield f", step {last[0].index + 1} of {last[0].num_steps}" if last else ", loading"
         stopping.wait(WAIT) if not stopping.is_set() else future.exception()

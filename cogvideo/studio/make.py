@@ -16,6 +16,7 @@ from cogvideo.studio.progress import Progress, curve, picture
 from cogvideo.studio.records import filled
 from cogvideo.studio.stopping import WAIT, Stopped, Stops, check_going
 from cogvideo.studio.studio import QUEUED, Studio, note, problem
+from cogvideo.studio.warned import Warned
 from common.console import told
 from common.files import REPOSITORY
 from dry_run.report import plan_lines, planned_model
@@ -88,8 +89,11 @@ def _parts() -> Parts:
 
 def _planned(studio: Studio, asked: Asked) -> tuple[str, str]:
     """Return a message and the plan of a run, in which nothing is made."""
+    warned = Warned()
     try:
-        return "", plan_of(ready(studio, asked, studio.temporary / "planned"))
+        with warned.heard():
+            plan = plan_of(ready(studio, asked, studio.temporary / "planned"))
+        return warned.html(), plan
     except Exception as error:  # a fault is one line, too, as on the command line
         return problem(told(error)), ""
 
@@ -104,26 +108,27 @@ def plan_of(given: Ready) -> str:
 
 def _run(studio: Studio, stopping: threading.Event, asked: Asked) -> Iterator[Page]:
     """Make the videos that were asked for, and yield what the page shows of it."""
-    hidden = gr.skip()
+    hidden, warned = gr.skip(), Warned()
     try:
-        given = ready(studio, asked)
-        plan = plan_of(given)
+        with warned.heard():
+            given = ready(studio, asked)
+            plan = plan_of(given)
     except Exception as error:
         yield problem(told(error)), "", "", "", hidden, hidden
         return
     progress, made = Progress(len(given.jobs)), list[Path]()
-    future = studio.worker.submit(_made, studio, given, stopping, progress, made)
+    future = studio.worker.submit(_made, studio, given, stopping, progress, made, warned)
     seen = -1
     while not future.done():
         course = picture(progress.picture) + curve(progress.scales, progress.steps)
-        yield (note(progress.line()), plan, course, _videos(studio, made) if len(made) != seen else gr.skip(), hidden,
-               hidden)
+        videos = _videos(studio, made) if len(made) != seen else gr.skip()
+        yield note(progress.line()) + warned.html(), plan, course, videos, hidden, hidden
         seen = len(made)
         time.sleep(WAIT)
     names = [str(path.relative_to(studio.outputs)) for path in made]
     chosen = gr.Dropdown(choices=names, value=names[0], visible=True) if names else hidden
-    yield _ended(future.exception(), len(made), given), plan, curve(progress.scales, progress.steps), _videos(
-        studio, made), chosen, gr.Button(visible=True) if names else hidden
+    yield (_ended(future.exception(), len(made), given) + warned.html(), plan, curve(progress.scales, progress.steps),
+           _videos(studio, made), chosen, gr.Button(visible=True) if names else hidden)
 
 
 def _ended(error: BaseException | None, made: int, given: Ready) -> str:
@@ -137,7 +142,8 @@ def _ended(error: BaseException | None, made: int, given: Ready) -> str:
     return problem(told(error) + kept) if isinstance(error, Exception) else problem("the studio is closing")
 
 
-def _made(studio: Studio, given: Ready, stopping: threading.Event, progress: Progress, made: list[Path]) -> None:
+def _made(studio: Studio, given: Ready, stopping: threading.Event, progress: Progress, made: list[Path],
+          warned: Warned) -> None:
     """Make the videos in the studio's thread, until the user or the studio's end stops it."""
 
     def watch(step: StepInfo) -> None:
@@ -149,8 +155,9 @@ def _made(studio: Studio, given: Ready, stopping: threading.Event, progress: Pro
         progress.made += 1
 
     check_going(studio, stopping)
-    progress.engine = studio.pipeline(given.args, given.limits).engine
-    make(studio, given, watch, finished)
+    with warned.heard():
+        progress.engine = studio.pipeline(given.args, given.limits).engine
+        make(studio, given, watch, finished)
 
 
 def _videos(studio: Studio, made: list[Path]) -> str:
