@@ -1,6 +1,6 @@
 """Objects from `{target, params}` configurations: dotted paths, the allow-list, checks of parameters."""
 import importlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import ModuleType
 from typing import Any, get_type_hints
 
@@ -43,6 +43,21 @@ _opened: set[str] = set()
 def allow_targets(*prefixes: str) -> None:
     """Let configurations name classes below these dotted prefixes too; only the command line may decide this."""
     _opened.update(prefixes)
+
+
+def check_opened(config: Any, own: Collection[str], where: str = "") -> None:
+    """Raise ConfigError for a target in a tree that is open to earlier configurations of this process alone.
+
+    `own` are the prefixes that were opened to this one.
+    """
+    for key, value in config.items() if isinstance(config, Mapping) else enumerate(config):
+        if isinstance(value, Mapping | list):
+            check_opened(value, own, f"{where}.{key}" if where else str(key))
+        elif key == "target" and isinstance(value, str):
+            path = real_path(value)
+            if _opened_to(path) and not any(_below(path, prefix) for prefix in own):
+                raise ConfigError(f"{where}: {value} may not be named; it is open to another configuration, not to "
+                                  "this one (--allow-targets)")
 
 
 def get_obj_from_str(path: str, where: str = "target") -> type:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from arguments import get_args
 from common.errors import ConfigError
 from common.typed import _adapter, _annotations
 from configuration import targets
@@ -61,6 +62,19 @@ def test_the_command_line_adds_classes_to_a_role(monkeypatch, tmp_path):
     assert get_obj_from_str("parts_of_a_stranger.Steady", "model.guider_config").__name__ == "Steady"
     with pytest.raises(ConfigError, match="cannot be a guider_config"):
         get_obj_from_str("parts_of_a_stranger.Other", "model.guider_config")
+
+
+def test_what_is_open_to_one_configuration_stays_closed_to_another(monkeypatch, tmp_path):
+    (tmp_path / "their_guider.py").write_text("from sgm.guiders import IdentityGuider\n\n\n"
+                                              "class Theirs(IdentityGuider):\n    pass\n")
+    monkeypatch.setattr(targets, "_opened", set())
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["--base", "configs/tiny_t2v.yaml", "configs/inference.yaml",
+             "model.sampler_config.params.guider_config={target: their_guider.Theirs}"]
+    get_args([*words, "--allow-targets", "their_guider"])
+    with pytest.raises(ConfigError, match="guider_config: their_guider.Theirs may not be named; it is open to another"):
+        get_args(words)
+    get_args([*words, "--allow-targets", "their_guider"])
 
 
 @pytest.mark.parametrize("slot", ROLES)
