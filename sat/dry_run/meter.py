@@ -5,7 +5,7 @@ as in a real run.
 """
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from math import prod
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._ops import OpOverloadPacket
+from torch._ops import OpOverload, OpOverloadPacket
 from torch.autograd.graph import _engine_run_backward
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -22,12 +22,13 @@ from torch.utils.flop_counter import conv_flop_count, flop_registry, sdpa_flop_c
 
 from common.cpu_operations import FUSED_LINEAR
 from dry_run.convolutions import rearranged_bytes
+from dry_run.kernels import META, Kernels, tensors_in
 from dry_run.work import CACHED, Work
 from network.cpu_attention import attention_on_cpu
 
 ALLOCATIONS = (torch.ops.aten.empty, torch.ops.aten.empty_like, torch.ops.aten.empty_strided, torch.ops.aten.new_empty,
                torch.ops.aten.detach)
-META, DEVICE = torch.device("meta"), Tensor.device.__get__
+DEVICE = Tensor.device.__get__
 # Operations of kernels that torch's own registry lacks, by shapes.
 FORMULAS: dict[OpOverloadPacket, Callable[..., float]] = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:
@@ -102,22 +103,27 @@ class Meter(TorchDispatchMode):
         self.live = self.peak = 0
         self.work = Work()
         self._known: set[int] = set()
+        self._kernels = Kernels(self._cost)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        given = _tensors((*args, *kwargs.values()))
-        for tensor in given:  # weights and inputs existed before
+        for tensor in tensors_in((*args, *kwargs.values())):  # weights and inputs existed before
             self._follow(tensor, 0)
-        out = func(*args, **kwargs)
-        made = _tensors((out,))
-        for tensor in made:
+        out, (rearranged, work) = self._kernels.run(func, args, kwargs)
+        for tensor in tensors_in((out,)):
             self._follow(tensor, tensor.untyped_storage().nbytes())
+        self.peak = max(self.peak, self.live + rearranged)
+        self.work += work
+        return out
+
+    def _cost(self, func: OpOverload, args: tuple, kwargs: dict, out: object) -> tuple[int, Work]:
+        """Return the bytes of a convolution's rearranged input, and the work of a kernel."""
         packet = func.overloadpacket
         rearranged = rearranged_bytes(packet, args, out, self._on_cpu)
-        self.peak = max(self.peak, self.live + rearranged)
-        if not func.is_view:
-            self.work += _of_formula(packet, args, kwargs, out) or _of_traffic(packet, (*given, *made))
-        return out
+        if func.is_view:
+            return rearranged, Work()
+        touched = tensors_in((*args, *kwargs.values(), out))
+        return rearranged, _of_formula(packet, args, kwargs, out) or _of_traffic(packet, touched)
 
     def _follow(self, tensor: Tensor, size: int) -> None:
         storage = tensor.untyped_storage()
@@ -217,14 +223,3 @@ def _of_traffic(packet: OpOverloadPacket, tensors: Sequence[Tensor]) -> Work:
         return Work()
     touched = sum(x.nbytes for x in tensors)
     return Work(cached=touched, calls=1) if touched <= CACHED else Work(bytes=touched, calls=1)
-
-
-def _tensors(values: Iterable[object]) -> list[Tensor]:
-    """Return the tensors among the arguments or results of a kernel, which are values or lists of them."""
-    found: list[Tensor] = []
-    for value in values:
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, list | tuple):
-            found += _tensors(value)
-    return found
