@@ -106,7 +106,10 @@ class Meter(TorchDispatchMode):
         self._kernels = Kernels(self._cost)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
+        with torch._C.DisableTorchFunction():  # a backward pass comes here with the modes below
+            return self._counted(func, args, kwargs or {})
+
+    def _counted(self, func: OpOverload, args: tuple, kwargs: dict) -> Any:
         for tensor in tensors_in((*args, *kwargs.values())):  # weights and inputs existed before
             self._follow(tensor, 0)
         out, (rearranged, work) = self._kernels.run(func, args, kwargs)
