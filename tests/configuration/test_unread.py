@@ -29,9 +29,14 @@ OF_TENSORS, OF_LIBRARIES = {"device"}, {"device", "load", "mode", "save", "split
 
 def read_attributes(*trees: ast.AST, owner: str = "") -> set[str]:
     """Names of attributes that are read: of anything, or of `owner` and what it holds."""
-    return {node.attr for tree in trees for node in ast.walk(tree)
-            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
-            and (not owner or owner in ast.unparse(node.value).split("."))}
+    return {name for tree in trees for name, owners in reads(tree) if not owner or owner in owners}
+
+
+@cache
+def reads(tree: ast.AST) -> list[tuple[str, list[str]]]:
+    """Names of attributes that are read, each with the parts of what it is read of."""
+    return [(node.attr, ast.unparse(node.value).split(".")) for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)]
 
 
 @cache
@@ -39,6 +44,7 @@ def read_everywhere() -> set[str]:
     return read_attributes(*modules().values(), *commands())
 
 
+@cache
 def commands() -> list[ast.Module]:
     return [parse(ROOT / command) for command in COMMANDS]
 
