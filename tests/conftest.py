@@ -1,4 +1,5 @@
 """Fixtures that several test files share."""
+import gc
 import os
 from pathlib import Path
 
@@ -15,6 +16,12 @@ def pytest_collection_modifyitems(items):
         marked = any(item.get_closest_marker(name) for name in ("slow", "index"))
         if item.path.relative_to(TESTS).parts[0] not in COMMANDS and not marked:
             item.add_marker("quick")
+
+
+def pytest_collection_finish():
+    """Leave out of Python's searches for garbage what the tests' modules and libraries hold to the end."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
