@@ -30,8 +30,9 @@ from torch._inductor.ir import ExternKernel, IRNode, ReinterpretView
 from torch._inductor.scheduler import BaseSchedulerNode, NopKernelSchedulerNode
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from benchmarks.markdown import table
 from benchmarks.random_models import SIZES, Size
-from benchmarks.speed_measure import DTYPES, show, table
+from benchmarks.speed_measure import DTYPES, show
 from common.console import run
 from common.patches import parse_patch_size, patch_grid
 from configuration.targets import instantiate_from_config

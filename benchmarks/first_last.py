@@ -8,7 +8,6 @@ given ones, in 8-bit pixels, and the share of videos whose attributes and motion
 after the options overrides the model's configuration.
 """
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch import Tensor
 from benchmarks.faster_by_choice import spread
 from benchmarks.shapes_judge import judge_frames
 from benchmarks.small_model import configured, markdown, score
+from common import decibels
 from common.console import progress, run
 from common.files import whole_file
 from common.seeds import generator_for
@@ -65,7 +65,7 @@ def _images(frames: np.ndarray) -> Tensor:
 
 def psnr(one: np.ndarray, other: np.ndarray) -> float:
     """Return the PSNR of two frames of 8 bits, in dB."""
-    return 10 * math.log10(255 ** 2 / max(float(np.square(one.astype(float) - other).mean()), 1e-6))
+    return decibels.psnr(float(np.square(one.astype(float) - other).mean()), 255, decibels.EQUAL)
 
 
 def row(combinations: Sequence[Combination], clips: np.ndarray, videos: Sequence[np.ndarray]) -> dict[str, str]:

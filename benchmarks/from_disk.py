@@ -25,8 +25,9 @@ import torch
 
 from benchmarks.command_line import count
 from benchmarks.command_runs import PROMPT, peak_of
+from benchmarks.markdown import table
 from benchmarks.random_folder import write_pipeline
-from benchmarks.speed_measure import DTYPES, hardware, show, table
+from benchmarks.speed_measure import DTYPES, hardware, show
 from common.console import run
 
 UNITS = {"GB": 1e9, "MB": 1e6}

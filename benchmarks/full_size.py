@@ -16,7 +16,6 @@ no longer on the device. --save keeps the table under docs/benchmarks/.
 """
 import argparse
 import gc
-import math
 import platform
 import shlex
 import sys
@@ -30,16 +29,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from common.decibels import psnr
+
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__file__).resolve().parents[1])]
 
 import torch
 from torch import Tensor
 
 from benchmarks.command_line import refuse_given
+from benchmarks.markdown import table
 from benchmarks.memory_measure import peak_memory
 from benchmarks.options import add_model, add_speed, resolve
 from benchmarks.random_models import SIZES, Size, our_engine
-from benchmarks.speed_measure import DTYPES, hardware, product_peak, show, synchronize, table
+from benchmarks.speed_measure import DTYPES, hardware, product_peak, show, synchronize
 from common.console import run
 from common.errors import ConfigError
 from configuration.settings import resolve_device
@@ -195,9 +197,7 @@ def row(name: str, made: Made, lossless: Made) -> list[str]:
 def quality(video: Tensor, reference: Tensor) -> str:
     """Return the PSNR against a reference, whose value range is the peak."""
     error = (video - reference).square().mean().item()
-    if error == 0:
-        return "equal"
-    return f"{20 * math.log10((reference.max() - reference.min()).item()) - 10 * math.log10(error):.1f} dB"
+    return f"{psnr(error, (reference.max() - reference.min()).item()):.1f} dB" if error else "equal"
 
 
 def left_out(way: Way, device: torch.device) -> str | None:

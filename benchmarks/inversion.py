@@ -7,7 +7,6 @@ Clips of the shapes world go through the small text-to-video model, each with it
 (dB) compares the decoded result with the decoded latent of the clip, so that the autoencoder's error does not count.
 """
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from arguments import get_args
 from benchmarks.command_line import count
 from common.console import run
+from common.decibels import EQUAL, psnr
 from diffusion_video import DiffusionEngine
 from inference.pipeline import load_engine
 from tools.shapes_world import Combination, all_combinations, render
@@ -37,7 +37,7 @@ def round_trip(engine: DiffusionEngine, combination: Combination, num_steps: int
     start = engine.invert(latents, conditioning, num_steps, rounds=rounds)
     again = engine.sample(conditioning, shape=latents.shape[1:], num_steps=num_steps, start=start)
     one, other = (engine.decode_first_stage(z.transpose(1, 2)).clamp(-1, 1) for z in (latents, again))
-    return -10 * math.log10(max(float((one - other).square().mean()) / 4, 1e-12))
+    return psnr(float((one - other).square().mean()), 2, EQUAL)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -18,8 +18,8 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__fil
 import numpy as np
 import torch
 
+from benchmarks.markdown import table
 from benchmarks.schedule_costs import HIGHEST, LOWEST
-from benchmarks.speed_measure import table
 from benchmarks.studies.statistics import middle, resampled
 from common.console import run
 from common.errors import ConfigError

@@ -24,9 +24,9 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__fil
 import numpy as np
 
 from benchmarks.command_line import count, refuse_given
+from benchmarks.markdown import table
 from benchmarks.scenes_judge import ATTRIBUTES, NUMBERS, Judged, judge_scene
 from benchmarks.shapes_judge import asked_below, wilson_interval
-from benchmarks.speed_measure import table
 from common.console import run
 from common.errors import ConfigError, DataError
 from common.files import whole_file

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.decibels import EQUAL, psnr
+
 WINDOW, DEVIATION = 11, 1.5
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # weights, from the finest scale on (Wang et al. 2003, section 3.2)
@@ -38,7 +40,7 @@ def compared(source: Tensor, made: Tensor) -> Quality:
     sharpness, kept, true = math.nan, math.nan, math.nan
     if energy >= FLAT:
         sharpness, (kept, true) = edge_energy(b) / energy, edges(a, b)
-    return Quality(10 * math.log10(255 ** 2 / max(error, 1e-10)), ssim(a, b), flicker(b), flicker(a), 100 * sharpness,
+    return Quality(psnr(error, 255, EQUAL), ssim(a, b), flicker(b), flicker(a), 100 * sharpness,
                    ms_ssim(a, b), 100 * kept, 100 * true, detail_apart(a, b))
 
 

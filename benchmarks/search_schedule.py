@@ -17,6 +17,7 @@ import torch
 import yaml
 
 from benchmarks.command_line import refuse_given
+from benchmarks.markdown import table
 from benchmarks.schedule_costs import (
     HIGHEST,
     LOWEST,
@@ -28,7 +29,6 @@ from benchmarks.schedule_costs import (
     weighted,
 )
 from benchmarks.schedule_moves import moved
-from benchmarks.speed_measure import table
 from benchmarks.studies.statistics import holm, middle, resampled, signed_rank_p
 from common.console import run
 from common.errors import ConfigError

@@ -27,9 +27,9 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__fil
 import numpy as np
 
 from benchmarks.command_line import count, refuse_given
+from benchmarks.markdown import table
 from benchmarks.shapes_fit import Fit, fitted
 from benchmarks.shapes_judge import MIN_SEEN_FRAMES, Track, background_level, follow_object, judge_folder
-from benchmarks.speed_measure import table
 from common.console import run
 from common.errors import ConfigError
 from common.listing import listed

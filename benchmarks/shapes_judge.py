@@ -23,6 +23,7 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__file__).resolve().parents[1])]
 
+from benchmarks.markdown import table
 from common.console import run
 from common.errors import ConfigError, DataError
 from media.clips import UnreadableClip, read_frames
@@ -349,15 +350,15 @@ def summarize(judged: list[Judged]) -> dict[str, dict]:
 def format_summary(summary: dict[str, dict]) -> str:
     """Return a Markdown table of the percentages right, with 95 % Wilson intervals."""
     names = (*ATTRIBUTES, "all")
-    lines = ["| combinations | videos | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
+    rows = []
     for group, row in summary.items():
         if row["videos"]:
             cells = []
             for name in names:
                 low, high = row[name]["interval"]
                 cells.append(f"{100 * row[name]['right'] / row['videos']:.1f} ({100 * low:.0f}–{100 * high:.0f})")
-            lines.append(f"| {group} | {row['videos']} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+            rows.append([group, str(row["videos"]), *cells])
+    return table(["combinations", "videos", *names], rows)
 
 
 def report_folder(folder: Path) -> list[Judged]:

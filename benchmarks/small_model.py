@@ -12,7 +12,6 @@ Any `key=value` after the options overrides the model's configuration. Videos an
 written below `--out` (default runs/small_model).
 """
 import argparse
-import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,9 +28,10 @@ from tqdm import tqdm
 
 from arguments import get_args
 from benchmarks.command_line import count, refuse_given
+from benchmarks.markdown import table
 from benchmarks.shapes_errors import errors_of, summary
 from benchmarks.shapes_judge import ATTRIBUTES, Verdict, judge_file, judge_frames, wilson_interval
-from benchmarks.speed_measure import table
+from common import decibels
 from common.console import run
 from common.files import whole_file
 from common.seeds import generator_for
@@ -186,7 +186,7 @@ def judge_model(model: str, args: Arguments, options: argparse.Namespace) -> lis
                 errors.append(np.square(shown - given).mean())
     rows = split_rows(model, results)
     if errors:
-        quality = [10 * math.log10(255**2 / max(e, 1e-9)) for e in errors]
+        quality = [decibels.psnr(error, 255, decibels.EQUAL) for error in errors]
         rows[0]["first frame PSNR"] = f"{np.mean(quality):.2f} dB (worst {min(quality):.2f})"
         rows[1:] = [row | {"first frame PSNR": ""} for row in rows[1:]]
     return rows
@@ -229,7 +229,7 @@ def judge_vae(args: Arguments, folder: Path, clips: int = 64) -> list[dict[str, 
 
 def psnr(one: Tensor, other: Tensor) -> float:
     """Return the PSNR in dB of 8-bit values."""
-    return -10 * math.log10((one - other).square().mean().item() / 255**2)
+    return decibels.psnr((one - other).square().mean().item(), 255, decibels.EQUAL)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -26,6 +26,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__fil
 import torch
 
 from benchmarks.command_line import count, refuse_given
+from benchmarks.markdown import table
 from benchmarks.options import add_model, add_speed, resolve
 from benchmarks.random_models import SIZES
 from benchmarks.speed_measure import (
@@ -36,7 +37,6 @@ from benchmarks.speed_measure import (
     hardware,
     product_peak,
     show,
-    table,
     time_pair,
 )
 from common.console import run

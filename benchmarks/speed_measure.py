@@ -153,9 +153,6 @@ def hardware(device: torch.device) -> str:
     return f"{processor(device)}, {torch.get_num_threads()} thread(s), {torch.backends.cpu.get_cpu_capability()}"
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    return "\n".join("| " + " | ".join(line) + " |" for line in [columns, ["---"] * len(columns), *rows])
 
 
 def show(text: str, name: str, save: bool) -> None:

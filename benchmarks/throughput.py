@@ -28,7 +28,8 @@ import torch
 
 from benchmarks.command_line import count
 from benchmarks.command_runs import PROMPT, completed
-from benchmarks.speed_measure import show, table
+from benchmarks.markdown import table
+from benchmarks.speed_measure import show
 from common.console import run
 from common.errors import ConfigError
 from common.machine import processor

@@ -18,9 +18,10 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "sat"), str(Path(__fil
 import torch
 
 from benchmarks.command_line import count
+from benchmarks.markdown import table
 from benchmarks.random_models import SIZES
 from benchmarks.setting import Setting
-from benchmarks.speed_measure import hardware, table
+from benchmarks.speed_measure import hardware
 from benchmarks.training_step import MEMORY_COLUMNS, Memory, Side, drawn
 from common.console import run
 from common.errors import ConfigError

@@ -27,10 +27,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.command_line import count
+from benchmarks.markdown import table
 from benchmarks.memory_measure import peak_memory, tensor_peak
 from benchmarks.random_models import SIZES, Size, our_network
 from benchmarks.setting import Setting
-from benchmarks.speed_measure import CLOCKS, hardware, show, table, timed
+from benchmarks.speed_measure import CLOCKS, hardware, show, timed
 from common.console import run
 from common.errors import UserError
 from configuration.settings import resolve_device

@@ -3,6 +3,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.markdown import table
 from benchmarks.studies.measures import ENDS
 from benchmarks.studies.results import Row, short
 from common.errors import DataError
@@ -14,8 +15,7 @@ TEXT = ("sampler", "schedule", "guidance", "variant")  # columns that hold names
 def markdown_table(rows: Sequence[Row]) -> str:
     """Return rows as a Markdown table, with intervals in parentheses after their values."""
     names = columns_of(rows)
-    lines = [names, ["---"] * len(names), *([as_text(row, name, 3) for name in names] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return table(names, [[as_text(row, name, 3) for name in names] for row in rows])
 
 
 def columns_of(rows: Sequence[Row]) -> list[str]:

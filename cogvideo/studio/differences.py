@@ -1,5 +1,4 @@
 """The difference of two videos in decibels, frame by frame."""
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from common.decibels import psnr
 from common.errors import DataError
 
 DEFAULT_RATE = 8.0
@@ -41,11 +41,7 @@ def _decibels(one: Path, _time: int, other: Path, _other_time: int) -> Decibels:
             errors.append(float(np.square(a.astype(np.float32) - b).mean()))
     if not errors:
         raise DataError(f"{one.name} has no frames")
-    return Decibels(tuple(map(_ratio, errors)), _ratio(sum(errors) / len(errors)))
-
-
-def _ratio(error: float) -> float:
-    return math.inf if error == 0 else -10 * math.log10(error / 255**2)
+    return Decibels(tuple(psnr(error, 255) for error in errors), psnr(sum(errors) / len(errors), 255))
 
 
 @contextmanager

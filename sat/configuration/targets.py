@@ -55,7 +55,7 @@ def check_opened(config: Any, own: Collection[str], where: str = "") -> None:
             check_opened(value, own, f"{where}.{key}" if where else str(key))
         elif key == "target" and isinstance(value, str):
             path = real_path(value)
-            if _opened_to(path) and not any(_below(path, prefix) for prefix in own):
+            if _opened_to(path) and not _at_home(path) and not any(_below(path, prefix) for prefix in own):
                 raise ConfigError(f"{where}: {value} may not be named; it is open to another configuration, not to "
                                   "this one (--allow-targets)")
 
@@ -208,7 +208,11 @@ def real_path(path: str) -> str:
 
 def _allowed(path: str) -> bool:
     """Return True if a class, or the module before its name, is in one of the homes or was opened."""
-    return _opened_to(path) or any(_below(path, home) or path == "torch.nn.Identity" for home in HOMES)
+    return _opened_to(path) or _at_home(path)
+
+
+def _at_home(path: str) -> bool:
+    return path == "torch.nn.Identity" or any(_below(path, home) for home in HOMES)
 
 
 def _opened_to(path: str) -> bool:

@@ -1,12 +1,12 @@
 """Training of the autoencoder, in one process, on clips held in memory."""
 import logging
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from common import decibels
 from common.errors import CheckpointError
 from common.ranks import world_size
 from configuration.settings import Arguments
@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 WARMUP = 50  # steps
 FINAL_SHARE = 0.01  # of the peak learning rate
 EMA_DECAY = 0.998
-LEAST_ERROR = 1e-10  # a perfect reconstruction counts as 100 dB
 EARLIER_STATE = "state.pt"
 
 
@@ -118,7 +117,7 @@ def psnr(model: VideoAutoencodingEngine, clips: MemoryClips, device: torch.devic
     for number in range(len(clips)):
         video = clips.batch(torch.tensor([number]), 0, clips.frames).to(device)
         frames = model.decode(model.encode(video, sample_posterior=False)).clamp(-1, 1)
-        total += -10 * math.log10(max(((frames - video) / 2).square().mean().item(), LEAST_ERROR))
+        total += decibels.psnr((frames - video).square().mean().item(), 2, decibels.EQUAL)
     return total / len(clips)
 
 

@@ -71,7 +71,7 @@ def test_what_is_open_to_one_configuration_stays_closed_to_another(monkeypatch, 
     monkeypatch.syspath_prepend(tmp_path)
     words = ["--base", "configs/tiny_t2v.yaml", "configs/inference.yaml",
              "model.sampler_config.params.guider_config={target: their_guider.Theirs}"]
-    get_args([*words, "--allow-targets", "their_guider"])
+    get_args([*words, "--allow-targets", "their_guider", "sgm"])
     with pytest.raises(ConfigError, match="guider_config: their_guider.Theirs may not be named; it is open to another"):
         get_args(words)
     get_args([*words, "--allow-targets", "their_guider"])
