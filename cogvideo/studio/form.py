@@ -132,7 +132,7 @@ class Form:
                 model = studio.model(name)
                 return self.values(_settings(model), model.name)
         except UserError:
-            pass  # what is wrong with it is told beside the choice
+            pass  # what is wrong with it is told below the choice
         return [gr.skip() for _ in self.filled]
 
 
@@ -211,14 +211,14 @@ def _about(studio: Studio, name: object) -> str:
     """Return what the page says of a model: what it needs, or why it cannot be used."""
     try:
         model = studio.model(name)
+        source = Defaults.of(model).source
     except UserError as error:
         return problem(told(error))
     missing = model.missing()
     if missing is not None:
         return (f'{problem(missing)}<details class="help"><summary>Where its weights go</summary>'
                 f"<pre>{escape(model.header())}</pre></details>")
-    source = model.source()
-    if source is None or source.endswith(" if any"):
+    if not source or source.endswith(" if any"):
         return note("makes videos of prompts")
     return note(f"needs {'an' if source[0] == 'i' else 'a'} {source}")
 

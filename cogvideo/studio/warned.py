@@ -39,6 +39,9 @@ class _Kept(logging.Handler):
         self._lines, self._thread = lines, threading.get_ident()
 
     def emit(self, record: logging.LogRecord) -> None:
-        line = " ".join(record.getMessage().split())
+        try:
+            line = " ".join(record.getMessage().split())
+        except Exception:  # a library's message that does not fit its values ends no run, as in other handlers
+            return self.handleError(record)
         if record.thread == self._thread and line not in self._lines:
             self._lines.append(line)
