@@ -67,10 +67,9 @@ class CacheState:
         return replace(self, rows=[row for state in (self, *others) for row in state.rows])
 
     @property
-    def skipped(self) -> tuple[float, ...]:
-        """The fraction of each row's network evaluations in which layers were skipped so far."""
-        return tuple(sum(m.skipped for m in row.values()) / max(1, sum(m.asked for m in row.values()))
-                     for row in self.rows)
+    def counts(self) -> tuple[tuple[int, int], ...]:
+        """How often each row's layers were skipped so far, and how often they were asked for, in this process."""
+        return tuple((sum(m.skipped for m in row.values()), sum(m.asked for m in row.values())) for row in self.rows)
 
 
 @dataclass

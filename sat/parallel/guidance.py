@@ -37,5 +37,11 @@ class SharedBranches:
             dist.broadcast(estimate, owner, group=self.group)
         return estimates
 
+    def total(self, counts: Sequence[Sequence[int]], device: torch.device) -> list[list[int]]:
+        """Return the sums of the counts of all processes, added on a device that they can exchange tensors of."""
+        summed = torch.tensor(counts, device=device)
+        dist.all_reduce(summed, group=self.group)
+        return summed.tolist()
+
     def _owners(self, branches: Sequence[int]) -> list[int]:
         return [self.ranks[branch % len(self.ranks)] for branch in branches]

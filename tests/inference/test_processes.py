@@ -127,9 +127,12 @@ def test_two_processes_share_one_transformer(small_model, words, tmp_path, share
     torch.testing.assert_close(together, alone, atol=apart, rtol=0)
     assert len([line for line in told.splitlines() if line.startswith(str(tmp_path / "two"))]) == 3
     assert "video(s)" not in quiet
-    record = json.loads(next((tmp_path / "two").rglob(RECORD)).read_text())
-    given = OmegaConf.create(record["config"])
-    assert OmegaConf.select(given, shared.removesuffix("=2")) == 2
+    one, two = ({str(path.relative_to(tmp_path / name)): json.loads(path.read_text())
+                 for path in (tmp_path / name).rglob(RECORD)} for name in ("one", "two"))
+    assert one.keys() == two.keys() and all(record.get("passes_skipped") == one[name].get("passes_skipped")
+                                            for name, record in two.items())
+    assert all(OmegaConf.select(OmegaConf.create(record["config"]), shared.removesuffix("=2")) == 2
+               for record in two.values())
 
 
 @pytest.mark.parametrize("changes, says", [

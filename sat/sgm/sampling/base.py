@@ -194,9 +194,10 @@ class Sampler:
             before = x
             x, denoised, state = self.step(x, now, then, run, state)
             check_finite(x, f"sampling step {now.index + 1} of {now.num_steps}")
+            skipped = guided.skipped(state, x.device)
             if callback is not None:
                 callback(StepInfo(int(now.index), now.num_steps, before, denoised, now.alpha, now.sigma,
-                                  guided.timestep(now), guided.scale_at(now), state.passes, state.skipped))
+                                  guided.timestep(now), guided.scale_at(now), state.passes, skipped))
         prefix = prefix if known is None else known
         return torch.cat([prefix, x[:, prefix.shape[1]:]], dim=1)
 

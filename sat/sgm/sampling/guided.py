@@ -51,11 +51,6 @@ class StepState:
         first, *others = (row.cached for row in rows)
         return cls(max(row.passes for row in rows), cached=None if first is None else first.joined(others))
 
-    @property
-    def skipped(self) -> tuple[float, ...]:
-        """The share of its branches that each row has skipped so far; empty without a step cache."""
-        return () if self.cached is None else self.cached.skipped
-
     def with_history(self, history: Any) -> "StepState":
         """Return this state with another history."""
         return replace(self, history=history)
@@ -91,6 +86,17 @@ class Guided:
         at = Evaluation(x, noise, scale, self.after(noise))
         guided, memory = self.guider.guide(Estimates(passes, estimates), at, state.memory)
         return self._with_known(guided), replace(state, memory=memory)
+
+    def skipped(self, state: StepState, device: torch.device) -> tuple[float, ...]:
+        """Return the share of its branches that each row has skipped so far; empty without a step cache.
+
+        All processes that share the branches must ask for it, with the device on which they sample.
+        """
+        if state.cached is None:
+            return ()
+        own, sharing = state.cached.counts, self.plan.sharing
+        counts = own if sharing is None else sharing.total(own, device)
+        return tuple(skipped / max(1, asked) for skipped, asked in counts)
 
     def scale_at(self, noise: NoiseLevel) -> Scale:
         """Return the guidance scale used at this level."""
