@@ -18,7 +18,7 @@ from common.unread import warn_unread
 from configuration.precedence import values_of, warn_overridden
 from configuration.references import check_references
 from configuration.settings import KEYS, Arguments, resolve_device, resolve_dtype
-from configuration.targets import allow_targets, check_opened
+from configuration.targets import allow_own_targets
 from configuration.unread import SETTINGS
 from configuration.yaml_files import (
     SECTIONS,
@@ -64,8 +64,7 @@ def get_args(argv: Sequence[str] | None = None, description: str = "", recorded:
         config = _merged(options, overrides, options.pop("allow_env", ()), recorded)
     except OmegaConfBaseException as error:
         raise ConfigError(f"the configuration cannot be read: {' '.join(str(error).split())[:300]}") from error
-    check_opened(plain(config), opened)
-    allow_targets(*opened)
+    allow_own_targets(plain(config), opened)
     warn_unread(config.args, SETTINGS, "args")
     for key in config.data:
         if key not in DATA_KEYS:

@@ -1,6 +1,6 @@
 """Objects from `{target, params}` configurations: dotted paths, the allow-list, checks of parameters."""
 import importlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import ModuleType
 from typing import Any, get_type_hints
 
@@ -37,25 +37,31 @@ SIBLING_KEYS = ("is_trainable", "ucg_rate", "input_key")
 MAY_BE_NAMED = ("a target is one of this project's samplers, guiders, network parts and so on "
                 "(sat/configuration/roles.py), or a class that --allow-targets opens")
 
-_opened: set[str] = set()
+_opened: set[str] = set()  # to all configurations of this process
+_opened_to_some: set[str] = set()
 
 
 def allow_targets(*prefixes: str) -> None:
-    """Let configurations name classes below these dotted prefixes too; only the command line may decide this."""
+    """Let all configurations name classes below these dotted prefixes too; only the command line may decide this."""
     _opened.update(prefixes)
 
 
-def check_opened(config: Any, own: Collection[str], where: str = "") -> None:
-    """Raise ConfigError for a target in a tree that is open to earlier configurations of this process alone.
+def allow_own_targets(config: Any, own: Collection[str]) -> None:
+    """Let one configuration, a tree, name classes below the prefixes `own` too.
 
-    `own` are the prefixes that were opened to this one.
+    Raises ConfigError if it names those that are open to another configuration of this process alone.
     """
+    _check_open(config, own, "")
+    _opened_to_some.update(own)
+
+
+def _check_open(config: Any, own: Collection[str], where: str) -> None:
     for key, value in config.items() if isinstance(config, Mapping) else enumerate(config):
         if isinstance(value, Mapping | list):
-            check_opened(value, own, f"{where}.{key}" if where else str(key))
+            _check_open(value, own, f"{where}.{key}" if where else str(key))
         elif key == "target" and isinstance(value, str):
             path = real_path(value)
-            if _opened_to(path) and not _at_home(path) and not any(_below(path, prefix) for prefix in own):
+            if _allowed(path) and not (_at_home(path) or _is_below(path, _opened) or _is_below(path, own)):
                 raise ConfigError(f"{where}: {value} may not be named; it is open to another configuration, not to "
                                   "this one (--allow-targets)")
 
@@ -212,12 +218,12 @@ def _allowed(path: str) -> bool:
 
 
 def _at_home(path: str) -> bool:
-    return path == "torch.nn.Identity" or any(_below(path, home) for home in HOMES)
+    return path == "torch.nn.Identity" or _is_below(path, HOMES)
 
 
 def _opened_to(path: str) -> bool:
-    return any(_below(path, prefix) for prefix in _opened)
+    return _is_below(path, _opened) or _is_below(path, _opened_to_some)
 
 
-def _below(path: str, prefix: str) -> bool:
-    return path == prefix or path.startswith(prefix + ".")
+def _is_below(path: str, prefixes: Iterable[str]) -> bool:
+    return any(path == prefix or path.startswith(prefix + ".") for prefix in prefixes)

@@ -67,7 +67,7 @@ def test_the_command_line_adds_classes_to_a_role(monkeypatch, tmp_path):
 def test_what_is_open_to_one_configuration_stays_closed_to_another(monkeypatch, tmp_path):
     (tmp_path / "their_guider.py").write_text("from sgm.guiders import IdentityGuider\n\n\n"
                                               "class Theirs(IdentityGuider):\n    pass\n")
-    monkeypatch.setattr(targets, "_opened", set())
+    monkeypatch.setattr(targets, "_opened_to_some", set())
     monkeypatch.syspath_prepend(tmp_path)
     words = ["--base", "configs/tiny_t2v.yaml", "configs/inference.yaml",
              "model.sampler_config.params.guider_config={target: their_guider.Theirs}"]
@@ -75,6 +75,8 @@ def test_what_is_open_to_one_configuration_stays_closed_to_another(monkeypatch, 
     with pytest.raises(ConfigError, match="guider_config: their_guider.Theirs may not be named; it is open to another"):
         get_args(words)
     get_args([*words, "--allow-targets", "their_guider"])
+    monkeypatch.setattr(targets, "_opened", {"their_guider"})
+    get_args(words)
 
 
 @pytest.mark.parametrize("slot", ROLES)
