@@ -68,7 +68,7 @@ class CacheState:
 
     @property
     def counts(self) -> tuple[tuple[int, int], ...]:
-        """How often each row's layers were skipped so far, and how often they were asked for, in this process."""
+        """The numbers of times that each row's layers were skipped so far, and asked for, in this process."""
         return tuple((sum(m.skipped for m in row.values()), sum(m.asked for m in row.values())) for row in self.rows)
 
 
