@@ -2,12 +2,14 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from network.published_teacache import PublishedTeaCache
+from network.step_cache import RowState
 from network.token_division import DividedLayers
 from sgm.conditioning import Conditioning
 from sgm.guiders import PerturbedAttentionGuidance
@@ -67,6 +69,16 @@ def run_guidance(sharing=None):
         return torch.stack([first, guided(x * 2, LEVEL, state)[0]])
 
 
+def run_shares(sharing=None, branches=(0, 1)):
+    """Two rows, of which the first skipped a quarter in one branch and three quarters in the other."""
+    row = {0: RowState(asked=4, skipped=1), 1: RowState(asked=4, skipped=3)}
+    begun = PublishedTeaCache(threshold=1.5, polynomial=[1, 0]).begin(2)
+    rows = [{branch: one for branch, one in whole.items() if branch in branches}
+            for whole in (row, {0: RowState(asked=4), 1: RowState(asked=2, skipped=2)})]
+    guided = Guided(None, PAG, None, None, {}, PassPlan(sharing=sharing))
+    return torch.tensor(guided.skipped(StepState(cached=replace(begun, rows=rows)), torch.device("cpu")))
+
+
 WORKER = """
 import os, sys, torch
 sys.path[:0] = sys.argv[1:3]
@@ -78,11 +90,12 @@ import torch.distributed as dist
 begin = dist.init_process_group
 dist.init_process_group = lambda backend: begin(backend, init_method=f"file://{folder}/store", rank=rank, world_size=2)
 from parallel.guidance import SharedBranches
-from tests.network.test_token_division import CASES, run_cached, run_case, run_guidance
+from tests.network.test_token_division import CASES, run_cached, run_case, run_guidance, run_shares
 with launch.launched(torch.device("cpu"), groups.GroupSizes(sequence=2)):
     found = {name: run_case(name, groups.sequence_group()) for name in CASES}
     found["cached"] = run_cached(groups.sequence_group())
-    found["guidance"] = run_guidance(SharedBranches(*groups.sequence_group()))
+    sharing = SharedBranches(*groups.sequence_group())
+    found |= {"guidance": run_guidance(sharing), "shares": run_shares(sharing, (rank,))}
 torch.save(found, f"{folder}/{rank}.pt")
 """
 
@@ -100,6 +113,8 @@ def test_two_processes_compute_what_one_does(tmp_path):
     for name in CASES:
         assert torch.equal(first[name], second[name]), name
         torch.testing.assert_close(first[name], run_case(name), atol=1e-5, rtol=1e-5, msg=name)
-    assert torch.equal(first["guidance"], second["guidance"])
+    for name in ("guidance", "shares"):
+        assert torch.equal(first[name], second[name])
+    assert first["shares"].tolist() == run_shares().tolist() == pytest.approx([1 / 2, 1 / 3])
     torch.testing.assert_close(first["cached"], run_cached(), atol=1e-4, rtol=1e-5)
     torch.testing.assert_close(first["guidance"], run_guidance(), atol=1e-4, rtol=1e-5)
