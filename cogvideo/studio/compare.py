@@ -57,10 +57,14 @@ def _axis(side: str, most: int, kind: str, values: Sequence[str]) -> tuple[gr.Dr
         listed = gr.Dropdown(choices.names_of(kind), value=list(values), multiselect=True, max_choices=most,
                              allow_custom_value=True, label=f"up to {most}", elem_id=f"compare-{side}-values", scale=3)
 
-    def changed(kind: str) -> Any:
-        return gr.Dropdown(choices=choices.names_of(kind), value=[], visible=kind != choices.NOTHING)
+    listed_kind = gr.State(kind)
 
-    chosen.input(changed, chosen, listed, show_progress="hidden", queue=False)
+    def changed(kind: str, before: str) -> tuple:
+        if kind == before:  # Gradio tells of a choice twice
+            return gr.skip(), gr.skip()
+        return gr.Dropdown(choices=choices.names_of(kind), value=[], visible=kind != choices.NOTHING), kind
+
+    chosen.input(changed, [chosen, listed_kind], [listed, listed_kind], show_progress="hidden")
     return chosen, listed
 
 

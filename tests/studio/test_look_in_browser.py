@@ -165,6 +165,17 @@ def test_a_comparison_is_stopped(compared):
     expect(message).to_contain_text("nothing runs")
 
 
+def test_values_given_right_after_their_kind_are_kept(compared):
+    values = compared.locator("#compare-columns-values")
+    compared.click("#compare-columns input")
+    compared.get_by_role("option", name="guidance scale").click()
+    expect(values).not_to_contain_text(STEPS[0])
+    values.locator("input").fill("1.5")
+    values.locator("input").press("Enter")
+    compared.wait_for_timeout(1500)  # in which Gradio's second word of the choice is over
+    expect(values).to_contain_text("1.5")
+
+
 def test_a_report_is_filtered_and_its_foreign_script_does_not_run(tab):
     opened(tab, "Studies")
     report = tab.locator("#studies-report iframe")
