@@ -78,7 +78,7 @@ def _compared(studio: Studio, stopping: threading.Event, name: object, prompt: o
         with warned.heard():
             cells = cells_of(studio, name, prompt, seed, choices.grid_of(rows, columns))
     except Exception as error:  # a fault is one line, too, as on the command line
-        yield problem(told(error)), "", ([], 1), hidden
+        yield problem(told(error)) + warned.html(), "", ([], 1), hidden
         return
     shown = [Shown(cell.title, problem="waits") for cell in cells]
     width = len(columns.values)

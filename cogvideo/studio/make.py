@@ -95,7 +95,7 @@ def _planned(studio: Studio, asked: Asked) -> tuple[str, str]:
             plan = plan_of(ready(studio, asked, studio.temporary / "planned"))
         return warned.html(), plan
     except Exception as error:  # a fault is one line, too, as on the command line
-        return problem(told(error)), ""
+        return problem(told(error)) + warned.html(), ""
 
 
 def plan_of(given: Ready) -> str:
@@ -114,7 +114,7 @@ def _run(studio: Studio, stopping: threading.Event, asked: Asked) -> Iterator[Pa
             given = ready(studio, asked)
             plan = plan_of(given)
     except Exception as error:
-        yield problem(told(error)), "", "", "", hidden, hidden
+        yield problem(told(error)) + warned.html(), "", "", "", hidden, hidden
         return
     progress, made = Progress(len(given.jobs)), list[Path]()
     future = studio.worker.submit(_made, studio, given, stopping, progress, made, warned)
