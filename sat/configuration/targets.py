@@ -59,7 +59,7 @@ def _check_open(config: Any, own: Collection[str], where: str) -> None:
     for key, value in config.items() if isinstance(config, Mapping) else enumerate(config):
         if isinstance(value, Mapping | list):
             _check_open(value, own, f"{where}.{key}" if where else str(key))
-        elif key == "target" and isinstance(value, str):
+        elif isinstance(value, str) and (key == "target" or key in ROLES):
             path = real_path(value)
             if _allowed(path) and not (_at_home(path) or _is_below(path, _opened) or _is_below(path, own)):
                 raise ConfigError(f"{where}: {value} may not be named; it is open to another configuration, not to "

@@ -74,6 +74,8 @@ def test_what_is_open_to_one_configuration_stays_closed_to_another(monkeypatch, 
     get_args([*words, "--allow-targets", "their_guider", "sgm"])
     with pytest.raises(ConfigError, match="guider_config: their_guider.Theirs may not be named; it is open to another"):
         get_args(words)
+    with pytest.raises(ConfigError, match="model: their_guider.Theirs may not be named; it is open to another"):
+        get_args([*words[:3], "model.network_wrapper=their_guider.Theirs"])
     get_args([*words, "--allow-targets", "their_guider"])
     monkeypatch.setattr(targets, "_opened", {"their_guider"})
     get_args(words)
