@@ -7,10 +7,11 @@ from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._ops import OpOverload
 
 META = torch.device("meta")
+OWN = (Tensor, nn.Parameter)  # classes of tensors of torch's own kernels; others, as of quantized weights, have theirs
 PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
 Again = Callable[[tuple, dict], Any]
 
@@ -55,7 +56,7 @@ def _key(func: OpOverload, args: tuple, kwargs: dict) -> Hashable:
 def _described(value: Any) -> Hashable:
     """Return what is equal for arguments that lead to results of one shape."""
     if isinstance(value, Tensor):
-        if value.device != META:
+        if value.device != META or type(value) not in OWN:
             raise Incomparable
         return value.shape, value.stride(), value.dtype
     if isinstance(value, list | tuple):
@@ -91,7 +92,8 @@ def _new(out: Tensor, args: tuple, kwargs: dict) -> Again | None:
     def storage(tensor: Tensor) -> int:
         return tensor.untyped_storage()._cdata
 
-    if out.device != META or storage(out) in map(storage, tensors_in((*args, *kwargs.values()))):
+    given = tensors_in((*args, *kwargs.values()))
+    if out.device != META or type(out) not in OWN or storage(out) in map(storage, given):
         return None
     return made if out.untyped_storage().nbytes() == made(args, kwargs).untyped_storage().nbytes() else None
 

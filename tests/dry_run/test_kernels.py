@@ -70,3 +70,13 @@ def test_views_and_tensors_with_values_always_run():
         assert kernels.run(aten.t.default, (x,), {})[0].untyped_storage()._cdata == x.untyped_storage()._cdata
         assert kernels.run(aten.nonzero.default, (mask,), {})[0].shape == (2, 1)
     assert len(runs) == 4
+
+
+def test_tensors_of_other_classes_stay_of_their_class():
+    class Quantized(torch.Tensor):
+        pass
+
+    kernels, runs = counted()
+    for count in (1, 2):
+        out, _ = kernels.run(aten.clone.default, (meta(4, 3).as_subclass(Quantized),), {})
+        assert out.shape == (4, 3) and len(runs) == count
