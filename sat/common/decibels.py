@@ -1,7 +1,7 @@
 """The peak signal-to-noise ratio."""
 import math
 
-EQUAL = 100.0  # dB that equal videos count as in a mean; 8-bit videos of a million values that differ in one have 108
+EQUAL = 100.0  # dB that equal videos count as in a mean, and the most that any others do
 
 
 def psnr(error: float, span: float, most: float = math.inf) -> float:
